@@ -1,0 +1,64 @@
+"""weighbridge: weigh a neural network while it trains.
+
+    import weighbridge
+    with weighbridge.watch(model) as run:     # nothing else is needed in the loop
+        ...
+    print(run.path)
+
+Importing this package loads neither torch nor the web framework; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from weighbridge.capture.plan import Plan
+    from weighbridge.capture.run import Run, config, epochs, finish, flush, init, log, unwatch, watch
+    from weighbridge.errors import WeighbridgeError
+    from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
+    from weighbridge.teaching.lab import lab
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "weighbridge.capture.plan": ("Plan",),
+    "weighbridge.capture.run": ("Run", "config", "epochs", "finish", "flush", "init", "log", "unwatch", "watch"),
+    "weighbridge.errors": ("WeighbridgeError",),
+    "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
+    "weighbridge.teaching.lab": ("lab",),
+}
+_WHERE = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "Plan",
+    "Run",
+    "RunRecord",
+    "Series",
+    "Tensor",
+    "WeighbridgeError",
+    "config",
+    "epochs",
+    "finish",
+    "flush",
+    "init",
+    "lab",
+    "list_runs",
+    "log",
+    "open_run",
+    "unwatch",
+    "watch",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'weighbridge' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

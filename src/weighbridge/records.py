@@ -1,0 +1,160 @@
+"""The records that travel the whole road: what a row is, and the columns of every table.
+
+docs/format.md describes the same for other programs. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+import pyarrow as pa
+
+FORMAT_VERSION: Final = 1
+
+# Roles of a tensor, from its module's type and its own name.
+ROLES: Final = ("weight", "bias", "norm_scale", "norm_shift", "embedding", "other")
+
+
+class Quantity(IntEnum):
+    """What of a tensor was weighed. The number is what stands on disk."""
+
+    PARAMETER = 0
+    GRADIENT = 1
+    UPDATE = 2
+    MOMENT1 = 3
+    MOMENT2 = 4
+    ACTIVATION = 5
+    ACTIVATION_GRADIENT = 6
+
+    @property
+    def word(self) -> str:
+        """The word for people: "parameter", "gradient", ..."""
+        return self.name.lower()
+
+
+QUANTITIES: Final = {quantity.word: quantity for quantity in Quantity}
+
+# The histogram: sign x exponent. Bins run in the order of the values they hold:
+#   0 negative above the range, 1..64 negative 2^23 .. 2^-40, 65 negative below the range,
+#   66 positive below the range, 67..130 positive 2^-40 .. 2^23, 131 positive above the range.
+# Zeros and non-finite values are counted apart and are in no bin.
+EXPONENT_LOW: Final = -40
+EXPONENT_HIGH: Final = 23
+HISTOGRAM_BINS: Final = 132
+# Tensors of at least this many elements have every eighth 64-byte line in their histogram.
+HISTOGRAM_WHOLE_BELOW: Final = 65_536
+HISTOGRAM_LINE_BYTES: Final = 64
+HISTOGRAM_STRIDE: Final = 8
+
+WHOLE: Final = 0  # `part` of a row that describes the whole tensor
+
+_KEY = [("step", pa.int64()), ("attempt", pa.int16())]
+
+ROWS: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("quantity", pa.int8()),
+        ("part", pa.int16()),
+        # counts of elements; zero includes -0.0; subnormal is meant in the tensor's own dtype
+        ("count", pa.int64()),
+        ("nan", pa.int64()),
+        ("pos_inf", pa.int64()),
+        ("neg_inf", pa.int64()),
+        ("zero", pa.int64()),
+        ("subnormal", pa.int64()),
+        # over the finite elements; NaN where there is none
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("sum", pa.float64()),
+        ("sum_abs", pa.float64()),
+        ("sum_sq", pa.float64()),
+        # elements that the histogram looked at, its mantissa bits (0 = one bin per octave),
+        # its first bin and the counts from there on (leading and trailing zeros left out)
+        ("hist_count", pa.int64()),
+        ("hist_bits", pa.int8()),
+        ("hist_first", pa.int16()),
+        ("hist", pa.list_(pa.field("item", pa.uint32(), nullable=False))),
+        # update rows only (else NaN and 0), over elements whose factors are finite
+        ("dot_gradient_parameter", pa.float64()),
+        ("dot_gradient_update", pa.float64()),
+        ("dot_update_parameter", pa.float64()),
+        ("lost", pa.int64()),  # elements with a gradient that is not 0 and an update that is
+    ]
+)
+
+STEPS: Final = pa.schema(
+    [
+        *_KEY,
+        ("optimizer", pa.int16()),
+        ("optimizer_step", pa.int64()),  # this optimizer's own count, from 0
+        ("loss", pa.float64()),  # mean over the backward passes, loss scale taken out; NaN = none seen
+        ("loss_given", pa.float64()),  # sum of the roots as given to backward
+        ("backward_passes", pa.int32()),
+        ("skipped", pa.bool_()),
+        ("found_inf", pa.float32()),
+        ("clip_factor", pa.float64()),
+        ("lr", pa.list_(pa.float64())),  # one per parameter group; NaN = the group has none
+        ("momentum", pa.list_(pa.float64())),
+        ("weight_decay", pa.list_(pa.float64())),
+        ("epoch", pa.float64()),
+        ("time_ns", pa.int64()),  # wall clock, since 1970
+        ("own_ns", pa.int64()),  # time of ours inside this step, on the training thread
+    ]
+)
+
+PASSES: Final = pa.schema(
+    [*_KEY, ("loss", pa.float64()), ("loss_given", pa.float64()), ("epoch", pa.float64()), ("time_ns", pa.int64())]
+)
+
+LOGS: Final = pa.schema([*_KEY, ("key", pa.string()), ("value", pa.float64()), ("text", pa.string()), ("time_ns", pa.int64())])
+
+TENSORS: Final = pa.schema(
+    [
+        *_KEY,  # the step from which the tensor is known
+        ("tensor", pa.int32()),
+        ("model", pa.string()),
+        ("name", pa.string()),
+        ("role", pa.string()),
+        ("module", pa.string()),  # type of the module that owns it, e.g. "Linear"
+        ("shape", pa.list_(pa.int64())),
+        ("dtype", pa.string()),  # e.g. "float32"
+        ("count", pa.int64()),
+        ("order", pa.int32()),  # order of definition (of execution where it is known)
+        ("aliases", pa.list_(pa.string())),  # other names of the same tensor (tied)
+        ("requires_grad", pa.bool_()),
+        ("note", pa.string()),  # why it is not weighed, in words; empty where it is
+    ]
+)
+
+VALUES: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("quantity", pa.int8()),
+        ("dtype", pa.string()),  # of the bytes: as the tensor's, little endian, C order
+        ("data", pa.binary()),
+    ]
+)
+
+EVENTS: Final = pa.schema(
+    [
+        *_KEY,
+        ("kind", pa.string()),  # "config", "changed", "dropped", "skipped", "warned", ...
+        ("tensor", pa.int32()),  # -1 = the whole run
+        ("message", pa.string()),
+        ("detail", pa.string()),  # JSON
+        ("time_ns", pa.int64()),
+    ]
+)
+
+TABLES: Final = {
+    "rows": ROWS,
+    "steps": STEPS,
+    "passes": PASSES,
+    "logs": LOGS,
+    "tensors": TENSORS,
+    "values": VALUES,
+    "events": EVENTS,
+}

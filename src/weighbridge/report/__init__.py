@@ -1,0 +1,1 @@
+"""What was recorded, as text for people and programs."""

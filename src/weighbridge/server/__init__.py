@@ -1,0 +1,1 @@
+"""The web server of `weighbridge ui`. Imports the web framework; nobody else does."""

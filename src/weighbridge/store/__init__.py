@@ -1,0 +1,1 @@
+"""The files of a run: written by one process, read by any other."""

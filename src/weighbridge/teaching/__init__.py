@@ -1,0 +1,1 @@
+"""Trains networks for the user: the lab and the demo. Imports torch."""
