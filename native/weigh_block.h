@@ -1,0 +1,174 @@
+/* The loops over one block of elements, written once for float and double. Included by weigh_level.c with
+ *   T element   B signed integer of its size   U unsigned one   NAME(x) name with the type's suffix
+ *   INFINITE the bits of +infinity   MANTISSA bits in the mantissa   BIAS of the exponent
+ *
+ * Every test for NaN, infinity, zero and subnormal looks at the bits as an integer, so neither a floating-point option
+ * nor a flush-to-zero mode can change it. Sums run in double lanes throughout: the square of any float is in range
+ * there, nothing cancels until |mean|/std passes 1e5, and a pass over memory is hardly slower
+ * (docs/decisions/0001-float64-lanes.md). `omp simd` permits the compiler to sum in lanes; no OpenMP is linked. */
+
+#define MAGNITUDE ((B)(~(U)0 >> 1))
+#define SIGN ((U)1 << (sizeof(B) * 8 - 1))
+
+typedef U NAME(bits) __attribute__((aligned(1), may_alias)); /* tensors may lie at any address */
+
+/* Four extremes of the bits say what a block holds, for less than the price of counting. Read as signed integers,
+ * positive elements rise with their value and every negative one lies below them; read as unsigned, negative elements
+ * lie above and rise with their magnitude. */
+typedef struct {
+    B signed_max, signed_min;
+    U unsigned_max, unsigned_min;
+} NAME(extremes);
+
+static inline NAME(extremes) NAME(look)(const NAME(bits) *x, int n)
+{
+    B signed_max = (B)SIGN, signed_min = MAGNITUDE;
+    U unsigned_max = 0, unsigned_min = ~(U)0;
+#pragma omp simd reduction(max : signed_max, unsigned_max) reduction(min : signed_min, unsigned_min)
+    for (int i = 0; i < n; i++) {
+        U u = x[i];
+        B s = (B)u;
+        signed_max = s > signed_max ? s : signed_max;
+        signed_min = s < signed_min ? s : signed_min;
+        unsigned_max = u > unsigned_max ? u : unsigned_max;
+        unsigned_min = u < unsigned_min ? u : unsigned_min;
+    }
+    return (NAME(extremes)){signed_max, signed_min, unsigned_max, unsigned_min};
+}
+
+static inline int NAME(all_finite)(NAME(extremes) e)
+{
+    return e.signed_max < INFINITE && (B)(e.unsigned_max & (U)MAGNITUDE) < INFINITE;
+}
+
+/* Does any magnitude lie below this one (of positive elements, of negative ones)? */
+static inline int NAME(any_below)(NAME(extremes) e, B magnitude)
+{
+    return e.unsigned_min < (U)magnitude || (e.signed_min < 0 && (e.signed_min & MAGNITUDE) < magnitude);
+}
+
+static inline double NAME(value)(U bits)
+{
+    T value;
+    memcpy(&value, &bits, sizeof value);
+    return (double)value;
+}
+
+static inline void NAME(widen_range)(wb_row *row, double low, double high)
+{
+    row->min = low < row->min ? low : row->min;
+    row->max = high > row->max ? high : row->max;
+}
+
+/* Zeros and subnormals of a block; `normal` holds the bits of the smallest normal number of the tensor's own dtype. */
+static inline void NAME(count_small)(const NAME(bits) *x, int n, B normal, wb_row *row)
+{
+    B zero = 0, small = 0;
+#pragma omp simd reduction(+ : zero, small)
+    for (int i = 0; i < n; i++) {
+        B magnitude = (B)x[i] & MAGNITUDE;
+        zero += magnitude == 0;
+        small += magnitude < normal;
+    }
+    row->zero += zero;
+    row->subnormal += small - zero;
+}
+
+static inline void NAME(add_sums)(const NAME(bits) *x, int n, wb_row *row)
+{
+    double sum = 0, sum_abs = 0, sum_sq = 0;
+    const NAME(element) *e = (const void *)x;
+#pragma omp simd reduction(+ : sum, sum_abs, sum_sq)
+    for (int i = 0; i < n; i++) {
+        double v = e[i];
+        sum += v;
+        sum_abs += fabs(v);
+        sum_sq += v * v;
+    }
+    row->sum += sum;
+    row->sum_abs += sum_abs;
+    row->sum_sq += sum_sq;
+}
+
+/* A block with NaN or infinity in it: counts them and leaves them out of everything else. `clean` gets the block with
+ * zeros in their place, for the sums and the cross terms. */
+static void NAME(leave_out_nonfinite)(const NAME(bits) *x, int n, NAME(bits) *clean, wb_row *row)
+{
+    B nan = 0, positive = 0, negative = 0;
+    B key_max = (B)SIGN, key_min = MAGNITUDE; /* keys: integers in the order of the values */
+#pragma omp simd reduction(+ : nan, positive, negative) reduction(max : key_max) reduction(min : key_min)
+    for (int i = 0; i < n; i++) {
+        B s = (B)x[i], magnitude = s & MAGNITUDE;
+        B key = s < 0 ? ~magnitude : magnitude;
+        int finite = magnitude < INFINITE;
+        B low = finite ? key : MAGNITUDE, high = finite ? key : (B)SIGN;
+        nan += magnitude > INFINITE;
+        positive += s == INFINITE;
+        negative += (U)s == (SIGN | (U)INFINITE);
+        key_max = high > key_max ? high : key_max;
+        key_min = low < key_min ? low : key_min;
+        clean[i] = finite ? (U)s : 0;
+    }
+    row->nan += nan;
+    row->pos_inf += positive;
+    row->neg_inf += negative;
+    if (nan + positive + negative < n)
+        NAME(widen_range)(row, NAME(value)(key_min < 0 ? SIGN | (U)~key_min : (U)key_min),
+                          NAME(value)(key_max < 0 ? SIGN | (U)~key_max : (U)key_max));
+}
+
+/* The histogram's bin of each element, in lanes; then the counting, one element at a time. */
+static inline void NAME(count_bins)(const NAME(bits) *x, int n, wb_row *row)
+{
+    uint8_t bin[WB_BLOCK];
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        B s = (B)x[i], magnitude = s & MAGNITUDE;
+        B exponent = magnitude >> MANTISSA, sign = s < 0 ? -1 : 0;
+        exponent = exponent < BIAS - 41 ? BIAS - 41 : exponent; /* below the range */
+        exponent = exponent > BIAS + 24 ? BIAS + 24 : exponent; /* above it */
+        exponent -= BIAS - 41;
+        B b = 66 + (exponent ^ sign); /* 66 + e, or 65 - e for a negative element */
+        bin[i] = (uint8_t)((U)(magnitude - 1) < (U)(INFINITE - 1) ? b : WB_NO_BIN);
+    }
+    add_to_bins(bin, n, row);
+}
+
+static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, wb_row *row)
+{
+    if (!line) { /* the whole tensor */
+        row->looked_at += n;
+        NAME(count_bins)(x, n, row);
+        return;
+    }
+    U seen[WB_BLOCK / WB_STRIDE];
+    int k = 0;
+    for (int i = 0; i < n; i += line * WB_STRIDE, k += line)
+        memcpy(seen + k, x + i, sizeof(U) * (size_t)(n - i < line ? n - i : line));
+    if (n % (line * WB_STRIDE) && n % (line * WB_STRIDE) < line) /* the last line ended early */
+        k -= line - n % line;
+    row->looked_at += k;
+    NAME(count_bins)((const NAME(bits) *)seen, k, row);
+}
+
+/* Adds a block to its row. `line`: elements in a 64-byte line of the tensor as it is stored, 0 = all of them go into
+ * the histogram. Returns the block to use in products: itself, or `clean` where NaN and infinity had to be left out. */
+static const NAME(bits) *NAME(weigh)(const NAME(bits) *x, int n, B normal, int line, NAME(bits) *clean, wb_row *row)
+{
+    NAME(extremes) e = NAME(look)(x, n);
+    if (NAME(any_below)(e, normal))
+        NAME(count_small)(x, n, normal, row);
+    NAME(count_histogram)(x, n, line, row);
+    if (NAME(all_finite)(e)) {
+        NAME(widen_range)(row, NAME(value)((B)e.unsigned_max < 0 ? e.unsigned_max : e.unsigned_min),
+                          NAME(value)(e.signed_max < 0 ? (U)e.signed_min : (U)e.signed_max));
+        NAME(add_sums)(x, n, row);
+        return x;
+    }
+    NAME(leave_out_nonfinite)(x, n, clean, row);
+    NAME(add_sums)(clean, n, row);
+    return clean;
+}
+
+#undef MAGNITUDE
+#undef SIGN

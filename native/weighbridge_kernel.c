@@ -1,0 +1,187 @@
+/* weighbridge's summary kernel: a plain shared library that Python loads with ctypes; it knows neither Python nor torch.
+ *
+ * One call a step weighs all tensors: for each item its rows go straight into preallocated columns, which are the
+ * buffers of an Arrow record batch. weigh_level.c does the sums, once for each instruction level of this processor
+ * family; the level is chosen here when it is first needed, never by -march=native. */
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "weighbridge_kernel.h"
+
+#ifndef WB_DIGEST
+#define WB_DIGEST "none"
+#endif
+
+#if defined(_WIN32)
+#define WB_PUBLIC __declspec(dllexport)
+#else
+#define WB_PUBLIC __attribute__((visibility("default")))
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+/* The process may flush subnormals to zero (torch.set_flush_denormal) or trap; a scale must not depend on it. */
+static unsigned enter_plain_arithmetic(void)
+{
+    unsigned before = _mm_getcsr();
+    _mm_setcsr(0x1f80); /* all exceptions masked, round to nearest, subnormals kept */
+    return before;
+}
+static void leave_plain_arithmetic(unsigned before)
+{
+    _mm_setcsr(before); /* the flags raised meanwhile go too */
+}
+#elif defined(__aarch64__)
+static uint64_t enter_plain_arithmetic(void)
+{
+    uint64_t before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+    return before;
+}
+static void leave_plain_arithmetic(uint64_t before)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"(before));
+}
+#else
+static unsigned enter_plain_arithmetic(void) { return 0; }
+static void leave_plain_arithmetic(unsigned before) { (void)before; }
+#endif
+
+/* Levels of this library, best last. A race at first use is harmless: every thread finds the same. */
+static const char *const level_names[] = {"plain", "avx2", "avx512"};
+static int level = -1;
+
+WB_PUBLIC int wb_levels(void) /* how many of them this processor can run */
+{
+#ifdef WB_X86_LEVELS
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return 1;
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")
+            && __builtin_cpu_supports("avx512vl")
+        ? 3
+        : 2;
+#else
+    return 1;
+#endif
+}
+
+WB_PUBLIC const char *wb_use_level(int wanted) /* for tests and benchmarks; -1 = the best. Returns its name */
+{
+    int best = wb_levels() - 1;
+    level = wanted < 0 || wanted > best ? best : wanted;
+    return level_names[level];
+}
+
+static wb_weigh_item *weigher(void)
+{
+    if (level < 0)
+        wb_use_level(-1);
+#ifdef WB_X86_LEVELS
+    if (level == 2)
+        return wb_weigh_item_avx512;
+    if (level == 1)
+        return wb_weigh_item_avx2;
+#endif
+    return wb_weigh_item_plain;
+}
+
+static void write_histogram(wb_block *to, const wb_row *row, int64_t r)
+{
+    uint32_t sum[WB_BINS];
+    const uint32_t *counts = row->bins[0];
+    if (row->tables == WB_TABLES) {
+        for (int b = 0; b < WB_BINS; b++)
+            sum[b] = row->bins[0][b] + row->bins[1][b] + row->bins[2][b] + row->bins[3][b];
+        counts = sum;
+    }
+    int first = 0, end = WB_BINS;
+    while (first < WB_BINS && !counts[first])
+        first++;
+    while (end > first && !counts[end - 1])
+        end--;
+    to->hist_count[r] = row->looked_at;
+    to->hist_bits[r] = 0;
+    to->hist_first[r] = (int16_t)(first == end ? 0 : first);
+    memcpy(to->hist + to->counts, counts + first, (size_t)(end - first) * sizeof *counts);
+    to->counts += end - first;
+    to->hist_offsets[r + 1] = (int32_t)to->counts;
+}
+
+static void write_row(wb_block *to, int64_t step, int attempt, const wb_item *item, int quantity, const wb_row *row,
+                      const wb_cross *cross)
+{
+    const int64_t r = to->rows;
+    const int none_finite = row->nan + row->pos_inf + row->neg_inf == item->count;
+    to->step[r] = step;
+    to->attempt[r] = (int16_t)attempt;
+    to->tensor[r] = item->tensor;
+    to->quantity[r] = (int8_t)quantity;
+    to->part[r] = 0;
+    to->count[r] = item->count;
+    to->nan[r] = row->nan;
+    to->pos_inf[r] = row->pos_inf;
+    to->neg_inf[r] = row->neg_inf;
+    to->zero[r] = row->zero;
+    to->subnormal[r] = row->subnormal;
+    to->min[r] = none_finite ? NAN : row->min;
+    to->max[r] = none_finite ? NAN : row->max;
+    to->sum[r] = row->sum;
+    to->sum_abs[r] = row->sum_abs;
+    to->sum_sq[r] = row->sum_sq;
+    write_histogram(to, row, r);
+    to->dot_gradient_parameter[r] = cross && item->gradient ? cross->gradient_parameter : NAN;
+    to->dot_gradient_update[r] = cross && item->gradient ? cross->gradient_update : NAN;
+    to->dot_update_parameter[r] = cross ? cross->update_parameter : NAN;
+    to->lost[r] = cross ? cross->lost : 0;
+    to->rows = r + 1;
+}
+
+/* Weighs all items. Returns 0, or -1 (and stops before that item) where the block has no room for another one. */
+WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to)
+{
+    wb_weigh_item *const weigh_item = weigher();
+    int result = 0;
+    const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
+    for (int64_t i = 0; i < n; i++) {
+        const wb_item *item = &items[i];
+        wb_row rows[3];
+        wb_cross cross;
+        const int writes = item->snapshot ? 3 : 1;
+        if (to->rows + writes > to->capacity_rows || to->counts + writes * WB_BINS > to->capacity_counts) {
+            result = -1;
+            break;
+        }
+        weigh_item(item, rows, &cross);
+        if (!item->snapshot) {
+            write_row(to, step, attempt, item, item->quantity, &rows[0], NULL);
+            continue;
+        }
+        write_row(to, step, attempt, item, WB_PARAMETER, &rows[0], NULL);
+        if (item->gradient)
+            write_row(to, step, attempt, item, WB_GRADIENT, &rows[1], NULL);
+        write_row(to, step, attempt, item, WB_UPDATE, &rows[2], &cross);
+    }
+    leave_plain_arithmetic(before);
+    return result;
+}
+
+/* moved[i] = the parameter's bytes differ from its snapshot's (where it has one). */
+WB_PUBLIC void wb_moved(const wb_item *items, int64_t n, uint8_t *moved)
+{
+    static const int sizes[] = {4, 8, 2, 2};
+    for (int64_t i = 0; i < n; i++) {
+        const wb_item *item = &items[i];
+        moved[i] = item->snapshot && item->count
+            && memcmp((const void *)(uintptr_t)item->parameter, (const void *)(uintptr_t)item->snapshot,
+                      (size_t)(item->count * sizes[item->dtype]))
+                != 0;
+    }
+}
+
+WB_PUBLIC int wb_abi(void) { return WB_ABI; }
+WB_PUBLIC const char *wb_digest(void) { return WB_DIGEST; } /* of the sources that this was built from */
+WB_PUBLIC int wb_block_size(void) { return (int)sizeof(wb_block); }
+WB_PUBLIC int wb_item_size(void) { return (int)sizeof(wb_item); }

@@ -1,0 +1,73 @@
+/* weighbridge's summary kernel: the records that Python hands over (src/weighbridge/capture/kernel.py and
+ * rowblock.py lay out the same bytes) and the sums that one instruction level hands back to the dispatcher.
+ * Change WB_ABI with any change of wb_item, wb_block or of an exported function. */
+#ifndef WEIGHBRIDGE_KERNEL_H
+#define WEIGHBRIDGE_KERNEL_H
+
+#include <stdint.h>
+
+#define WB_ABI 1
+
+enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
+enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
+
+#define WB_BINS 132          /* records.py: sign x exponent -40..23, with under and over on each side */
+#define WB_NO_BIN 132        /* where zeros and non-finite elements are counted, and forgotten */
+#define WB_TABLE 136         /* one table of counts, padded */
+#define WB_TABLES 4          /* neighbours often share a bin; four tables keep increments from waiting for each other */
+#define WB_WHOLE_BELOW 65536 /* elements: smaller tensors have all of their elements in the histogram */
+#define WB_LINE 64           /* bytes: above, every eighth line of this size */
+#define WB_STRIDE 8
+
+/* Elements in one block: what is read, the update and the bins of a block stay in a first-level cache. A multiple of
+ * the histogram's period (8 lines of 32 half-precision elements), so that every block begins with a line looked at. */
+#define WB_BLOCK 1024
+
+typedef struct {
+    uint64_t parameter; /* address, after the step */
+    uint64_t snapshot;  /* address of the copy from before; 0 = weigh `parameter` alone, as `quantity` */
+    uint64_t gradient;  /* address; 0 = none */
+    int64_t count;      /* elements */
+    int32_t dtype, gradient_dtype, tensor, quantity, flags, pad;
+} wb_item;
+
+typedef struct {
+    int64_t capacity_rows, capacity_counts, rows, counts;
+    int64_t *step;
+    int16_t *attempt;
+    int32_t *tensor;
+    int8_t *quantity;
+    int16_t *part;
+    int64_t *count, *nan, *pos_inf, *neg_inf, *zero, *subnormal;
+    double *min, *max, *sum, *sum_abs, *sum_sq;
+    int64_t *hist_count;
+    int8_t *hist_bits;
+    int16_t *hist_first;
+    int32_t *hist_offsets; /* one more than rows: an Arrow list column */
+    uint32_t *hist;
+    double *dot_gradient_parameter, *dot_gradient_update, *dot_update_parameter;
+    int64_t *lost;
+} wb_block;
+
+/* The sums of one row while its tensor is walked over. */
+typedef struct {
+    int64_t nan, pos_inf, neg_inf, zero, subnormal, looked_at;
+    double min, max, sum, sum_abs, sum_sq;
+    int tables; /* how many of `bins` are in use: one is enough (and quicker to clear) for a few elements */
+    uint32_t bins[WB_TABLES][WB_TABLE];
+} wb_row;
+
+typedef struct {
+    double gradient_parameter, gradient_update, update_parameter;
+    int64_t lost;
+} wb_cross;
+
+/* rows: [0] the tensor alone or the parameter before, [1] gradient, [2] update. Refreshes the snapshot. */
+typedef void wb_weigh_item(const wb_item *item, wb_row rows[3], wb_cross *cross);
+
+wb_weigh_item wb_weigh_item_plain;
+#ifdef WB_X86_LEVELS
+wb_weigh_item wb_weigh_item_avx2, wb_weigh_item_avx512;
+#endif
+
+#endif

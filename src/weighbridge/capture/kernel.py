@@ -1,0 +1,139 @@
+"""Weighing all tensors of a step with one call: the C kernel where it was built, else the torch fallback.
+
+A kernel takes an array of work items (`ITEM`: addresses, sizes, dtypes) and a `RowBlock`. It reads the bytes where they
+lie, so the caller keeps the tensors alive, contiguous and still during the call; any address will do, aligned or not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+
+from weighbridge import __version__
+from weighbridge.capture import library
+from weighbridge.capture.rowblock import BlockStruct, RowBlock
+
+if TYPE_CHECKING:
+    import torch
+
+F32, F64, F16, BF16 = range(4)
+ITEM_SIZES: Final = (4, 8, 2, 2)  # bytes of an element, by code
+
+# One work item (wb_item in native/weighbridge_kernel.h).
+# With a snapshot: the rows parameter (the values before, that is the snapshot), gradient (if there is one) and update,
+# and the snapshot gets the parameter's bytes. Without (0): one row of `parameter` alone, as `quantity`. A tensor without
+# elements may have the address 0; give its snapshot any other number, nothing is read.
+ITEM: Final = np.dtype(
+    [
+        ("parameter", np.uint64),
+        ("snapshot", np.uint64),
+        ("gradient", np.uint64),
+        ("count", np.int64),
+        ("dtype", np.int32),
+        ("gradient_dtype", np.int32),
+        ("tensor", np.int32),
+        ("quantity", np.int32),
+        ("flags", np.int32),
+        ("pad", np.int32),
+    ]
+)
+
+# Below this many bytes a call keeps the GIL. Another thread that takes it meanwhile may hold it for a switch interval
+# (5 ms by default), far more than the call takes (32 MiB: about 2 ms); above, the writer should not wait for us.
+RELEASE_GIL_BYTES: Final = 32 << 20
+
+Items = np.ndarray[Any, np.dtype[np.void]]
+
+
+class Kernel(Protocol):
+    """What weighs. `note` says why it is not the native one (empty where it is)."""
+
+    name: str
+    note: str
+
+    def weigh(self, items: Items, step: int, attempt: int, block: RowBlock) -> None:
+        """Write the rows of all items, in their order, and refresh their snapshots. The block must have room."""
+
+    def moved(self, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Per item: do the parameter's bytes differ from the snapshot's?"""
+
+
+def code_of(dtype: torch.dtype) -> int | None:
+    """The kernel's code of a dtype, or None where it is not weighed (complex: weigh view_as_real)."""
+    return {"torch.float32": F32, "torch.float64": F64, "torch.float16": F16, "torch.bfloat16": BF16}.get(str(dtype))
+
+
+def load_kernel(prefer: str = "native") -> Kernel:
+    """The native kernel if a library of exactly this build is there, else the torch fallback with the reason in `note`."""
+    from weighbridge.capture.fallback import TorchKernel
+
+    if prefer == "torch" or os.environ.get("WEIGHBRIDGE_KERNEL") == "torch":
+        return TorchKernel(note="asked for")
+    here = Path(__file__).resolve().parent
+    try:
+        return NativeKernel(here / library.library_name(), here.parents[2] / "native")
+    except OSError as error:
+        return TorchKernel(note=str(error))
+
+
+class NativeKernel:
+    """The C kernel. Raises OSError, with a reason for people, where the library is missing or of another build."""
+
+    def __init__(self, path: Path, native: Path) -> None:
+        self.name, self.note = "native", ""
+        keeps_gil, releases_gil = _open(path, native)
+        self._weigh, self._weigh_long = keeps_gil.wb_weigh, releases_gil.wb_weigh
+        for function in (self._weigh, self._weigh_long):
+            function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
+        self._moved = releases_gil.wb_moved
+        self._moved.argtypes, self._moved.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p], None
+        self._use_level = keeps_gil.wb_use_level
+        self._use_level.restype = ctypes.c_char_p
+        self.levels = int(keeps_gil.wb_levels())
+        self._known: tuple[Items | None, int, Any] = (None, 0, self._weigh)
+
+    def use_level(self, level: int = -1) -> str:
+        """Choose an instruction level (0 plain, then better ones; -1 the best) for the process; its name."""
+        name: bytes = self._use_level(level)
+        return name.decode()
+
+    def weigh(self, items: Items, step: int, attempt: int, block: RowBlock) -> None:
+        known, address, function = self._known
+        if known is not items:  # the caller keeps one array and edits it: look at it once
+            address, function = self._look_at(items)
+        if function(address, len(items), step, attempt, block.address):
+            raise ValueError("the block of rows is full: ask room_for first, then take")
+
+    def _look_at(self, items: Items) -> tuple[int, Any]:
+        if items.dtype != ITEM or not items.flags.c_contiguous:
+            raise TypeError("items must be a contiguous array of dtype ITEM")
+        size = int((items["count"] * np.take(ITEM_SIZES, items["dtype"])).sum()) * 4  # read three times, written once
+        self._known = (items, items.ctypes.data, self._weigh_long if size >= RELEASE_GIL_BYTES else self._weigh)
+        return self._known[1:]
+
+    def moved(self, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        moved = np.zeros(len(items), np.bool_)
+        self._moved(items.ctypes.data, len(items), moved.ctypes.data)
+        return moved
+
+
+def _open(path: Path, native: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:
+    """The library twice, to call it with and without the GIL; refused where it is not of this build."""
+    if not path.is_file():
+        raise OSError(f"{path.name} was not built (python native/build.py builds it, a C compiler is all it needs)")
+    expected, why = library.expected_digest(path, native, __version__)
+    if expected is None:
+        raise OSError(why)
+    keeps_gil = ctypes.PyDLL(str(path))
+    try:
+        keeps_gil.wb_digest.restype = ctypes.c_char_p
+        found = (keeps_gil.wb_digest().decode(), keeps_gil.wb_abi(), keeps_gil.wb_block_size(), keeps_gil.wb_item_size())
+    except AttributeError:
+        raise OSError(f"{path.name} is not weighbridge's kernel") from None
+    if found != (expected, library.ABI, ctypes.sizeof(BlockStruct), ITEM.itemsize):
+        raise OSError(f"{path.name} is of another build than this weighbridge (python native/build.py builds it anew)")
+    return keeps_gil, ctypes.CDLL(str(path))
