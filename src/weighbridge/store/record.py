@@ -1,0 +1,326 @@
+"""Reading a run: all that CLI, page, report and tests know of it.
+
+    record = open_run("weighbridge-runs/first")
+    record.series("layers.0.weight", "gradient.rms").values
+    record.refresh()                                    # while it is being written
+
+A RunRecord is used by one thread at a time. Everything raises WeighbridgeError with what to do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weighbridge.catalog import Statistic, parse
+from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
+from weighbridge.records import QUANTITIES, Quantity
+from weighbridge.store import layout
+from weighbridge.store.histogram import edges_of, full_histogram
+from weighbridge.store.query import RowQuery
+from weighbridge.store.status import info_of, require_run
+from weighbridge.store.tables import FOREVER, RankTables, parse_detail
+from weighbridge.store.values import decode_values
+from weighbridge.store.views import Buckets, Event, HeatMap, RunInfo, Series, Tensor, TensorSummary, read_only
+
+__all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
+
+
+def open_run(path: str | PathLike[str], rank: int | None = None) -> RunRecord:
+    """Open a run's folder for reading. Raises NotARun, NewerFormat or CorruptRun."""
+    return RunRecord(Path(path), rank)
+
+
+def list_runs(dir: str | PathLike[str]) -> list[RunInfo]:
+    """One line about each run directly below a folder, oldest first. Unreadable runs are left out (see `verify`)."""
+    found = []
+    for path in layout.find_runs(Path(dir)):
+        try:
+            found.append(RunRecord(path).info)
+        except (WeighbridgeError, FileNotFoundError):
+            continue
+    return sorted(found, key=lambda info: info.started)
+
+
+class RunRecord:
+    """One run, read from its files; the lowest rank unless another is asked for."""
+
+    def __init__(self, path: Path, rank: int | None = None) -> None:
+        self.path = path
+        self._run = require_run(path)
+        self.ranks: tuple[int, ...] = tuple(layout.ranks(path))
+        self.rank = rank if rank is not None else (self.ranks[0] if self.ranks else 0)
+        self._tables = RankTables(layout.rank_folder(path, self.rank))
+        self._query = RowQuery(self._tables)
+        self._lock = threading.RLock()
+
+    # ---- the run ----
+
+    @property
+    def info(self) -> RunInfo:
+        self.refresh()
+        return info_of(self.path, self._run, self._tables)
+
+    def refresh(self) -> bool:
+        """See newly acknowledged flushes; returns whether there are any."""
+        with self._lock:
+            return self._tables.refresh()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration: as given to init, then what was added later."""
+        config = dict(self._run["info"].get("config") or {})
+        for event in self.events():
+            if event.kind == "config":
+                config.update(event.detail)
+        return config
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was written down when the run began: versions, command line, machine."""
+        return {name: value for name, value in self._run["info"].items() if name != "config"}
+
+    def events(self) -> list[Event]:
+        rows = self._tables.whole("events").to_pylist()
+        return [
+            Event(r["step"], r["kind"], r["tensor"], r["message"] or "", parse_detail(r["detail"]), r["time_ns"]) for r in rows
+        ]
+
+    # ---- tensors ----
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All watched tensors in order of definition; a later description of the same tensor wins."""
+        by_id = {row["tensor"]: row for row in self._tables.whole("tensors").to_pylist()}
+        return tuple(sorted((_tensor(row) for row in by_id.values()), key=lambda tensor: (tensor.order, tensor.id)))
+
+    def tensor(self, name: str) -> Tensor:
+        """By name, by one of its aliases or by "model:name" where several models share names. Raises UnknownTensor."""
+        everything = self.tensors
+        found = [t for t in everything if name in (t.name, f"{t.model}:{t.name}", *t.aliases)]
+        if not found:
+            known = [t.name for t in everything]
+            raise UnknownTensor(
+                f"The run {self.path} has no tensor {name!r}.{nearest(name, known)} All of them: weighbridge show {self.path}"
+            )
+        return found[0]
+
+    # ---- rows ----
+
+    @property
+    def first_step(self) -> int:
+        return min((part.first_step for part in self._tables.parts["rows"]), default=-1)
+
+    @property
+    def last_step(self) -> int:
+        return max((min(part.last_step, part.limit - 1) for part in self._tables.parts["rows"]), default=-1)
+
+    def _range(self, start: int | None, stop: int | None) -> tuple[int, int]:
+        first = max(self.first_step, 0)
+        low = first if start is None else max(start, first)
+        high = self.last_step + 1 if stop is None else min(stop, self.last_step + 1)
+        return low, max(high, low)
+
+    def series(self, tensor: str, statistic: str, start: int | None = None, stop: int | None = None) -> Series:
+        """One statistic of one tensor at every recorded step, start <= step < stop."""
+        quantity, which = parse(statistic)
+        found = self.tensor(tensor)
+        with self._lock:
+            steps, values = read_only(*self._query.series(found.id, quantity, which, *self._range(start, stop)))
+        return Series(f"{found.name} {statistic}", steps, values)
+
+    def series_buckets(
+        self, tensor: str, statistic: str, buckets: int = 1200, start: int | None = None, stop: int | None = None
+    ) -> Buckets:
+        """The same in at most `buckets` ranges of steps."""
+        found = self.tensor(tensor)
+        heat = self.heat_map(statistic, buckets, start, stop, [found.name])
+        return Buckets(f"{found.name} {statistic}", heat.step_first, heat.step_last, heat.mean[0], heat.min[0], heat.max[0])
+
+    def at_step(self, step: int, statistics: Sequence[str]) -> dict[str, np.ndarray]:
+        """Per statistic one value per tensor, in the order of `tensors`; NaN = not recorded."""
+        wanted: list[tuple[Quantity, Statistic]] = [parse(name) for name in statistics]
+        tensors = self.tensors
+        with self._lock:
+            answers = self._query.at_step(step, wanted)
+        return {name: _placed(tensors, *answer) for name, answer in zip(statistics, answers, strict=True)}
+
+    def heat_map(
+        self,
+        statistic: str,
+        buckets: int = 500,
+        start: int | None = None,
+        stop: int | None = None,
+        tensors: Sequence[str] | None = None,
+    ) -> HeatMap:
+        """One statistic of all tensors (or those named) in at most `buckets` ranges of steps."""
+        quantity, which = parse(statistic)
+        chosen = self.tensors if tensors is None else tuple(self.tensor(name) for name in tensors)
+        low, high = self._range(start, stop)
+        edges = bucket_edges(low, high, buckets)
+        only = chosen[0].id if len(chosen) == 1 else None
+        with self._lock:
+            found = self._query.buckets(quantity, which, low, high, _width(edges), only)
+        place = {tensor.id: number for number, tensor in enumerate(chosen)}
+        rows = np.array([place.get(int(t), -1) for t in found["tensor"]], dtype=np.int64)
+        kept = rows >= 0
+        grids = []
+        for name in ("mean", "low", "high"):
+            grid = np.full((len(chosen), len(edges) - 1), np.nan)
+            grid[rows[kept], found["bucket"][kept]] = found[name][kept]
+            grids.append(grid)
+        first, last = edges[:-1].copy(), edges[1:] - 1
+        read_only(first, last, *grids)
+        return HeatMap(statistic, chosen, first, last, *grids)
+
+    def summary(self, statistics: Sequence[str], points: int = 32) -> dict[str, list[TensorSummary]]:
+        """Per statistic, in the order of `tensors`: the last value and at most `points` means on the way to it."""
+        answer = {}
+        for name in statistics:
+            heat = self.heat_map(name, points)
+            with self._lock:
+                ids, steps, values = self._query.last(*parse(name), *self._range(None, None))
+            last = _placed(heat.tensors, ids, values)
+            when = _placed(heat.tensors, ids, steps.astype(np.float64))
+            answer[name] = [
+                TensorSummary(float(last[i]), -1 if np.isnan(when[i]) else int(when[i]), heat.mean[i])
+                for i in range(len(heat.tensors))
+            ]
+        return answer
+
+    def histogram(self, tensor: str, quantity: str, step: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Edges (133, from -inf to +inf), counts (132) and how many elements were looked at. Raises NothingRecorded."""
+        found = self.tensor(tensor)
+        with self._lock:
+            row = self._query.histogram(found.id, QUANTITIES[quantity], step)
+        if row is None:
+            raise NothingRecorded(f"No {quantity} of {found.name} was recorded at step {step} of {self.path}.")
+        return edges_of(), full_histogram(row["hist_first"], row["hist"]), int(row["hist_count"])
+
+    # ---- values of small tensors ----
+
+    def value_steps(self, tensor: str, quantity: str) -> np.ndarray:
+        """The steps at which the values themselves were kept."""
+        return np.unique(self._values_of(tensor, quantity).column("step").to_numpy())
+
+    def values(self, tensor: str, quantity: str, step: int | None = None) -> tuple[int, np.ndarray]:
+        """The tensor's own numbers at the last recorded step <= `step` (None = the last). Raises NothingRecorded."""
+        kept = self._values_of(tensor, quantity)
+        steps = kept.column("step").to_numpy()
+        possible = np.flatnonzero(steps <= (FOREVER if step is None else step))
+        if not len(possible):
+            raise NothingRecorded(
+                f"The values of {quantity} of {tensor} were not recorded at or before step {step} of {self.path}. "
+                "Values are kept of small tensors only; the statistics are there for all: weighbridge show --tensor"
+            )
+        row = int(possible[np.argmax(steps[possible])])
+        data, dtype = kept.column("data")[row].as_py(), kept.column("dtype")[row].as_py()
+        return int(steps[row]), decode_values(data, dtype, self.tensor(tensor).shape)
+
+    def _values_of(self, tensor: str, quantity: str) -> pa.Table:
+        table = self._tables.whole("values")
+        mine = pc.and_(
+            pc.equal(table.column("tensor"), self.tensor(tensor).id),
+            pc.equal(table.column("quantity"), int(QUANTITIES[quantity])),
+        )
+        return table.filter(mine)
+
+    # ---- per step ----
+
+    def steps_table(self, start: int | None = None, stop: int | None = None) -> pa.Table:
+        """The table of steps, start <= step < stop, in order of steps."""
+        table = self._tables.whole("steps")
+        step = table.column("step")
+        inside = pc.and_(pc.greater_equal(step, start or 0), pc.less(step, FOREVER if stop is None else stop))
+        return table.filter(inside).sort_by([("step", "ascending"), ("optimizer", "ascending")])
+
+    def losses(self, buckets: int | None = None) -> Series:
+        """The loss of each step; with `buckets`, the lowest and highest of each range of steps only."""
+        table = self.steps_table()
+        steps, values = table.column("step").to_numpy(), table.column("loss").to_numpy()
+        seen = ~np.isnan(values)
+        steps, first = np.unique(steps[seen], return_index=True)
+        values = values[seen][first]
+        if buckets is not None and len(steps) > 2 * buckets:
+            kept = extremes(values, buckets)
+            steps, values = steps[kept], values[kept]
+        return Series("loss", *read_only(steps, values))
+
+    def epochs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and the epoch at each of them, where one is known."""
+        table = self.steps_table()
+        steps, epochs = table.column("step").to_numpy(), table.column("epoch").to_numpy()
+        known = ~np.isnan(epochs)
+        steps, first = np.unique(steps[known], return_index=True)
+        return steps, epochs[known][first]
+
+    def log_keys(self) -> list[str]:
+        """Everything the user logged, by name."""
+        return sorted(set(self._tables.whole("logs").column("key").to_pylist()))
+
+    def logged(self, key: str) -> Series:
+        """What was logged under one name. Raises NothingRecorded."""
+        table = self._tables.whole("logs")
+        table = table.filter(pc.equal(table.column("key"), key)).sort_by("step")
+        if not table.num_rows:
+            raise NothingRecorded(f"Nothing was logged as {key!r} in {self.path}.{nearest(key, self.log_keys())}")
+        return Series(key, *read_only(table.column("step").to_numpy(), table.column("value").to_numpy()))
+
+    def own_cost(self) -> tuple[float, float]:
+        """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
+        table = self._tables.whole("steps")
+        if not table.num_rows:
+            return 0.0, 0.0
+        times = table.column("time_ns").to_numpy()
+        return float(pc.sum(table.column("own_ns")).as_py()) / 1e9, float(times.max() - times.min()) / 1e9
+
+
+def bucket_edges(start: int, stop: int, buckets: int) -> np.ndarray:
+    """Edges of at most `buckets` equal ranges over start <= step < stop (the last may be shorter)."""
+    width = max(1, -(-(stop - start) // max(1, buckets)))
+    return np.append(np.arange(start, stop, width, dtype=np.int64), stop).astype(np.int64)
+
+
+def _width(edges: np.ndarray) -> int:
+    return int(edges[1] - edges[0]) if len(edges) > 1 else 1
+
+
+def extremes(values: np.ndarray, buckets: int) -> np.ndarray:
+    """Indices of the lowest and highest of `values` in each of `buckets` equal stretches, in order."""
+    cuts = np.linspace(0, len(values), buckets + 1).astype(np.int64)
+    kept: list[int] = []
+    for low, high in itertools.pairwise(cuts):
+        if high > low:
+            kept += [int(low + np.argmin(values[low:high])), int(low + np.argmax(values[low:high]))]
+    return np.unique(kept)
+
+
+def _placed(tensors: Sequence[Tensor], ids: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values by id, put in the order of the tensors."""
+    by_id = dict(zip(ids.tolist(), values.tolist(), strict=True))
+    return np.array([by_id.get(tensor.id, np.nan) for tensor in tensors], dtype=np.float64)
+
+
+def _tensor(row: dict[str, Any]) -> Tensor:
+    return Tensor(
+        id=row["tensor"],
+        model=row["model"],
+        name=row["name"],
+        role=row["role"],
+        module=row["module"],
+        shape=tuple(row["shape"] or ()),
+        dtype=row["dtype"],
+        count=row["count"],
+        order=row["order"],
+        aliases=tuple(row["aliases"] or ()),
+        requires_grad=row["requires_grad"],
+        note=row["note"] or "",
+    )

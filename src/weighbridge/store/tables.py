@@ -1,0 +1,144 @@
+"""Reads the tables of one rank from their units, with the later attempt winning.
+
+An attempt's units carry its number. A later attempt that starts at step s takes the place of everything that earlier
+ones recorded from s on, in every table but `tensors` and `events`
+(docs/decisions/0004-a-later-attempt-cuts-the-earlier-one.md).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from weighbridge.records import TABLES
+from weighbridge.store.checked import read_sealed
+from weighbridge.store.segment import SegmentReader
+from weighbridge.store.units import Unit, units
+
+MANIFEST: Final = "manifest.json"
+_UNCUT: Final = ("tensors", "events")  # what an earlier attempt said there stays true
+FOREVER: Final = (1 << 63) - 1
+
+
+@dataclass(slots=True)
+class Part:
+    """One unit as it is read: its segment's reader or its manifest, and the step from which it no longer counts."""
+
+    unit: Unit
+    attempt: int
+    first_step: int
+    last_step: int
+    reader: SegmentReader | None = None
+    manifest: dict[str, Any] | None = None
+    limit: int = FOREVER
+
+    @property
+    def is_cut(self) -> bool:
+        return self.limit <= self.last_step
+
+
+class RankTables:
+    """All tables of one rank; `refresh` looks for newly acknowledged flushes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: dict[str, list[Part]] = {table: [] for table in TABLES}
+        self.version = 0  # changes whenever something new was seen
+        self._known: dict[tuple[str, int, bool], Part] = {}
+        self._whole: dict[str, tuple[int, pa.Table]] = {}
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """See what is new. Returns whether anything is."""
+        changed = False
+        parts: dict[str, list[Part]] = {table: [] for table in TABLES}
+        for table, found in units(self.folder).items():
+            for unit in found:
+                part, is_new = self._part(unit)
+                changed |= is_new
+                if part is not None:
+                    parts[table].append(part)
+        if changed:
+            self.version += 1
+        self.parts = parts
+        self._set_limits()
+        return changed
+
+    def _part(self, unit: Unit) -> tuple[Part | None, bool]:
+        key = (unit.table, unit.number, unit.is_compacted)
+        part = self._known.get(key)
+        if unit.is_compacted:
+            if part is None:
+                manifest = read_sealed(unit.stem / MANIFEST)
+                part = Part(unit, manifest["attempt"], manifest["first_step"], manifest["last_step"], manifest=manifest)
+                self._known[key] = part
+                self._known.pop((unit.table, unit.number, False), None)
+                return part, True
+            return part, False
+        reader = part.reader if part is not None else SegmentReader(unit.stem)
+        assert reader is not None
+        new = reader.poll() if not reader.is_closed else []
+        if not reader.flushes:
+            return None, False
+        if part is None:
+            part = Part(unit, -1, 0, 0, reader=reader)
+            part.attempt = reader.batches()[0].column("attempt")[0].as_py()
+            self._known[key] = part
+        part.unit = unit
+        part.first_step = min(flush.first_step for flush in reader.flushes)
+        part.last_step = max(flush.last_step for flush in reader.flushes)
+        return part, bool(new)
+
+    def _set_limits(self) -> None:
+        starts: dict[int, int] = {}
+        for table in ("rows", "steps"):
+            for part in self.parts[table]:
+                starts[part.attempt] = min(part.first_step, starts.get(part.attempt, FOREVER))
+        for table, parts in self.parts.items():
+            for part in parts:
+                later = [start for attempt, start in starts.items() if attempt > part.attempt]
+                part.limit = FOREVER if table in _UNCUT else min(later, default=FOREVER)
+
+    def whole(self, table: str) -> pa.Table:
+        """All of a small table, in the order it was written."""
+        kept = self._whole.get(table)
+        if kept is None or kept[0] != self.version:
+            pieces = [piece for part in self.parts[table] if (piece := read_part(part)).num_rows]
+            kept = (self.version, pa.concat_tables(pieces) if pieces else TABLES[table].empty_table())
+            self._whole[table] = kept
+        return kept[1]
+
+
+def read_part(part: Part, columns: list[str] | None = None) -> pa.Table:
+    """The rows of one unit that still count."""
+    schema = TABLES[part.unit.table]
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    if part.reader is not None:
+        table = pa.Table.from_batches([batch.select(wanted.names) for batch in part.reader.batches()], wanted)
+    else:
+        table = pq.read_table(part.unit.stem / f"{part.unit.table}.parquet", columns=wanted.names).cast(wanted)
+    if part.is_cut:
+        step = table.column("step") if "step" in wanted.names else read_part_steps(part)
+        table = table.filter(pc.less(step, part.limit))
+    return table
+
+
+def read_part_steps(part: Part) -> pa.ChunkedArray:
+    if part.reader is not None:
+        return pa.chunked_array([batch.column("step") for batch in part.reader.batches()], pa.int64())
+    return pq.read_table(part.unit.stem / f"{part.unit.table}.parquet", columns=["step"]).column("step")
+
+
+def parse_detail(text: str | None) -> dict[str, Any]:
+    """The JSON detail of an event; what is no object becomes one."""
+    try:
+        content = json.loads(text) if text else {}
+    except ValueError:
+        return {"text": text}
+    return content if isinstance(content, dict) else {"value": content}

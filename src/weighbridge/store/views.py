@@ -1,0 +1,105 @@
+"""What the reading side hands out. Arrays are read-only; NaN means not recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """One line about a run."""
+
+    name: str
+    path: Path
+    state: str  # "live", "finished" or "ended without finish"
+    started: datetime
+    last_flush: datetime | None
+    steps: int
+    tensors: int
+    size_bytes: int
+    last_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Something watched, as the run's table of tensors describes it."""
+
+    id: int
+    model: str
+    name: str
+    role: str
+    module: str
+    shape: tuple[int, ...]
+    dtype: str
+    count: int
+    order: int
+    aliases: tuple[str, ...]
+    requires_grad: bool
+    note: str  # why it is not weighed; empty where it is
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One number over steps, in order of steps."""
+
+    name: str
+    steps: np.ndarray  # int64
+    values: np.ndarray  # float64
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """A series by ranges of steps; `min` and `max` are of the single steps, so no spike is lost."""
+
+    name: str
+    step_first: np.ndarray  # int64
+    step_last: np.ndarray  # int64, the last step of the range itself
+    mean: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """One statistic of many tensors by ranges of steps: arrays [tensors, buckets]."""
+
+    statistic: str
+    tensors: tuple[Tensor, ...]
+    step_first: np.ndarray
+    step_last: np.ndarray
+    mean: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSummary:
+    """The last value of one statistic of one tensor and the way to it."""
+
+    last: float
+    last_step: int
+    points: np.ndarray  # bucket means, NaN = not recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to the run."""
+
+    step: int
+    kind: str
+    tensor: int  # -1 = the whole run
+    message: str
+    detail: Mapping[str, Any]
+    time_ns: int
+
+
+def read_only(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays

@@ -1,0 +1,141 @@
+"""Writes one rank's tables. One process, one thread, one writer; no torch, no locks.
+
+writer = RankWriter(run, rank=0)
+writer.write({"rows": batch, "steps": other}, first_step=0, last_step=255)    # returns when acknowledged
+writer.finish(steps=256)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from weighbridge.errors import WeighbridgeError
+from weighbridge.records import FORMAT_VERSION, TABLES
+from weighbridge.store.checked import write_sealed
+from weighbridge.store.layout import FINISH_FILE, attempt_file, attempts, process_of, rank_folder, this_process, unit_name
+from weighbridge.store.segment import SegmentWriter
+from weighbridge.store.units import last_numbers
+
+SEGMENT_BYTES: Final = 64 << 20
+SEGMENT_STEPS: Final = 5_000
+FINISH_SECONDS: Final = 10.0
+
+
+class RankWriter:
+    """Appends record batches to the segments of one rank.
+
+    `on_flush(table, flush)` is called after each acknowledged flush. Raises WeighbridgeError where another writer
+    holds this attempt, OSError on a full disk: what was acknowledged stays, and a later write goes on in a new segment.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        rank: int = 0,
+        attempt: int = 0,
+        on_flush: Callable[[str, object], None] | None = None,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_steps: int = SEGMENT_STEPS,
+        disk_limit_bytes: int | None = None,
+    ) -> None:
+        self.folder = rank_folder(run, rank)
+        self.rank, self.attempt = rank, attempt
+        self._on_flush = on_flush
+        self._segment_bytes, self._segment_steps = segment_bytes, segment_steps
+        self._open: dict[str, SegmentWriter] = {}
+        self._closed_bytes = 0
+        self._finished = False
+        self._first_step, self._last_step = -1, -1
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        self._numbers = last_numbers(self.folder)
+
+    def _claim(self) -> None:
+        mine = {"format": FORMAT_VERSION, "rank": self.rank, "attempt": self.attempt}
+        process = this_process()
+        try:
+            file = attempt_file(self.folder, self.attempt)
+            write_sealed(file, {**mine, **{name: getattr(process, name) for name in process.__slots__}})
+        except FileExistsError:
+            raise WeighbridgeError(_taken(self.folder, self.attempt)) from None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that this writer has put on disk and had acknowledged."""
+        return self._closed_bytes + sum(segment.disk_bytes for segment in self._open.values())
+
+    def write(self, batches: Mapping[str, pa.RecordBatch], first_step: int, last_step: int) -> None:
+        """Append each batch to its table; on return all of it is acknowledged. Empty batches leave no trace."""
+        for table, batch in batches.items():
+            if batch.num_rows:
+                self._append(table, batch, first_step, last_step)
+        self._first_step = first_step if self._first_step < 0 else min(first_step, self._first_step)
+        self._last_step = max(last_step, self._last_step)
+
+    def _append(self, table: str, batch: pa.RecordBatch, first_step: int, last_step: int) -> None:
+        segment = self._open.get(table)
+        if segment is not None and self._is_full(segment, last_step):
+            self._close(table)
+            segment = None
+        if segment is None:
+            self._numbers[table] = self._numbers.get(table, 0) + 1
+            segment = SegmentWriter(self.folder / unit_name(table, self._numbers[table]), TABLES[table])
+            self._open[table] = segment
+        try:
+            segment.append(batch, first_step, last_step)
+        except OSError:
+            del self._open[table]  # what stands behind its last line is a torn tail; the next write opens a new one
+            self._closed_bytes += segment.disk_bytes
+            segment.abandon()
+            raise
+        if self._on_flush is not None:
+            self._on_flush(table, segment.lines[-1])
+
+    def _is_full(self, segment: SegmentWriter, last_step: int) -> bool:
+        return segment.size_bytes >= self._segment_bytes or last_step - segment.first_step >= self._segment_steps
+
+    def _close(self, table: str) -> None:
+        segment = self._open.pop(table)
+        try:
+            segment.close()
+        finally:
+            self._closed_bytes += segment.disk_bytes
+
+    def finish(self, steps: int, compact_seconds: float = FINISH_SECONDS) -> None:
+        """Close all segments, write finish.json, then compact for at most `compact_seconds`. A second call does nothing."""
+        if self._finished:
+            return
+        self._finished = True
+        for table in list(self._open):
+            with suppress(OSError):  # a full disk: not marked closed, which finish.json says as well
+                self._close(table)
+        content = {"format": FORMAT_VERSION, "attempt": self.attempt, "steps": steps, "finished_ns": time.time_ns()}
+        write_sealed(self.folder / FINISH_FILE, content, replace=True)
+
+
+def next_attempt(run: Path, rank: int = 0) -> int:
+    """The number that a new process writing on an existing run has to take."""
+    return max(attempts(rank_folder(run, rank)), default=-1) + 1
+
+
+def _taken(folder: Path, attempt: int) -> str:
+    from weighbridge.store.checked import read_sealed
+
+    process = process_of(read_sealed(attempt_file(folder, attempt)))
+    run = folder.parent
+    if process.lives() is False:
+        return (
+            f"{run} was written by process {process.pid}, which has ended. A run is never appended to unasked: "
+            f"give this training its own name, e.g. name='{run.name}-2', or continue as attempt {attempt + 1}."
+        )
+    return (
+        f"{run} is being written by process {process.pid} on {process.host}. A run has one writer; "
+        f"give this training its own name, e.g. name='{run.name}-2'."
+    )
