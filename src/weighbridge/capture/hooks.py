@@ -1,0 +1,99 @@
+"""Where training is noticed: two global optimizer hooks, and `torch.autograd.backward`.
+
+They are installed when the first run watches and taken away with the last one. Nothing is ever written on the user's
+modules, parameters or optimizers. See capture-and-diagnosis.md A0 and A2 for why these three and no others.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+
+class Listener(Protocol):
+    """What a run does when training moves. None of these may raise an Exception."""
+
+    def before_step(self, optimizer: Optimizer) -> None: ...
+    def after_step(self, optimizer: Optimizer) -> None: ...
+    def on_backward(self, root: torch.Tensor) -> None: ...
+
+
+_listeners: tuple[Listener, ...] = ()
+_handles: list[Any] = []
+_torch_backward = torch.autograd.backward
+
+
+def listen(listener: Listener) -> None:
+    """Begin to tell this listener of steps and backward passes."""
+    global _listeners
+    if listener in _listeners:
+        return
+    _listeners = (*_listeners, listener)
+    if not _handles:
+        _install()
+
+
+def forget(listener: Listener) -> None:
+    """Stop telling; with the last listener the hooks go."""
+    global _listeners
+    _listeners = tuple(one for one in _listeners if one is not listener)
+    if not _listeners:
+        _remove()
+
+
+def _install() -> None:
+    global _torch_backward
+    _handles.append(register_optimizer_step_pre_hook(_before))
+    _handles.append(register_optimizer_step_post_hook(_after))
+    _torch_backward = torch.autograd.backward
+    torch.autograd.backward = _backward  # type: ignore[assignment]
+
+
+def _remove() -> None:
+    while _handles:
+        _handles.pop().remove()
+    if torch.autograd.backward is _backward:  # somebody else may have put a wrapper of theirs around ours
+        torch.autograd.backward = _torch_backward
+
+
+def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in _listeners:
+        listener.before_step(optimizer)
+
+
+def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for listener in _listeners:
+        listener.after_step(optimizer)
+
+
+def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> None:
+    root = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else tensors
+    # A nested call (reentrant checkpoint) and a root with more than one element are no loss.
+    if isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1:
+        for listener in _listeners:
+            listener.on_backward(root)
+    _torch_backward(tensors, *args, **kwargs)
+
+
+def is_inside_step(optimizer: Optimizer) -> bool:
+    """Is a `step` of this optimizer running further out on this thread's stack?
+
+    Asked only when an earlier `step` seems not to have ended: either an outer `step` calls `super().step()`, or an
+    exception left it before its post hook. torch wraps `step` in a function whose first argument is the optimizer.
+    """
+    frame = sys._getframe(1)
+    wrappers = 0
+    while frame is not None:
+        if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
+            arguments = frame.f_locals.get("args")
+            wrappers += bool(arguments) and arguments[0] is optimizer
+        frame = frame.f_back  # type: ignore[assignment]
+    return wrappers > 1

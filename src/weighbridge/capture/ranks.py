@@ -1,0 +1,89 @@
+"""Which folder this process writes into: one run, one folder `rank-<RANK>` per process of its group.
+
+Rank 0 makes the run and writes into its record which launch it belongs to. The others look for that record, for ten
+seconds at most and without any collective; a rank that finds none opens its own run and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from weighbridge.errors import WeighbridgeError
+from weighbridge.store.checked import read_sealed
+from weighbridge.store.layout import RUN_FILE, create_run, find_runs
+
+_WAIT_SECONDS: Final = 10.0
+_LAUNCH: Final = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process writes. `error` says in words why it cannot; `note` is told to the user once."""
+
+    path: Path
+    rank: int = 0
+    attempt: int = 0
+    note: str = ""
+    error: str = ""
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(rank, number of ranks), from the launcher's environment, else from torch.distributed."""
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def launch_key() -> str:
+    """The same text in all processes of one launch, and in no other."""
+    parts = [
+        os.environ.get(key, "") for key in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
+    ]
+    if int(os.environ.get("LOCAL_WORLD_SIZE", 0)) == int(os.environ.get("WORLD_SIZE", -1)):
+        parts.append(str(os.getppid()))  # all on one machine: the launcher's process tells launches apart
+    return "/".join(parts)
+
+
+def open_place(folder: Path, name: str | None, info: dict[str, Any]) -> Place:
+    """Make the run's folder, or find the one that rank 0 made. Never raises for what the file system says."""
+    rank, world = rank_and_world()
+    info = {**info, "world_size": world}
+    elastic = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    name = name or (elastic if world > 1 and elastic != "none" else None)
+    if world > 1:
+        info["launch"] = launch_key()
+    if rank > 0:
+        found = _wait_for_rank_0(folder, info["launch"])
+        if found is not None:
+            return Place(found, rank)
+    return _make(folder, name if rank == 0 else f"{name or 'run'}-rank-{rank}", info, rank)
+
+
+def _make(folder: Path, name: str | None, info: dict[str, Any], rank: int) -> Place:
+    note = f"rank {rank} found no run of rank 0 within {_WAIT_SECONDS:.0f} s and opens its own" if rank else ""
+    try:
+        return Place(create_run(folder, name, info), rank, note=note)
+    except (OSError, WeighbridgeError) as error:
+        path = folder / (name or "run")
+        return Place(path, rank, error=f"nothing is recorded: {error} Training goes on.")
+
+
+def _wait_for_rank_0(folder: Path, launch: str) -> Path | None:
+    until = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < until:
+        for run in find_runs(folder) if folder.is_dir() else []:
+            try:
+                if read_sealed(run / RUN_FILE)["info"].get("launch") == launch:
+                    return run
+            except (OSError, KeyError, WeighbridgeError):
+                continue  # just being made, or not ours to judge
+        time.sleep(0.05)
+    return None

@@ -1,0 +1,385 @@
+"""`Run`, and the functions on the active run: init, watch, log, config, epochs, flush, finish, unwatch.
+
+After set-up nothing here raises into training: if our code fails, the run stops recording, the user is told once on
+stderr, and training goes on.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture import hooks
+from weighbridge.capture.kernel import load_kernel
+from weighbridge.capture.plan import Plan
+from weighbridge.capture.ranks import Place, open_place
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.stepper import Stepper
+from weighbridge.capture.tensors import TensorTable
+from weighbridge.errors import NothingToWatch
+from weighbridge.format import duration, size
+from weighbridge.store.writer import RankWriter
+
+_active: Run | None = None
+_lock = threading.RLock()
+
+
+class Run:
+    """One training process group and its folder. Made by `init` or `watch`, not by hand.
+
+    `path` is the folder that every command and reader takes. Use it as a context manager, or call `finish`; a run that
+    is left open is finished by the next one or at exit, and can be read meanwhile.
+    """
+
+    def __init__(self, place: Place, plan: Plan, quiet: bool, config: Mapping[str, Any] | None, by_watch: bool) -> None:
+        self.path: Path = place.path
+        self.plan, self.quiet, self.by_watch = plan, quiet, by_watch
+        self.is_recording = place.error == ""
+        self.is_finished = False
+        self._pid = os.getpid()
+        self._told: set[str] = set()
+        self._watched = False
+        if not self.is_recording:
+            self._tell(place.error)
+            return
+        self._writer = RankWriter(place.path, place.rank, place.attempt, disk_limit_bytes=plan.disk_bytes)
+        self._recorder = Recorder(self._writer, self._tell, place.attempt)
+        self._table = TensorTable(self._recorder, self._tell)
+        kernel = load_kernel()
+        self._stepper = Stepper(self._recorder, kernel, plan, self._table)
+        if place.note:
+            self._tell(place.note)
+        if kernel.note:
+            self._tell(f"the fast kernel is not used ({kernel.note}); torch operations weigh instead, several times slower")
+        if config:
+            self.config(config)
+        self._recorder.hand_over()
+
+    def __repr__(self) -> str:
+        state = "finished" if self.is_finished else "recording" if self.is_recording else "not recording"
+        return f"<weighbridge.Run {str(self.path)!r}: {state}>"
+
+    # --- watching ---------------------------------------------------------------------------------------------------
+
+    def watch(self, model: nn.Module, optimizer: Optimizer | None = None, *, name: str | None = None) -> Run:
+        """Weigh every parameter of this model at each step of whatever optimizer holds it.
+
+        The optimizer need not be given: it is found when it steps. Several models may be watched by one run; `name` tells
+        them apart (default: model, model-2, ...). Raises NothingToWatch for what is no module or has no parameters.
+        """
+        check_model(model)
+        if self._is_on() and not self._table.has_model(model):
+            with self._guard():
+                self._table.add_model(model, name, self._stepper.steps)
+                self._watched = True
+                hooks.listen(self)
+        return self
+
+    def unwatch(self, model: nn.Module | None = None) -> None:
+        """Stop weighing one model, or all."""
+        if self._is_on():
+            with self._guard():
+                self._table.remove_model(model)
+                if not self._table.models:
+                    hooks.forget(self)
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Called by hooks.py before any optimizer steps."""
+        try:
+            self._stepper.before_step(optimizer)
+        except Exception as error:
+            self._fail(error)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Called by hooks.py after any optimizer stepped."""
+        try:
+            self._stepper.after_step(optimizer)
+        except Exception as error:
+            self._fail(error)
+
+    def on_backward(self, root: torch.Tensor) -> None:
+        """Called by hooks.py when a backward pass begins."""
+        try:
+            self._stepper.on_backward(root)
+        except Exception as error:
+            self._fail(error)
+
+    # --- what the user adds -----------------------------------------------------------------------------------------
+
+    def log(self, values: Mapping[str, Any], *, step: int | None = None) -> None:
+        """Record metrics at the coming step, or at `step`: numbers, 0-dim tensors, texts. "epoch" sets the epoch."""
+        if not self._is_on():
+            return
+        with self._guard(), self._recorder.lock:
+            at = self._stepper.steps if step is None else step
+            for key, value in values.items():
+                number, text = _logged(value)
+                if key == "epoch" and text is None:
+                    self._stepper.epoch = number
+                row = (at, self._recorder.attempt, str(key), number, text, time.time_ns())
+                self._recorder.small["logs"].rows.append(row)
+
+    def config(self, values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Record settings of the run. Later values of a key replace earlier ones for every reader."""
+        if self._is_on():
+            with self._guard():
+                self._recorder.event(self._stepper.steps, "config", "", detail={**(values or {}), **more})
+
+    def epochs(self, number: int) -> Iterator[int]:
+        """Count epochs: `for epoch in run.epochs(50):`. Steps inside are recorded with their epoch."""
+        for epoch in range(number):
+            if self._is_on():
+                self._stepper.epoch = float(epoch)
+            yield epoch
+
+    def flush(self) -> None:
+        """Return when everything recorded so far is written and acknowledged, readable by any other process."""
+        if self._is_on():
+            with self._guard():
+                self._recorder.flush()
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Write the closing rows, close the files, and print one line. Calling it twice does nothing."""
+        if self.is_finished or os.getpid() != self._pid:
+            return
+        self.is_finished = True
+        hooks.forget(self)
+        _forget_active(self)
+        if not self.is_recording:
+            return
+        with self._guard():
+            self._stepper.close()
+            self._note_end()
+        with self._guard():
+            self._recorder.close()
+            self._writer.finish(self._stepper.steps)
+            if not self.quiet and self._writer.rank == 0:
+                print(self._last_line(), file=sys.stderr)
+
+    def _note_end(self) -> None:
+        stepper = self._stepper
+        if self._watched and stepper.total_steps == 0 and stepper.passes.count:
+            stepper.write_passes()
+            self._tell(
+                f"no optimizer step in {stepper.passes.count} backward passes of this run: is optimizer.step() called, and was "
+                "the optimizer given this model's parameters?"
+            )
+        detail = {
+            "own_seconds": stepper.own_ns / 1e9,
+            "wall_seconds": (stepper.last_ns - stepper.first_ns) / 1e9,
+            "writer_seconds": self._recorder.thread_seconds,
+            "rows_dropped": self._recorder.rows_dropped,
+        }
+        self._recorder.event(stepper.steps, "finished", "", detail=detail)
+
+    def _last_line(self) -> str:
+        stepper = self._stepper
+        wall = max(stepper.last_ns - stepper.first_ns, 1)
+        cost = f"own cost {100 * stepper.own_ns / wall:.1f} % of {duration(wall / 1e9)}, " if stepper.total_steps else ""
+        dropped = f", {self._recorder.rows_dropped:,} rows dropped" if self._recorder.rows_dropped else ""
+        return (
+            f"weighbridge: {stepper.steps:,} steps, {len(self._table.known):,} tensors, {cost}"
+            f"{size(self._writer.size_bytes)}{dropped} in {self.path} (see it: weighbridge show {self.path}, or weighbridge ui)"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and self._is_on():
+            with self._guard():
+                self._recorder.event(self._stepper.steps, "interrupted", f"{type(error).__name__}: {error}")
+        self.finish()
+
+    # --- do no harm -------------------------------------------------------------------------------------------------
+
+    def _has_steps(self) -> bool:
+        return self.is_recording and self._stepper.total_steps > 0
+
+    def _is_on(self) -> bool:
+        return self.is_recording and not self.is_finished and os.getpid() == self._pid
+
+    def _tell(self, message: str) -> None:
+        """Say something once on stderr, and note it in the run."""
+        if message in self._told:
+            return
+        self._told.add(message)
+        print(f"weighbridge: {message}", file=sys.stderr)
+        if self.is_recording and hasattr(self, "_stepper"):
+            self._recorder.event(self._stepper.clock, "warned", message)
+
+    def _fail(self, error: Exception) -> None:
+        """Our own code failed: stop weighing, keep what is written, say so once."""
+        hooks.forget(self)
+        self._tell(
+            f"weighing has stopped after an error of ours ({type(error).__name__}: {error}). Training goes on unchanged; "
+            f"what was recorded so far is in {self.path}"
+        )
+
+    def _guard(self) -> _Guard:
+        return _Guard(self._fail)
+
+
+class _Guard:
+    """Turns an Exception of ours into a message; lets KeyboardInterrupt and the like through."""
+
+    def __init__(self, fail: Callable[[Exception], None]) -> None:
+        self.fail = fail
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if isinstance(error, Exception):
+            self.fail(error)
+            return True
+        return False
+
+
+def check_model(model: object) -> None:
+    """Raise NothingToWatch for what cannot be watched."""
+    kind = type(model).__name__
+    if not isinstance(model, nn.Module):
+        raise NothingToWatch(f"watch was given {kind}, not a torch.nn.Module. Give it the model itself: watch(model).")
+    if next(model.parameters(), None) is None:
+        raise NothingToWatch(
+            f"This {kind} has no parameters, so there is nothing to weigh. Watch the model that the optimizer trains."
+        )
+
+
+def _logged(value: Any) -> tuple[float, str | None]:
+    """(number, text) of a logged value; what is no number is kept as text."""
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        return float(value.detach()), None
+    if isinstance(value, str):
+        return float("nan"), value
+    try:
+        return float(value), None
+    except (TypeError, ValueError):
+        return float("nan"), repr(value)
+
+
+# --- the active run -------------------------------------------------------------------------------------------------
+
+
+def init(
+    project: str | None = None,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    dir: str | os.PathLike[str] | None = None,
+    *,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    plan: Plan | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Open a run below `dir` (default ./weighbridge-runs) and make it the active one; an open one is finished first.
+
+    An existing name gets -2, -3, ...: a run is never appended to and never overwritten.
+    """
+    return _open(name, dir, config, plan, quiet, {"project": project, "group": group, "tags": list(tags)}, by_watch=False)
+
+
+def _open(
+    name: str | None,
+    dir: str | os.PathLike[str] | None,
+    config: Mapping[str, Any] | None,
+    plan: Plan | None,
+    quiet: bool,
+    info: dict[str, Any],
+    by_watch: bool,
+) -> Run:
+    global _active
+    with _lock:
+        finish()
+        place = open_place(Path(dir) if dir is not None else Path("weighbridge-runs"), name, info)
+        _active = Run(place, plan or Plan(), quiet, config, by_watch)
+        return _active
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    name: str | None = None,
+    plan: Plan | None = None,
+    run: Run | None = None,
+    on_finding: Callable[[Any], None] | None = None,
+    stop_on: str | None = None,
+    also: Sequence[object] = (),
+) -> Run:
+    """Weigh every weight, bias, gradient and update of `model` at every optimizer step. Nothing else is needed.
+
+    model      any torch.nn.Module with parameters
+    optimizer  not needed: it is found when it steps
+    name       tells several models of one run apart (default: model, model-2, ...)
+    plan       what to record within which bounds
+    run        the run to record into; default: the active one, else a new one in ./weighbridge-runs
+
+    A run that `watch` itself opened and that has steps already is finished, and a new one opened: a notebook cell run
+    twice gives two runs. `on_finding`, `stop_on` and `also` are kept for the diagnosis and have no effect yet.
+    Raises NothingToWatch for what is no module or has no parameters.
+    """
+    check_model(model)
+    with _lock:
+        target = run or _active
+        if target is None or target.is_finished or (run is None and target.by_watch and target._has_steps()):
+            target = _open(None, None, None, plan, False, {}, by_watch=True)
+        return target.watch(model, optimizer, name=name)
+
+
+def log(values: Mapping[str, Any], *, step: int | None = None) -> None:
+    """Record metrics in the active run; without one nothing happens."""
+    if _active is not None:
+        _active.log(values, step=step)
+
+
+def config(values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    """Record settings of the active run; without one nothing happens."""
+    if _active is not None:
+        _active.config(values, **more)
+
+
+def epochs(number: int) -> Iterator[int]:
+    """Count epochs of the active run."""
+    yield from _active.epochs(number) if _active is not None else range(number)
+
+
+def flush() -> None:
+    """Return when all that the active run has recorded is readable by others."""
+    if _active is not None:
+        _active.flush()
+
+
+def unwatch(model: nn.Module | None = None) -> None:
+    """Stop weighing one model of the active run, or all."""
+    if _active is not None:
+        _active.unwatch(model)
+
+
+def finish() -> None:
+    """Finish the active run."""
+    if _active is not None:
+        _active.finish()
+
+
+def _forget_active(run: Run) -> None:
+    global _active
+    if _active is run:
+        _active = None
+
+
+atexit.register(finish)

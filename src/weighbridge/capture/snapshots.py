@@ -1,0 +1,236 @@
+"""The work of one optimizer's step: which tensors, where they lie, and a copy of each as it was before.
+
+The kernel wants addresses. Most parameters lie densely in CPU memory and are read where they are; the others (slices,
+other strides) are gathered into a buffer of ours first. The copies live in one arena, the smallest tensors first, so
+that the bytewise comparison before each step is one call over the head of the table.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+
+from weighbridge.capture.kernel import ITEM, Kernel, code_of
+from weighbridge.capture.rowblock import RowBlock
+from weighbridge.records import Quantity
+
+_ALIGN: Final = 64
+# Up to this size a tensor is compared byte by byte before each step: `.data` edits and fused steps do not move `_version`.
+COMPARED_ELEMENTS: Final = 4096
+
+
+def as_real(tensor: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as pairs of real ones; anything else unchanged."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Do the elements fill one stretch of memory without gaps or overlaps, in whatever order?"""
+    expected = 1
+    for stride, size in sorted((st, sz) for st, sz in zip(tensor.stride(), tensor.shape, strict=True) if sz != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+@dataclass(slots=True)
+class Weighed:
+    """One parameter that is weighed: who it is, and how its bytes are reached."""
+
+    parameter: torch.nn.Parameter
+    tensor: int  # id in the table of tensors
+    is_direct: bool  # dense: the kernel reads the parameter's own memory
+
+    def contiguous(self) -> torch.Tensor:
+        """The parameter's numbers in a dense tensor; a copy where it is not dense itself."""
+        return as_real(self.parameter.detach()).contiguous()
+
+
+def why_not(tensor: torch.Tensor) -> str:
+    """Why this tensor cannot be weighed by the CPU kernel, in words for the user; empty if it can."""
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        return "not initialised before its first forward"
+    if tensor.device.type == "meta":
+        return "on the meta device: it has no numbers"
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return f"{str(tensor.dtype).removeprefix('torch.')}: counted, not weighed"
+    if tensor.layout is not torch.strided:
+        return f"layout {str(tensor.layout).removeprefix('torch.')}: not weighed"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "to_local"):
+        return "sharded (DTensor): not weighed yet"
+    if code_of(as_real(tensor.detach()).dtype) is None:
+        return f"{str(tensor.dtype).removeprefix('torch.')}: not weighed yet"
+    return ""
+
+
+class Snapshots:
+    """Items for the kernel, and the arena of copies.
+
+    Where the copies of all tensors do not fit into `budget` bytes, the large ones take turns: in each step one window of
+    them is copied (in the pre hook) and gets an update row, the others (`uncopied`) get parameter and gradient rows only.
+    """
+
+    def __init__(self, kernel: Kernel, weighed: list[Weighed], budget: int) -> None:
+        self.kernel = kernel
+        self.weighed = sorted(weighed, key=lambda w: w.parameter.numel())
+        self.parameters = [w.parameter for w in self.weighed]
+        self.gathered = [(i, w) for i, w in enumerate(self.weighed) if not w.is_direct]
+        reals = [as_real(p.detach()) for p in self.parameters]
+        self.sizes = [real.numel() * real.element_size() for real in reals]
+        self.items = np.zeros(len(reals), dtype=ITEM)
+        self.items["count"] = [real.numel() for real in reals]
+        self.items["dtype"] = [code_of(real.dtype) for real in reals]
+        self.items["tensor"] = [w.tensor for w in self.weighed]
+        self.items["quantity"] = int(Quantity.PARAMETER)
+        self.compared = int(np.searchsorted(self.items["count"], COMPARED_ELEMENTS, side="right"))
+        self.small_items = self.items[: self.compared]
+        self.windows = self._windows(budget)
+        self.turn = 0
+        self.uncopied: list[int] = []
+        self.addresses = [0] * len(reals)
+        self.arena = np.empty(max((self._padded(w) for w in self.windows), default=0) + _ALIGN, dtype=np.uint8)
+        self.pointers: list[int] = []
+        self.gradients: list[int] = []
+        self.gradient_codes = [0] * len(reals)
+        self.versions: list[int] = []
+        self.keep: list[torch.Tensor] = []  # what must live until the kernel has read it
+
+    def _padded(self, window: list[int]) -> int:
+        return sum(_padded(self.sizes[i]) for i in window)
+
+    def _windows(self, budget: int) -> list[list[int]]:
+        """The turns: each holds the small tensors and as many of the large ones as fit. One turn where all fit."""
+        small, large = list(range(self.compared)), list(range(self.compared, len(self.sizes)))
+        room = budget - self._padded(small)
+        turns: list[list[int]] = [[]]
+        for i in large:
+            if _padded(self.sizes[i]) > room:
+                continue  # larger than the whole budget: its update is never weighed
+            if self._padded(turns[-1]) + _padded(self.sizes[i]) > room:
+                turns.append([])
+            turns[-1].append(i)
+        return [small + turn for turn in turns]
+
+    def _place(self, window: list[int]) -> None:
+        """Give each tensor of the window its place in the arena; the others have none."""
+        address = (self.arena.ctypes.data + _ALIGN - 1) // _ALIGN * _ALIGN
+        self.addresses = [0] * len(self.sizes)
+        for i in window:
+            self.addresses[i] = address
+            address += _padded(self.sizes[i])
+        self.items["snapshot"] = self.addresses
+        self.uncopied = [i for i, address in enumerate(self.addresses) if not address]
+
+    def locate(self) -> None:
+        """Find where every parameter lies now."""
+        pointers = [p.data_ptr() for p in self.parameters]
+        for i, weighed in self.gathered:
+            dense = weighed.contiguous()
+            self.keep.append(dense)
+            pointers[i] = dense.data_ptr()
+        if pointers != self.pointers:  # a comparison of lists is cheaper than an assignment to a column
+            self.pointers = pointers
+            self.items["parameter"] = pointers
+
+    def copy(self, which: Iterable[int]) -> None:
+        """Refresh the copies of these items from the parameters as they are now."""
+        for i in which:
+            ctypes.memmove(self.addresses[i], self.pointers[i], self.sizes[i])
+
+    def refresh_moved(self) -> list[int]:
+        """Find the items that changed since the last step and refresh their copies. Gives their indices."""
+        self.locate()
+        versions = [p._version for p in self.parameters]
+        moved: set[int] = set()
+        if versions != self.versions:
+            moved = {i for i, (now, then) in enumerate(zip(versions, self.versions, strict=True)) if now != then}
+        if self.compared and (changed := self.kernel.moved(self.small_items)).any():
+            moved.update(np.flatnonzero(changed).tolist())
+        if len(self.windows) > 1:
+            self._next_turn()
+        else:
+            self.copy(i for i in moved if self.addresses[i])
+        self.keep.clear()
+        return sorted(moved)
+
+    def _next_turn(self) -> None:
+        self.turn = (self.turn + 1) % len(self.windows)
+        self._place(self.windows[self.turn])
+        self.copy(self.windows[self.turn])
+
+    def take(self) -> None:
+        """The first copy."""
+        self.locate()
+        self._place(self.windows[0])
+        self.copy(self.windows[0])
+        self.keep.clear()
+        self.versions = [p._version for p in self.parameters]
+
+    def attach_gradients(self) -> None:
+        """Point the items at the gradients that the optimizer has used."""
+        gradients = [p.grad for p in self.parameters]
+        pointers = [0] * len(gradients)
+        codes = self.gradient_codes
+        for i, gradient in enumerate(gradients):
+            if gradient is None:
+                continue
+            parameter = self.parameters[i]
+            if gradient.layout is not torch.strided:  # a sparse gradient is weighed as the dense one that it stands for
+                gradient = self._dense_like(i, gradient.detach().to_dense())
+            elif gradient.is_complex() or not self.weighed[i].is_direct or gradient.stride() != parameter.stride():
+                gradient = self._dense_like(i, gradient)
+            pointers[i] = gradient.data_ptr() or self.addresses[i]  # nothing to read, but there is a gradient
+            if (code := _CODES[gradient.dtype]) != codes[i]:
+                self.items["gradient_dtype"][i] = codes[i] = code
+        if pointers != self.gradients:
+            self.gradients = pointers
+            self.items["gradient"] = pointers
+
+    def _dense_like(self, i: int, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient's numbers in the order in which the item's parameter is read."""
+        real, own = as_real(gradient.detach()), as_real(self.parameters[i].detach())
+        if self.weighed[i].is_direct:
+            dense = torch.empty_strided(own.shape, own.stride(), dtype=real.dtype)
+            dense.copy_(real)
+        else:
+            dense = real.contiguous()
+        self.keep.append(dense)
+        return dense
+
+    def weigh(self, step: int, attempt: int, block: RowBlock) -> None:
+        """Write the rows of this step and refresh the copies, in one pass."""
+        if not self.uncopied:
+            self.kernel.weigh(self.items, step, attempt, block)
+        else:
+            copied = self.items["snapshot"] != 0
+            self.kernel.weigh(self.items[copied], step, attempt, block)
+            self.kernel.weigh(self._gradients_alone(~copied), step, attempt, block)
+        self.versions = [p._version for p in self.parameters]
+        self.keep.clear()
+
+    def _gradients_alone(self, which: np.ndarray) -> np.ndarray:
+        items = self.items[which & (self.items["gradient"] != 0)]
+        items["parameter"], items["dtype"] = items["gradient"], items["gradient_dtype"]
+        items["gradient"], items["quantity"] = 0, int(Quantity.GRADIENT)
+        return items
+
+    def weigh_uncopied(self, step: int, attempt: int, block: RowBlock) -> None:
+        """The `parameter` rows of tensors without a copy, before the optimizer steps."""
+        self.locate()
+        items = self.items[self.items["snapshot"] == 0]
+        items["gradient"] = 0
+        self.kernel.weigh(items, step, attempt, block)
+        self.keep.clear()
+
+
+def _padded(size: int) -> int:
+    return (size + _ALIGN - 1) // _ALIGN * _ALIGN or _ALIGN
+
+
+_CODES: Final = {dtype: code_of(dtype) for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}

@@ -1,0 +1,259 @@
+"""One optimizer step becomes rows: what happens in the pre hook and in the post hook.
+
+Row of step k: `parameter` is the value before update k, `gradient` what update k used, `update` after minus before. So
+the pre hook makes sure that the copies are what the optimizer starts from, and the post hook reads parameter, copy and
+gradient together, writes the rows and refreshes the copies, all in one pass.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any, Final
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture import hooks
+from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.losses import Passes
+from weighbridge.capture.plan import Plan
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.snapshots import Snapshots
+from weighbridge.capture.tensors import TensorTable
+from weighbridge.capture.transfer import DeviceWeigher
+from weighbridge.capture.values import Values
+
+_NAN: Final = float("nan")
+_PASSES_BEFORE_FIRST_STEP: Final = 20  # from then on passes without a step are written one by one
+
+
+class Stepped:
+    """What is known of one optimizer, and its work per step."""
+
+    def __init__(self, number: int, optimizer: Optimizer) -> None:
+        self.number = number
+        self.reference = weakref.ref(optimizer)
+        self.ids: list[int] = []
+        self.watched = -1  # size of the tensor table when this was prepared
+        self.snapshots: Snapshots | None = None
+        self.device: DeviceWeigher | None = None
+        self.values: Values | None = None
+        self.depth = 0
+        self.count = 0  # steps that this optimizer has taken
+        self.began_ns = 0
+        self.own_ns = 0
+        self.settings: tuple[list[float], list[float], list[float]] = ([], [], [])
+
+    @property
+    def is_ours(self) -> bool:
+        """Does this optimizer step any tensor that is watched?"""
+        return self.snapshots is not None or self.device is not None
+
+
+class Stepper:
+    """Follows the optimizers of one run. Its methods are called on the training thread, by hooks.py through the run."""
+
+    def __init__(self, recorder: Recorder, kernel: Kernel, plan: Plan, table: TensorTable) -> None:
+        self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
+        self.clock = 0
+        self.has_stepped: set[int] = set()  # optimizers that stepped at this reading of the clock
+        self.total_steps = 0
+        self.optimizers: dict[int, Stepped] = {}
+        self.passes = Passes()
+        self.epoch = _NAN
+        self.own_ns = self.first_ns = self.last_ns = 0
+        self.pending_own_ns = 0
+        self.changes: dict[int, int] = {}  # tensor -> times that it was changed outside its optimizer
+
+    @property
+    def steps(self) -> int:
+        """Steps on the clock so far: the number of the next one."""
+        return self.clock + 1 if self.has_stepped else self.clock
+
+    # --- hooks ------------------------------------------------------------------------------------------------------
+
+    def on_backward(self, root: torch.Tensor) -> None:
+        """A backward pass begins at this root."""
+        began = time.perf_counter_ns()
+        self.passes.add(root)
+        if self.total_steps == 0:
+            self._pass_without_step()
+        self.pending_own_ns += time.perf_counter_ns() - began
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to step."""
+        began = time.perf_counter_ns()
+        stepped = self._known(optimizer)
+        if stepped.depth and hooks.is_inside_step(optimizer):
+            stepped.depth += 1
+            return
+        stepped.depth = 1
+        if not self._prepare(stepped, optimizer):
+            return
+        if stepped.number in self.has_stepped:
+            self.clock += 1
+            self.has_stepped.clear()
+        self._refresh(stepped)
+        stepped.began_ns = began
+        stepped.own_ns = time.perf_counter_ns() - began
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The optimizer has stepped."""
+        began = time.perf_counter_ns()
+        stepped = self._known(optimizer)
+        stepped.depth -= 1
+        if stepped.depth > 0 or not stepped.is_ours:
+            return
+        stepped.depth = 0
+        with self.recorder.lock:
+            self._weigh(stepped)
+            self.has_stepped.add(stepped.number)
+            self.total_steps += 1
+            self._note_step(stepped, optimizer, began)
+            self.recorder.step_done(self.clock)
+        spent = time.perf_counter_ns()
+        self.own_ns += spent - began + stepped.own_ns + self.pending_own_ns
+        self.pending_own_ns = 0
+        self.first_ns = self.first_ns or stepped.began_ns
+        self.last_ns = spent
+
+    # --- preparing --------------------------------------------------------------------------------------------------
+
+    def _known(self, optimizer: Optimizer) -> Stepped:
+        stepped = self.optimizers.get(id(optimizer))
+        if stepped is None or stepped.reference() is not optimizer:
+            stepped = self.optimizers[id(optimizer)] = Stepped(len(self.optimizers), optimizer)
+        return stepped
+
+    def _prepare(self, stepped: Stepped, optimizer: Optimizer) -> bool:
+        """Build the work of this optimizer where it is new or has other parameters than before."""
+        ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        if ids != stepped.ids or stepped.watched != self.table.version:
+            self.table.rescan(self.clock)
+            mine = self.table.owned(ids)
+            direct = [w for w in mine if w.parameter.device.type == "cpu"]
+            elsewhere = [w for w in mine if w.parameter.device.type != "cpu"]
+            stepped.snapshots = Snapshots(self.kernel, direct, self.plan.snapshot_bytes) if direct else None
+            stepped.device = DeviceWeigher(elsewhere, self.table.tell) if elsewhere else None
+            stepped.ids, stepped.watched = ids, self.table.version
+            if stepped.snapshots is not None:
+                stepped.snapshots.take()
+                stepped.values = Values(stepped.snapshots) if self.plan.values else None
+        return stepped.is_ours
+
+    def _refresh(self, stepped: Stepped) -> None:
+        """Copies that no longer agree with their parameter: somebody else has changed it."""
+        if stepped.device is not None:
+            stepped.device.before(self.clock)
+        snapshots = stepped.snapshots
+        if snapshots is None:
+            return
+        moved = snapshots.refresh_moved()
+        if stepped.count:
+            for i in moved:
+                self._note_change(snapshots.weighed[i].tensor)
+        if snapshots.uncopied:
+            with self.recorder.lock:
+                snapshots.weigh_uncopied(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
+
+    def _note_change(self, tensor: int) -> None:
+        self.changes[tensor] = self.changes.get(tensor, 0) + 1
+        if self.changes[tensor] == 1:
+            name = self.table.name(tensor)
+            self.recorder.event(self.clock, "changed", f"{name} was changed outside its optimizer before this step", tensor)
+
+    # --- weighing ---------------------------------------------------------------------------------------------------
+
+    def _weigh(self, stepped: Stepped) -> None:
+        """Write the rows of this step. Call with the recorder's lock held."""
+        if stepped.device is not None:
+            stepped.device.after(self.clock, self.recorder)
+        snapshots = stepped.snapshots
+        if snapshots is None:
+            return
+        snapshots.locate()
+        snapshots.attach_gradients()
+        if stepped.values is not None:
+            stepped.values.keep(self.clock, self.recorder.attempt, self.recorder.small["values"].rows)
+        snapshots.weigh(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
+
+    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> None:
+        passes = self.passes
+        own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
+        settings = _settings(optimizer, stepped.settings)
+        stepped.settings = settings
+        self.recorder.small["steps"].rows.append(
+            (
+                self.clock,
+                self.recorder.attempt,
+                stepped.number,
+                stepped.count,
+                passes.mean(),
+                sum(passes.given) if passes.given else _NAN,
+                passes.count,
+                False,
+                0.0,
+                _NAN,
+                *settings,
+                self.epoch,
+                time.time_ns(),
+                own,
+            )
+        )
+        stepped.count += 1
+        passes.clear()
+
+    def _pass_without_step(self) -> None:
+        """Nobody has stepped yet: after a while write the passes themselves, so that a run without steps has a loss."""
+        if self.passes.count < _PASSES_BEFORE_FIRST_STEP:
+            return
+        with self.recorder.lock:
+            rows = self.recorder.small["passes"].rows
+            new = 1 if self.passes.count > _PASSES_BEFORE_FIRST_STEP else len(self.passes.given)
+            for given in self.passes.given[-new:]:
+                rows.append((self.clock, self.recorder.attempt, given, given, self.epoch, time.time_ns()))
+
+    def write_passes(self) -> None:
+        """Write the backward passes that no step followed, as far as they are not written yet."""
+        if self.passes.count < _PASSES_BEFORE_FIRST_STEP:
+            with self.recorder.lock:
+                for given in self.passes.given:
+                    row = (self.clock, self.recorder.attempt, given, given, self.epoch, time.time_ns())
+                    self.recorder.small["passes"].rows.append(row)
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """The closing `parameter` row of every tensor that can be weighed, and the last values of the small ones."""
+        step = self.steps
+        with self.recorder.lock:
+            for stepped in self.optimizers.values():
+                if stepped.device is not None:
+                    stepped.device.drain(self.recorder)
+            weighed = [w for w in self.table.alive() if w.parameter.device.type == "cpu"]
+            if weighed:
+                last = Snapshots(self.kernel, weighed, 0)
+                last.weigh_uncopied(step, self.recorder.attempt, self.recorder.room(len(weighed)))
+                if self.plan.values:
+                    Values(last).closing(step, self.recorder.attempt, self.recorder.small["values"].rows)
+            self.recorder.last_step = step
+            if self.changes:
+                total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
+                self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
+
+
+def _settings(optimizer: Optimizer, before: tuple[list[float], ...]) -> tuple[list[float], list[float], list[float]]:
+    """lr, momentum and weight decay of each parameter group; NaN where a group has none. Never waits for a device."""
+    groups = optimizer.param_groups
+    return (
+        [_number(group.get("lr")) for group in groups],
+        [_number(group.get("momentum", group.get("betas", (None,))[0])) for group in groups],
+        [_number(group.get("weight_decay")) for group in groups],
+    )
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.device.type == "cpu" and value.numel() == 1 else _NAN
+    return float(value) if isinstance(value, int | float) else _NAN

@@ -1,0 +1,125 @@
+"""The table of tensors of a run: who is watched, under which id and name. It grows while training."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.roles import Named, named
+from weighbridge.capture.snapshots import Weighed, as_real, is_dense, why_not
+
+
+class Known:
+    """One tensor of the table. The parameter is held weakly: watching keeps no model alive."""
+
+    __slots__ = ("model", "name", "note", "reference", "tensor")
+
+    def __init__(self, tensor: int, model: str, name: str, parameter: nn.Parameter, note: str) -> None:
+        self.tensor, self.model, self.name, self.note = tensor, model, name, note
+        self.reference = weakref.ref(parameter)
+
+
+class TensorTable:
+    """All watched models of one run and their parameters."""
+
+    def __init__(self, recorder: Recorder, tell: Callable[[str], None]) -> None:
+        self.recorder, self.tell = recorder, tell
+        self.models: list[tuple[str, weakref.ref[nn.Module]]] = []
+        self.known: list[Known] = []
+        self.by_key: dict[tuple[str, str], Known] = {}
+        self.version = 0
+
+    def has_model(self, model: nn.Module) -> bool:
+        """Is this very model watched already?"""
+        return any(reference() is model for _, reference in self.models)
+
+    def add_model(self, model: nn.Module, name: str | None, step: int) -> str:
+        """Watch a model. Gives its name: the user's, else model, model-2, ..."""
+        taken = {known for known, _ in self.models}
+        wanted = name or "model"
+        number = 2
+        unique = wanted
+        while unique in taken:
+            unique, number = f"{wanted}-{number}", number + 1
+        self.models.append((unique, weakref.ref(model)))
+        self._scan(unique, model, step)
+        return unique
+
+    def remove_model(self, model: nn.Module | None) -> None:
+        """Stop watching a model (None: all of them). What is known of its tensors stays in the table."""
+        gone = {name for name, reference in self.models if model is None or reference() is model}
+        self.models = [(name, reference) for name, reference in self.models if name not in gone]
+        for key in [key for key in self.by_key if key[0] in gone]:
+            del self.by_key[key]
+        self.version += 1
+
+    def rescan(self, step: int) -> None:
+        """Look for parameters that came, were initialised or were replaced since."""
+        for name, reference in self.models:
+            model = reference()
+            if model is not None:
+                self._scan(name, model, step)
+
+    def _scan(self, model_name: str, model: nn.Module, step: int) -> None:
+        for order, one in enumerate(named(model)):
+            key = (model_name, one.name)
+            note = why_not(one.parameter)
+            known = self.by_key.get(key)
+            if known is not None and known.note == note and known.reference() is one.parameter:
+                continue
+            if known is None:
+                known = Known(len(self.known), model_name, one.name, one.parameter, note)
+                self.known.append(known)
+                self.by_key[key] = known
+            known.reference, known.note = weakref.ref(one.parameter), note
+            self._record(known, one, order, step)
+            self.version += 1
+
+    def _record(self, known: Known, one: Named, order: int, step: int) -> None:
+        parameter = one.parameter
+        is_lazy = isinstance(parameter, nn.parameter.UninitializedTensorMixin)
+        shape = [] if is_lazy else list(parameter.shape)
+        with self.recorder.lock:
+            self.recorder.add(
+                "tensors",
+                step,
+                self.recorder.attempt,
+                known.tensor,
+                known.model,
+                one.name,
+                one.role,
+                one.module,
+                shape,
+                str(parameter.dtype).removeprefix("torch."),
+                0 if is_lazy else parameter.numel(),
+                order,
+                list(one.aliases),
+                parameter.requires_grad,
+                known.note,
+            )
+
+    def name(self, tensor: int) -> str:
+        """The dotted name of a tensor, as PyTorch gives it."""
+        return self.known[tensor].name
+
+    def owned(self, ids: list[int]) -> list[Weighed]:
+        """Those of the watched tensors that stand in this list of object ids and can be weighed."""
+        wanted = set(ids)
+        return [w for w in self.alive() if id(w.parameter) in wanted]
+
+    def alive(self) -> list[Weighed]:
+        """All watched tensors that still exist and can be weighed, each once."""
+        found: dict[int, Weighed] = {}
+        for known in self.by_key.values():
+            parameter = known.reference()
+            if parameter is not None and not why_not(parameter) and id(parameter) not in found:
+                found[id(parameter)] = Weighed(parameter, known.tensor, _is_direct(parameter))
+        return list(found.values())
+
+
+def _is_direct(parameter: torch.Tensor) -> bool:
+    return parameter.device.type == "cpu" and is_dense(as_real(parameter.detach())) and not parameter.is_conj()
