@@ -9,12 +9,13 @@ A RunRecord is used by one thread at a time. Everything raises WeighbridgeError 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +25,15 @@ from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import QUANTITIES, Quantity
 from weighbridge.store import layout
+from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.histogram import edges_of, full_histogram
 from weighbridge.store.query import RowQuery
 from weighbridge.store.status import info_of, require_run
 from weighbridge.store.tables import FOREVER, RankTables, parse_detail
 from weighbridge.store.values import decode_values
 from weighbridge.store.views import Buckets, Event, HeatMap, RunInfo, Series, Tensor, TensorSummary, read_only
+
+Answer = TypeVar("Answer")
 
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
 
@@ -89,17 +93,20 @@ class RunRecord:
         return {name: value for name, value in self._run["info"].items() if name != "config"}
 
     def events(self) -> list[Event]:
-        rows = self._tables.whole("events").to_pylist()
+        rows = self._whole("events").to_pylist()
         return [
             Event(r["step"], r["kind"], r["tensor"], r["message"] or "", parse_detail(r["detail"]), r["time_ns"]) for r in rows
         ]
+
+    def _whole(self, table: str) -> pa.Table:
+        return self._ask(lambda: self._tables.whole(table))
 
     # ---- tensors ----
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All watched tensors in order of definition; a later description of the same tensor wins."""
-        by_id = {row["tensor"]: row for row in self._tables.whole("tensors").to_pylist()}
+        by_id = {row["tensor"]: row for row in self._whole("tensors").to_pylist()}
         return tuple(sorted((_tensor(row) for row in by_id.values()), key=lambda tensor: (tensor.order, tensor.id)))
 
     def tensor(self, name: str) -> Tensor:
@@ -116,12 +123,32 @@ class RunRecord:
     # ---- rows ----
 
     @property
+    def thinned(self) -> list[tuple[int, int]]:
+        """First and last steps of the ranges of which only buckets are left (the disk limit), in order."""
+        ranges: list[tuple[int, int]] = []
+        for first, last in sorted(part.thinned for part in self._tables.parts["rows"] if part.thinned):
+            if ranges and first <= ranges[-1][1] + 1:
+                ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
+            else:
+                ranges.append((first, last))
+        return ranges
+
+    @property
     def first_step(self) -> int:
         return min((part.first_step for part in self._tables.parts["rows"]), default=-1)
 
     @property
     def last_step(self) -> int:
         return max((min(part.last_step, part.limit - 1) for part in self._tables.parts["rows"]), default=-1)
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        """Ask the query engine; once more if somebody compacted a segment away meanwhile."""
+        with self._lock:
+            try:
+                return question()
+            except FileNotFoundError:
+                self._tables.refresh()
+                return question()
 
     def _range(self, start: int | None, stop: int | None) -> tuple[int, int]:
         first = max(self.first_step, 0)
@@ -133,9 +160,8 @@ class RunRecord:
         """One statistic of one tensor at every recorded step, start <= step < stop."""
         quantity, which = parse(statistic)
         found = self.tensor(tensor)
-        with self._lock:
-            steps, values = read_only(*self._query.series(found.id, quantity, which, *self._range(start, stop)))
-        return Series(f"{found.name} {statistic}", steps, values)
+        answer = self._ask(lambda: self._query.series(found.id, quantity, which, *self._range(start, stop)))
+        return Series(f"{found.name} {statistic}", *read_only(answer["step"], answer["value"]))
 
     def series_buckets(
         self, tensor: str, statistic: str, buckets: int = 1200, start: int | None = None, stop: int | None = None
@@ -149,9 +175,10 @@ class RunRecord:
         """Per statistic one value per tensor, in the order of `tensors`; NaN = not recorded."""
         wanted: list[tuple[Quantity, Statistic]] = [parse(name) for name in statistics]
         tensors = self.tensors
-        with self._lock:
-            answers = self._query.at_step(step, wanted)
-        return {name: _placed(tensors, *answer) for name, answer in zip(statistics, answers, strict=True)}
+        answers = self._ask(lambda: self._query.at_step(step, wanted))
+        return {
+            name: _placed(tensors, answer["tensor"], answer["value"]) for name, answer in zip(statistics, answers, strict=True)
+        }
 
     def heat_map(
         self,
@@ -165,10 +192,10 @@ class RunRecord:
         quantity, which = parse(statistic)
         chosen = self.tensors if tensors is None else tuple(self.tensor(name) for name in tensors)
         low, high = self._range(start, stop)
-        edges = bucket_edges(low, high, buckets)
+        thinned = any(first < high and last >= low for first, last in self.thinned)
+        cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned else 0)
         only = chosen[0].id if len(chosen) == 1 else None
-        with self._lock:
-            found = self._query.buckets(quantity, which, low, high, _width(edges), only)
+        found = self._ask(lambda: self._query.buckets(quantity, which, low, high, cells, only))
         place = {tensor.id: number for number, tensor in enumerate(chosen)}
         rows = np.array([place.get(int(t), -1) for t in found["tensor"]], dtype=np.int64)
         kept = rows >= 0
@@ -186,21 +213,29 @@ class RunRecord:
         answer = {}
         for name in statistics:
             heat = self.heat_map(name, points)
-            with self._lock:
-                ids, steps, values = self._query.last(*parse(name), *self._range(None, None))
-            last = _placed(heat.tensors, ids, values)
-            when = _placed(heat.tensors, ids, steps.astype(np.float64))
+            recorded = int((~np.isnan(heat.mean)).any(axis=1).sum())
+            found = self._last(name, recorded)
+            last = _placed(heat.tensors, found["tensor"], found["value"])
+            when = _placed(heat.tensors, found["tensor"], found["step"].astype(np.float64))
             answer[name] = [
                 TensorSummary(float(last[i]), -1 if np.isnan(when[i]) else int(when[i]), heat.mean[i])
                 for i in range(len(heat.tensors))
             ]
         return answer
 
+    def _last(self, statistic: str, recorded: int) -> dict[str, np.ndarray]:
+        """The last rows of `recorded` tensors, looking further and further back."""
+        low, high = self._range(None, None)
+        for back in (100, 10_000, high - low):
+            found = self._ask(functools.partial(self._query.last, *parse(statistic), max(low, high - back), high))
+            if len(found["tensor"]) >= recorded:
+                break
+        return found
+
     def histogram(self, tensor: str, quantity: str, step: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Edges (133, from -inf to +inf), counts (132) and how many elements were looked at. Raises NothingRecorded."""
         found = self.tensor(tensor)
-        with self._lock:
-            row = self._query.histogram(found.id, QUANTITIES[quantity], step)
+        row = self._ask(lambda: self._query.histogram(found.id, QUANTITIES[quantity], step))
         if row is None:
             raise NothingRecorded(f"No {quantity} of {found.name} was recorded at step {step} of {self.path}.")
         return edges_of(), full_histogram(row["hist_first"], row["hist"]), int(row["hist_count"])
@@ -226,7 +261,7 @@ class RunRecord:
         return int(steps[row]), decode_values(data, dtype, self.tensor(tensor).shape)
 
     def _values_of(self, tensor: str, quantity: str) -> pa.Table:
-        table = self._tables.whole("values")
+        table = self._whole("values")
         mine = pc.and_(
             pc.equal(table.column("tensor"), self.tensor(tensor).id),
             pc.equal(table.column("quantity"), int(QUANTITIES[quantity])),
@@ -237,7 +272,7 @@ class RunRecord:
 
     def steps_table(self, start: int | None = None, stop: int | None = None) -> pa.Table:
         """The table of steps, start <= step < stop, in order of steps."""
-        table = self._tables.whole("steps")
+        table = self._whole("steps")
         step = table.column("step")
         inside = pc.and_(pc.greater_equal(step, start or 0), pc.less(step, FOREVER if stop is None else stop))
         return table.filter(inside).sort_by([("step", "ascending"), ("optimizer", "ascending")])
@@ -264,11 +299,11 @@ class RunRecord:
 
     def log_keys(self) -> list[str]:
         """Everything the user logged, by name."""
-        return sorted(set(self._tables.whole("logs").column("key").to_pylist()))
+        return sorted(set(self._whole("logs").column("key").to_pylist()))
 
     def logged(self, key: str) -> Series:
         """What was logged under one name. Raises NothingRecorded."""
-        table = self._tables.whole("logs")
+        table = self._whole("logs")
         table = table.filter(pc.equal(table.column("key"), key)).sort_by("step")
         if not table.num_rows:
             raise NothingRecorded(f"Nothing was logged as {key!r} in {self.path}.{nearest(key, self.log_keys())}")
@@ -276,21 +311,36 @@ class RunRecord:
 
     def own_cost(self) -> tuple[float, float]:
         """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
-        table = self._tables.whole("steps")
+        table = self._whole("steps")
         if not table.num_rows:
             return 0.0, 0.0
         times = table.column("time_ns").to_numpy()
         return float(pc.sum(table.column("own_ns")).as_py()) / 1e9, float(times.max() - times.min()) / 1e9
 
 
-def bucket_edges(start: int, stop: int, buckets: int) -> np.ndarray:
-    """Edges of at most `buckets` equal ranges over start <= step < stop (the last may be shorter)."""
-    width = max(1, -(-(stop - start) // max(1, buckets)))
-    return np.append(np.arange(start, stop, width, dtype=np.int64), stop).astype(np.int64)
+def bucket_grid(start: int, stop: int, buckets: int, level: int = 0) -> tuple[tuple[int, int, int], np.ndarray]:
+    """At most `buckets` ranges of equal width over start <= step < stop, and the edges cut to it.
+
+    Returns (where bucket 0 begins, steps in a bucket, level of bucket files to use) and the edges. Wide buckets begin
+    and end where those on disk do, so that nothing has to be split; `level` is the least level to use.
+    """
+    most = max(1, buckets)
+    wanted = _whole(stop - start, most)
+    if wanted > 4 * WIDTHS[1]:
+        level = WIDTHS[1]
+    elif wanted > WIDTHS[0] // 2:
+        level = WIDTHS[0]
+    unit = level or 1
+    base = start - start % unit
+    width = unit * max(1, _whole(_whole(stop - base, most), unit))
+    edges = np.append(np.arange(base, stop, width, dtype=np.int64), stop).astype(np.int64)
+    edges[0] = start
+    return (base, width, level), edges
 
 
-def _width(edges: np.ndarray) -> int:
-    return int(edges[1] - edges[0]) if len(edges) > 1 else 1
+def _whole(amount: int, parts: int) -> int:
+    """amount / parts, rounded up."""
+    return -(-amount // parts)
 
 
 def extremes(values: np.ndarray, buckets: int) -> np.ndarray:

@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from weighbridge.records import TABLES
 from weighbridge.store.checked import read_sealed
+from weighbridge.store.parquet import read_parquet
 from weighbridge.store.segment import SegmentReader
 from weighbridge.store.units import Unit, units
 
@@ -37,10 +37,24 @@ class Part:
     reader: SegmentReader | None = None
     manifest: dict[str, Any] | None = None
     limit: int = FOREVER
+    stamp: int = 0  # of a manifest: when it was written
 
     @property
     def is_cut(self) -> bool:
         return self.limit <= self.last_step
+
+    @property
+    def row_count(self) -> int:
+        """Single rows that are left (a thinned unit may have none)."""
+        if self.manifest is not None:
+            return int(self.manifest["rows"])
+        return sum(flush.rows for flush in self.reader.flushes) if self.reader else 0
+
+    @property
+    def thinned(self) -> tuple[int, int] | None:
+        """First and last step of which only buckets are left."""
+        found = self.manifest.get("thinned") if self.manifest else None
+        return (int(found[0]), int(found[1])) if found else None
 
 
 class RankTables:
@@ -74,9 +88,11 @@ class RankTables:
         key = (unit.table, unit.number, unit.is_compacted)
         part = self._known.get(key)
         if unit.is_compacted:
-            if part is None:
+            stamp = (unit.stem / MANIFEST).stat().st_mtime_ns  # a unit that is thinned gets a new manifest
+            if part is None or part.stamp != stamp:
                 manifest = read_sealed(unit.stem / MANIFEST)
                 part = Part(unit, manifest["attempt"], manifest["first_step"], manifest["last_step"], manifest=manifest)
+                part.stamp = stamp
                 self._known[key] = part
                 self._known.pop((unit.table, unit.number, False), None)
                 return part, True
@@ -115,24 +131,14 @@ class RankTables:
         return kept[1]
 
 
-def read_part(part: Part, columns: list[str] | None = None) -> pa.Table:
-    """The rows of one unit that still count."""
+def read_part(part: Part, *, cut: bool = True) -> pa.Table:
+    """The rows of one unit; with `cut`, those that still count."""
     schema = TABLES[part.unit.table]
-    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     if part.reader is not None:
-        table = pa.Table.from_batches([batch.select(wanted.names) for batch in part.reader.batches()], wanted)
+        table = pa.Table.from_batches(part.reader.batches(), schema)
     else:
-        table = pq.read_table(part.unit.stem / f"{part.unit.table}.parquet", columns=wanted.names).cast(wanted)
-    if part.is_cut:
-        step = table.column("step") if "step" in wanted.names else read_part_steps(part)
-        table = table.filter(pc.less(step, part.limit))
-    return table
-
-
-def read_part_steps(part: Part) -> pa.ChunkedArray:
-    if part.reader is not None:
-        return pa.chunked_array([batch.column("step") for batch in part.reader.batches()], pa.int64())
-    return pq.read_table(part.unit.stem / f"{part.unit.table}.parquet", columns=["step"]).column("step")
+        table = read_parquet(part.unit.stem / f"{part.unit.table}.parquet", schema)
+    return table.filter(pc.less(table.column("step"), part.limit)) if cut and part.is_cut else table
 
 
 def parse_detail(text: str | None) -> dict[str, Any]:

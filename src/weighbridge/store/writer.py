@@ -118,6 +118,11 @@ class RankWriter:
                 self._close(table)
         content = {"format": FORMAT_VERSION, "attempt": self.attempt, "steps": steps, "finished_ns": time.time_ns()}
         write_sealed(self.folder / FINISH_FILE, content, replace=True)
+        if compact_seconds > 0:
+            from weighbridge.store.compact import compact_folder  # the training process needs none of it before
+
+            with suppress(OSError, WeighbridgeError):  # whoever reads the run next compacts what is left
+                compact_folder(self.folder, time.monotonic() + compact_seconds, is_live=False)
 
 
 def next_attempt(run: Path, rank: int = 0) -> int:

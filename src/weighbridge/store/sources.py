@@ -1,0 +1,137 @@
+"""Which files and which steps of them answer a question about rows. Makes SQL text only; query.py runs it.
+
+For buckets of steps a compacted unit answers with its bucket file where a bucket lies wholly inside what is asked and
+what counts, and with its single rows at the edges; a thinned unit has only its buckets, which then answer whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from weighbridge.catalog import FINITE, RATIO, Statistic, sql
+from weighbridge.records import WHOLE, Quantity
+from weighbridge.store.compact import bucket_file
+from weighbridge.store.downsample import weight_of
+from weighbridge.store.tables import FOREVER, Part
+
+_RMS = f"sqrt(sum_sq / {FINITE})"
+_ANY_NUMBER = 1 << 60
+
+
+@dataclass(slots=True)
+class Plan:
+    """The parts of an answer: single rows of files and of the live tail, and bucket files."""
+
+    # (low, high) = steps that count of these files; tails are read from memory
+    files: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    tails: list[tuple[Part, int, int]] = field(default_factory=list)
+    # (low, high) = numbers of the buckets that count
+    buckets: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+
+    def add_rows(self, part: Part, low: int, high: int) -> None:
+        if low >= high:
+            return
+        if part.reader is not None:
+            self.tails.append((part, low, high))
+        elif part.row_count:
+            low = 0 if low <= part.first_step else low
+            high = FOREVER if high > part.last_step else high
+            self.files.setdefault((low, high), []).append(str(part.unit.stem / "rows.parquet"))
+
+
+def plan_rows(parts: list[Part], start: int, stop: int) -> Plan:
+    """Single rows of start <= step < stop."""
+    plan = Plan()
+    for part in parts:
+        high = min(stop, part.limit)
+        if part.first_step < high and part.last_step >= start:
+            plan.add_rows(part, start, high)
+    return plan
+
+
+def plan_buckets(parts: list[Part], start: int, stop: int, level: int) -> Plan:
+    """Bucket files of `level` steps (0 = none, where no unit is thinned), and single rows where they do not fit."""
+    plan = Plan()
+    for part in parts:
+        high = min(stop, part.limit)
+        if part.first_step >= high or part.last_step < start:
+            continue
+        if part.reader is not None or not level:
+            plan.add_rows(part, start, high)
+            continue
+        first = 0 if part.first_step >= start else -(-start // level)
+        last = _ANY_NUMBER if part.last_step < high else high // level
+        if part.thinned:  # only buckets are left: they answer whole where the question cuts them, not where an attempt does
+            first = 0 if part.first_step >= start else start // level
+            last = -(-high // level) if last != _ANY_NUMBER and high < part.limit else last
+        plan.buckets.setdefault((first, last), []).append(str(part.unit.stem / bucket_file(level)))
+        if not part.thinned:
+            plan.add_rows(part, start, min(high, first * level))
+            plan.add_rows(part, max(start, min(last * level, FOREVER)), high)
+    return plan
+
+
+def rows_sql(plan: Plan, columns: str, where: str) -> str | None:
+    """SQL of the rows of a plan; each tail is registered as tail_<number of its unit>."""
+    pieces = []
+    for (low, high), files in plan.files.items():
+        pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {where}{_steps(low, high)}")
+    for part, low, high in plan.tails:
+        pieces.append(f"SELECT {columns} FROM {tail_name(part)} WHERE {where}{_steps(low, high)}")
+    return " UNION ALL ".join(pieces) if pieces else None
+
+
+def values_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str) -> str | None:
+    """SQL of (step, tensor, value); the ratio joins the update's row with the parameter's of the same step."""
+    whole = f"part = {WHOLE} AND {where}"
+    if statistic.name != RATIO.name:
+        columns = f"step, tensor, CAST({sql(statistic)} AS DOUBLE) AS value"
+        return rows_sql(plan, columns, f"{whole} AND quantity = {int(quantity)}")
+    both = f"{whole} AND quantity IN ({int(Quantity.PARAMETER)}, {int(Quantity.UPDATE)})"
+    sizes = rows_sql(plan, f"step, tensor, quantity, {_RMS} AS rms", both)
+    if sizes is None:
+        return None
+    update, parameter = (f"max(rms) FILTER (quantity = {int(q)})" for q in (Quantity.UPDATE, Quantity.PARAMETER))
+    return (
+        f"SELECT * FROM (SELECT step, tensor, {update} / {parameter} AS value FROM ({sizes}) GROUP BY step, tensor)"
+        " WHERE value IS NOT NULL"
+    )
+
+
+def buckets_sql(
+    plan: Plan, quantity: Quantity, statistic: Statistic, where: str, base: int, width: int, level: int
+) -> str | None:
+    """SQL of (tensor, bucket, mean, low, high): buckets of `width` steps from `base` on, NaN left out."""
+    pieces = []
+    values = values_sql(plan, quantity, statistic, where)
+    if values is not None:
+        at = f"(step - {base}) // {width} AS bucket"
+        single = "value AS total, 1 AS weight, value AS low, value AS high"
+        pieces.append(f"SELECT tensor, {at}, {single} FROM ({values}) WHERE NOT isnan(value)")
+    name = statistic.name
+    for (first, last), files in plan.buckets.items():
+        at = f"(greatest(bucket * {level}, {base}) - {base}) // {width} AS bucket"
+        inside = f"quantity = {int(quantity)} AND {where} AND NOT isnan({name}_low)"
+        inside += f" AND bucket >= {first}" if first else ""
+        inside += f" AND bucket < {last}" if last != _ANY_NUMBER else ""
+        columns = f"tensor, {at}, {name}_sum AS total, {weight_of(statistic)} AS weight, {name}_low AS low, {name}_high AS high"
+        pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {inside}")
+    if not pieces:
+        return None
+    return (
+        "SELECT tensor, bucket, sum(total) / sum(weight) AS mean, min(low) AS low, max(high) AS high"
+        f" FROM ({' UNION ALL '.join(pieces)}) GROUP BY tensor, bucket"
+    )
+
+
+def tail_name(part: Part) -> str:
+    return f"tail_{part.unit.number}"
+
+
+def _files(files: list[str]) -> str:
+    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{listed}])"
+
+
+def _steps(low: int, high: int) -> str:
+    return (f" AND step >= {low}" if low else "") + (f" AND step < {high}" if high != FOREVER else "")
