@@ -73,7 +73,10 @@ def compact_folder(folder: Path, until: float = float("inf"), *, is_live: bool) 
 def compact_unit(unit: Unit, *, is_live: bool = True) -> bool:
     """Compact one segment if it can no longer grow. Raises CorruptRun; a segment that is wrong is left as it is."""
     reader = SegmentReader(unit.stem)
-    reader.poll()
+    try:
+        reader.poll()
+    except FileNotFoundError:  # another compactor was here first
+        return False
     if not reader.flushes or not (reader.is_closed or not unit.is_last or not is_live):
         return False
     working = unit.stem.with_name(f".{unit.stem.name}.{secrets.token_hex(4)}{WORKING_SUFFIX}")

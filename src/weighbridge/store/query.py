@@ -88,7 +88,11 @@ class RowQuery:
         return plan_rows(self._tables.parts["rows"], start, stop)
 
     def _register(self, plan: Plan) -> None:
-        """Make the live tails known to the engine; each only when it has grown."""
+        """Make the live tails known to the engine, each only when it has grown; forget those that were compacted."""
+        living = {tail_name(part) for part in self._tables.parts["rows"] if part.reader is not None}
+        for name in set(self._registered) - living:
+            self._connection.unregister(name)
+            del self._registered[name]
         for part, _low, _high in plan.tails:
             assert part.reader is not None
             name, size = tail_name(part), len(part.reader.flushes)

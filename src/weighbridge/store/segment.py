@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import pyarrow as pa
 
@@ -157,18 +159,17 @@ class SegmentReader:
         self.is_closed = False
         self.schema: pa.Schema | None = None
         self._lines_read = 0
-        self._checked = 0  # flushes whose bytes were compared
         self._batches: list[pa.RecordBatch] = []
 
     def poll(self) -> list[Flush]:
-        """New acknowledged flushes since the last call. Costs one `read` when there is nothing new."""
+        """New acknowledged flushes since the last call; one `read` when there is nothing new.
+
+        Raises FileNotFoundError where the segment was compacted meanwhile, CorruptRun for a damaged line.
+        """
         at = self._lines_read * LINE_BYTES
-        try:
-            with open(self.sidecar_path, "rb", buffering=0) as file:
-                file.seek(at)
-                text = file.read() or b""
-        except FileNotFoundError:
-            return []
+        with open(self.sidecar_path, "rb", buffering=0) as file:
+            file.seek(at)
+            text = file.read() or b""
         found = []
         for start in range(0, len(text) - LINE_BYTES + 1, LINE_BYTES):
             flush = parse_line(text[start : start + LINE_BYTES], self.sidecar_path, at + start)
@@ -182,22 +183,17 @@ class SegmentReader:
 
     def batches(self) -> list[pa.RecordBatch]:
         """All acknowledged record batches, in order (decoded once and kept). Raises CorruptRun."""
-        pending = self.flushes[self._checked :]
-        if pending:
-            with open(self.data_path, "rb", buffering=0) as file:
-                for flush in pending:
-                    self._batches.append(self._decode(self.checked_bytes(file, flush), flush))
-                    self._checked += 1
+        self._batches += self.decode(self.flushes[len(self._batches) :])
         return self._batches
 
-    def checked_bytes(self, file: object, flush: Flush) -> bytes:
-        """The bytes of one flush, compared with their CRC."""
-        file.seek(flush.offset)  # type: ignore[attr-defined]
-        data: bytes = file.read(flush.length)  # type: ignore[attr-defined]
-        if len(data) != flush.length or f"{zlib.crc32(data):08x}" != flush.crc:
-            what = "the bytes disagree with their checksum" if len(data) == flush.length else "the file ends too early"
-            raise CorruptRun(damage(self.data_path, flush.offset, flush.end, what))
-        return data
+    def decode(self, flushes: Sequence[Flush]) -> list[pa.RecordBatch]:
+        """The record batches of these flushes, their bytes compared with their CRC. Raises CorruptRun."""
+        if not flushes:
+            return []
+        with open(self.data_path, "rb", buffering=0) as file:
+            if self.schema is None and flushes[0].offset:
+                self._decode(checked_bytes(file, self.data_path, self.flushes[0]), self.flushes[0])
+            return [self._decode(checked_bytes(file, self.data_path, flush), flush) for flush in flushes]
 
     def _decode(self, data: bytes, flush: Flush) -> pa.RecordBatch:
         try:
@@ -207,3 +203,13 @@ class SegmentReader:
             return pa.ipc.read_record_batch(pa.ipc.read_message(reader), self.schema)
         except (pa.ArrowInvalid, OSError) as problem:
             raise CorruptRun(damage(self.data_path, flush.offset, flush.end, f"not an Arrow message ({problem})")) from problem
+
+
+def checked_bytes(file: IO[bytes] | FileIO, path: Path, flush: Flush) -> bytes:
+    """The bytes of one line of the sidecar, compared with their CRC. Raises CorruptRun."""
+    file.seek(flush.offset)
+    data = file.read(flush.length) or b""
+    if len(data) != flush.length or f"{zlib.crc32(data):08x}" != flush.crc:
+        what = "the bytes disagree with their checksum" if len(data) == flush.length else "the file ends too early"
+        raise CorruptRun(damage(path, flush.offset, flush.end, what))
+    return data

@@ -23,6 +23,7 @@ from weighbridge.store.units import Unit, units
 
 MANIFEST: Final = "manifest.json"
 _UNCUT: Final = ("tensors", "events")  # what an earlier attempt said there stays true
+REFRESH_TRIES: Final = 20
 FOREVER: Final = (1 << 63) - 1
 
 
@@ -69,7 +70,15 @@ class RankTables:
         self.refresh()
 
     def refresh(self) -> bool:
-        """See what is new. Returns whether anything is."""
+        """See what is new. Returns whether anything is. Raises CorruptRun or NewerFormat."""
+        for _ in range(REFRESH_TRIES - 1):
+            try:
+                return self._refresh()
+            except FileNotFoundError:  # a segment was compacted between the listing and the reading
+                continue
+        return self._refresh()
+
+    def _refresh(self) -> bool:
         changed = False
         parts: dict[str, list[Part]] = {table: [] for table in TABLES}
         for table, found in units(self.folder).items():
