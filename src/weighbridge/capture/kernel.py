@@ -94,6 +94,7 @@ class NativeKernel:
         self._use_level = keeps_gil.wb_use_level
         self._use_level.restype = ctypes.c_char_p
         self.levels = int(keeps_gil.wb_levels())
+        self._compared: tuple[Items | None, int, Any, int] = (None, 0, None, 0)
         self._known: tuple[Items | None, int, Any] = (None, 0, self._weigh)
 
     def use_level(self, level: int = -1) -> str:
@@ -116,8 +117,12 @@ class NativeKernel:
         return self._known[1:]
 
     def moved(self, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        moved = np.zeros(len(items), np.bool_)
-        self._moved(items.ctypes.data, len(items), moved.ctypes.data)
+        known, address, moved, moved_at = self._compared
+        if known is not items:
+            moved = np.zeros(len(items), np.bool_)
+            address, moved_at = items.ctypes.data, moved.ctypes.data
+            self._compared = (items, address, moved, moved_at)
+        self._moved(address, len(items), moved_at)
         return moved
 
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 
 from weighbridge.capture.rowblock import RowBlock
+from weighbridge.capture.values import Together
 from weighbridge.records import TABLES
 from weighbridge.store.writer import RankWriter
 
@@ -57,6 +57,7 @@ class Recorder:
         self.lock = threading.RLock()
         self.block: RowBlock | None = None
         self.small = {name: Lists(name) for name in SMALL_TABLES}
+        self.together: list[Together] = []  # values that are kept together, see values.py
         self.first_step = self.last_step = self.steps_held = 0
         self.last_hand_over = time.perf_counter()
         self.rows_written = self.rows_dropped = self.queued_bytes = 0
@@ -101,14 +102,15 @@ class Recorder:
             rows = self.block.take() if self.block is not None and self.block.rows else None
             small = {name: lists.take() for name, lists in self.small.items() if lists.rows}
             first, self.first_step, self.steps_held = self.first_step, self.last_step, 0
-            if rows is None and not small:
+            together, self.together = self.together, []
+            if rows is None and not small and not together:
                 return
             size = rows.nbytes if rows is not None else 0
             if self.queued_bytes + size > QUEUE_BYTES:
                 self._drop(rows)
                 rows, size = None, 0
             self.queued_bytes += size
-            self._queue.put((rows, small, size, first, self.last_step))
+            self._queue.put((rows, small, together, size, first, self.last_step))
 
     def _drop(self, rows: pa.RecordBatch | None) -> None:
         if rows is not None:
@@ -157,10 +159,20 @@ class Recorder:
                 self.lock.release()
 
     def _write(
-        self, rows: pa.RecordBatch | None, small: dict[str, list[tuple[Any, ...]]], size: int, first: int, last: int
+        self,
+        rows: pa.RecordBatch | None,
+        small: dict[str, list[tuple[Any, ...]]],
+        together: list[Together],
+        size: int,
+        first: int,
+        last: int,
     ) -> None:
         try:
             batches = {name: self.small[name].batch(values) for name, values in small.items()}
+            if together:
+                values = Together.batch(together)
+                alone = batches.get("values")
+                batches["values"] = values if alone is None else pa.concat_batches([values, alone])
             if rows is not None:
                 batches["rows"] = rows
             self.writer.write(batches, first, last)
@@ -171,8 +183,3 @@ class Recorder:
         finally:
             with self.lock:
                 self.queued_bytes -= size
-
-
-def as_bytes(array: np.ndarray) -> bytes:
-    """The numbers of a small array, in C order."""
-    return np.ascontiguousarray(array).tobytes()

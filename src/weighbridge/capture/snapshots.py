@@ -80,6 +80,7 @@ class Snapshots:
         self.kernel = kernel
         self.weighed = sorted(weighed, key=lambda w: w.parameter.numel())
         self.parameters = [w.parameter for w in self.weighed]
+        self.is_plain = [w.is_direct and w.parameter.is_contiguous() and not w.parameter.is_complex() for w in self.weighed]
         self.gathered = [(i, w) for i, w in enumerate(self.weighed) if not w.is_direct]
         reals = [as_real(p.detach()) for p in self.parameters]
         self.sizes = [real.numel() * real.element_size() for real in reals]
@@ -174,23 +175,27 @@ class Snapshots:
 
     def attach_gradients(self) -> None:
         """Point the items at the gradients that the optimizer has used."""
-        gradients = [p.grad for p in self.parameters]
-        pointers = [0] * len(gradients)
+        pointers = [0] * len(self.parameters)
         codes = self.gradient_codes
-        for i, gradient in enumerate(gradients):
+        for i, parameter in enumerate(self.parameters):
+            gradient = parameter.grad
             if gradient is None:
                 continue
-            parameter = self.parameters[i]
-            if gradient.layout is not torch.strided:  # a sparse gradient is weighed as the dense one that it stands for
-                gradient = self._dense_like(i, gradient.detach().to_dense())
-            elif gradient.is_complex() or not self.weighed[i].is_direct or gradient.stride() != parameter.stride():
-                gradient = self._dense_like(i, gradient)
+            if gradient.layout is not torch.strided or not (self.is_plain[i] and gradient.is_contiguous()):
+                gradient = self._in_order(i, gradient.detach())
             pointers[i] = gradient.data_ptr() or self.addresses[i]  # nothing to read, but there is a gradient
             if (code := _CODES[gradient.dtype]) != codes[i]:
                 self.items["gradient_dtype"][i] = codes[i] = code
         if pointers != self.gradients:
             self.gradients = pointers
             self.items["gradient"] = pointers
+
+    def _in_order(self, i: int, gradient: torch.Tensor) -> torch.Tensor:
+        """The gradient's numbers in the order in which the item's parameter is read; a sparse one made dense."""
+        if gradient.layout is not torch.strided:
+            gradient = gradient.to_dense()
+        is_same = self.weighed[i].is_direct and gradient.stride() == self.parameters[i].stride()
+        return gradient if is_same and not gradient.is_complex() else self._dense_like(i, gradient)
 
     def _dense_like(self, i: int, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient's numbers in the order in which the item's parameter is read."""

@@ -175,7 +175,8 @@ class Stepper:
         snapshots.locate()
         snapshots.attach_gradients()
         if stepped.values is not None:
-            stepped.values.keep(self.clock, self.recorder.attempt, self.recorder.small["values"].rows)
+            recorder = self.recorder
+            stepped.values.keep(self.clock, recorder.attempt, recorder.together, recorder.small["values"].rows)
         snapshots.weigh(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
 
     def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> None:

@@ -1,15 +1,18 @@
 """The actual numbers of small tensors (architecture decision 15): which are kept when, and their bytes.
 
-For the tutorial's 2-4-1 network this is the dearest part of a step, so dense float32 and float64 tensors are read through
-NumPy views that are made once; whatever else (bf16, strides, gathered tensors) goes through torch.
+For the tutorial's 2-4-1 network this would be the dearest part of a step, row by row. So dense float32 tensors are
+copied together, one string of bytes per quantity and step, and cut into rows by the background thread. Whatever else
+(other dtypes, strides, gathered tensors) goes through torch, one by one.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from weighbridge.capture.plan import (
@@ -21,10 +24,72 @@ from weighbridge.capture.plan import (
     is_sampled_step,
 )
 from weighbridge.capture.snapshots import Snapshots, as_real
-from weighbridge.records import Quantity
+from weighbridge.records import VALUES, Quantity
 
 _PARAMETER, _GRADIENT, _UPDATE = int(Quantity.PARAMETER), int(Quantity.GRADIENT), int(Quantity.UPDATE)
-_PLAIN: Final = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+@dataclass(slots=True)
+class Together:
+    """The float32 values of one step of several tensors, as they will stand in the column of bytes."""
+
+    step: int
+    attempt: int
+    quantity: int
+    tensors: np.ndarray  # int32, their ids
+    sizes: np.ndarray  # bytes of each
+    data: bytes
+
+    @staticmethod
+    def batch(rows: list[Together]) -> pa.RecordBatch:
+        """All rows as Arrow: only whole columns are touched."""
+        counts = [len(row.tensors) for row in rows]
+        offsets = np.zeros(sum(counts) + 1, np.int32)
+        np.cumsum(np.concatenate([row.sizes for row in rows]), out=offsets[1:])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join([row.data for row in rows]))]
+        columns = [
+            pa.array(np.repeat([row.step for row in rows], counts), pa.int64()),
+            pa.array(np.repeat([row.attempt for row in rows], counts), pa.int16()),
+            pa.array(np.concatenate([row.tensors for row in rows]), pa.int32()),
+            pa.array(np.repeat([row.quantity for row in rows], counts), pa.int8()),
+            pa.repeat(pa.scalar("float32"), len(offsets) - 1),
+            pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=VALUES)
+
+
+class Group:
+    """Dense float32 tensors whose values are kept together."""
+
+    def __init__(self, snapshots: Snapshots, items: list[int]) -> None:
+        self.snapshots, self.items = snapshots, items
+        self.tensors = np.array([snapshots.weighed[i].tensor for i in items], np.int32)
+        self.sizes = [snapshots.sizes[i] for i in items]
+        self.sizes_column = np.array(self.sizes, np.int32)
+        self.pointers: list[int] = []
+        self.before: list[np.ndarray] = []
+        self.after: list[np.ndarray] = []
+
+    def keep(self, step: int, attempt: int, rows: list[Any]) -> None:
+        """Append the three quantities of a step, or those of the tensors that have them."""
+        snapshots = self.snapshots
+        pointers = snapshots.pointers
+        if pointers is not self.pointers:  # a list of its own for each time that some parameter moved
+            self.pointers = pointers
+            self.before = [_view(snapshots.addresses[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
+            self.after = [_view(pointers[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
+        before = np.concatenate(self.before)
+        update = np.concatenate(self.after) - before
+        key = (self.tensors, self.sizes_column)
+        rows.append(Together(step, attempt, _PARAMETER, *key, before.tobytes()))
+        rows.append(Together(step, attempt, _UPDATE, *key, update.tobytes()))
+        at = snapshots.gradients
+        with_gradient = [n for n, i in enumerate(self.items) if at[i]]
+        if len(with_gradient) < len(self.items):
+            key = (self.tensors[with_gradient], self.sizes_column[with_gradient])
+        data = b"".join([ctypes.string_at(at[self.items[n]], self.sizes[n]) for n in with_gradient])
+        if with_gradient:
+            rows.append(Together(step, attempt, _GRADIENT, *key, data))
 
 
 class Values:
@@ -33,48 +98,26 @@ class Values:
     def __init__(self, snapshots: Snapshots) -> None:
         self.snapshots = snapshots
         self.every_step, self.sampled = _chosen(snapshots)
-        self.views: dict[int, tuple[int, np.ndarray, int, np.ndarray]] = {}
+        self.often, self.rest_often = self._grouped(self.every_step)
+        self.all, self.rest_all = self._grouped(self.every_step + self.sampled)
 
-    def due(self, step: int) -> list[int]:
-        """The items whose values this step keeps."""
-        if is_sampled_step(step):
-            return self.every_step + self.sampled
-        return self.every_step if step < EVERY_STEP_UNTIL else []
-
-    def keep(self, step: int, attempt: int, rows: list[tuple[Any, ...]]) -> None:
-        """Append the rows of a step. Call with gradients attached, before `weigh` refreshes the copies."""
+    def _grouped(self, items: list[int]) -> tuple[Group | None, list[int]]:
         snapshots = self.snapshots
-        for i in self.due(step):
-            if not snapshots.addresses[i]:
-                continue
-            tensor = snapshots.weighed[i].tensor
-            dtype = _PLAIN.get(snapshots.parameters[i].dtype)
-            if dtype is None or not snapshots.parameters[i].is_contiguous():
-                rows.extend((step, attempt, tensor, *value) for value in self._through_torch(i))
-                continue
-            before, after = self._views(i, dtype)
-            name = dtype.name
-            rows.append((step, attempt, tensor, _PARAMETER, name, before.tobytes()))
-            rows.append((step, attempt, tensor, _UPDATE, name, (after - before).tobytes()))
-            gradient = snapshots.parameters[i].grad
-            if gradient is not None:
-                rows.append((step, attempt, tensor, _GRADIENT, *self._gradient(i, gradient)))
+        together = [i for i in items if snapshots.is_plain[i] and snapshots.parameters[i].dtype is torch.float32]
+        return (Group(snapshots, together) if together else None), [i for i in items if i not in set(together)]
 
-    def _views(self, i: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """NumPy views on the copy and on the parameter, made anew only where one of them has moved."""
-        before_at, after_at = self.snapshots.addresses[i], self.snapshots.pointers[i]
-        known = self.views.get(i)
-        if known is None or known[0] != before_at or known[2] != after_at:
-            size = self.snapshots.sizes[i]
-            known = (before_at, _view(before_at, size, dtype), after_at, _view(after_at, size, dtype))
-            self.views[i] = known
-        return known[1], known[3]
-
-    def _gradient(self, i: int, gradient: torch.Tensor) -> tuple[str, bytes]:
-        dtype = _PLAIN.get(gradient.dtype)
-        if dtype is None or gradient.layout is not torch.strided or not gradient.is_contiguous():
-            return encoded(as_real(gradient.detach().to_dense()), gradient.is_complex())
-        return dtype.name, ctypes.string_at(self.snapshots.gradients[i], gradient.numel() * dtype.itemsize)
+    def keep(self, step: int, attempt: int, together: list[Any], rows: list[tuple[Any, ...]]) -> None:
+        """Append the values of a step. Call with gradients attached, before `weigh` refreshes the copies."""
+        if is_sampled_step(step):
+            group, rest = self.all, self.rest_all
+        elif step < EVERY_STEP_UNTIL:
+            group, rest = self.often, self.rest_often
+        else:
+            return
+        if group is not None:
+            group.keep(step, attempt, together)
+        for i in rest:
+            rows.extend((step, attempt, self.snapshots.weighed[i].tensor, *value) for value in self._through_torch(i))
 
     def _through_torch(self, i: int) -> list[tuple[int, str, bytes]]:
         """(quantity, dtype, bytes in C order) of any tensor."""
@@ -103,8 +146,8 @@ class Values:
             rows.append((step, attempt, self.snapshots.weighed[i].tensor, _PARAMETER, *value))
 
 
-def _view(address: int, size: int, dtype: np.dtype[Any]) -> np.ndarray:
-    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
+def _view(address: int, size: int) -> np.ndarray:
+    return np.frombuffer((ctypes.c_char * size).from_address(address), np.float32)  # type: ignore[call-overload,no-any-return]
 
 
 def encoded(real: torch.Tensor, is_complex: bool) -> tuple[str, bytes]:
