@@ -112,7 +112,7 @@ def test_the_t_values_are_those_of_scipy(degrees):
     [
         ([0.9, 0.8, 0.7], [0.95, 0.86, 0.74], "better here, by +5.00 points of accuracy (95 % interval +2.52 to +7.48"),
         ([0.9, 0.8, 0.7], [0.85, 0.74, 0.66], "worse here, by −5.00 points"),
-        ([0.9, 0.8, 0.7], [0.9, 0.86, 0.64], "cannot tell from 3 seeds: +0.00 points"),
+        ([0.9, 0.8, 0.7], [0.9, 0.86, 0.64], "cannot tell from 3 seeds: 0.00 points"),
         ([0.9, 0.8], [0.9, 0.8], "no difference: the same accuracy in each of 2 seeds"),
         ([0.9], [0.8], "cannot tell from 1 seed: −10.00 points of accuracy there, and the spread is unknown"),
         ([0.9, math.nan], [math.nan, 0.8], "cannot tell: in every pair of trainings one diverged"),
@@ -259,3 +259,9 @@ def test_nothing_is_written_without_watch(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert lab(layers="2-4-1").paths == ()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_row_more_in_each_of_three_seeds_is_no_certainty():
+    found = compare.compare("a", "b", "accuracy", [0.9, 0.8, 0.7], [0.91, 0.81, 0.71], resolution=0.01)
+    assert not found.decided
+    assert compare.compare("a", "b", "accuracy", [0.9, 0.8, 0.7], [0.99, 0.89, 0.79], resolution=0.01).decided

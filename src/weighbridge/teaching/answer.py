@@ -141,7 +141,7 @@ def run_name(data: Dataset, variant: Variant, seed: int, *, alone: bool) -> str:
     """A folder name that says what the run is: "iris-4-16-3-bias-none-seed-0"."""
     sizes = "-".join(str(size) for size in variant.options.sizes(data))
     words = [data.name, sizes, *([] if alone else [variant.name]), f"seed {seed}"]
-    return re.sub(r"[^\w.+,=]+", "-", "-".join(words)).strip("-.")[:120]
+    return re.sub(r"[^\w.+=]+", "-", "-".join(words)).strip("-.")[:120]
 
 
 def machine(result: LabResult) -> str:

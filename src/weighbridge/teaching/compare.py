@@ -78,7 +78,7 @@ class Difference:
 
     def _number(self, value: float) -> str:
         text = f"{value * 100:+.2f}" if self.score_name == "accuracy" else f"{value:+.4f}"
-        return text.replace("-", "−")
+        return text.replace("-", "−") if float(text) else text[1:]  # 0.00 has no sign
 
 
 def t_value(degrees: int) -> float:
@@ -96,22 +96,37 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(len(finite), mean, std, len(values) - len(finite))
 
 
-def compare(base: str, other: str, score_name: str, base_scores: Sequence[float], other_scores: Sequence[float]) -> Difference:
-    """Pair two variants seed by seed; both sequences are in the order of the seeds."""
+def compare(
+    base: str,
+    other: str,
+    score_name: str,
+    base_scores: Sequence[float],
+    other_scores: Sequence[float],
+    resolution: float = 0.0,
+) -> Difference:
+    """Pair two variants seed by seed; both sequences are in the order of the seeds.
+
+    `resolution` is the step in which a score moves: an accuracy on 449 rows moves by 1/449.
+    """
     pairs = list(zip(base_scores, other_scores, strict=True))
     found = [b - a for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
-    mean, low, high = interval(found)
+    mean, low, high = interval(found, resolution)
     return Difference(base, other, score_name, tuple(found), len(pairs) - len(found), mean, low, high)
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high) of the 95 % t interval of the mean; no interval from fewer than two values."""
+def interval(values: Sequence[float], resolution: float = 0.0) -> tuple[float, float, float]:
+    """(mean, low, high) of the 95 % t interval of the mean; no interval from fewer than two values.
+
+    Scores that move in steps are rounded, and three seeds that all differ by one row are no certainty. The spread counts as at
+    least that of such a rounding: two scores, each uniform over one step, differ with variance 2 * resolution² / 12.
+    """
     if not values:
         return math.nan, math.nan, math.nan
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, math.nan, math.nan
-    half = t_value(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    spread = max(float(np.std(values, ddof=1)), resolution * math.sqrt(1 / 6))
+    half = t_value(len(values) - 1) * spread / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 

@@ -64,7 +64,8 @@ class LabResult:
     @property
     def differences(self) -> tuple[compare.Difference, ...]:
         """Variants that differ in one option, the value that was named first being the base, paired by seed."""
-        name = self.data.score_name
+        name, data = self.data.score_name, self.data
+        step = 1 / (data.held_out or data.rows) if data.task == "classification" else 0.0
         pairs = [
             (base, other)
             for i, base in enumerate(self.variants)
@@ -72,7 +73,7 @@ class LabResult:
             if (option := only_difference(base.options, other.options))
             and getattr(base.options, option) == getattr(self.variants[0].options, option)
         ]
-        return tuple(compare.compare(a.name, b.name, name, self.scores(a), self.scores(b)) for a, b in pairs)
+        return tuple(compare.compare(a.name, b.name, name, self.scores(a), self.scores(b), step) for a, b in pairs)
 
     def to_json(self) -> str:
         """The table and the answers for programs."""
