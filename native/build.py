@@ -23,13 +23,14 @@ PACKAGE = HERE.parent / "src" / "weighbridge"
 
 # No -ffast-math, neither here nor at the link (gcc would then add code that makes the whole process flush subnormals),
 # and no -march=native: what is built here may run elsewhere. -fopenmp-simd reads `omp simd` and links nothing.
+# -mno-mmx: gcc 12 moves 8 bytes through an MMX register without EMMS, which breaks the caller's next long double sums.
 FLAGS = shlex.split(
     "-std=gnu11 -O3 -fPIC -fvisibility=hidden -fopenmp-simd -fno-math-errno -fno-trapping-math -ffp-contract=fast -Wall -Wextra"
 )
 X86_LEVELS = {
-    "plain": "",
-    "avx2": "-mavx2 -mfma",
-    "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512",
+    "plain": "-mno-mmx",
+    "avx2": "-mno-mmx -mavx2 -mfma",
+    "avx512": "-mno-mmx -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512",
 }
 
 

@@ -20,19 +20,33 @@ typedef struct {
     U unsigned_max, unsigned_min;
 } NAME(extremes);
 
-static inline NAME(extremes) NAME(look)(const NAME(bits) *x, int n)
+/* The sums of a block, taken without looking whether there is NaN or infinity in it: the extremes, found in the same
+ * loop, say so afterwards, and then (rarely) these sums are thrown away. */
+typedef struct {
+    double sum, sum_abs, sum_sq;
+} NAME(sums);
+
+static inline NAME(extremes) NAME(look)(const NAME(bits) *x, int n, NAME(sums) *sums)
 {
+    const NAME(element) *values = (const void *)x;
     B signed_max = (B)SIGN, signed_min = MAGNITUDE;
     U unsigned_max = 0, unsigned_min = ~(U)0;
-#pragma omp simd reduction(max : signed_max, unsigned_max) reduction(min : signed_min, unsigned_min)
+    double sum = 0, sum_abs = 0, sum_sq = 0;
+#pragma omp simd reduction(max : signed_max, unsigned_max) reduction(min : signed_min, unsigned_min) \
+    reduction(+ : sum, sum_abs, sum_sq)
     for (int i = 0; i < n; i++) {
         U u = x[i];
         B s = (B)u;
+        double v = values[i];
         signed_max = s > signed_max ? s : signed_max;
         signed_min = s < signed_min ? s : signed_min;
         unsigned_max = u > unsigned_max ? u : unsigned_max;
         unsigned_min = u < unsigned_min ? u : unsigned_min;
+        sum += v;
+        sum_abs += fabs(v);
+        sum_sq += v * v;
     }
+    *sums = (NAME(sums)){sum, sum_abs, sum_sq};
     return (NAME(extremes)){signed_max, signed_min, unsigned_max, unsigned_min};
 }
 
@@ -72,22 +86,6 @@ static inline void NAME(count_small)(const NAME(bits) *x, int n, B normal, wb_ro
     }
     row->zero += zero;
     row->subnormal += small - zero;
-}
-
-static inline void NAME(add_sums)(const NAME(bits) *x, int n, wb_row *row)
-{
-    double sum = 0, sum_abs = 0, sum_sq = 0;
-    const NAME(element) *e = (const void *)x;
-#pragma omp simd reduction(+ : sum, sum_abs, sum_sq)
-    for (int i = 0; i < n; i++) {
-        double v = e[i];
-        sum += v;
-        sum_abs += fabs(v);
-        sum_sq += v * v;
-    }
-    row->sum += sum;
-    row->sum_abs += sum_abs;
-    row->sum_sq += sum_sq;
 }
 
 /* A block with NaN or infinity in it: counts them and leaves them out of everything else. `clean` gets the block with
@@ -142,11 +140,12 @@ static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, w
         return;
     }
     U seen[WB_BLOCK / WB_STRIDE];
-    int k = 0;
-    for (int i = 0; i < n; i += line * WB_STRIDE, k += line)
-        memcpy(seen + k, x + i, sizeof(U) * (size_t)(n - i < line ? n - i : line));
-    if (n % (line * WB_STRIDE) && n % (line * WB_STRIDE) < line) /* the last line ended early */
-        k -= line - n % line;
+    int k = 0, i = 0;
+    for (; i + line <= n; i += line * WB_STRIDE, k += line)
+        for (int part = 0; part < line; part += (int)(WB_LINE / sizeof(U))) /* half precision is widened: two parts */
+            memcpy(seen + k + part, x + i + part, WB_LINE);
+    for (; i < n; i++, k++) /* the tensor ends inside a line that is looked at */
+        seen[k] = x[i];
     row->looked_at += k;
     NAME(count_bins)((const NAME(bits) *)seen, k, row);
 }
@@ -155,19 +154,24 @@ static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, w
  * the histogram. Returns the block to use in products: itself, or `clean` where NaN and infinity had to be left out. */
 static const NAME(bits) *NAME(weigh)(const NAME(bits) *x, int n, B normal, int line, NAME(bits) *clean, wb_row *row)
 {
-    NAME(extremes) e = NAME(look)(x, n);
+    NAME(sums) sums;
+    const NAME(extremes) e = NAME(look)(x, n, &sums);
+    const NAME(bits) *finite = x;
     if (NAME(any_below)(e, normal))
         NAME(count_small)(x, n, normal, row);
     NAME(count_histogram)(x, n, line, row);
     if (NAME(all_finite)(e)) {
         NAME(widen_range)(row, NAME(value)((B)e.unsigned_max < 0 ? e.unsigned_max : e.unsigned_min),
                           NAME(value)(e.signed_max < 0 ? (U)e.signed_min : (U)e.signed_max));
-        NAME(add_sums)(x, n, row);
-        return x;
+    } else {
+        NAME(leave_out_nonfinite)(x, n, clean, row);
+        NAME(look)(clean, n, &sums);
+        finite = clean;
     }
-    NAME(leave_out_nonfinite)(x, n, clean, row);
-    NAME(add_sums)(clean, n, row);
-    return clean;
+    row->sum += sums.sum;
+    row->sum_abs += sums.sum_abs;
+    row->sum_sq += sums.sum_sq;
+    return finite;
 }
 
 #undef MAGNITUDE

@@ -61,7 +61,7 @@ def summarize(x: Array, itemsize: int | None = None) -> Summary:
     """
     itemsize = x.dtype.itemsize if itemsize is None else itemsize
     normal = SMALLEST_NORMAL[x.dtype.itemsize]
-    values = x.ravel().astype(np.float64)  # exact from every smaller dtype
+    values = _wide(x)
     finite = values[np.isfinite(values)]
     looked_at = values[is_looked_at(values.size, itemsize)]
     with np.errstate(over="ignore", under="ignore"):
@@ -81,6 +81,11 @@ def summarize(x: Array, itemsize: int | None = None) -> Summary:
         hist_count=looked_at.size,
         hist=np.bincount(bins_of(looked_at), minlength=HISTOGRAM_BINS),
     )
+
+
+def _wide(x: Array) -> Array:
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return np.asarray(x.ravel().astype(np.float64))  # exact from every smaller dtype
 
 
 def is_looked_at(count: int, itemsize: int) -> Array:
@@ -107,11 +112,10 @@ def update_of(before: Array, after: Array) -> Array:
 
 def update_terms(before: Array, after: Array, gradient: Array | None) -> CrossTerms:
     """The cross terms of one step: products over the elements whose two factors are both finite."""
-    update = update_of(before, after).ravel().astype(np.float64)
-    parameter = before.ravel().astype(np.float64)
+    update, parameter = _wide(update_of(before, after)), _wide(before)
     if gradient is None:
         return CrossTerms(np.nan, np.nan, _dot(update, parameter), 0)
-    used = gradient.ravel().astype(np.float64)
+    used = _wide(gradient)
     lost = int(((used != 0) & (update == 0)).sum())  # a NaN is not 0
     return CrossTerms(_dot(used, parameter), _dot(used, update), _dot(update, parameter), lost)
 

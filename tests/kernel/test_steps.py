@@ -1,0 +1,118 @@
+"""A step: parameter, gradient and update rows with their cross terms, and the snapshot; oracle reference.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from weighing import BITS, CODES, Placed, agrees, crosses, item_of, place, rows_of
+
+from weighbridge import reference
+from weighbridge.capture.kernel import ITEM_SIZES, Kernel
+from weighbridge.records import Quantity
+
+
+def check(kernel: Kernel, after: Placed, before: Placed, gradient: Placed | None) -> None:
+    was, now, used = before.values, after.values, None if gradient is None else gradient.values
+    rows = rows_of(kernel, item_of(after, before, gradient, tensor=5), step=9)
+    wanted = [Quantity.PARAMETER, Quantity.UPDATE] if gradient is None else list(Quantity)[:3]
+    assert [row["quantity"] for row in rows] == wanted
+    assert {(row["tensor"], row["step"]) for row in rows} == {(5, 9)}
+    agrees(rows[0], reference.summarize(was, before.itemsize))
+    if gradient is not None:
+        agrees(rows[1], reference.summarize(gradient.values, gradient.itemsize))
+    update = reference.update_of(was, now)
+    agrees(rows[-1], reference.summarize(update, before.itemsize))
+    terms = reference.update_terms(was, now, used)
+    crosses(rows[-1], terms, scales(was, update, used)) if gradient is not None else no_gradient(rows[-1], terms)
+    assert before.raw == after.raw, "the snapshot holds the parameter's bytes"
+
+
+def scales(was: np.ndarray, update: np.ndarray, used: np.ndarray | None) -> reference.CrossTerms:
+    assert used is not None
+    dot = lambda a, b: reference._dot(np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64)))
+    return reference.CrossTerms(dot(used, was), dot(used, update), dot(update, was), 0)
+
+
+def no_gradient(row: dict, terms: reference.CrossTerms) -> None:
+    assert np.isnan([row["dot_gradient_parameter"], row["dot_gradient_update"]]).all()
+    assert row["dot_update_parameter"] == pytest.approx(terms.dot_update_parameter, rel=1e-7, abs=1e-30)
+    assert row["lost"] == 0
+
+
+@pytest.mark.parametrize("gradient", CODES)
+@pytest.mark.parametrize("parameter", CODES)
+def test_every_pair_of_dtypes(kernel: Kernel, parameter: str, gradient: str) -> None:
+    random = np.random.default_rng(4)
+    for size in (0, 16, 1025, 65_536):
+        before = place(random.standard_normal(size), CODES[parameter])
+        used = place(random.standard_normal(size), CODES[gradient])
+        moves = random.standard_normal(size) * (random.random(size) < 0.7) * 0.01
+        check(kernel, place(before.values + moves, CODES[parameter]), before, used)
+
+
+@pytest.mark.parametrize("parameter", CODES)
+def test_without_a_gradient(kernel: Kernel, parameter: str) -> None:
+    before = place(np.linspace(-2, 1, 3001), CODES[parameter])
+    check(kernel, place(before.values * 1.01, CODES[parameter]), before, None)
+
+
+@pytest.mark.parametrize("which", ["before", "after", "gradient"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.0, 1e-45])
+def test_special_values_at_block_edges_in_any_of_the_three(kernel: Kernel, which: str, value: float) -> None:
+    random = np.random.default_rng(5)
+    data = {name: random.standard_normal(4097).astype(np.float32) for name in ("before", "after", "gradient")}
+    data[which][[0, 15, 16, 1023, 1024, 4095, 4096]] = value
+    placed = {name: place(array, CODES["float32"], shift=3) for name, array in data.items()}
+    check(kernel, placed["after"], placed["before"], placed["gradient"])
+
+
+def test_lost_counts_elements_with_a_gradient_that_did_not_move(kernel: Kernel) -> None:
+    before = place(np.array([1.0, 1.0, 1.0, 1.0, np.inf]), CODES["float32"])
+    after = place(np.array([1.0, 1.0, 2.0, 1.0, np.inf]), CODES["float32"])
+    gradient = place(np.array([1e-9, 0.0, 1.0, np.nan, 1.0]), CODES["float32"])
+    *_, update = rows_of(kernel, item_of(after, before, gradient))
+    assert update["lost"] == 2  # the first, and the one whose gradient is NaN; inf - inf is NaN, not 0
+
+
+@pytest.mark.parametrize("dtype", CODES)
+def test_any_bits_in_all_three(kernel: Kernel, dtype: str) -> None:
+    code = CODES[dtype]
+    kind = BITS[ITEM_SIZES[code]]
+    element = st.integers(0, np.iinfo(kind).max)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.lists(st.tuples(element, element, element), max_size=60), st.integers(1, 30), st.integers(0, 9))
+    def holds(bits: list[tuple[int, int, int]], times: int, shift: int) -> None:
+        columns = [np.tile(np.array(column, kind), times) for column in (zip(*bits, strict=True) if bits else ((), (), ()))]
+        after, before, gradient = (place(column, code, shift) for column in columns)
+        check(kernel, after, before, gradient)
+
+    holds()
+
+
+def test_one_call_weighs_many_tensors_in_their_order(kernel: Kernel) -> None:
+    kept = []
+    items = []
+    for index in range(30):
+        trio = [place(np.random.default_rng(index * 3 + k).standard_normal(index * 7), CODES["float32"]) for k in range(3)]
+        kept.append(trio)
+        items.append(item_of(trio[0], trio[1], trio[2] if index % 3 else None, tensor=index))
+    items.append(item_of(kept[3][0], tensor=99, quantity=Quantity.MOMENT1))
+    for item in items[:1]:  # a tensor without elements has no address
+        item["parameter"], item["snapshot"] = 0, 1
+    rows = rows_of(kernel, np.concatenate(items))
+    assert [row["tensor"] for row in rows] == [i for i in range(30) for _ in range(3 if i % 3 else 2)] + [99]
+    assert rows[-1]["quantity"] == Quantity.MOMENT1
+    agrees(rows[-1], reference.summarize(kept[3][0].values))
+
+
+@pytest.mark.parametrize("dtype", CODES)
+def test_moved_tells_every_changed_byte(kernel: Kernel, dtype: str) -> None:
+    data = np.random.default_rng(8).standard_normal(1000)
+    pairs = [(place(data, CODES[dtype]), place(data, CODES[dtype], 5)) for _ in range(4)]
+    pairs[1][0].room[pairs[1][0].start] ^= 1
+    pairs[3][0].room[pairs[3][0].start + len(pairs[3][0].raw) - 1] ^= 128
+    items = np.concatenate([item_of(*pair) for pair in pairs] + [item_of(pairs[0][0])])
+    assert kernel.moved(items).tolist() == [False, True, False, True, False]
