@@ -1,0 +1,225 @@
+"""`weighbridge show`: one run, from all of its tensors down to single numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from weighbridge.report.machine import Table
+    from weighbridge.store.record import RunRecord, Tensor
+
+
+MOST_TENSORS_BY_EPOCH: Final = 12  # more than these are asked for by name
+
+
+class Per(StrEnum):
+    """What one row of a series is."""
+
+    STEP = "step"
+    EPOCH = "epoch"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for on the command line."""
+
+    tensors: tuple[str, ...]
+    statistics: tuple[str, ...]
+    step: int | None
+    values: bool
+    per: Per
+    every: bool
+
+
+def register(app: typer.Typer) -> None:
+    @app.command("show", epilog=_statistics())
+    def show(
+        run: Annotated[
+            str | None,
+            typer.Argument(
+                metavar="RUN",
+                show_default=False,
+                help="A run's folder, or its name below ./weighbridge-runs. [default: the newest]",
+            ),
+        ] = None,
+        tensor: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--tensor",
+                "-t",
+                metavar="NAME",
+                help="Only this tensor, over all steps; may be given again; 'layers.*.bias' works.",
+            ),
+        ] = None,
+        stat: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--stat",
+                "-s",
+                metavar="NAME",
+                help="A statistic such as gradient.rms (list below); may be given again; 'gradient.*' and all work.",
+            ),
+        ] = None,
+        step: Annotated[
+            int | None, typer.Option("--step", metavar="N", help="At this step; -1 is the last update.", show_default=False)
+        ] = None,
+        values: Annotated[
+            bool, typer.Option("--values", help="The numbers themselves, one row per neuron (small tensors).")
+        ] = False,
+        per: Annotated[Per, typer.Option("--per", help="What one row is.")] = Per.STEP,
+        every: Annotated[bool, typer.Option("--all", help="Every tensor, step and row; nothing folded or left out.")] = False,
+        json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, in full precision.")] = False,
+        csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs, in full precision.")] = False,
+    ) -> None:
+        """Show a run: its tensors, their statistics, and how they moved.
+
+        \b
+        weighbridge show                                    the newest run, all its tensors
+        weighbridge show first --tensor 0.weight            everything about one tensor
+        weighbridge show first -t 0.bias -s gradient.rms    one statistic, step by step
+        weighbridge show first --step 0                     all tensors at one step
+        weighbridge show first --values --step -1           the numbers at the last update
+        weighbridge show first --per epoch                  one row per epoch
+
+        \b
+        Row of step k: parameter = before update k, gradient = what update k used,
+        update = after minus before. After the training one more row holds the
+        final parameters.
+        """
+        from weighbridge.cli import screen
+        from weighbridge.cli.where import find_run
+        from weighbridge.errors import BadInput
+        from weighbridge.report import machine
+        from weighbridge.store.record import open_run
+
+        if json and csv:
+            raise BadInput("--json and --csv cannot both be printed. Choose one.")
+        if per is Per.EPOCH and (values or step is not None):
+            raise BadInput("--per epoch shows all epochs; it does not go with --step or --values. Leave one of them out.")
+        record = open_run(find_run(run))
+        wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every)
+        if csv:
+            screen.put(machine.to_csv(as_table(record, wish)))
+        elif json:
+            screen.put(machine.to_json(record.info, as_table(record, wish)))
+        else:
+            screen.show(as_lines(record, wish, screen.width()))
+
+
+def _statistics() -> str:
+    """The catalogue, for the end of the help."""
+    from textwrap import wrap
+
+    from weighbridge.catalog import STATISTICS
+
+    lines = ["Statistics: write parameter. or gradient. or update. before the name", "(update. only for the last five)."]
+    for s in STATISTICS.values():
+        lines += wrap(f"{s.name:<23} {s.plain}", 76, initial_indent="  ", subsequent_indent=" " * 26)
+    return "\n".join(["\b", *lines])
+
+
+def as_table(record: RunRecord, wish: Wish) -> Table:
+    """The wish answered for a program."""
+    from weighbridge.catalog import all_names
+    from weighbridge.report import views
+
+    tensors = views.choose_tensors(record, wish.tensors)
+    if wish.values:
+        return views.values(record, tensors, _step(record, wish.step))
+    if wish.per is Per.EPOCH:
+        return views.epochs(record, tensors, views.choose_statistics(wish.statistics, views.LAST_STATISTICS))
+    if wish.step is not None:
+        return views.overview(record, tensors, views.choose_statistics(wish.statistics, all_names()), _step(record, wish.step))
+    if wish.tensors:
+        return views.series(record, tensors, views.choose_statistics(wish.statistics, all_names()))
+    return views.overview(record, tensors, views.choose_statistics(wish.statistics, all_names()))
+
+
+def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
+    """The wish answered for a person."""
+    from weighbridge.report import text, views
+
+    tensors = views.choose_tensors(record, wish.tensors)
+    lines = text.head(record, width)
+    if not tensors:
+        return [*lines, *text.wrapped(_words("No tensors are known yet; they are from the first optimizer step on."), width)]
+    if wish.values:
+        return [*lines, *_values(record, wish, tensors, width)]
+    if wish.per is Per.EPOCH:
+        return [*lines, *_epochs(record, wish, tensors, width)]
+    if wish.tensors and wish.step is None:
+        return [*lines, *_series(record, wish, tensors, width)]
+    return [*lines, *_overview(record, wish, tensors, width)]
+
+
+def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
+    from weighbridge.report import folded, text, views
+
+    statistics = views.choose_statistics(wish.statistics, views.LAST_STATISTICS)
+    step = None if wish.step is None else _step(record, wish.step)
+    spark = None if step is not None else (statistics[0] if wish.statistics else "gradient.rms")
+    many = len(tensors) > folded.FOLD_ABOVE and not wish.every
+    lay_out = folded.folded_lines if many else text.tensor_lines
+    lines = [] if step is None else [_words(f"at step {step:,}")]
+    lines += lay_out(record, tensors, statistics, spark, step, width)
+    lines += text.legend(tensors, None if many and folded.module_groups(tensors) else spark, width)
+    return [*lines, *text.trouble_lines(record), *([] if many else text.note_lines(record, tensors))]
+
+
+def _series(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
+    from weighbridge.catalog import all_names
+    from weighbridge.report import detail, views
+
+    statistics = views.choose_statistics(wish.statistics, all_names())
+    lines: list[Text] = []
+    for tensor in tensors:
+        if wish.statistics or wish.every:
+            part = detail.series_lines(record, tensor, statistics, wish.every, width)
+        else:
+            part = detail.summary_lines(record, tensor, statistics, width)
+        lines += [_words(""), *part] if lines else part
+    return lines
+
+
+def _values(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
+    from weighbridge.report import detail
+
+    step = _step(record, wish.step)
+    lines = [_words(f"numbers at step {step:,}: parameter before the update, the gradient that it used, the update")]
+    for tensor in tensors:
+        lines += [_words(""), *detail.value_lines(record, tensor, step, wish.every, width)]
+    return lines
+
+
+def _epochs(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
+    from weighbridge.report import detail, views
+
+    lines = [] if wish.tensors else [*detail.run_epoch_lines(record, wish.every, width), _words("")]
+    if not wish.tensors and not wish.every and len(tensors) > MOST_TENSORS_BY_EPOCH:
+        return [*lines, _words("one tensor by epoch: --tensor NAME --per epoch")]
+    statistics = views.choose_statistics(wish.statistics, ("parameter.rms", "gradient.rms", "update.ratio"))
+    table = views.epochs(record, tensors, statistics)
+    lines += [_words("each statistic at the epoch's last step, then its mean over the epoch")]
+    for tensor in tensors:
+        heading, name = detail.title(record, tensor), views.label(record, tensor)
+        lines += [_words(""), *detail.epoch_lines(table, heading, name, wish.every, width)]
+    return lines
+
+
+def _step(record: RunRecord, step: int | None) -> int:
+    from weighbridge.report import views
+
+    return views.real_step(record, -1 if step is None else step)
+
+
+def _words(words: str) -> Text:
+    from rich.text import Text
+
+    return Text(words)

@@ -1,0 +1,271 @@
+"""What `show` shows, as plain data: every view of a run as one table in full precision, before anybody lays it out.
+
+"Not recorded" is None, NaN is NaN. They are told apart by `quantity.count`: where a row exists, it has a count.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from weighbridge.catalog import all_names, parse
+from weighbridge.errors import NothingRecorded, UnknownTensor, nearest
+from weighbridge.report.machine import Cell, Table
+from weighbridge.store.record import RunRecord, Tensor
+
+LAST_STATISTICS: Final = ("parameter.min", "parameter.max", "parameter.rms", "gradient.rms", "update.ratio")
+TENSOR_COLUMNS: Final = ("tensor", "role", "module", "shape", "dtype", "count")
+WEIGHED: Final = ("parameter", "gradient", "update")
+_ROLE_FIRST: Final = {"weight": 0, "norm_scale": 0, "bias": 1, "norm_shift": 1}
+
+
+# Whether a run has several models: asked for every line, so it is kept for as long as the record is.
+_SEVERAL: WeakKeyDictionary[RunRecord, bool] = WeakKeyDictionary()
+
+
+def label(record: RunRecord, tensor: Tensor) -> str:
+    """The tensor's name as a person types it; with its model's where the run has several."""
+    if record not in _SEVERAL:
+        _SEVERAL[record] = len({t.model for t in record.tensors}) > 1
+    return f"{tensor.model}:{tensor.name}" if _SEVERAL[record] else tensor.name
+
+
+def in_pairs(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """All tensors, those of one module together and its weight before its bias."""
+    first_seen: dict[tuple[str, str], int] = {}
+    for place, tensor in enumerate(tensors := list(tensors)):
+        first_seen.setdefault((tensor.model, module_path(tensor.name)), place)
+    return sorted(
+        tensors, key=lambda t: (first_seen[(t.model, module_path(t.name))], _ROLE_FIRST.get(t.role, 2), t.order, t.name)
+    )
+
+
+def module_path(name: str) -> str:
+    """The module's part of a tensor's name: `layers.3` of `layers.3.weight`."""
+    return name.rpartition(".")[0]
+
+
+def choose_tensors(record: RunRecord, wanted: Sequence[str]) -> list[Tensor]:
+    """The tensors of these names or patterns (`layers.*.bias`), in pairs. Raises UnknownTensor with the nearest names."""
+    everything = record.tensors
+    names = {t.id: {t.name, label(record, t), *t.aliases} for t in everything}
+    chosen: dict[int, Tensor] = {}
+    for pattern in wanted or ("*",):
+        found = [t for t in everything if pattern in names[t.id]]
+        found = found or [t for t in everything if any(fnmatch.fnmatchcase(n, pattern) for n in names[t.id])]
+        if not found and wanted:
+            raise UnknownTensor(_no_tensor(record, pattern, sorted(set().union(*names.values()))))
+        chosen |= {t.id: t for t in found}
+    return in_pairs(chosen.values())
+
+
+def _no_tensor(record: RunRecord, pattern: str, known: Sequence[str]) -> str:
+    name = record.info.name
+    if not known:
+        return f"{name} knows no tensors yet, so none is {pattern!r}. They are known from the first optimizer step on."
+    hint = nearest(pattern, known) or f" It has {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}."
+    return f"The run {name} has no tensor {pattern!r}.{hint} All of them: weighbridge show {name} --all"
+
+
+def choose_statistics(wanted: Sequence[str], default: Sequence[str]) -> list[str]:
+    """The statistics of these names; `all` and patterns (`gradient.*`) are understood. Raises UnknownStatistic."""
+    if not wanted:
+        return list(default)
+    chosen: list[str] = []
+    for name in wanted:
+        pattern = "*" if name == "all" else name
+        found = fnmatch.filter(all_names(), pattern) if set("*?[") & set(pattern) else []
+        if not found:
+            parse(name)
+            found = [name]
+        chosen += [n for n in found if n not in chosen]
+    return chosen
+
+
+def real_step(record: RunRecord, step: int) -> int:
+    """The step that a number on the command line means: -1 is the last update, -2 the one before it."""
+    last = last_update(record)
+    if last < 0:
+        raise NothingRecorded(f"{record.info.name} has no step yet. Wait for the first optimizer step, then ask again.")
+    real = step if step >= 0 else last + 1 + step
+    if not record.first_step <= real <= record.last_step:
+        raise NothingRecorded(
+            f"{record.info.name} has no step {step:,}: its steps are {record.first_step:,} to {record.last_step:,} "
+            f"(from the end: -1 is the last update, step {last:,})."
+        )
+    return real
+
+
+def last_update(record: RunRecord) -> int:
+    """The last step that updated something; after `finish` one closing row of parameters stands behind it."""
+    return min(record.info.steps - 1, record.last_step) if record.info.steps > 0 else record.last_step
+
+
+def at_step(record: RunRecord, step: int, statistics: Sequence[str]) -> dict[str, list[float | None]]:
+    """Each statistic of all tensors (in the order of `record.tensors`) at one step."""
+    counts = {f"{parse(name)[0].word}.count" for name in statistics}
+    arrays = record.at_step(step, sorted({*statistics, *counts}))
+    return {name: _told(arrays[name], arrays[f"{parse(name)[0].word}.count"]) for name in statistics}
+
+
+def last(record: RunRecord, statistics: Sequence[str]) -> dict[str, list[float | None]]:
+    """Each statistic of all tensors, each tensor at the last step at which that quantity of it was recorded."""
+    newest: dict[str, list[float | None]] = {name: [None] * len(record.tensors) for name in statistics}
+    for step in _steps_from_the_end(record):
+        for name, values in at_step(record, step, statistics).items():
+            newest[name] = [new if old is None else old for old, new in zip(newest[name], values, strict=True)]
+        if all(v is not None for values in newest.values() for v in values):
+            return newest
+    missing = [name for name, values in newest.items() if any(v is None for v in values)]
+    for name, found in record.summary(missing, points=1).items():  # some step more rarely than others
+        newest[name] = [
+            one.last if old is None and one.last_step >= 0 else old for old, one in zip(newest[name], found, strict=True)
+        ]
+    return newest
+
+
+def _steps_from_the_end(record: RunRecord) -> list[int]:
+    return [step for step in (record.last_step, record.last_step - 1) if step >= max(record.first_step, 0)]
+
+
+def sparks(record: RunRecord, statistic: str, points: int) -> list[list[float | None]]:
+    """One statistic of all tensors in at most `points` buckets; a bucket with something not finite in it is NaN."""
+    quantity, _ = parse(statistic)
+    means = record.heat_map(statistic, buckets=points).mean
+    bad = record.heat_map(f"{quantity.word}.nonfinite_count", buckets=points).max
+    return [
+        [None if math.isnan(b) else math.nan if b > 0 else float(m) for m, b in zip(mean, flags, strict=True)]
+        for mean, flags in zip(means, bad, strict=True)
+    ]
+
+
+def overview(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[str], step: int | None = None) -> Table:
+    """All tensors and their statistics, at one step or at the last one recorded."""
+    values = last(record, statistics) if step is None else at_step(record, step, statistics)
+    place = {t.id: i for i, t in enumerate(record.tensors)}
+    rows = [(*tensor_cells(record, t), *(values[s][place[t.id]] for s in statistics)) for t in tensors]
+    return Table("tensors" if step is None else f"step {step}", (*TENSOR_COLUMNS, *statistics), rows)
+
+
+def tensor_cells(record: RunRecord, tensor: Tensor) -> tuple[Cell, ...]:
+    shape = "x".join(str(n) for n in tensor.shape)
+    return (label(record, tensor), tensor.role, tensor.module, shape, tensor.dtype, tensor.count)
+
+
+def series(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[str]) -> Table:
+    """Statistics over steps: one row per tensor and step at which anything of it was recorded."""
+    rows: list[tuple[Cell, ...]] = []
+    for tensor in tensors:
+        steps, columns = tensor_series(record, tensor, statistics)
+        name = label(record, tensor)
+        rows += [(name, int(step), *(c[i] for c in columns)) for i, step in enumerate(steps)]
+    return Table("series", ("tensor", "step", *statistics), rows)
+
+
+def tensor_series(record: RunRecord, tensor: Tensor, statistics: Sequence[str]) -> tuple[list[int], list[list[float | None]]]:
+    """The steps at which the tensor has a row, and each statistic at each of them."""
+    found = [record.series(label(record, tensor), name) for name in statistics]
+    steps = sorted(set().union(*(s.steps.tolist() for s in found))) if found else []
+    columns: list[list[float | None]] = []
+    for one in found:
+        known = dict(zip(one.steps.tolist(), one.values.tolist(), strict=True))
+        columns.append([known.get(step) for step in steps])
+    return steps, columns
+
+
+def values(record: RunRecord, tensors: Sequence[Tensor], step: int) -> Table:
+    """The numbers themselves: one row per element. `row` counts along the first dimension (one neuron each)."""
+    rows: list[tuple[Cell, ...]] = []
+    for tensor in tensors:
+        for quantity in WEIGHED:
+            array = exact_values(record, tensor, quantity, step)
+            if array is None:
+                continue
+            matrix = as_matrix(array)
+            name = label(record, tensor)
+            rows += [(name, quantity, step, r, c, _element(x)) for r, line in enumerate(matrix) for c, x in enumerate(line)]
+    return Table("values", ("tensor", "quantity", "step", "row", "column", "value"), rows)
+
+
+def exact_values(record: RunRecord, tensor: Tensor, quantity: str, step: int) -> np.ndarray | None:
+    """The numbers of one quantity at exactly this step, or None where they were not recorded."""
+    if step not in record.value_steps(label(record, tensor), quantity):
+        return None
+    return np.asarray(record.values(label(record, tensor), quantity, step)[1])
+
+
+def as_matrix(array: np.ndarray) -> np.ndarray:
+    """Rows along the first dimension, everything else side by side; a bias is one column, so its row is its neuron."""
+    return array.reshape(1, 1) if array.ndim == 0 else array.reshape(array.shape[0], -1)
+
+
+def _element(value: object) -> Cell:
+    if isinstance(value, (complex, np.complexfloating)):
+        return str(value)
+    return float(value)  # type: ignore[arg-type]
+
+
+def epochs(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[str]) -> Table:
+    """One row per tensor and epoch: each statistic at the epoch's last step, and its mean over the epoch."""
+    spans = epoch_spans(record)
+    loss_steps, loss_values = losses(record)
+    rows: list[tuple[Cell, ...]] = []
+    columns = [c for name in statistics for c in (f"{name}.last", f"{name}.mean")]
+    for tensor in tensors:
+        steps, found = tensor_series(record, tensor, statistics)
+        at = np.asarray(steps, dtype=np.int64)
+        for epoch, first, final in spans:
+            cells: list[Cell] = []
+            for one in found:
+                inside = [one[i] for i in np.flatnonzero((at >= first) & (at <= final)) if one[i] is not None]
+                known = [x for x in inside if x is not None]
+                cells += [known[-1], float(np.mean(known))] if known else [None, None]
+            rows.append(
+                (label(record, tensor), epoch, first, final, mean_between(loss_steps, loss_values, first, final), *cells)
+            )
+    return Table("epochs", ("tensor", "epoch", "first_step", "last_step", "loss_mean", *columns), rows)
+
+
+def epoch_spans(record: RunRecord) -> list[tuple[int, int, int]]:
+    """(epoch, first step, last step) of every epoch. Raises NothingRecorded where the loop did not tell epochs."""
+    steps, told = record.epochs()
+    known = ~np.isnan(told)
+    steps, told = steps[known], np.floor(told[known])
+    if not len(steps):
+        raise NothingRecorded(
+            f"{record.info.name} knows no epochs. Write `for epoch in run.epochs(50):` in the training, "
+            "or run.log({'epoch': epoch}), and record again."
+        )
+    return [(int(e), int(steps[told == e].min()), int(steps[told == e].max())) for e in np.unique(told)]
+
+
+def mean_between(steps: np.ndarray, values: np.ndarray, first: int, final: int) -> float | None:
+    """The mean of the values of first <= step <= final; None where there are none."""
+    inside = values[(steps >= first) & (steps <= final)]
+    return float(np.mean(inside)) if len(inside) else None
+
+
+def losses(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and their loss. A step with a backward pass and no finite loss had a loss of NaN, which counts as one."""
+    table = record.steps_table()
+    steps, values = table.column("step").to_numpy(), table.column("loss").to_numpy()
+    seen = ~np.isnan(values) | np.isnan(table.column("loss_given").to_numpy()) & (
+        table.column("backward_passes").to_numpy() > 0
+    )
+    steps, first = np.unique(steps[seen], return_index=True)
+    return steps, values[seen][first]
+
+
+def logged(record: RunRecord, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of something that the user logged."""
+    series = record.logged(key)
+    return series.steps, series.values
+
+
+def _told(values: np.ndarray, counts: np.ndarray) -> list[float | None]:
+    return [None if math.isnan(n) else float(v) for v, n in zip(values, counts, strict=True)]
