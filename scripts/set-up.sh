@@ -87,7 +87,7 @@ find_compiler() {
 
 # What the installation was made from, and what it left: when this line changes, it is made anew.
 state() {
-    sources=$(find pyproject.toml constraints.txt hatch_build.py native frontend \
+    sources=$(find pyproject.toml constraints.txt hatch_build.py native frontend src/weighbridge/capture/library.py \
         -name node_modules -prune -o -name __pycache__ -prune -o -type f -exec cksum {} + 2>/dev/null | LC_ALL=C sort | cksum)
     page=no
     [ ! -f src/weighbridge/server/static/index.html ] || page=yes
