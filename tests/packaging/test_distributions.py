@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkout import bare_path, copy_to, environment, has_compiler, linked_environment
+
+from tests.packaging.checkout import bare_path, copy_to, environment, has_compiler, linked_environment
 
 pytestmark = pytest.mark.slow
 

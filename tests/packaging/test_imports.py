@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from checkout import ROOT
-
 import weighbridge
+from tests.packaging.checkout import ROOT
 
 HEAVY = ("torch", "starlette", "uvicorn", "duckdb", "typer", "sklearn", "pyarrow")
 
@@ -49,5 +49,6 @@ def test_no_folder_bears_the_name_of_a_public_function() -> None:
 
 def test_the_import_contract_holds() -> None:
     tool = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([str(tool), "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    where = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([str(tool), "--no-cache"], cwd=ROOT, capture_output=True, text=True, env=where)
     assert done.returncode == 0, done.stdout

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from checkout import bare_path, copy_to, environment, linked_environment
+
+from tests.packaging.checkout import bare_path, copy_to, environment, linked_environment
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,8 @@ import json
 import re
 import tomllib
 
-from checkout import ROOT, files, texts
-
 import weighbridge
+from tests.packaging.checkout import ROOT, files, texts
 
 # Written in two pieces, so that this file does not find itself.
 MACHINE_PATH = re.compile(r"(?<![\w.<-])/(?:" + "root|home|work|Users" + r")/\w")
