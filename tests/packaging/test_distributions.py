@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -132,10 +134,21 @@ def page_address(venv: Path, bare: dict[str, str], tmp_path: Path) -> Iterator[s
         server.stdout.close()
 
 
+def read(address: str, patience_seconds: float = 30) -> str:
+    """What a GET brings; waits for a server that has said its address and is about to listen."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with direct.open(address, timeout=patience_seconds) as answer:
+                return str(answer.read().decode())
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
 def test_the_installed_wheel_serves_the_page(page_address: str) -> None:
-    with urllib.request.urlopen(page_address, timeout=20) as answer:
-        page = answer.read().decode()
-    assert answer.status == 200
+    page = read(page_address)
     script = page.split('src="')[1].split('"')[0]
-    with urllib.request.urlopen(page_address + script.lstrip("/"), timeout=20) as answer:
-        assert len(answer.read()) > 10_000
+    assert len(read(page_address + script.lstrip("/"))) > 10_000
