@@ -39,7 +39,12 @@ def write_sealed(path: Path, content: Mapping[str, Any], *, replace: bool = Fals
     line = seal(json.dumps(content, separators=(",", ":"), default=str).encode())
     target = path.with_name(f"{path.name}.{os.getpid()}.part") if replace else path
     with open(target, "wb" if replace else "xb") as file:
-        file.write(line)
+        try:
+            file.write(line)
+            file.flush()
+        except OSError:  # a full disk: half a file would look like damage
+            target.unlink(missing_ok=True)
+            raise
     if replace:
         os.replace(target, path)
 

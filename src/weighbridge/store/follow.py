@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 from weighbridge.records import TABLES
 from weighbridge.store import layout
+from weighbridge.store.checked import read_sealed
+from weighbridge.store.compact import MANIFEST
 from weighbridge.store.parquet import read_parquet
 from weighbridge.store.segment import SegmentReader
 from weighbridge.store.status import require_run
@@ -87,7 +89,11 @@ class Follower:
 
     def _rest_of(self, unit: Unit, position: _Position) -> list[pa.RecordBatch]:
         """What of a compacted unit was not read while it was a segment."""
-        table = read_parquet(unit.stem / f"{unit.table}.parquet", TABLES[unit.table])
+        manifest = read_sealed(unit.stem / MANIFEST)
+        if not manifest["rows"]:
+            return []
+        name = next(name for name in manifest["files"] if name.startswith(unit.table))
+        table = read_parquet(unit.stem / name, TABLES[unit.table])
         if position.reader is not None and position.flushes:
             seen = position.reader.flushes[: position.flushes]
             table = table.filter(pc.greater(table.column("step"), max(flush.last_step for flush in seen)))

@@ -98,6 +98,7 @@ class SegmentWriter:
             self._data = os.open(stem.with_name(stem.name + DATA_SUFFIX), flags, 0o644)
         except OSError:
             os.close(self._sidecar)
+            stem.with_name(stem.name + SIDECAR_SUFFIX).unlink(missing_ok=True)
             raise
 
     @property

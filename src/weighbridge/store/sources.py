@@ -36,7 +36,7 @@ class Plan:
         elif part.row_count:
             low = 0 if low <= part.first_step else low
             high = FOREVER if high > part.last_step else high
-            self.files.setdefault((low, high), []).append(str(part.unit.stem / "rows.parquet"))
+            self.files.setdefault((low, high), []).append(str(part.rows_file))
 
 
 def plan_rows(parts: list[Part], start: int, stop: int) -> Plan:

@@ -52,6 +52,12 @@ class Part:
         return sum(flush.rows for flush in self.reader.flushes) if self.reader else 0
 
     @property
+    def rows_file(self) -> Path:
+        """The compacted unit's Parquet of single rows; a thinned unit's has another name."""
+        files = self.manifest["files"] if self.manifest else {}
+        return self.unit.stem / next((name for name in files if name.startswith(self.unit.table)), f"{self.unit.table}.parquet")
+
+    @property
     def thinned(self) -> tuple[int, int] | None:
         """First and last step of which only buckets are left."""
         found = self.manifest.get("thinned") if self.manifest else None
@@ -146,7 +152,7 @@ def read_part(part: Part, *, cut: bool = True) -> pa.Table:
     if part.reader is not None:
         table = pa.Table.from_batches(part.reader.batches(), schema)
     else:
-        table = read_parquet(part.unit.stem / f"{part.unit.table}.parquet", schema)
+        table = read_parquet(part.rows_file, schema)
     return table.filter(pc.less(table.column("step"), part.limit)) if cut and part.is_cut else table
 
 

@@ -19,7 +19,9 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FORMAT_VERSION, TABLES
 from weighbridge.store.checked import write_sealed
 from weighbridge.store.layout import FINISH_FILE, attempt_file, attempts, process_of, rank_folder, this_process, unit_name
+from weighbridge.store.limit import Keeper, keep_within
 from weighbridge.store.segment import SegmentWriter
+from weighbridge.store.status import size_of
 from weighbridge.store.units import last_numbers
 
 SEGMENT_BYTES: Final = 64 << 20
@@ -53,9 +55,12 @@ class RankWriter:
         self._closed_bytes = 0
         self._finished = False
         self._first_step, self._last_step = -1, -1
+        self.unwritten: tuple[str, ...] = ()  # after an OSError: the tables of that write that are not acknowledged
         self.folder.mkdir(parents=True, exist_ok=True)
         self._claim()
         self._numbers = last_numbers(self.folder)
+        self._limit_bytes = disk_limit_bytes
+        self._keeper = Keeper(self.folder, disk_limit_bytes) if disk_limit_bytes else None
 
     def _claim(self) -> None:
         mine = {"format": FORMAT_VERSION, "rank": self.rank, "attempt": self.attempt}
@@ -72,12 +77,19 @@ class RankWriter:
         return self._closed_bytes + sum(segment.disk_bytes for segment in self._open.values())
 
     def write(self, batches: Mapping[str, pa.RecordBatch], first_step: int, last_step: int) -> None:
-        """Append each batch to its table; on return all of it is acknowledged. Empty batches leave no trace."""
+        """Append each batch to its table; on return all of it is acknowledged. Empty batches leave no trace.
+
+        On OSError the tables before the failing one are acknowledged; `unwritten` names the others, for a later try.
+        """
+        self.unwritten = tuple(batches)
         for table, batch in batches.items():
             if batch.num_rows:
                 self._append(table, batch, first_step, last_step)
+            self.unwritten = self.unwritten[1:]
         self._first_step = first_step if self._first_step < 0 else min(first_step, self._first_step)
         self._last_step = max(last_step, self._last_step)
+        if self._keeper is not None:
+            self._tell_thinned(self._keeper.news())
 
     def _append(self, table: str, batch: pa.RecordBatch, first_step: int, last_step: int) -> None:
         segment = self._open.get(table)
@@ -85,8 +97,9 @@ class RankWriter:
             self._close(table)
             segment = None
         if segment is None:
-            self._numbers[table] = self._numbers.get(table, 0) + 1
-            segment = SegmentWriter(self.folder / unit_name(table, self._numbers[table]), TABLES[table])
+            number = self._numbers.get(table, 0) + 1
+            segment = SegmentWriter(self.folder / unit_name(table, number), TABLES[table])
+            self._numbers[table] = number
             self._open[table] = segment
         try:
             segment.append(batch, first_step, last_step)
@@ -107,15 +120,24 @@ class RankWriter:
             segment.close()
         finally:
             self._closed_bytes += segment.disk_bytes
+        if table == "rows" and self._keeper is not None and self._limit_bytes and size_of(self.folder) > self._limit_bytes:
+            self._keeper.start(self._last_step)
+
+    def _tell_thinned(self, ranges: list[tuple[int, int]]) -> None:
+        """An event for each range of which only buckets are left."""
+        for first, last in ranges:
+            self._append("events", _thinned_event(first, last, self.attempt, self._last_step), self._last_step, self._last_step)
 
     def finish(self, steps: int, compact_seconds: float = FINISH_SECONDS) -> None:
         """Close all segments, write finish.json, then compact for at most `compact_seconds`. A second call does nothing."""
         if self._finished:
             return
         self._finished = True
-        for table in list(self._open):
-            with suppress(OSError):  # a full disk: not marked closed, which finish.json says as well
-                self._close(table)
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.wait(compact_seconds)
+            self._tell_thinned(keeper.news())
+        self._close_all()
         content = {"format": FORMAT_VERSION, "attempt": self.attempt, "steps": steps, "finished_ns": time.time_ns()}
         write_sealed(self.folder / FINISH_FILE, content, replace=True)
         if compact_seconds > 0:
@@ -123,11 +145,26 @@ class RankWriter:
 
             with suppress(OSError, WeighbridgeError):  # whoever reads the run next compacts what is left
                 compact_folder(self.folder, time.monotonic() + compact_seconds, is_live=False)
+                if self._limit_bytes:
+                    self._tell_thinned(keep_within(self.folder, self._limit_bytes, self._last_step))
+                    self._close_all()
+
+    def _close_all(self) -> None:
+        for table in list(self._open):
+            with suppress(OSError):  # a full disk: not marked closed, which finish.json says as well
+                self._close(table)
 
 
 def next_attempt(run: Path, rank: int = 0) -> int:
     """The number that a new process writing on an existing run has to take."""
     return max(attempts(rank_folder(run, rank)), default=-1) + 1
+
+
+def _thinned_event(first: int, last: int, attempt: int, step: int) -> pa.RecordBatch:
+    message = f"disk limit: of steps {first} to {last} only buckets of 64 and 4,096 steps are left"
+    made = {"step": step, "attempt": attempt, "kind": "thinned", "tensor": -1, "message": message}
+    made |= {"detail": f'{{"first_step": {first}, "last_step": {last}}}', "time_ns": time.time_ns()}
+    return pa.RecordBatch.from_pylist([made], TABLES["events"])
 
 
 def _taken(folder: Path, attempt: int) -> str:

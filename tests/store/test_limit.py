@@ -1,0 +1,89 @@
+"""Oracle: the full run kept beside the limited one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_rows import rows, steps, tensors
+
+from weighbridge.store import limit
+from weighbridge.store.compact import compact_run
+from weighbridge.store.layout import create_run
+from weighbridge.store.limit import keep_within
+from weighbridge.store.record import open_run
+from weighbridge.store.status import size_of
+from weighbridge.store.verify import verify_run
+from weighbridge.store.writer import RankWriter
+
+LAST = 9000
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = create_run(tmp_path_factory.mktemp("limit"), "full", {})
+    writer = RankWriter(path, segment_steps=700)
+    writer.write({"tensors": tensors(1)}, 0, 0)
+    for first in range(0, LAST, 250):
+        writer.write({"rows": rows(first, first + 250, 1), "steps": steps(first, first + 250)}, first, first + 249)
+    writer.finish(LAST, compact_seconds=0)
+    compact_run(path)
+    return path
+
+
+def test_the_oldest_ranges_give_way_but_never_the_first_1000_and_the_last_5000(full: Path, tmp_path: Path) -> None:
+    path = tmp_path / "thin"
+    shutil.copytree(full, path)
+    record = open_run(path)
+    before = record.heat_map("gradient.rms", 100)
+    done = keep_within(path / "rank-0", 1, LAST - 1)
+    assert done[0][0] == 1024
+    assert record.refresh()
+    assert record.thinned == [(1024, done[-1][1])]
+    assert LAST - 1 - 5000 - 700 <= done[-1][1] <= LAST - 1 - 5000
+    left = record.series("layers.0.weight", "gradient.rms").steps
+    np.testing.assert_array_equal(left, np.r_[0:1024, done[-1][1] + 1 : LAST])
+    after = record.heat_map("gradient.rms", 100)
+    for name in ("mean", "min", "max"):
+        np.testing.assert_allclose(getattr(after, name), getattr(before, name), rtol=1e-12)
+    assert verify_run(path) == []
+    assert size_of(path) < size_of(full)
+    assert keep_within(path / "rank-0", 1, LAST - 1) == []
+
+
+def test_it_stops_as_soon_as_the_folder_is_small_enough(full: Path, tmp_path: Path) -> None:
+    path = tmp_path / "thin"
+    shutil.copytree(full, path)
+    bound = size_of(path / "rank-0") - 1000
+    assert len(keep_within(path / "rank-0", bound, LAST - 1)) == 1
+    assert size_of(path / "rank-0") <= bound
+
+
+def test_a_thinned_range_shows_its_buckets_even_where_single_steps_were_asked(full: Path, tmp_path: Path) -> None:
+    path = tmp_path / "thin"
+    shutil.copytree(full, path)
+    keep_within(path / "rank-0", 1, LAST - 1)
+    heat = open_run(path).heat_map("gradient.rms", 100, 1500, 2000)
+    inside, around = (open_run(full).series("layers.0.weight", "gradient.rms", *r).values for r in ((1500, 2000), (1472, 2048)))
+    assert not np.isnan(heat.mean).any()
+    assert np.nanmax(inside) <= np.nanmax(heat.max) <= np.nanmax(around)
+
+
+def test_a_writer_with_a_limit_thins_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = create_run(tmp_path, "first", {})
+    writer = RankWriter(path, segment_steps=1000, disk_limit_bytes=200_000)
+    writer.write({"tensors": tensors(1)}, 0, 0)
+    for first in range(0, LAST, 250):
+        writer.write({"rows": rows(first, first + 250, 1)}, first, first + 249)
+        if writer._keeper is not None and first > 8000:
+            writer._keeper.wait(30)  # the training would not wait
+    writer.finish(LAST)
+    record = open_run(path)
+    told = [(event.detail["first_step"], event.detail["last_step"]) for event in record.events() if event.kind == "thinned"]
+    assert told
+    assert told[0][0] == 1024
+    assert record.thinned == [(1024, told[-1][1])]
+    assert LAST - told[-1][1] >= limit.PROTECTED_LAST
+    assert verify_run(path) == []
