@@ -33,6 +33,11 @@ from weighbridge.store.tables import FOREVER, RankTables, parse_detail
 from weighbridge.store.values import decode_values
 from weighbridge.store.views import Buckets, Event, HeatMap, RunInfo, Series, Tensor, TensorSummary, read_only
 
+# Where more single rows than this would have to be read (about 0.1 us each), the bucket files answer instead, though
+# their ranges are wider than asked for by up to 64 / COARSE_FROM.
+MANY_ROWS = 500_000
+COARSE_FROM = 8
+
 Answer = TypeVar("Answer")
 
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
@@ -193,7 +198,8 @@ class RunRecord:
         chosen = self.tensors if tensors is None else tuple(self.tensor(name) for name in tensors)
         low, high = self._range(start, stop)
         thinned = any(first < high and last >= low for first, last in self.thinned)
-        cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned else 0)
+        many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets
+        cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned or many else 0)
         only = chosen[0].id if len(chosen) == 1 else None
         found = self._ask(lambda: self._query.buckets(quantity, which, low, high, cells, only))
         place = {tensor.id: number for number, tensor in enumerate(chosen)}

@@ -25,10 +25,9 @@ DATA_SUFFIX: Final = ".arrows"
 SIDECAR_SUFFIX: Final = ".flushes"
 LINE_BYTES: Final = 192
 END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-# Compression has a fixed price per column (zstd about 10 us, lz4 about 1 us), so small batches go without
-# (docs/decisions/0003-compression-of-small-flushes.md). A reader need not care: every message names its own codec.
-ZSTD_FROM_ROWS: Final = 2_048
-LZ4_FROM_ROWS: Final = 64
+# lz4 at half of zstd's price, and none for small batches: compression has a fixed price per column. Segments are
+# transient, Parquet has zstd (docs/decisions/0003-segments-are-compressed-with-lz4.md).
+COMPRESSED_FROM_ROWS: Final = 64
 _CHECK_BYTES: Final = len(',"check":"00000000"')
 
 
@@ -72,12 +71,11 @@ def damage(path: Path, start: int, stop: int, what: str) -> str:
 
 def encode(batch: pa.RecordBatch, schema_bytes: int) -> pa.Buffer:
     """One record batch as an IPC message without its schema message (whose length is given)."""
-    if batch.num_rows < LZ4_FROM_ROWS:
+    if batch.num_rows < COMPRESSED_FROM_ROWS:
         return batch.serialize()
-    codec = "zstd" if batch.num_rows >= ZSTD_FROM_ROWS else "lz4"
     sink = pa.BufferOutputStream()
     # one thread: the training process owns the other cores
-    writer = pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=codec, use_threads=False))
+    writer = pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False))
     writer.write_batch(batch)
     return sink.getvalue().slice(schema_bytes)
 
