@@ -1,0 +1,124 @@
+"""Two copies of one training take turns in one process, on one core, with one thread: a block of the one, one of the other.
+
+What disturbs both (other processes, clock rates, heat) cancels in the ratio of neighbours. The process has to be
+started with ENVIRONMENT: glibc reads it before Python runs.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from workloads import Training
+
+# Without these glibc gives freed memory back and faults it in again, one copy more than its twin: up to 30 % on (b).
+# 32 MiB is the largest threshold for mmap that glibc takes.
+ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "OMP_NUM_THREADS": "1"}
+
+
+class Tool(Protocol):
+    """What watches the second copy."""
+
+    name: str
+
+    def begin(self, training: Training) -> None:
+        """Set up; not timed."""
+
+    def resume(self) -> None:
+        """Before each block of its copy; not timed."""
+
+    def after_step(self, loss: torch.Tensor) -> None:
+        """What the tool wants said in the loop; timed."""
+
+    def end_of_block(self) -> None:
+        """Timed: bring what was recorded so far to safety."""
+
+    def pause(self) -> None:
+        """After each block of its copy: leave the raw copy alone; not timed."""
+
+    def finish(self) -> None:
+        """Not timed."""
+
+
+class Raw:
+    """No tool at all: the control."""
+
+    name = "raw"
+
+    def begin(self, training: Training) -> None: ...
+    def resume(self) -> None: ...
+    def end_of_block(self) -> None: ...
+    def pause(self) -> None: ...
+    def finish(self) -> None: ...
+
+    after_step = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block took."""
+
+    wall: float  # seconds
+    cpu: float  # seconds of this process, all threads
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of ratios of neighbouring blocks."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if len(values) < 2:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(median, low, high)
+
+
+def pin_to_one_core() -> int:
+    """The last core that we may use; threads and processes started later inherit it."""
+    core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
+    return core
+
+
+def take_turns(raw: Training, watched: Training, tool: Tool | Raw, steps: int, blocks: int) -> tuple[list[Block], list[Block]]:
+    """raw, watched (these warm up and are not counted), then raw, watched, raw, ..., raw, and watched uncounted: even."""
+    nothing = Raw()
+    tool.begin(watched)
+    one_block(raw, nothing, steps)
+    one_block(watched, tool, steps)
+    raw_blocks = [one_block(raw, nothing, steps)]
+    watched_blocks = []
+    for _ in range(blocks):
+        watched_blocks.append(one_block(watched, tool, steps))
+        raw_blocks.append(one_block(raw, nothing, steps))
+    one_block(watched, tool, steps)
+    return raw_blocks, watched_blocks
+
+
+def one_block(training: Training, tool: Tool | Raw, steps: int) -> Block:
+    training.begin_block()
+    tool.resume()
+    cpu, wall = time.process_time(), time.perf_counter()
+    training.run(steps, tool.after_step)
+    tool.end_of_block()
+    block = Block(time.perf_counter() - wall, time.process_time() - cpu)
+    tool.pause()
+    training.end_block()
+    return block
+
+
+def ratios(raw: Sequence[Block], watched: Sequence[Block], which: str) -> list[float]:
+    """Each block of the watched copy over the mean of the two raw blocks beside it, so that a steady drift cancels."""
+    raws, others = [getattr(block, which) for block in raw], [getattr(block, which) for block in watched]
+    return [2 * other / (raws[i] + raws[i + 1]) for i, other in enumerate(others)]

@@ -1,0 +1,161 @@
+"""Where watching spends its time, by wrapping the product's functions from outside; nothing in the product knows of it.
+
+Every wrapped function is charged with its own time, without that of wrapped functions that it calls, and without what the
+wrapping itself costs (measured on empty functions). On the training thread by the wall clock: a call in the middle of
+which the writer's thread gets the core would look long, so parts that run at every step count as calls x median. On the
+writer's thread by the thread's own clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# (module, function, what the table calls it). The order is that of the table. Names that are gone are skipped and said.
+_TRAINING = (
+    ("capture.kernel", "NativeKernel.weigh", "kernel"),
+    ("capture.kernel", "NativeKernel.moved", "comparing small tensors bytewise"),
+    ("capture.snapshots", "Snapshots.locate", "addresses of parameters"),
+    ("capture.snapshots", "Snapshots.attach_gradients", "addresses of gradients"),
+    ("capture.snapshots", "Snapshots.refresh_moved", "versions, before the step"),
+    ("capture.snapshots", "Snapshots.weigh", "versions, after the step"),
+    ("capture.values", "Values.keep", "values of small tensors"),
+    ("capture.losses", "Passes.add", "loss"),
+    ("capture.stepper", "Stepper._prepare", "whose step it is"),
+    ("capture.stepper", "Stepper._note_step", "row of the step"),
+    ("capture.recorder", "Recorder.room", "handing over"),
+    ("capture.recorder", "Recorder.step_done", "handing over"),
+    ("capture.recorder", "Recorder.hand_over", "handing over"),
+    ("capture.recorder", "Recorder.flush", "(waiting in flush)"),
+    ("capture.hooks", "_before", "hooks"),
+    ("capture.hooks", "_after", "hooks"),
+    ("capture.hooks", "_backward", "(backward itself)"),
+    ("capture.run", "Run.before_step", "hooks"),
+    ("capture.run", "Run.after_step", "hooks"),
+    ("capture.run", "Run.on_backward", "hooks"),
+    ("capture.stepper", "Stepper.before_step", "hooks"),
+    ("capture.stepper", "Stepper.after_step", "hooks"),
+    ("capture.stepper", "Stepper.on_backward", "hooks"),
+)
+_WRITER = (
+    ("capture.recorder", "Recorder._write", "writer: the rest"),
+    ("capture.recorder", "Lists.batch", "writer: encoding of the small tables"),
+    ("capture.values", "Together.batch", "writer: encoding of the small tables"),
+    ("store.segment", "encode", "writer: encoding (Arrow, compression)"),
+    ("store.segment", "SegmentWriter.append", "writer: checksum, sidecar"),
+    ("store.segment", "_write", "writer: write()"),
+)
+APART = ("(waiting in flush)", "(backward itself)")  # no cost of ours, or counted as the writer's
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the profile, over all profiled steps."""
+
+    name: str
+    seconds: float
+    calls: int
+
+
+class Profile:
+    """Wraps when made; `unwrap` puts everything back."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, list[int]] = defaultdict(list)
+        self._part: dict[str, str] = {}
+        self._undo: list[Callable[[], None]] = []
+        self._local = threading.local()
+        self._training = threading.get_ident()
+        self.missing: list[str] = []
+        self._inside = self._beside = 0
+        self._calibrate()
+        for where in (_TRAINING, _WRITER):
+            for module, name, part in where:
+                self._wrap(
+                    f"weighbridge.{module}", name, part, time.thread_time_ns if where is _WRITER else time.perf_counter_ns
+                )
+
+    def _calibrate(self) -> None:
+        def empty() -> None: ...
+
+        child = self._timed(empty, "child", time.perf_counter_ns)
+        parent = self._timed(lambda: child(), "parent", time.perf_counter_ns)
+        for _ in range(2000):
+            parent()
+        inside = int(statistics.median(self._own["child"]))
+        beside = int(statistics.median(self._own["parent"])) - inside
+        self._inside, self._beside = inside, max(beside, 0)
+        self._own.clear()
+
+    def _wrap(self, module_name: str, name: str, part: str, clock: Callable[[], int]) -> None:
+        *path, last = name.split(".")
+        try:
+            owner: Any = functools.reduce(getattr, path, importlib.import_module(module_name))
+            raw = vars(owner)[last]
+        except (ImportError, AttributeError, KeyError):
+            self.missing.append(f"{module_name}.{name}")
+            return
+        static = isinstance(raw, staticmethod)
+        key = f"{module_name}.{name}"
+        self._part[key] = part
+        timed = self._timed(raw.__func__ if static else raw, key, clock)
+        setattr(owner, last, staticmethod(timed) if static else timed)
+        self._undo.append(lambda: setattr(owner, last, raw))
+
+    def _timed(self, function: Callable[..., Any], key: str, clock: Callable[[], int]) -> Callable[..., Any]:
+        own, local = self._own[key], self._local
+
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            above = getattr(local, "below", None)
+            local.below = below = [0, 0]  # time inside wrapped functions called from here, and their number
+            began = clock()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent = clock() - began
+                own.append(spent - below[0] - self._inside - below[1] * self._beside)
+                if above is not None:
+                    above[0] += spent
+                    above[1] += 1
+                local.below = above
+
+        return timed
+
+    def clear(self) -> None:
+        """Forget what was measured so far (warming up)."""
+        for own in self._own.values():
+            own.clear()
+
+    def unwrap(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+
+    def parts(self, steps: int) -> list[Part]:
+        """The lines of the table, in order."""
+        seconds: dict[str, float] = defaultdict(float)
+        calls: dict[str, int] = defaultdict(int)
+        for key, part in self._part.items():
+            own = self._own[key]
+            is_every_step = len(own) >= steps and not part.startswith("writer")
+            total = statistics.median(own) * len(own) if is_every_step else sum(own)
+            seconds[part] += max(total, 0) / 1e9
+            calls[part] = max(calls[part], len(own))
+        return [Part(name, seconds[name], calls[name]) for name in dict.fromkeys(self._part.values()) if name not in APART]
+
+
+def profile_lines(parts: list[Mapping[str, Any]], steps: int, raw: float, extra: float) -> list[str]:
+    """Markdown lines: microseconds a step and share of a raw step. `raw` and `extra` in seconds a step, measured unwrapped."""
+    lines = ["| part | us a step | share of a raw step |", "|---|---:|---:|"]
+    each = [(part["name"], part["seconds"] / steps) for part in parts]
+    rest = extra - sum(seconds for _, seconds in each)
+    each.append(("not in our functions (cold caches, page faults, scheduling; or noise)", rest))
+    each.append(("**watched minus raw, measured without profiling**", extra))
+    return lines + [f"| {name} | {seconds * 1e6:,.1f} | {100 * seconds / raw:.2f} % |" for name, seconds in each]

@@ -1,0 +1,142 @@
+"""From measured cells to the tables of RESULTS.md."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from interleaved import Spread
+from profiling import profile_lines
+from workloads import WORKLOADS
+
+Cell = dict[str, Any]
+_PACKAGES = ("numpy", "pyarrow", "transformers", "wandb", "tensorboard", "torchmortem", "torch-audit")
+
+
+def versions(load_before: float) -> str:
+    """Machine, date, versions; no name of the machine, no path."""
+    import torch
+
+    found = [f"torch {torch.__version__}"]
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    machine = f"{_processor()}, {os.cpu_count()} cores, {platform.system()}; one core, one thread"
+    load = f"Load average of the machine before {load_before:.2f}, after {os.getloadavg()[0]:.2f}"
+    python = f"Python {platform.python_version()}, {', '.join(found)}; kernel: {_kernel()}"
+    return f"{datetime.date.today()}, commit {_commit()}. {machine}. {python}. {load}."
+
+
+def _kernel() -> str:
+    from weighbridge.capture.kernel import load_kernel
+
+    kernel = load_kernel()
+    return kernel.name + (f" ({kernel.note})" if kernel.note else "")
+
+
+def _processor() -> str:
+    try:
+        names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + (
+            " and changes" if git("status", "--porcelain", "--", "../src", "../native") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def each_ms(cell: Cell, which: str) -> float:
+    """Median milliseconds a step."""
+    return 1e3 * statistics.median(block["wall"] for block in cell[which]) / float(cell["steps"])
+
+
+def spread_text(values: list[float]) -> str:
+    spread = Spread.of(values)
+    return f"{spread.median:.3f} ({spread.low:.3f} to {spread.high:.3f})"
+
+
+def load_line(cell: Cell) -> str:
+    """One line of progress."""
+    return (
+        f"{cell['workload']} {cell['tool']:18s} {spread_text(cell['wall'])}, CPU time {Spread.of(cell['cpu']).median:.3f}, "
+        f"raw {each_ms(cell, 'raw'):.3f} ms a step, loss {cell['first_loss']:.4g} -> {cell['last_loss']:.4g}"
+    )
+
+
+def _of(cells: list[Cell], tool: str) -> dict[str, Cell]:
+    return {cell["workload"]: cell for cell in cells if cell["tool"] == tool}
+
+
+def overhead_table(cells: list[Cell]) -> list[str]:
+    """Watched against raw, what was read back, and the profiles."""
+    controls, watched, profiles = _of(cells, "raw"), _of(cells, "weighbridge"), _of(cells, "profile")
+    if not watched:
+        return []
+    lines = [
+        "Step time watched / raw: median of neighbouring blocks (quartiles). CPU time: of this process, all its threads.",
+        "",
+        "| workload | raw, ms a step | raw / raw | watched / raw | CPU time | aim | pairs x steps "
+        "| losses, weights | rows read back | B a row |",
+        "|---|---:|---:|---:|---:|---:|---:|---|---|---:|",
+    ]
+    for letter, cell in watched.items():
+        workload = WORKLOADS[letter]
+        control = spread_text(controls[letter]["wall"]) if letter in controls else "-"
+        same = "bit-identical" if cell["losses_identical"] and cell["weights_identical"] else "DIFFER"
+        rows = f"{cell['rows']:,}, {'all that are due' if cell['rows_complete'] else 'NOT those that are due'}"
+        lines.append(
+            f"| {letter}: {workload.title} | {each_ms(cell, 'raw'):.3f} | {control} | {spread_text(cell['wall'])} "
+            f"| {spread_text(cell['cpu'])} | {workload.limit} | {cell['blocks']} x {cell['steps']} | {same} | {rows} "
+            f"| {cell['bytes'] / cell['rows']:.0f} |"
+        )
+    for letter, profile in profiles.items():
+        raw = each_ms(watched[letter], "raw") / 1e3
+        extra = raw * (Spread.of(watched[letter]["wall"]).median - 1)
+        lines += ["", f"Profile of {letter}, {profile['profiled_steps']:,} steps:", ""]
+        lines += profile_lines(profile["profile"], profile["profiled_steps"], raw, extra)
+        if profile["missing"]:
+            lines += ["", f"Not found, so not in the profile: {', '.join(profile['missing'])}"]
+    return lines
+
+
+def rivals_table(cells: list[Cell]) -> list[str]:
+    """Tools x workloads, the same method for all."""
+    names = [name for name in dict.fromkeys(cell["tool"] for cell in cells) if name != "profile"]
+    if not set(names) - {"raw", "weighbridge"}:
+        return []
+    letters = list(dict.fromkeys(cell["workload"] for cell in cells))
+    lines = ["", "Step time with a tool / raw: median (quartiles) [CPU time of the process, without helper processes].", ""]
+    lines += ["| tool | " + " | ".join(letters) + " |", "|---|" + "---:|" * len(letters)]
+    for name in names:
+        found = _of(cells, name)
+        texts = [
+            f"{spread_text(found[letter]['wall'])} [{Spread.of(found[letter]['cpu']).median:.2f}]" if letter in found else "-"
+            for letter in letters
+        ]
+        lines.append(f"| {name} | " + " | ".join(texts) + " |")
+    return [*lines, ""]
+
+
+def append_results(file: Path, text: str) -> None:
+    """Add a section to RESULTS.md."""
+    before = file.read_text() if file.exists() else "# Measured\n\nOne section per run of a benchmark; the newest is last.\n"
+    file.write_text(f"{before.rstrip()}\n\n## Cost of watching (benchmarks/overhead.py)\n\n{text.strip()}\n")
