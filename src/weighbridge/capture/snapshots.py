@@ -194,6 +194,7 @@ class Snapshots:
         """The gradient's numbers in the order in which the item's parameter is read; a sparse one made dense."""
         if gradient.layout is not torch.strided:
             gradient = gradient.to_dense()
+            self.keep.append(gradient)
         is_same = self.weighed[i].is_direct and gradient.stride() == self.parameters[i].stride()
         return gradient if is_same and not gradient.is_complex() else self._dense_like(i, gradient)
 
