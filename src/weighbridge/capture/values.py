@@ -79,7 +79,8 @@ class Group:
             self.before = [_view(snapshots.addresses[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
             self.after = [_view(pointers[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
         before = np.concatenate(self.before)
-        update = np.concatenate(self.after) - before
+        with np.errstate(all="ignore"):  # infinity minus infinity is what is recorded, not something to warn the user of
+            update = np.concatenate(self.after) - before
         key = (self.tensors, self.sizes_column)
         rows.append(Together(step, attempt, _PARAMETER, *key, before.tobytes()))
         rows.append(Together(step, attempt, _UPDATE, *key, update.tobytes()))
