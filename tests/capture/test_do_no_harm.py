@@ -156,14 +156,18 @@ def test_a_run_without_finish_is_finished_at_exit(tmp_path: Path) -> None:
     assert "7 steps, 4 tensors" in done.stderr
     record = only_run(tmp_path)
     assert record.info.state == "finished"
-    assert record.last_step == 7
+    assert record.last_step == 7  # the closing row
+    assert record.info.steps == 7
 
 
 def test_an_exception_in_the_loop_ends_training_as_it_would_have(tmp_path: Path) -> None:
-    done = run_program(
-        "with weighbridge.watch(model):\n    for k in range(9):\n        step()\n        if k == 4: raise RuntimeError('theirs')",
-        tmp_path,
-    )
+    body = """
+        with weighbridge.watch(model):
+            for k in range(9):
+                step()
+                if k == 4: raise RuntimeError('theirs')
+    """
+    done = run_program(body, tmp_path)
     assert done.returncode == 1
     assert "RuntimeError: theirs" in done.stderr
     assert only_run(tmp_path).steps_table().num_rows == 5

@@ -229,6 +229,7 @@ class Stepper:
         """The closing `parameter` row of every tensor that can be weighed, and the last values of the small ones."""
         step = self.steps
         with self.recorder.lock:
+            self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
             for stepped in self.optimizers.values():
                 if stepped.device is not None:
                     stepped.device.drain(self.recorder)
