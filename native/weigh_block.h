@@ -150,28 +150,40 @@ static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, w
     NAME(count_bins)((const NAME(bits) *)seen, k, row);
 }
 
-/* Adds a block to its row. `line`: elements in a 64-byte line of the tensor as it is stored, 0 = all of them go into
- * the histogram. Returns the block to use in products: itself, or `clean` where NaN and infinity had to be left out. */
+/* Adds a block without NaN or infinity to its row. `line`: elements in a 64-byte line of the tensor as it is stored,
+ * 0 = all of them go into the histogram. */
+static inline void NAME(add_block)(const NAME(bits) *x, int n, B normal, int line, NAME(extremes) e, NAME(sums) sums,
+                                   wb_row *row)
+{
+    if (NAME(any_below)(e, normal))
+        NAME(count_small)(x, n, normal, row);
+    NAME(count_histogram)(x, n, line, row);
+    NAME(widen_range)(row, NAME(value)((B)e.unsigned_max < 0 ? e.unsigned_max : e.unsigned_min),
+                      NAME(value)(e.signed_max < 0 ? (U)e.signed_min : (U)e.signed_max));
+    row->sum += sums.sum;
+    row->sum_abs += sums.sum_abs;
+    row->sum_sq += sums.sum_sq;
+}
+
+/* Adds any block to its row. Returns the block to use in products: itself, or `clean` where NaN and infinity had to be
+ * left out. */
 static const NAME(bits) *NAME(weigh)(const NAME(bits) *x, int n, B normal, int line, NAME(bits) *clean, wb_row *row)
 {
     NAME(sums) sums;
     const NAME(extremes) e = NAME(look)(x, n, &sums);
-    const NAME(bits) *finite = x;
+    if (NAME(all_finite)(e)) {
+        NAME(add_block)(x, n, normal, line, e, sums, row);
+        return x;
+    }
     if (NAME(any_below)(e, normal))
         NAME(count_small)(x, n, normal, row);
     NAME(count_histogram)(x, n, line, row);
-    if (NAME(all_finite)(e)) {
-        NAME(widen_range)(row, NAME(value)((B)e.unsigned_max < 0 ? e.unsigned_max : e.unsigned_min),
-                          NAME(value)(e.signed_max < 0 ? (U)e.signed_min : (U)e.signed_max));
-    } else {
-        NAME(leave_out_nonfinite)(x, n, clean, row);
-        NAME(look)(clean, n, &sums);
-        finite = clean;
-    }
+    NAME(leave_out_nonfinite)(x, n, clean, row);
+    NAME(look)(clean, n, &sums);
     row->sum += sums.sum;
     row->sum_abs += sums.sum_abs;
     row->sum_sq += sums.sum_sq;
-    return finite;
+    return clean;
 }
 
 #undef MAGNITUDE

@@ -21,9 +21,7 @@ enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
 
 /* Elements in one block: what is read, the update and the bins of a block stay in a first-level cache. A multiple of
  * the histogram's period (8 lines of 32 half-precision elements), so that every block begins with a line looked at. */
-#ifndef WB_BLOCK
 #define WB_BLOCK 1024
-#endif
 
 typedef struct {
     uint64_t parameter; /* address, after the step */

@@ -97,8 +97,9 @@ def _histogram(
     return counts.scatter_add_(0, bins, looked_at)[:HISTOGRAM_BINS], looked_at.sum()
 
 
-def row_from_vector(vector: np.ndarray[Any, Any]) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
-    """The columns of a row and the 132 counts, for RowBlock.add."""
+def row_from_vector(vector: np.ndarray[Any, Any] | torch.Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    """The columns of a row and the 132 counts, for RowBlock.add, from a vector that is on the CPU by now."""
+    vector = np.asarray(vector, dtype=np.float64)
     values: dict[str, Any] = dict(zip(VECTOR, vector[:_COUNTED].tolist(), strict=True))
     if values["min"] > values["max"]:
         values["min"] = values["max"] = math.nan
