@@ -51,9 +51,10 @@ def _common(result: LabResult) -> list[str]:
         return [] if option in differ else [value]
 
     sizes = "-".join(str(size) for size in first.sizes(data))
+    hidden = any(len(v.options.sizes(data)) > 2 for v in result.variants)
     network = [
         *shown("layers", sizes),
-        *shown("activation", "no activation" if first.activation == "none" else first.activation),
+        *(shown("activation", "no activation" if first.activation == "none" else first.activation) if hidden else []),
         *shown("bias", {"all": "bias in every layer", "none": "no bias"}.get(first.bias, f"bias in layer {first.bias}")),
         *(shown("norm", f"{first.norm} norm") if first.norm != "none" else []),
         *(shown("init", f"weights {first.init}") if first.init != "default" else []),
