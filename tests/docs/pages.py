@@ -2,7 +2,8 @@
 
     python tests/docs/pages.py docs/tutorials/bias.md      writes today's output into the page
 
-The ```python blocks of a page run in order, in one namespace, in an empty folder. A ```text block right after one is its output.
+The ```python blocks of a page run in order, in one namespace, in an empty folder. A ```text block right after one is what
+it prints.
 """
 
 from __future__ import annotations
