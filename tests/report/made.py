@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Made:
 def network(sizes: Sequence[int], prefix: str = "") -> dict[str, tuple[tuple[int, ...], str]]:
     """Names, shapes and roles of a chain of Linear layers, as Sequential names them."""
     found: dict[str, tuple[tuple[int, ...], str]] = {}
-    for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         found[f"{prefix}{2 * i}.weight"] = ((n_out, n_in), "weight")
         found[f"{prefix}{2 * i}.bias"] = ((n_out,), "bias")
     return found

@@ -23,13 +23,13 @@ def register(app: typer.Typer) -> None:
         """
         from weighbridge.cli import screen
         from weighbridge.report.machine import runs_json
-        from weighbridge.report.runs import run_lines
+        from weighbridge.report.runs import run_lines, unreadable
         from weighbridge.store.record import list_runs
 
         path = _existing(folder)
         runs = sorted(list_runs(path), key=lambda info: info.started, reverse=True) if path.is_dir() else []
         if json:
-            screen.put(runs_json(runs))
+            screen.put(runs_json(runs, unreadable(runs, path)))
         else:
             screen.show(run_lines(runs, path, screen.width()))
 

@@ -95,22 +95,42 @@ def register(app: typer.Typer) -> None:
         """
         from weighbridge.cli import screen
         from weighbridge.cli.where import find_run
-        from weighbridge.errors import BadInput
+        from weighbridge.errors import BadInput, CorruptRun
         from weighbridge.report import machine
+        from weighbridge.report.damage import still_readable
         from weighbridge.store.record import open_run
 
         if json and csv:
             raise BadInput("--json and --csv cannot both be printed. Choose one.")
         if per is Per.EPOCH and (values or step is not None):
             raise BadInput("--per epoch shows all epochs; it does not go with --step or --values. Leave one of them out.")
-        record = open_run(find_run(run))
+        path = find_run(run)
         wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every)
-        if csv:
-            screen.put(machine.to_csv(as_table(record, wish)))
-        elif json:
-            screen.put(machine.to_json(record.info, as_table(record, wish)))
-        else:
-            screen.show(as_lines(record, wish, screen.width()))
+        try:
+            record = open_run(path)
+            if csv:
+                screen.put(machine.to_csv(as_table(record, wish)))
+            elif json:
+                screen.put(machine.to_json(record.info, as_table(record, wish)))
+            else:
+                _show(record, wish)
+        except CorruptRun as error:
+            raise CorruptRun(f"{error}\n{still_readable(path)}") from error
+
+
+def _show(record: RunRecord, wish: Wish) -> None:
+    """Print the run's head and what was asked for; of a damaged run the head at least, if that can be read."""
+    from weighbridge.cli import screen
+    from weighbridge.errors import CorruptRun
+    from weighbridge.report import text
+
+    head = text.head(record, screen.width())
+    try:
+        lines = as_lines(record, wish, screen.width())
+    except CorruptRun:
+        screen.show(head)
+        raise
+    screen.show([*head, *lines])
 
 
 def _statistics() -> str:
@@ -143,20 +163,19 @@ def as_table(record: RunRecord, wish: Wish) -> Table:
 
 
 def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
-    """The wish answered for a person."""
+    """The wish answered for a person, without the run's head."""
     from weighbridge.report import text, views
 
     tensors = views.choose_tensors(record, wish.tensors)
-    lines = text.head(record, width)
     if not tensors:
-        return [*lines, *text.wrapped(_words("No tensors are known yet; they are from the first optimizer step on."), width)]
+        return [*text.wrapped(_words("No tensors are known yet; they are from the first optimizer step on."), width)]
     if wish.values:
-        return [*lines, *_values(record, wish, tensors, width)]
+        return _values(record, wish, tensors, width)
     if wish.per is Per.EPOCH:
-        return [*lines, *_epochs(record, wish, tensors, width)]
+        return _epochs(record, wish, tensors, width)
     if wish.tensors and wish.step is None:
-        return [*lines, *_series(record, wish, tensors, width)]
-    return [*lines, *_overview(record, wish, tensors, width)]
+        return _series(record, wish, tensors, width)
+    return _overview(record, wish, tensors, width)
 
 
 def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
@@ -189,10 +208,12 @@ def _series(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int
 
 
 def _values(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.report import detail
+    from weighbridge.report import detail, text
 
     step = _step(record, wish.step)
-    lines = [_words(f"numbers at step {step:,}: parameter before the update, the gradient that it used, the update")]
+    lines = text.wrapped(
+        _words(f"numbers at step {step:,}: parameter before the update, the gradient that it used, the update"), width
+    )
     for tensor in tensors:
         lines += [_words(""), *detail.value_lines(record, tensor, step, wish.every, width)]
     return lines

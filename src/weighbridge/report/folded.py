@@ -13,7 +13,7 @@ from rich.text import Text
 from weighbridge import format as plain
 from weighbridge.report import grid, views
 from weighbridge.report.machine import Cell
-from weighbridge.report.text import number_text, tensor_lines, wrapped
+from weighbridge.report.text import SHORT, number_text, tensor_lines, wrapped
 from weighbridge.store.record import RunRecord, Tensor
 
 FOLD_ABOVE: Final = 100  # tensors that are still shown one by one: some two screens
@@ -26,7 +26,7 @@ def folded_lines(
 ) -> list[Text]:
     """The tensors in at most some 60 lines, with a line that says how to see the rest."""
     groups = module_groups(tensors)
-    name = plain.visible(record.info.name)
+    name = plain.visible(views.typed_name(record))
     if groups is None:
         between = len(tensors) - 2 * ENDS
         lines = tensor_lines(record, [*tensors[:ENDS], *tensors[-ENDS:]], statistics, spark, step, width)
@@ -34,7 +34,7 @@ def folded_lines(
         lines.insert(tail, Text(f"… {plain.counted(between, 'tensor')} between them", style="dim"))
         hint = f"All of them: weighbridge show {name} --all     Some: --tensor '*.bias'"
     else:
-        lines = _group_lines(record, groups, statistics, step)
+        lines = _group_lines(record, groups, statistics, step, width)
         example = next(iter(groups))
         hint = (
             f"{plain.counted(len(tensors), 'tensor')} folded into {plain.counted(len(groups), 'module')}; "
@@ -74,20 +74,27 @@ def module_groups(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]] | None:
     return best
 
 
-def _group_lines(record: RunRecord, groups: dict[str, list[Tensor]], statistics: Sequence[str], step: int | None) -> list[Text]:
+def _group_lines(
+    record: RunRecord, groups: dict[str, list[Tensor]], statistics: Sequence[str], step: int | None, width: int
+) -> list[Text]:
     flat = [t for members in groups.values() for t in members]
     table = views.overview(record, flat, statistics, step)
     cells = {t.id: row[len(views.TENSOR_COLUMNS) :] for t, row in zip(flat, table.rows, strict=True)}
-    columns = [
-        grid.column("module", [plain.visible(name) or "(the model itself)" for name in groups], right=False),
+    names = [plain.cut_middle(plain.visible(name) or "(the model itself)", max(width // 3, 12)) for name in groups]
+    fixed = [grid.column("module", names, right=False)]
+    others = [
         grid.column("tensors", [plain.count(len(m)) for m in groups.values()]),
         grid.column("count", [plain.count(sum(t.count for t in m)) for m in groups.values()]),
     ]
-    for heading, names in _joined(statistics):
-        places = [list(statistics).index(n) for n in names]
+    joined = _joined(statistics)
+    short = all(members[0] in SHORT for _, members in joined if len(members) == 1)
+    for heading, members in joined:
+        places = [list(statistics).index(n) for n in members]
         found = [[cells[t.id][p] for t in m for p in places] for m in groups.values()]
-        columns.append(grid.column(heading, [_spread(values) for values in found]))
-    return grid.lines(columns)
+        others.append(grid.column(SHORT[heading] if short and heading in SHORT else heading, [_spread(v) for v in found]))
+    while grid.total_width([*fixed, *others]) > width and others[0].heading in ("tensors", "count"):
+        del others[0]  # the statistics matter more where there is no room for all
+    return [line for block in grid.in_blocks(fixed, others, width) for line in grid.lines(block)]
 
 
 def _joined(statistics: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:

@@ -11,7 +11,9 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from weighbridge.store.record import RunInfo
@@ -44,9 +46,11 @@ def to_json(info: RunInfo, table: Table, **more: Any) -> str:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
 
 
-def runs_json(infos: list[RunInfo]) -> str:
-    """All runs of a folder as a JSON list."""
-    return json.dumps([run_facts(info) for info in infos], ensure_ascii=False, allow_nan=False, indent=1)
+def runs_json(infos: Sequence[RunInfo], unreadable: Sequence[tuple[Path, str]] = ()) -> str:
+    """All runs of a folder as a JSON list; those that cannot be read have "state": "unreadable" and "error"."""
+    listed = [run_facts(info) for info in infos]
+    listed += [{"name": p.name, "path": str(p), "state": "unreadable", "error": why} for p, why in unreadable]
+    return json.dumps(listed, ensure_ascii=False, allow_nan=False, indent=1)
 
 
 def run_facts(info: RunInfo) -> dict[str, Any]:

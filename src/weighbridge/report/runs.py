@@ -9,21 +9,34 @@ from pathlib import Path
 from rich.text import Text
 
 from weighbridge import format as plain
+from weighbridge.errors import WeighbridgeError
 from weighbridge.report import grid
 from weighbridge.report.text import STATE_STYLES, TROUBLE, wrapped
 from weighbridge.store.layout import find_runs
-from weighbridge.store.record import RunInfo
+from weighbridge.store.record import RunInfo, open_run
+
+
+def unreadable(runs: Sequence[RunInfo], folder: Path) -> list[tuple[Path, str]]:
+    """The runs of a folder that are not among `runs`, and why they cannot be read."""
+    known = {info.path for info in runs}
+    found = []
+    for path in find_runs(folder):
+        if path not in known:
+            try:
+                _ = open_run(path).info  # it may have become readable meanwhile; then it is in the next list
+            except WeighbridgeError as error:
+                found.append((path, str(error)))
+    return found
 
 
 def run_lines(runs: Sequence[RunInfo], folder: Path, width: int) -> list[Text]:
     """One line a run, and what to do where there is none or where one cannot be read."""
-    unread = [p for p in find_runs(folder) if p not in {info.path for info in runs}] if folder.is_dir() else []
-    lines = grid.lines(_columns(runs, width)) if runs else wrapped(Text(_nothing(folder)), width) if not unread else []
-    for path in unread:
-        words = (
-            f"! {plain.visible(path.name)} cannot be read. What is wrong with it: weighbridge verify {plain.visible(str(path))}"
-        )
-        lines += [*wrapped(Text(words, style=TROUBLE), width)]
+    unread = unreadable(runs, folder)
+    lines = grid.lines(_columns(runs, width)) if runs else []
+    if not runs and not unread:
+        return wrapped(Text(_nothing(folder)), width)
+    for path, reason in unread:
+        lines += wrapped(Text.assemble((f"! {plain.visible(path.name)}  ", TROUBLE), plain.visible(reason)), width)
     return lines
 
 

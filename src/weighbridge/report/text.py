@@ -167,9 +167,7 @@ def _spark_column(record: RunRecord, tensors: Sequence[Tensor], statistic: str, 
     found = views.sparks(record, statistic, room)
     place = {t.id: i for i, t in enumerate(record.tensors)}
     scale = parse(statistic)[1].scale
-    heading = (
-        statistic if len(statistic) <= room else f"{statistic.split('.')[0][: room - 1]}…" if room < 9 else statistic[:room]
-    )
+    heading = statistic if len(statistic) <= room else "series"  # the legend names it
     cells = [plain.sparkline(found[place[t.id]], scale) for t in tensors]
     return grid.column(heading, cells, right=False)
 
@@ -209,9 +207,11 @@ def trouble_lines(record: RunRecord, most: int = 6) -> list[Text]:
             bad = [i for i, n in enumerate(worst) if n > 0]
             if bad:
                 first, final = int(heat.step_first[bad[0]]), int(heat.step_last[bad[0]])
-                since = f"step {plain.count(first)}" + (f" to {plain.count(final)}" if final > first else "")
+                since = (
+                    f"step {plain.count(first)}" if final == first else f"steps {plain.count(first)} to {plain.count(final)}"
+                )
                 name = plain.visible(views.label(record, tensor))
-                met.append((first, f"! NaN or Inf in the {quantity} of {name}, first in {since}"))
+                met.append((first, f"! NaN or Inf in the {quantity} of {name}, first at {since}"))
     met.sort(key=lambda one: one[0])
     lines = [Text(words, style=TROUBLE) for _, words in met[:most]]
     return lines + ([Text(f"! and in {len(met) - most} more", style=TROUBLE)] if len(met) > most else [])

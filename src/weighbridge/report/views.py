@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,8 @@ from weighbridge.store.record import RunRecord, Tensor
 LAST_STATISTICS: Final = ("parameter.min", "parameter.max", "parameter.rms", "gradient.rms", "update.ratio")
 TENSOR_COLUMNS: Final = ("tensor", "role", "module", "shape", "dtype", "count")
 WEIGHED: Final = ("parameter", "gradient", "update")
+MANY: Final = 4  # tensors from which on they are asked for together
+MOST_CELLS: Final = 20_000_000  # numbers held in memory for that (160 MB)
 _ROLE_FIRST: Final = {"weight": 0, "norm_scale": 0, "bias": 1, "norm_shift": 1}
 
 
@@ -33,6 +36,11 @@ def label(record: RunRecord, tensor: Tensor) -> str:
     if record not in _SEVERAL:
         _SEVERAL[record] = len({t.model for t in record.tensors}) > 1
     return f"{tensor.model}:{tensor.name}" if _SEVERAL[record] else tensor.name
+
+
+def typed_name(record: RunRecord) -> str:
+    """What a person types to name this run again: its name below ./weighbridge-runs, else its path."""
+    return record.path.name if record.path.parent == Path("weighbridge-runs") else str(record.path)
 
 
 def in_pairs(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -69,7 +77,7 @@ def _no_tensor(record: RunRecord, pattern: str, known: Sequence[str]) -> str:
     if not known:
         return f"{name} knows no tensors yet, so none is {pattern!r}. They are known from the first optimizer step on."
     hint = nearest(pattern, known) or f" It has {', '.join(known[:3])}{', ...' if len(known) > 3 else ''}."
-    return f"The run {name} has no tensor {pattern!r}.{hint} All of them: weighbridge show {name} --all"
+    return f"The run {name} has no tensor {pattern!r}.{hint} All of them: weighbridge show {typed_name(record)} --all"
 
 
 def choose_statistics(wanted: Sequence[str], default: Sequence[str]) -> list[str]:
@@ -136,8 +144,9 @@ def _steps_from_the_end(record: RunRecord) -> list[int]:
 def sparks(record: RunRecord, statistic: str, points: int) -> list[list[float | None]]:
     """One statistic of all tensors in at most `points` buckets; a bucket with something not finite in it is NaN."""
     quantity, _ = parse(statistic)
-    means = record.heat_map(statistic, buckets=points).mean
-    bad = record.heat_map(f"{quantity.word}.nonfinite_count", buckets=points).max
+    stop = None if quantity.word == "parameter" else last_update(record) + 1  # the closing row is of parameters only
+    means = record.heat_map(statistic, points, stop=stop).mean
+    bad = record.heat_map(f"{quantity.word}.nonfinite_count", points, stop=stop).max
     return [
         [None if math.isnan(b) else math.nan if b > 0 else float(m) for m, b in zip(mean, flags, strict=True)]
         for mean, flags in zip(means, bad, strict=True)
@@ -160,11 +169,36 @@ def tensor_cells(record: RunRecord, tensor: Tensor) -> tuple[Cell, ...]:
 def series(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[str]) -> Table:
     """Statistics over steps: one row per tensor and step at which anything of it was recorded."""
     rows: list[tuple[Cell, ...]] = []
-    for tensor in tensors:
-        steps, columns = tensor_series(record, tensor, statistics)
+    for tensor, (steps, columns) in zip(tensors, every_series(record, tensors, statistics), strict=True):
         name = label(record, tensor)
-        rows += [(name, int(step), *(c[i] for c in columns)) for i, step in enumerate(steps)]
+        rows += [(name, step, *(c[i] for c in columns)) for i, step in enumerate(steps)]
     return Table("series", ("tensor", "step", *statistics), rows)
+
+
+Columns = tuple[list[int], list[list[float | None]]]  # the steps, and each statistic at each of them
+
+
+def every_series(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[str]) -> Iterable[Columns]:
+    """`tensor_series` of each tensor; of many tensors with one question a statistic instead of one a tensor."""
+    first = max(record.first_step, 0)
+    cells = len(record.tensors) * (record.last_step + 1 - first) * len(statistics)
+    if len(tensors) < MANY or cells > MOST_CELLS or record.thinned or record.last_step < first:
+        return (tensor_series(record, tensor, statistics) for tensor in tensors)
+    return _from_grids(record, tensors, statistics, first)
+
+
+def _from_grids(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[str], first: int) -> Iterable[Columns]:
+    words = [parse(name)[0].word for name in statistics]
+    steps = record.last_step + 1 - first  # as many buckets: each holds one step, so its mean is the number itself
+    counts = {word: record.heat_map(f"{word}.count", buckets=steps).mean for word in dict.fromkeys(words)}
+    grids = [record.heat_map(name, buckets=steps).mean for name in statistics]
+    place = {t.id: i for i, t in enumerate(record.tensors)}
+    for tensor in tensors:
+        row = place[tensor.id]
+        known = ~np.isnan(np.array([counts[word][row] for word in words]))
+        at = np.flatnonzero(known.any(axis=0))
+        columns = [[float(grid[row, i]) if told[i] else None for i in at] for grid, told in zip(grids, known, strict=True)]
+        yield [int(i) + first for i in at], columns
 
 
 def tensor_series(record: RunRecord, tensor: Tensor, statistics: Sequence[str]) -> tuple[list[int], list[list[float | None]]]:
@@ -216,8 +250,7 @@ def epochs(record: RunRecord, tensors: Sequence[Tensor], statistics: Sequence[st
     loss_steps, loss_values = losses(record)
     rows: list[tuple[Cell, ...]] = []
     columns = [c for name in statistics for c in (f"{name}.last", f"{name}.mean")]
-    for tensor in tensors:
-        steps, found = tensor_series(record, tensor, statistics)
+    for tensor, (steps, found) in zip(tensors, every_series(record, tensors, statistics), strict=True):
         at = np.asarray(steps, dtype=np.int64)
         for epoch, first, final in spans:
             cells: list[Cell] = []
