@@ -189,7 +189,11 @@ def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: i
     lines = [] if step is None else [_words(f"at step {step:,}")]
     lines += lay_out(record, tensors, statistics, spark, step, width)
     lines += text.legend(tensors, None if many and folded.module_groups(tensors) else spark, width)
-    return [*lines, *text.trouble_lines(record), *([] if many else text.note_lines(record, tensors))]
+    return [
+        *lines,
+        *text.trouble_lines(record),
+        *([] if many else [w for line in text.note_lines(record, tensors) for w in text.wrapped(line, width)]),
+    ]
 
 
 def _series(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:

@@ -219,7 +219,8 @@ def trouble_lines(record: RunRecord, most: int = 6) -> list[Text]:
 
 def note_lines(record: RunRecord, tensors: Sequence[Tensor]) -> list[Text]:
     """Why a tensor is not weighed, and which names are the same tensor."""
-    lines = []
+    frozen = [plain.visible(views.label(record, t)) for t in tensors if not t.requires_grad and not t.note]
+    lines = [Text(f"frozen (requires_grad is False): {', '.join(frozen)}", style="dim")] if frozen else []
     for tensor in tensors:
         name = plain.visible(views.label(record, tensor))
         if tensor.note:
