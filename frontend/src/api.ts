@@ -1,0 +1,169 @@
+// Everything the page asks the server for, typed. JSON for facts, Arrow for arrays.
+import { tableFromIPC } from "@uwdata/flechette";
+
+export interface RunFacts {
+  name: string;
+  state: "live" | "finished" | "ended without finish" | "unreadable";
+  started: string;
+  last_flush: string | null;
+  steps: number;
+  tensors: number;
+  size_bytes: number;
+  last_loss: number | null;
+  error?: string;
+}
+
+export interface RunDetail extends RunFacts {
+  first_step: number;
+  last_step: number;
+  logged: string[];
+  own_seconds: number | null;
+  wall_seconds: number | null;
+}
+
+export interface RunList {
+  folder: string;
+  version: string;
+  now: string;
+  runs: RunFacts[];
+}
+
+export interface Tensor {
+  name: string;
+  model: string;
+  role: string;
+  module: string;
+  shape: number[];
+  dtype: string;
+  count: number;
+  aliases: string[];
+  requires_grad: boolean;
+  note: string;
+}
+
+export interface Statistic {
+  name: string;
+  quantity: string;
+  quantity_plain: string;
+  statistic: string;
+  symbol: string;
+  unit: string;
+  formula: string;
+  merge: string;
+  plain: string;
+  scale: string;
+  source: string;
+}
+
+/** Buckets of one series, oldest first. mean, min and max are NaN where nothing was finite; what was not recorded is left out. */
+export interface Line {
+  first: Float64Array;
+  last: Float64Array;
+  mean: Float64Array;
+  min: Float64Array;
+  max: Float64Array;
+  bad: Float64Array; // elements (or losses) that were NaN or infinite
+}
+
+export interface Window {
+  start?: number; // first step
+  stop?: number; // one past the last
+  buckets?: number;
+}
+
+/** An answer that is no numbers but a sentence for the reader. */
+export class Refused extends Error {}
+
+export async function runs(signal?: AbortSignal): Promise<RunList> {
+  const list = (await json("runs", {}, signal)) as RunList;
+  return { ...list, runs: list.runs.map(withNumbers) };
+}
+
+export async function run(name: string, signal?: AbortSignal): Promise<RunDetail> {
+  return withNumbers((await json("run", { run: name }, signal)) as RunDetail);
+}
+
+export function tensors(name: string, signal?: AbortSignal): Promise<Tensor[]> {
+  return json("tensors", { run: name }, signal) as Promise<Tensor[]>;
+}
+
+export function statistics(signal?: AbortSignal): Promise<Statistic[]> {
+  return json("statistics", {}, signal) as Promise<Statistic[]>;
+}
+
+/** One line for each tensor and statistic, tensor by tensor. */
+export async function series(
+  name: string,
+  wanted: { tensors: readonly string[]; statistics: readonly string[] },
+  window: Window,
+  signal?: AbortSignal,
+): Promise<Line[]> {
+  const answer = await ask("series", { run: name, tensor: wanted.tensors, stat: wanted.statistics, ...window }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), wanted.tensors.length * wanted.statistics.length);
+}
+
+/** The loss (key null) or a metric that the training logged. */
+export async function loss(name: string, key: string | null, window: Window, signal?: AbortSignal): Promise<Line> {
+  const answer = await ask(key === null ? "loss" : "logged", { run: name, ...(key === null ? {} : { key }), ...window }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
+}
+
+/** JSON has no NaN: the server writes the word. */
+export function withNumbers<T extends RunFacts>(facts: T): T {
+  const numbers: Record<string, unknown> = {};
+  for (const key of ["last_loss", "own_seconds", "wall_seconds"]) {
+    const value = (facts as Record<string, unknown>)[key];
+    if (typeof value === "string") numbers[key] = Number(value);
+  }
+  return { ...facts, ...numbers };
+}
+
+type Parameters = Record<string, string | number | readonly string[] | undefined>;
+
+async function json(what: string, parameters: Parameters, signal?: AbortSignal): Promise<unknown> {
+  return (await ask(what, parameters, signal)).json();
+}
+
+async function ask(what: string, parameters: Parameters, signal?: AbortSignal): Promise<Response> {
+  const answer = await fetch(address(what, parameters), { signal: signal ?? null });
+  if (answer.ok) return answer;
+  let sentence = `The server answered ${answer.status}.`;
+  try {
+    sentence = String(((await answer.json()) as { error?: unknown }).error ?? sentence);
+  } catch {
+    // no sentence came with it
+  }
+  throw new Refused(sentence);
+}
+
+export function address(what: string, parameters: Parameters): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) {
+    if (value === undefined) continue;
+    for (const one of Array.isArray(value) ? (value as readonly string[]) : [String(value)]) query.append(name, one);
+  }
+  const text = query.toString();
+  return `/api/${what}${text ? `?${text}` : ""}`;
+}
+
+function lines(bytes: Uint8Array, count: number): Line[] {
+  const table = tableFromIPC(bytes);
+  const column = (name: string): Float64Array => Float64Array.from(table.getChild(name).toArray() as ArrayLike<number>, Number);
+  const place = column("series");
+  const all = { first: column("step_first"), last: column("step_last"), mean: column("mean"), min: column("min"), max: column("max"), bad: column("bad") };
+  const found: Line[] = [];
+  for (let i = 0, from = 0; i < count; i++) {
+    let to = from;
+    while (to < place.length && place[to] === i) to++;
+    found.push({
+      first: all.first.subarray(from, to),
+      last: all.last.subarray(from, to),
+      mean: all.mean.subarray(from, to),
+      min: all.min.subarray(from, to),
+      max: all.max.subarray(from, to),
+      bad: all.bad.subarray(from, to),
+    });
+    from = to;
+  }
+  return found;
+}

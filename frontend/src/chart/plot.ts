@@ -1,0 +1,173 @@
+// The settings of one time chart: a mean line, a band from least to greatest, a step axis. uPlot draws; the colours
+// are the page's tokens, read when a chart is made, so a change of theme makes it anew.
+import uPlot from "uplot";
+
+import type { Line } from "../api.ts";
+import { power, ticks, whole } from "../numbers.ts";
+import { drawFootMarks, middle } from "./marks.ts";
+import { decades, roundMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
+
+export const AXIS_WIDTH = 46;
+const FOOT = 22;
+const FOOT_BARE = 6;
+
+export interface Look {
+  width: number;
+  height: number;
+  kind: ScaleKind;
+  colour: "weight" | "bias" | "other";
+  foot: boolean; // step numbers below; charts that stand above another one do without
+}
+
+export interface Readers {
+  line: () => Line;
+  yRange: () => Range;
+  pinned: () => number | null;
+  hovered: (index: number | null, left: number, top: number) => void;
+  zoomed: (from: number, to: number) => void;
+}
+
+/** Shared by all charts of a page: the hairline under the pointer. */
+export const cursorKey = "steps";
+
+export function settings(look: Look, of: Readers): uPlot.Options {
+  const css = getComputedStyle(document.documentElement);
+  const token = (name: string): string => css.getPropertyValue(`--${name}`).trim();
+  const ink = look.colour === "other" ? token("ink-2") : token(look.colour);
+  const soft = look.colour === "other" ? token("ink-3") + "26" : token(`${look.colour}-soft`);
+  const font = `11px ${token("sans")}`;
+  const few = Math.max(2, Math.floor(look.height / 36));
+  const bare: uPlot.Series = { stroke: "transparent", width: 0, points: { show: false } };
+  return {
+    width: look.width,
+    height: look.height,
+    padding: [8, 18, 0, 0],
+    legend: { show: false },
+    scales: {
+      x: { time: false, range: (_, low, high) => [low, high] },
+      y: { distr: look.kind === "log" ? 3 : 1, range: () => of.yRange() },
+    },
+    series: [
+      {},
+      { stroke: ink, width: 1.5, gaps, points: { show: (plot, at) => lonely(plot, at), size: 6, fill: ink, stroke: ink } },
+      bare,
+      bare,
+    ],
+    bands: [{ series: [3, 2], fill: soft }],
+    axes: [
+      {
+        font,
+        stroke: token("ink-3"),
+        size: look.foot ? FOOT : FOOT_BARE,
+        gap: 4,
+        grid: { show: false },
+        ticks: { show: look.foot, stroke: token("line-2"), width: 1, size: 4 },
+        border: { show: true, stroke: token("line-2"), width: 1 },
+        splits: (plot, _, low, high) => stepMarks(low, high, Math.max(2, plot.width / 90)),
+        values: (_, marks) => (look.foot ? marks.map(whole) : marks.map(() => "")),
+      },
+      {
+        font,
+        stroke: token("ink-3"),
+        size: AXIS_WIDTH,
+        gap: 6,
+        grid: { stroke: token("line"), width: 1 },
+        ticks: { show: false },
+        splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : roundMarks(low, high, few)),
+        values: (_, marks) => (look.kind === "log" ? marks.map(logLabel) : ticks(marks)),
+        filter: (_, marks) => marks,
+      },
+    ],
+    cursor: {
+      y: false,
+      lock: false,
+      drag: { x: true, y: false, setScale: false, dist: 4 },
+      points: { show: false },
+      sync: { key: cursorKey, setSeries: false },
+    },
+    hooks: {
+      draw: [
+        (plot) => {
+          drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
+          drawPin(plot, of.pinned(), token("ink"));
+        },
+      ],
+      setCursor: [
+        (plot) => {
+          const { left, top, idx } = plot.cursor;
+          of.hovered(left !== undefined && left >= 0 ? (idx ?? null) : null, left ?? 0, top ?? 0);
+        },
+      ],
+      setSelect: [
+        (plot) => {
+          const { left, width } = plot.select;
+          if (width < 4) return;
+          of.zoomed(plot.posToVal(left, "x"), plot.posToVal(left + width, "x"));
+          plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        },
+      ],
+    },
+  };
+}
+
+/** 10⁻⁴ for a decade, 0.2 or 5×10⁻⁶ for what stands between. */
+function logLabel(mark: number | null): string {
+  if (mark === null) return "";
+  const exponent = Math.floor(Math.log10(mark) + 1e-9);
+  const lead = Math.round(mark / 10 ** exponent);
+  if (exponent >= -3 && exponent < 4) return exponent === 0 && lead === 1 ? "1" : String(mark);
+  return lead === 1 ? power(exponent) : `${lead}×${power(exponent)}`;
+}
+
+/** Columns as uPlot takes them: null is a gap. */
+export function columns(line: Line, kind: ScaleKind): uPlot.AlignedData {
+  const place = (value: number): number | null => (Number.isFinite(value) && (kind === "linear" || value > 0) ? value : null);
+  const x = Array.from(line.first, (_, i) => middle(line, i));
+  const mean = Array.from(line.mean, place);
+  // the band of a bucket whose least value has no place on a log axis begins at its mean
+  const low = Array.from(line.min, (value, i) => place(value) ?? mean[i] ?? null);
+  const high = Array.from(line.max, (value, i) => place(value) ?? mean[i] ?? null);
+  return [x, mean, low, high];
+}
+
+/**
+ * Where the line is broken, in pixels: at values that have no place, and where much more than the usual distance lies
+ * between two recorded steps. A tensor whose optimizer steps at every fifth step still has an unbroken line.
+ */
+function gaps(plot: uPlot, _: number, first: number, last: number, atNulls: [number, number][]): [number, number][] {
+  const x = plot.data[0];
+  const usual = x.length > 2 ? (x[x.length - 1]! - x[0]!) / (x.length - 1) : Infinity;
+  const found = [...atNulls];
+  for (let i = Math.max(first, 1); i <= last; i++) {
+    if (x[i]! - x[i - 1]! > 8 * usual) found.push([plot.valToPos(x[i - 1]!, "x", true), plot.valToPos(x[i]!, "x", true)]);
+  }
+  return found.sort((a, b) => a[0] - b[0]);
+}
+
+/** Dots instead of a line, where a value has no neighbour: the first step of a run, a value between gaps. */
+function lonely(plot: uPlot, at: number): boolean {
+  const values = plot.data[at] ?? [];
+  let alone = 0;
+  let all = 0;
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] === null) continue;
+    all++;
+    if ((values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null) alone++;
+  }
+  return all > 0 && alone === all && all <= 50;
+}
+
+function drawPin(plot: uPlot, step: number | null, ink: string): void {
+  if (step === null) return;
+  const x = plot.valToPos(step, "x", true);
+  const { ctx, bbox } = plot;
+  if (x < bbox.left || x > bbox.left + bbox.width) return;
+  ctx.save();
+  ctx.strokeStyle = ink;
+  ctx.lineWidth = devicePixelRatio || 1;
+  ctx.beginPath();
+  ctx.moveTo(x, bbox.top);
+  ctx.lineTo(x, bbox.top + bbox.height);
+  ctx.stroke();
+  ctx.restore();
+}

@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import type { Tensor } from "./api.ts";
+import { cut, letter, matches, pairs, side } from "./names.ts";
+
+function tensor(name: string, role: string): Tensor {
+  return { name, role, model: "model", module: "Linear", shape: [2], dtype: "float32", count: 2, aliases: [], requires_grad: true, note: "" };
+}
+
+test("a weight and its bias are one pair, weight first", () => {
+  const found = pairs([tensor("0.bias", "bias"), tensor("0.weight", "weight"), tensor("2.weight", "weight")]);
+  assert.deepEqual(found.map((p) => [p.title, p.members.map((m) => m.name)]), [["0", ["0.weight", "0.bias"]], ["2", ["2.weight"]]]);
+});
+
+test("the four tensors of a recurrent layer are two pairs", () => {
+  const names: [string, string][] = [["rnn.weight_ih_l0", "weight"], ["rnn.weight_hh_l0", "weight"], ["rnn.bias_ih_l0", "bias"], ["rnn.bias_hh_l0", "bias"]];
+  const found = pairs(names.map(([n, r]) => tensor(n, r)));
+  assert.deepEqual(found.map((p) => p.members.map((m) => m.name)), [["rnn.weight_ih_l0", "rnn.bias_ih_l0"], ["rnn.weight_hh_l0", "rnn.bias_hh_l0"]]);
+});
+
+test("a parameter that is neither stands alone, under its own name", () => {
+  const found = pairs([tensor("scale", "other"), tensor("shift", "other"), tensor("weight", "weight")]);
+  assert.deepEqual(found.map((p) => p.title), ["scale", "shift", "weight"]);
+});
+
+test("scales go with weights and shifts with biases", () => {
+  assert.deepEqual(["norm_scale", "norm_shift", "embedding", "other"].map((role) => [side({ role }), letter({ role })]), [
+    ["weight", "γ"], ["bias", "β"], ["weight", "E"], ["other", "p"],
+  ]);
+});
+
+test("long names are cut in the middle", () => {
+  assert.equal(cut("0.weight", 24), "0.weight");
+  const short = cut("blocks.17.attention.output.projection.weight", 24);
+  assert.equal(short.length, 24);
+  assert.ok(short.startsWith("blocks.17") && short.endsWith("ion.weight"));
+});
+
+test("words are found in any order", () => {
+  assert.ok(matches("blocks.3.proj.weight Linear", "WEIGHT 3"));
+  assert.ok(!matches("0.weight", "bias"));
+});

@@ -1,0 +1,54 @@
+// How far a run has grown, as the server tells it. The events carry facts only; charts fetch what they need themselves.
+// A hidden tab lets go of its connection: browsers allow six to one server, and six open tabs would use them up.
+import { address, withNumbers, type RunFacts } from "../api.ts";
+
+export class Live {
+  facts = $state.raw<RunFacts | null>(null);
+  trouble = $state("");
+  connected = $state(true);
+  private source: EventSource | null = null;
+
+  private readonly run: string;
+
+  constructor(run: string) {
+    this.run = run;
+    document.addEventListener("visibilitychange", this.seen);
+    this.seen();
+  }
+
+  close(): void {
+    document.removeEventListener("visibilitychange", this.seen);
+    this.source?.close();
+    this.source = null;
+  }
+
+  private readonly seen = (): void => {
+    if (document.hidden) {
+      this.source?.close();
+      this.source = null;
+    } else if (!this.source) {
+      this.open();
+    }
+  };
+
+  private open(): void {
+    const source = new EventSource(address("growth", { run: this.run }));
+    source.addEventListener("open", () => (this.connected = true));
+    source.addEventListener("error", () => {
+      this.connected = false;
+      if (source.readyState === EventSource.CLOSED && this.source === source) {
+        this.source = null; // refused for good: try again later, the server may be a new one
+        setTimeout(() => this.seen(), 3000);
+      }
+    });
+    source.addEventListener("grown", (event) => {
+      this.connected = true;
+      this.trouble = "";
+      this.facts = withNumbers(JSON.parse((event as MessageEvent<string>).data) as RunFacts);
+    });
+    source.addEventListener("trouble", (event) => {
+      this.trouble = String((JSON.parse((event as MessageEvent<string>).data) as { error?: string }).error ?? "");
+    });
+    this.source = source;
+  }
+}

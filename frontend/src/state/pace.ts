@@ -1,0 +1,64 @@
+// Asking again while a run grows: at most four times a second, and never more than a quarter of the time, so that a
+// slow disk or a long run slows the page down and not the training beside it.
+const SHORTEST_MS = 250;
+const REST = 3; // times as long at rest as the last answer took
+
+export class Pace {
+  private running = false;
+  private again = false;
+  private timer: ReturnType<typeof setTimeout> | undefined;
+  private abort = new AbortController();
+  private freeAt = 0;
+
+  private readonly work: (signal: AbortSignal) => Promise<void>;
+  private readonly shortest: number;
+
+  constructor(work: (signal: AbortSignal) => Promise<void>, shortest = SHORTEST_MS) {
+    this.work = work;
+    this.shortest = shortest;
+  }
+
+  /** Something has grown: do the work soon. Many calls are one. */
+  soon(): void {
+    if (this.running) {
+      this.again = true;
+      return;
+    }
+    if (this.timer !== undefined) return;
+    this.timer = setTimeout(() => void this.start(), Math.max(0, this.freeAt - performance.now()));
+  }
+
+  /** What is wanted has changed: drop what is under way, do the work at once. */
+  now(): void {
+    this.stop();
+    this.abort = new AbortController();
+    void this.start();
+  }
+
+  stop(): void {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    this.abort.abort();
+    this.running = this.again = false;
+  }
+
+  private async start(): Promise<void> {
+    this.timer = undefined;
+    this.running = true;
+    const { signal } = this.abort;
+    const began = performance.now();
+    try {
+      await this.work(signal);
+    } finally {
+      if (!signal.aborted) {
+        const took = performance.now() - began;
+        this.freeAt = performance.now() + Math.max(this.shortest - took, REST * took);
+        this.running = false;
+        if (this.again) {
+          this.again = false;
+          this.soon();
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,103 @@
+// The numbers of one run: what is chosen is fetched together, again whenever the run has grown.
+import * as api from "../../api.ts";
+import type { Range } from "../../chart/scale.ts";
+import { Pace } from "../../state/pace.ts";
+
+export interface Wanted {
+  tensors: string[];
+  statistics: string[];
+  metric: string | null;
+  steps: Range | null;
+}
+
+export class RunData {
+  detail = $state.raw<api.RunDetail | null>(null);
+  tensors = $state.raw<api.Tensor[] | null>(null);
+  catalogue = $state.raw<api.Statistic[]>([]);
+  lines = $state.raw(new Map<string, api.Line>()); // by `key`
+  loss = $state.raw<api.Line | null>(null);
+  trouble = $state(""); // of the run itself
+  lossTrouble = $state("");
+  seriesTrouble = $state("");
+
+  private wanted: Wanted = { tensors: [], statistics: [], metric: null, steps: null };
+  private readonly name: string;
+  private readonly facts: Pace;
+  private readonly lossPace: Pace;
+  private readonly seriesPace: Pace;
+
+  constructor(name: string) {
+    this.name = name;
+    this.facts = new Pace((signal) => this.fetchFacts(signal), 2000);
+    this.lossPace = new Pace((signal) => this.fetchLoss(signal));
+    this.seriesPace = new Pace((signal) => this.fetchSeries(signal));
+    this.facts.now();
+  }
+
+  static key(tensor: string, statistic: string): string {
+    return `${tensor}\0${statistic}`;
+  }
+
+  /** The reader wants something else. */
+  want(wanted: Wanted): void {
+    const before = this.wanted;
+    this.wanted = wanted;
+    const newSteps = String(before.steps) !== String(wanted.steps);
+    if (newSteps || before.metric !== wanted.metric || !this.loss) this.lossPace.now();
+    if (newSteps || String(before.tensors) !== String(wanted.tensors) || String(before.statistics) !== String(wanted.statistics)) this.seriesPace.now();
+  }
+
+  /** The run has grown. */
+  grown(): void {
+    this.facts.soon();
+    this.lossPace.soon();
+    this.seriesPace.soon();
+  }
+
+  stop(): void {
+    for (const pace of [this.facts, this.lossPace, this.seriesPace]) pace.stop();
+  }
+
+  private window(): api.Window {
+    const steps = this.wanted.steps;
+    return steps ? { start: steps[0], stop: steps[1] + 1 } : {};
+  }
+
+  private async fetchFacts(signal: AbortSignal): Promise<void> {
+    await this.guarded(signal, (sentence) => (this.trouble = sentence), async () => {
+      if (this.catalogue.length === 0) this.catalogue = await api.statistics(signal);
+      const detail = await api.run(this.name, signal);
+      if (this.tensors?.length !== detail.tensors) this.tensors = await api.tensors(this.name, signal);
+      this.detail = detail;
+    });
+  }
+
+  private async fetchLoss(signal: AbortSignal): Promise<void> {
+    await this.guarded(signal, (sentence) => (this.lossTrouble = sentence), async () => {
+      this.loss = await api.loss(this.name, this.wanted.metric, this.window(), signal);
+    });
+  }
+
+  private async fetchSeries(signal: AbortSignal): Promise<void> {
+    const { tensors, statistics } = this.wanted;
+    if (tensors.length === 0 || statistics.length === 0) return;
+    await this.guarded(signal, (sentence) => (this.seriesTrouble = sentence), async () => {
+      const found = await api.series(this.name, { tensors, statistics }, this.window(), signal);
+      const lines = new Map<string, api.Line>();
+      tensors.forEach((tensor, i) => {
+        statistics.forEach((statistic, j) => lines.set(RunData.key(tensor, statistic), found[i * statistics.length + j]!));
+      });
+      this.lines = lines;
+    });
+  }
+
+  /** What the server refuses is told in its place; a lost connection keeps what is shown. */
+  private async guarded(signal: AbortSignal, tell: (sentence: string) => void, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+      tell("");
+    } catch (error) {
+      if (!signal.aborted && error instanceof api.Refused) tell(error.message);
+    }
+  }
+}

@@ -1,0 +1,175 @@
+"""What the page asks for. JSON for facts, Arrow for arrays; every reader's error is a sentence with a status.
+
+All endpoints are plain functions: the framework runs them in its thread pool, so reading files never holds up the
+others. Names of runs and tensors come as query parameters, as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from weighbridge import __version__
+from weighbridge.catalog import parse
+from weighbridge.errors import BadInput, CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor, WeighbridgeError
+from weighbridge.server import arrays, shapes
+from weighbridge.server.live import growth
+from weighbridge.server.runs import Runs
+
+MOST_SERIES = 64  # of one request; the page draws fewer
+
+
+class Api:
+    """The endpoints over one folder of runs."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
+
+    def routes(self) -> list[BaseRoute]:
+        """All endpoints, below /api/."""
+        plain: dict[str, Callable[[Request], Response]] = {
+            "runs": self.list_runs,
+            "run": self.run,
+            "tensors": self.tensors,
+            "statistics": self.statistics,
+            "series": self.series,
+            "loss": self.loss,
+            "logged": self.logged,
+        }
+        found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in plain.items()]
+        return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
+
+    def list_runs(self, request: Request) -> Response:
+        """All runs with their facts; one that cannot be read has its sentence instead, and the others go on."""
+        rows: list[dict[str, Any]] = []
+        for name in self.runs.names():
+            try:
+                with self.runs.use(name) as record:
+                    rows.append(shapes.run_json(name, record))
+            except WeighbridgeError as error:
+                rows.append({"name": name, "state": "unreadable", "error": str(error)})
+            except OSError as error:
+                rows.append({"name": name, "state": "unreadable", "error": f"It cannot be read: {error}"})
+        now = datetime.now(UTC).isoformat()
+        return JSONResponse({"folder": str(self.runs.root), "version": __version__, "now": now, "runs": rows})
+
+    def run(self, request: Request) -> Response:
+        """One run: facts, configuration, names of logged metrics, own cost."""
+        name = _one(request, "run")
+        with self.runs.use(name) as record:
+            facts = shapes.run_json(name, record)
+            own_seconds, wall_seconds = record.own_cost()
+            facts |= {
+                "first_step": record.first_step,
+                "last_step": record.last_step,
+                "logged": list(record.log_keys()),
+                "own_seconds": shapes.number(own_seconds),
+                "wall_seconds": shapes.number(wall_seconds),
+            }
+        return JSONResponse(facts)
+
+    def tensors(self, request: Request) -> Response:
+        """The tensors of a run in their order."""
+        with self.runs.use(_one(request, "run")) as record:
+            return JSONResponse([shapes.tensor_json(tensor) for tensor in record.tensors])
+
+    def statistics(self, request: Request) -> Response:
+        """The catalogue."""
+        return JSONResponse(shapes.statistics_json())
+
+    def series(self, request: Request) -> Response:
+        """Every statistic asked for of every tensor asked for, tensor by tensor, in buckets."""
+        tensors, statistics = request.query_params.getlist("tensor"), request.query_params.getlist("stat")
+        if not tensors or not statistics:
+            raise BadInput("Name at least one tensor= and one stat=, such as tensor=0.weight&stat=gradient.rms.")
+        if len(tensors) * len(statistics) > MOST_SERIES:
+            raise BadInput(f"{len(tensors) * len(statistics)} series at once are too many; ask for {MOST_SERIES} at most.")
+        for statistic in statistics:
+            parse(statistic)
+        start, stop, buckets = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            parts = arrays.statistics_of(record, tensors, statistics, start, stop, buckets)
+        return _arrow(arrays.table_of(parts))
+
+    def loss(self, request: Request) -> Response:
+        """The loss in buckets."""
+        start, stop, buckets = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            part = arrays.loss_of(record, start, stop, buckets)
+        return _arrow(arrays.table_of([part]))
+
+    def logged(self, request: Request) -> Response:
+        """One logged metric in buckets."""
+        start, stop, buckets = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            part = arrays.metric_of(record, _one(request, "key"), start, stop, buckets)
+        return _arrow(arrays.table_of([part]))
+
+    async def growth(self, request: Request) -> Response:
+        """Server-sent events: how far the run has grown."""
+        events = growth(self.runs, _one(request, "run"), request)
+        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+def explain(request: Request, error: Exception) -> Response:
+    """Any reader's error as its sentence."""
+    unknown = isinstance(error, NotARun | UnknownTensor | NothingRecorded)
+    broken = isinstance(error, CorruptRun | NewerFormat)
+    return _sentence(404 if unknown else 422 if broken else 400, str(error))
+
+
+def explain_http(request: Request, error: Exception) -> Response:
+    """The framework's own errors in the same form."""
+    assert isinstance(error, HTTPException)
+    return _sentence(error.status_code, error.detail)
+
+
+def explain_os(request: Request, error: Exception) -> Response:
+    """A disk that does not answer, a folder that may not be read."""
+    return _sentence(500, f"The run cannot be read: {error}")
+
+
+def _sentence(status: int, text: str) -> Response:
+    return JSONResponse({"error": text}, status_code=status, headers={"cache-control": "no-store"})
+
+
+def _nothing_here(request: Request) -> Response:
+    return _sentence(404, f"There is nothing at {request.url.path}.")
+
+
+def _arrow(table: Any) -> Response:
+    return Response(arrays.encode(table), media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
+
+
+def _one(request: Request, name: str) -> str:
+    value = request.query_params.get(name)
+    if not value:
+        raise BadInput(f"The request names no {name}: add {name}=...")
+    return value
+
+
+def _window(request: Request) -> tuple[int | None, int | None, int]:
+    """start, stop (exclusive) and number of buckets."""
+    buckets = _integer(request, "buckets")
+    wanted = arrays.BUCKETS if buckets is None else max(1, min(arrays.BUCKETS_AT_MOST, buckets))
+    return _integer(request, "start"), _integer(request, "stop"), wanted
+
+
+def _integer(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise BadInput(f"{name}={text!r} is no whole number.") from None
+    if abs(value) > math.ldexp(1, 62):
+        raise BadInput(f"{name}={text} is out of range.")
+    return value

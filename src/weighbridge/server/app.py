@@ -1,0 +1,41 @@
+"""The web server of `weighbridge ui`, put together: gate, endpoints, page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from weighbridge.errors import WeighbridgeError
+from weighbridge.server.api import Api, explain, explain_http, explain_os
+from weighbridge.server.gate import LOOPBACK_NAMES, Gate
+from weighbridge.server.page import STATIC, file_or_page
+from weighbridge.server.runs import Runs
+
+
+def create_app(
+    root: Path,
+    *,
+    names: frozenset[str] = LOOPBACK_NAMES,
+    any_address: bool = False,
+    static: Path = STATIC,
+) -> Starlette:
+    """The application over a folder of runs (or one run). Only reads; nothing below `root` is ever written.
+
+    `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
+    that is bound to an outside address on purpose.
+    """
+
+    def page(request: Request) -> Response:
+        return file_or_page(static, request)
+
+    return Starlette(
+        routes=[*Api(Runs(root)).routes(), Route("/{path:path}", page, methods=["GET"])],
+        middleware=[Middleware(Gate, names=names, any_address=any_address)],
+        exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
+    )

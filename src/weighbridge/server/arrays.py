@@ -1,0 +1,128 @@
+"""Series as Arrow: what the page draws, already put into buckets here. JavaScript computes no statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from weighbridge.catalog import parse
+from weighbridge.records import Quantity
+from weighbridge.store.record import Buckets, RunRecord
+
+MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
+BUCKETS: Final = 1200  # more points than a screen has columns are never sent
+BUCKETS_AT_MOST: Final = 4096
+
+SCHEMA: Final = pa.schema(
+    [
+        ("series", pa.int32()),  # place in the list that was asked for
+        ("step_first", pa.int64()),
+        ("step_last", pa.int64()),
+        ("mean", pa.float64()),
+        ("min", pa.float64()),
+        ("max", pa.float64()),
+        ("bad", pa.float64()),  # the most non-finite elements (or losses) that one step of the bucket had
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One series, cut into buckets: arrays of one length. Buckets in which nothing was recorded are left out."""
+
+    step_first: np.ndarray
+    step_last: np.ndarray
+    mean: np.ndarray
+    min: np.ndarray
+    max: np.ndarray
+    bad: np.ndarray
+
+
+def table_of(parts: Sequence[Part]) -> pa.Table:
+    """Several series in one table, one after the other, `series` telling them apart."""
+    if not parts:
+        return SCHEMA.empty_table()
+    places = np.concatenate([np.full(len(part.step_first), place, np.int32) for place, part in enumerate(parts)])
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in SCHEMA.names[1:]}
+    return pa.table({"series": places, **columns}, schema=SCHEMA)
+
+
+def statistics_of(
+    record: RunRecord, tensors: Sequence[str], statistics: Sequence[str], start: int | None, stop: int | None, buckets: int
+) -> list[Part]:
+    """Every statistic of every tensor, tensor by tensor."""
+    parts = []
+    for tensor in tensors:
+        bad: dict[Quantity, np.ndarray] = {}
+        for statistic in statistics:
+            quantity, _ = parse(statistic)
+            if quantity not in bad:
+                counted = record.series_buckets(tensor, f"{quantity.word}.nonfinite_count", buckets, start, stop)
+                bad[quantity] = counted.max
+            found = record.series_buckets(tensor, statistic, buckets, start, stop)
+            parts.append(_recorded(found, bad[quantity]))
+    return parts
+
+
+def _recorded(found: Buckets, bad: np.ndarray) -> Part:
+    # While a run grows the second question may see one bucket more than the first.
+    length = min(len(bad), len(found.step_first))
+    kept = ~np.isnan(bad[:length])
+    columns = (found.step_first, found.step_last, found.mean, found.min, found.max)
+    return Part(*(column[:length][kept] for column in columns), bad[:length][kept])
+
+
+def loss_of(record: RunRecord, start: int | None, stop: int | None, buckets: int) -> Part:
+    """The loss of each step. A loss that was NaN is there as NaN; a step that had no backward pass is not."""
+    table = record.steps_table(start, stop)
+    steps, losses = table.column("step").to_numpy(), table.column("loss").to_numpy()
+    seen = ~np.isnan(losses) | (table.column("backward_passes").to_numpy() > 0)
+    steps, first = np.unique(steps[seen], return_index=True)
+    return in_buckets(steps, losses[seen][first], buckets)
+
+
+def metric_of(record: RunRecord, key: str, start: int | None, stop: int | None, buckets: int) -> Part:
+    """What the training logged under one name."""
+    series = record.logged(key)
+    first = 0 if start is None else int(np.searchsorted(series.steps, start, "left"))
+    last = len(series.steps) if stop is None else int(np.searchsorted(series.steps, stop, "left"))
+    return in_buckets(series.steps[first:last], series.values[first:last], buckets)
+
+
+def in_buckets(steps: np.ndarray, values: np.ndarray, buckets: int) -> Part:
+    """Neighbours put together until there are at most `buckets`, of like length.
+
+    mean, min and max are over the finite values; a bucket without one is NaN. A bucket of one value is that value, to
+    the last bit. `bad` counts the values that are not finite.
+    """
+    finite = np.isfinite(values)
+    if len(steps) <= buckets:
+        return Part(steps, steps, values, values, values, (~finite).astype(np.float64))
+    edges = np.linspace(0, len(steps), buckets + 1).astype(np.int64)
+    starts = edges[:-1]
+    count = np.add.reduceat(finite.astype(np.int64), starts)
+    low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
+    high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
+    with np.errstate(invalid="ignore"):
+        mean = np.add.reduceat(np.where(finite, values, 0.0), starts) / count
+    nothing = count == 0
+    return Part(
+        steps[starts],
+        steps[edges[1:] - 1],
+        mean,
+        np.where(nothing, np.nan, low),
+        np.where(nothing, np.nan, high),
+        (np.diff(edges) - count).astype(np.float64),
+    )
+
+
+def encode(table: pa.Table) -> bytes:
+    """One Arrow IPC stream, in as few batches as there can be, uncompressed: it travels over loopback."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return bytes(sink.getvalue())

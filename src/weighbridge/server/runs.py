@@ -1,0 +1,77 @@
+"""The runs that the server has open: found by name below one folder, at most a few at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from weighbridge.errors import NotARun, nearest
+from weighbridge.store.layout import find_runs, is_run
+from weighbridge.store.record import RunRecord, open_run
+
+OPEN_AT_MOST: Final = 16
+REFRESH_SECONDS: Final = 0.2  # all who watch one run share one look at its files
+
+
+class _Open:
+    """One open run. A record is used by one thread at a time."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self.lock = threading.Lock()
+        self.looked = time.monotonic()
+
+
+class Runs:
+    """Names to runs. A name is the run's path below the folder; a folder that is itself a run has its own name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """All runs of the folder. Looks at the disk; may block."""
+        if is_run(self.root):
+            return [self.root.resolve().name]
+        if not self.root.is_dir():
+            return []
+        return [path.relative_to(self.root).as_posix() for path in find_runs(self.root)]
+
+    def path(self, name: str) -> Path:
+        """Where the run of this name lies. Raises NotARun; never leaves the folder."""
+        if is_run(self.root) and name == self.root.resolve().name:
+            return self.root
+        candidate = self.root / name
+        parts = Path(name).parts
+        if not name or Path(name).is_absolute() or ".." in parts or "\0" in name or not is_run(candidate):
+            raise NotARun(
+                f"There is no run {name!r} in {self.root}.{nearest(name, self.names())} All runs: weighbridge ls {self.root}"
+            )
+        return candidate
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[RunRecord]:
+        """The open run, for this thread alone while the block lasts. Raises WeighbridgeError; blocks."""
+        path = self.path(name)
+        with self._lock:
+            entry = self._open.get(name)
+            if entry is not None:
+                self._open.move_to_end(name)
+        if entry is None:
+            opened = _Open(open_run(path))
+            with self._lock:
+                entry = self._open.setdefault(name, opened)
+                while len(self._open) > OPEN_AT_MOST:
+                    self._open.popitem(last=False)
+        with entry.lock:
+            now = time.monotonic()
+            if now - entry.looked >= REFRESH_SECONDS:
+                entry.record.refresh()
+                entry.looked = now
+            yield entry.record

@@ -1,0 +1,73 @@
+"""Made-up runs of known numbers, and a client that speaks to the server as the page does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from starlette.testclient import TestClient
+
+from tests.store import made_rows
+from weighbridge.server.app import create_app
+from weighbridge.store.layout import create_run
+from weighbridge.store.writer import RankWriter
+
+PORT = 8765
+PAGE = "<!doctype html><title>page</title>"
+
+
+def make_run(folder: Path, name: str, steps: int = 40, finish: bool = True) -> Path:
+    """A run whose every number follows from its key (tests/store/made_rows.py)."""
+    run = create_run(folder, name, {"config": {"lr": 0.1}})
+    writer = RankWriter(run)
+    tables = {
+        "rows": made_rows.rows(0, steps),
+        "steps": made_rows.steps(0, steps),
+        "tensors": made_rows.tensors(),
+        "logs": made_rows.logs(0, steps),
+    }
+    writer.write(tables, 0, steps - 1)
+    if finish:
+        writer.finish(steps)
+    return run
+
+
+def add_steps(run: Path, first: int, stop: int) -> None:
+    """The same training goes on, in a second attempt."""
+    writer = RankWriter(run, attempt=1)
+    tables = {"rows": made_rows.rows(first, stop, attempt=1), "steps": made_rows.steps(first, stop, attempt=1)}
+    writer.write(tables, first, stop - 1)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    make_run(folder, "first")
+    make_run(folder, "second", steps=3)
+    return folder
+
+
+@pytest.fixture
+def folder(made_once: Path, tmp_path: Path) -> Path:
+    """Two runs, `first` and `second`, that the test may change."""
+    return Path(shutil.copytree(made_once, tmp_path / "runs"))
+
+
+@pytest.fixture
+def client(folder: Path, tmp_path: Path) -> Iterator[TestClient]:
+    yield client_of(folder, tmp_path)
+
+
+def client_of(folder: Path, tmp_path: Path) -> TestClient:
+    static = tmp_path / "static"
+    (static / "assets").mkdir(parents=True, exist_ok=True)
+    (static / "index.html").write_text(PAGE)
+    (static / "assets" / "page-abc.js").write_text("export {};")
+    return TestClient(create_app(folder, static=static), base_url=f"http://localhost:{PORT}")
+
+
+def arrow(content: bytes) -> pa.Table:
+    return pa.ipc.open_stream(content).read_all()

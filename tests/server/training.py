@@ -1,0 +1,65 @@
+"""A small training in another process that tells what plain torch says of each step, for the page to be held against.
+
+    python training.py FOLDER NAME STEPS [SECONDS_BETWEEN_STEPS]
+
+One JSON line per step on stdout: {"step", "loss", "0.weight gradient.rms", ...}. After the first line of stdin it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+
+import weighbridge
+
+EVIL = "<img src=x onerror=harmed=1>"
+
+
+class Odd(torch.nn.Module):
+    """A network with a parameter whose name is markup: PyTorch allows all names without a dot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        self.register_parameter(EVIL, torch.nn.Parameter(torch.ones(3)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x) + getattr(self, EVIL).sum()
+
+
+def main(folder: str, name: str, steps: int, pause: float) -> None:
+    torch.manual_seed(7)
+    torch.set_num_threads(1)
+    model = Odd()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    run = weighbridge.init(dir=folder, name=name, quiet=True)
+    run.watch(model)
+    for step in range(steps):
+        x = torch.randn(16, 4)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        weight = model.net[0].weight
+        assert weight.grad is not None
+        told = {
+            "step": step,
+            "loss": loss.item(),
+            "parameter.max": weight.max().item(),
+            "gradient.max": weight.grad.max().item(),
+            "gradient.rms": weight.grad.double().square().mean().sqrt().item(),
+        }
+        optimizer.step()
+        run.log({"score": step / 10})
+        print(json.dumps(told), flush=True)
+        time.sleep(pause)
+    run.flush()
+    print("flushed", flush=True)
+    sys.stdin.readline()
+    run.finish()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]) if len(sys.argv) > 4 else 0.0)
