@@ -23,6 +23,7 @@ def test_both_tutorials_have_their_page():
     assert {page.name for page in PAGES} >= {"bias.md", "weights-and-biases.md"}
 
 
+@pytest.mark.timeout(600)  # half a minute on a machine of its own
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_what_a_page_prints_is_what_it_says(path):
     ran = 0
