@@ -1,6 +1,6 @@
 """Turns closed segments into sorted Parquet with buckets beside them.
 
-    rows-0001.arrows + rows-0001.flushes  ->  rows-0001/{rows.parquet, buckets-64.parquet, buckets-4096.parquet, manifest.json}
+    rows-0001.arrows + rows-0001.flushes  ->  rows-0001/{rows.parquet, buckets-64.parquet, ..., manifest.json}
 
 Done by whoever reads or runs `weighbridge compact`, and for a short while by `RankWriter.finish`. What comes out
 depends on the segment alone: two compactors make the same files in folders of their own, and the rename decides. The
@@ -9,6 +9,7 @@ segment is deleted only after its Parquet was read back and compared bit for bit
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -130,7 +131,7 @@ def in_order(name: str, table: pa.Table) -> pa.Table:
 
 
 def bucket_tables(table: pa.Table) -> dict[str, pa.Table]:
-    """buckets-64.parquet and buckets-4096.parquet of sorted rows."""
+    """buckets-64.parquet and the coarser ones of sorted rows."""
     whole = table.column("part").to_numpy() == WHOLE
     if not whole.all():
         table = table.filter(pa.array(whole))
@@ -141,7 +142,11 @@ def bucket_tables(table: pa.Table) -> dict[str, pa.Table]:
     columns = {name: table.column(name).to_numpy() for name in table.column_names if name != "hist"}
     offsets, counts = hist.offsets.to_numpy(), hist.flatten().to_numpy()
     fine = buckets_of(columns, offsets, counts, WIDTHS[0])
-    return {bucket_file(WIDTHS[0]): fine, bucket_file(WIDTHS[1]): coarser(fine, WIDTHS[1] // WIDTHS[0])}
+    made = {bucket_file(WIDTHS[0]): fine}
+    for narrow, wide in itertools.pairwise(WIDTHS):
+        fine = coarser(fine, wide // narrow)
+        made[bucket_file(wide)] = fine
+    return made
 
 
 def bucket_file(width: int) -> str:

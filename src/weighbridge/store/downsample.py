@@ -16,7 +16,7 @@ import pyarrow as pa
 from weighbridge.catalog import RATIO, STATISTICS, Statistic, evaluate
 from weighbridge.records import HISTOGRAM_BINS, Quantity
 
-WIDTHS: Final = (64, 4096)  # steps in a bucket, per level
+WIDTHS: Final = (64, 256, 1024, 4096)  # steps in a bucket, per level; each is made from the one before
 ADDED: Final = ("count", "nan", "pos_inf", "neg_inf", "zero", "subnormal", "lost", "hist_count")
 SUMMED: Final = ("sum", "sum_abs", "sum_sq", "dot_gradient_parameter", "dot_gradient_update", "dot_update_parameter")
 

@@ -24,7 +24,7 @@ _EMPTY: dict[str, np.ndarray] = {
     "step": np.empty(0, np.int64),
     "tensor": np.empty(0, np.int32),
     "bucket": np.empty(0, np.int64),
-    **{name: np.empty(0) for name in ("value", "mean", "low", "high")},
+    **{name: np.empty(0) for name in ("value", "total", "weight", "low", "high")},
 }
 
 
@@ -63,16 +63,28 @@ class RowQuery:
         return self._arrays(plan, text if source else None)
 
     def buckets(
-        self, quantity: Quantity, statistic: Statistic, start: int, stop: int, grid: tuple[int, int, int], tensor: int | None
-    ) -> Arrays:
-        """tensor, bucket, mean, low and high of the single steps' values, NaN left out.
+        self,
+        quantity: Quantity,
+        statistic: Statistic,
+        span: tuple[int, int],
+        grid: tuple[int, int, int],
+        ids: np.ndarray,
+        cells: int,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, least and greatest of the single steps' values as [ids, cells], NaN where there is none.
 
-        `grid` = where bucket 0 begins, steps in a bucket, and the level of bucket files to use (0 = none).
+        `span` = start and stop; `grid` = where cell 0 begins, steps in a cell, and the level of bucket files to use (0 = none).
         """
-        base, width, level = grid
-        plan = plan_buckets(self._tables.parts["rows"], start, stop, level)
-        where = f"tensor = {int(tensor)}" if tensor is not None else "true"
-        return self._arrays(plan, buckets_sql(plan, quantity, statistic, where, base, width, level))
+        plan = plan_buckets(self._tables.parts["rows"], *span, grid[2])
+        where = f"tensor = {int(ids[0])}" if len(ids) == 1 else "true"
+        found = self._arrays(plan, buckets_sql(plan, quantity, statistic, where, grid))
+        place = np.full(int(max(ids.max(initial=0), found["tensor"].max(initial=0))) + 1, -1, dtype=np.int64)
+        place[ids] = np.arange(len(ids))
+        row = place[found["tensor"]]
+        if (row < 0).any():
+            found = {name: column[row >= 0] for name, column in found.items()}
+            row = row[row >= 0]
+        return _folded(row * cells + found["bucket"], found, (len(ids), cells))
 
     def histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
         """The stored histogram columns of one row, or nothing."""
@@ -120,6 +132,19 @@ class RowQuery:
                 raise
             said = str(problem).splitlines()[0]
             raise CorruptRun(f"A compacted file cannot be read: {said}. Which one and where: weighbridge verify") from problem
+
+
+def _folded(cell: np.ndarray, found: Arrays, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pieces of each cell put together."""
+    size = shape[0] * shape[1]
+    total, weight = (np.bincount(cell, found[name], size) for name in ("total", "weight"))
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(low, cell, found["low"])
+    np.maximum.at(high, cell, found["high"])
+    with np.errstate(invalid="ignore"):
+        mean = total / weight  # 0 / 0 = NaN: nothing recorded
+    low[weight == 0] = high[weight == 0] = np.nan
+    return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

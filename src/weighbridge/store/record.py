@@ -70,6 +70,7 @@ class RunRecord:
         self._tables = RankTables(layout.rank_folder(path, self.rank))
         self._query = RowQuery(self._tables)
         self._lock = threading.RLock()
+        self._described: tuple[object, tuple[Tensor, ...]] = (None, ())
 
     # ---- the run ----
 
@@ -111,8 +112,12 @@ class RunRecord:
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All watched tensors in order of definition; a later description of the same tensor wins."""
-        by_id = {row["tensor"]: row for row in self._whole("tensors").to_pylist()}
-        return tuple(sorted((_tensor(row) for row in by_id.values()), key=lambda tensor: (tensor.order, tensor.id)))
+        table = self._whole("tensors")
+        if self._described[0] is not table:
+            by_id = {row["tensor"]: row for row in table.to_pylist()}
+            found = sorted((_tensor(row) for row in by_id.values()), key=lambda tensor: (tensor.order, tensor.id))
+            self._described = (table, tuple(found))
+        return self._described[1]
 
     def tensor(self, name: str) -> Tensor:
         """By name, by one of its aliases or by "model:name" where several models share names. Raises UnknownTensor."""
@@ -200,16 +205,9 @@ class RunRecord:
         thinned = any(first < high and last >= low for first, last in self.thinned)
         many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets
         cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned or many else 0)
-        only = chosen[0].id if len(chosen) == 1 else None
-        found = self._ask(lambda: self._query.buckets(quantity, which, low, high, cells, only))
-        place = {tensor.id: number for number, tensor in enumerate(chosen)}
-        rows = np.array([place.get(int(t), -1) for t in found["tensor"]], dtype=np.int64)
-        kept = rows >= 0
-        grids = []
-        for name in ("mean", "low", "high"):
-            grid = np.full((len(chosen), len(edges) - 1), np.nan)
-            grid[rows[kept], found["bucket"][kept]] = found[name][kept]
-            grids.append(grid)
+        ids = np.array([tensor.id for tensor in chosen], dtype=np.int64)
+        span, size = (low, high), len(edges) - 1
+        grids = self._ask(lambda: self._query.buckets(quantity, which, span, cells, ids, size))
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last, *grids)
         return HeatMap(statistic, chosen, first, last, *grids)
@@ -332,10 +330,9 @@ def bucket_grid(start: int, stop: int, buckets: int, level: int = 0) -> tuple[tu
     """
     most = max(1, buckets)
     wanted = _whole(stop - start, most)
-    if wanted > 4 * WIDTHS[1]:
-        level = WIDTHS[1]
-    elif wanted > WIDTHS[0] // 2:
-        level = WIDTHS[0]
+    for size in WIDTHS:
+        if wanted > (size * 3 // 4 if size > WIDTHS[0] else size // 2):
+            level = size
     unit = level or 1
     base = start - start % unit
     width = unit * max(1, _whole(_whole(stop - base, most), unit))

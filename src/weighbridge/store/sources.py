@@ -98,16 +98,19 @@ def values_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str)
     )
 
 
-def buckets_sql(
-    plan: Plan, quantity: Quantity, statistic: Statistic, where: str, base: int, width: int, level: int
-) -> str | None:
-    """SQL of (tensor, bucket, mean, low, high): buckets of `width` steps from `base` on, NaN left out."""
+def buckets_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str, grid: tuple[int, int, int]) -> str | None:
+    """SQL of (tensor, bucket, total, weight, low, high), NaN left out; a cell may come in several pieces.
+
+    `grid` = where bucket 0 begins, steps in a bucket, level of bucket files. Single rows are grouped by the engine;
+    bucket rows, few per cell, are not: the caller adds the pieces, which costs a third of a GROUP BY over them.
+    """
+    base, width, level = grid
     pieces = []
     values = values_sql(plan, quantity, statistic, where)
     if values is not None:
-        at = f"(step - {base}) // {width} AS bucket"
-        single = "value AS total, 1 AS weight, value AS low, value AS high"
-        pieces.append(f"SELECT tensor, {at}, {single} FROM ({values}) WHERE NOT isnan(value)")
+        folded = "sum(value) AS total, CAST(count(*) AS BIGINT) AS weight, min(value) AS low, max(value) AS high"
+        cell = f"(step - {base}) // {width} AS bucket"
+        pieces.append(f"SELECT tensor, {cell}, {folded} FROM ({values}) WHERE NOT isnan(value) GROUP BY tensor, bucket")
     name = statistic.name
     for (first, last), files in plan.buckets.items():
         at = f"(greatest(bucket * {level}, {base}) - {base}) // {width} AS bucket"
@@ -116,12 +119,7 @@ def buckets_sql(
         inside += f" AND bucket < {last}" if last != _ANY_NUMBER else ""
         columns = f"tensor, {at}, {name}_sum AS total, {weight_of(statistic)} AS weight, {name}_low AS low, {name}_high AS high"
         pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {inside}")
-    if not pieces:
-        return None
-    return (
-        "SELECT tensor, bucket, sum(total) / sum(weight) AS mean, min(low) AS low, max(high) AS high"
-        f" FROM ({' UNION ALL '.join(pieces)}) GROUP BY tensor, bucket"
-    )
+    return " UNION ALL ".join(pieces) if pieces else None
 
 
 def tail_name(part: Part) -> str:

@@ -39,6 +39,7 @@ class Part:
     manifest: dict[str, Any] | None = None
     limit: int = FOREVER
     stamp: int = 0  # of a manifest: when it was written
+    kept: tuple[int, pa.Table] | None = None  # limit and rows of a compacted unit, once read
 
     @property
     def is_cut(self) -> bool:
@@ -72,7 +73,7 @@ class RankTables:
         self.parts: dict[str, list[Part]] = {table: [] for table in TABLES}
         self.version = 0  # changes whenever something new was seen
         self._known: dict[tuple[str, int, bool], Part] = {}
-        self._whole: dict[str, tuple[int, pa.Table]] = {}
+        self._whole: dict[str, tuple[tuple[tuple[int, bool, int, int], ...], pa.Table]] = {}
         self.refresh()
 
     def refresh(self) -> bool:
@@ -138,12 +139,22 @@ class RankTables:
 
     def whole(self, table: str) -> pa.Table:
         """All of a small table, in the order it was written."""
+        parts = self.parts[table]
+        state = tuple((part.unit.number, part.unit.is_compacted, part.row_count, part.limit) for part in parts)
         kept = self._whole.get(table)
-        if kept is None or kept[0] != self.version:
-            pieces = [piece for part in self.parts[table] if (piece := read_part(part)).num_rows]
-            kept = (self.version, pa.concat_tables(pieces) if pieces else TABLES[table].empty_table())
+        if kept is None or kept[0] != state:
+            pieces = [piece for part in parts if (piece := self._piece(part)).num_rows]
+            kept = (state, pa.concat_tables(pieces) if pieces else TABLES[table].empty_table())
             self._whole[table] = kept
         return kept[1]
+
+    def _piece(self, part: Part) -> pa.Table:
+        """One unit's rows that count; a compacted unit of a small table is read once."""
+        if part.manifest is None:
+            return read_part(part)
+        if part.kept is None or part.kept[0] != part.limit:
+            part.kept = (part.limit, read_part(part))
+        return part.kept[1]
 
 
 def read_part(part: Part, *, cut: bool = True) -> pa.Table:

@@ -161,7 +161,7 @@ def next_attempt(run: Path, rank: int = 0) -> int:
 
 
 def _thinned_event(first: int, last: int, attempt: int, step: int) -> pa.RecordBatch:
-    message = f"disk limit: of steps {first} to {last} only buckets of 64 and 4,096 steps are left"
+    message = f"disk limit: of steps {first} to {last} only buckets of 64 steps and more are left"
     made = {"step": step, "attempt": attempt, "kind": "thinned", "tensor": -1, "message": message}
     made |= {"detail": f'{{"first_step": {first}, "last_step": {last}}}', "time_ns": time.time_ns()}
     return pa.RecordBatch.from_pylist([made], TABLES["events"])
