@@ -5,7 +5,7 @@
  * Every test for NaN, infinity, zero and subnormal looks at the bits as an integer, so neither a floating-point option
  * nor a flush-to-zero mode can change it. Sums run in double lanes throughout: the square of any float is in range
  * there, nothing cancels until |mean|/std passes 1e5, and a pass over memory is hardly slower
- * (docs/decisions/0001-float64-lanes.md). `omp simd` permits the compiler to sum in lanes; no OpenMP is linked. */
+ * (docs/decisions/0006-float64-lanes.md). `omp simd` permits the compiler to sum in lanes; no OpenMP is linked. */
 
 #define MAGNITUDE ((B)(~(U)0 >> 1))
 #define SIGN ((U)1 << (sizeof(B) * 8 - 1))

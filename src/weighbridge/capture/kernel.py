@@ -94,7 +94,8 @@ class NativeKernel:
         self._use_level = keeps_gil.wb_use_level
         self._use_level.restype = ctypes.c_char_p
         self.levels = int(keeps_gil.wb_levels())
-        self._compared: tuple[Items | None, int, np.ndarray[Any, np.dtype[np.bool_]], int] = (None, 0, None, 0)
+        self._compared: tuple[Items | None, int, np.ndarray[Any, np.dtype[np.bool_]], int]
+        self._compared = (None, 0, np.empty(0, np.bool_), 0)
         self._known: tuple[Items | None, int, Any] = (None, 0, self._weigh)
 
     def use_level(self, level: int = -1) -> str:
