@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -25,15 +26,13 @@ class Tool(Protocol):
     """What watches the second copy."""
 
     name: str
+    after_step: Callable[[torch.Tensor], None] | None  # what the tool wants said in the loop; timed
 
     def begin(self, training: Training) -> None:
         """Set up; not timed."""
 
     def resume(self) -> None:
         """Before each block of its copy; not timed."""
-
-    def after_step(self, loss: torch.Tensor) -> None:
-        """What the tool wants said in the loop; timed."""
 
     def end_of_block(self) -> None:
         """Timed: bring what was recorded so far to safety."""
@@ -49,14 +48,14 @@ class Raw:
     """No tool at all: the control."""
 
     name = "raw"
+    after_step: Callable[[torch.Tensor], None] | None = None
 
+    def __init__(self, folder: Path | None = None) -> None: ...
     def begin(self, training: Training) -> None: ...
     def resume(self) -> None: ...
     def end_of_block(self) -> None: ...
     def pause(self) -> None: ...
     def finish(self) -> None: ...
-
-    after_step = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def pin_to_one_core() -> int:
     return core
 
 
-def take_turns(raw: Training, watched: Training, tool: Tool | Raw, steps: int, blocks: int) -> tuple[list[Block], list[Block]]:
+def take_turns(raw: Training, watched: Training, tool: Tool, steps: int, blocks: int) -> tuple[list[Block], list[Block]]:
     """raw, watched (these warm up and are not counted), then raw, watched, raw, ..., raw, and watched uncounted: even."""
     nothing = Raw()
     tool.begin(watched)
@@ -106,7 +105,7 @@ def take_turns(raw: Training, watched: Training, tool: Tool | Raw, steps: int, b
     return raw_blocks, watched_blocks
 
 
-def one_block(training: Training, tool: Tool | Raw, steps: int) -> Block:
+def one_block(training: Training, tool: Tool, steps: int) -> Block:
     training.begin_block()
     tool.resume()
     cpu, wall = time.process_time(), time.perf_counter()

@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from rivals import RIVALS, Weighbridge  # noqa: E402
 from workloads import WORKLOADS, Training, Workload  # noqa: E402
 
 Cell = dict[str, Any]
-TOOLS = {"raw": Raw, Weighbridge.name: Weighbridge, **RIVALS}
+TOOLS: dict[str, Callable[[Path], Any]] = {"raw": Raw, Weighbridge.name: Weighbridge, **RIVALS}
 
 
 # --- in the process of one cell -----------------------------------------------------------------------------------------
@@ -45,12 +46,12 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
     core = pin_to_one_core()
     raw, watched = workload.copies(2)
     with tempfile.TemporaryDirectory(prefix="weighbridge-overhead-", ignore_cleanup_errors=True) as folder:
-        tool = Raw() if tool_name == "raw" else TOOLS[tool_name](Path(folder))
+        tool = TOOLS[tool_name](Path(folder))
         profile = None
         if is_profiled:
             from profiling import Profile
 
-            profile = Profile()
+            profile = Profile(is_short=steps >= 100)
         raw_blocks, watched_blocks = take_turns(raw, watched, tool, steps, blocks)
         cell: Cell = {"workload": workload.letter, "tool": tool_name, "core": core, "steps": steps, "blocks": blocks}
         cell["raw"], cell["watched"] = [asdict(block) for block in raw_blocks], [asdict(block) for block in watched_blocks]

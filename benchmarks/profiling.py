@@ -1,9 +1,9 @@
 """Where watching spends its time, by wrapping the product's functions from outside; nothing in the product knows of it.
 
 Every wrapped function is charged with its own time, without that of wrapped functions that it calls, and without what the
-wrapping itself costs (measured on empty functions). On the training thread by the wall clock: a call in the middle of
-which the writer's thread gets the core would look long, so parts that run at every step count as calls x median. On the
-writer's thread by the thread's own clock.
+wrapping itself costs (measured on empty functions). The clock is the thread's own, blind to others on the same core. It
+takes a microsecond to read, too much for steps of 0.1 ms: there the wall clock measures what runs at every step, and that
+counts as calls x median, so that a call in the middle of which the core was taken away is no matter.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _WRITER = (
     ("store.segment", "SegmentWriter.append", "writer: checksum, sidecar"),
     ("store.segment", "_write", "writer: write()"),
 )
+_RARE = ("Recorder.hand_over", "Recorder.flush")  # they wake the writer, which may take the core from them
 APART = ("(waiting in flush)", "(backward itself)")  # no cost of ours, or counted as the writer's
 
 
@@ -65,28 +66,26 @@ class Part:
 
 
 class Profile:
-    """Wraps when made; `unwrap` puts everything back."""
+    """Wraps when made; `unwrap` puts everything back. `is_short`: the steps are too short for the thread's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_short: bool) -> None:
+        self._is_short = is_short
         self._own: dict[str, list[int]] = defaultdict(list)
         self._part: dict[str, str] = {}
         self._undo: list[Callable[[], None]] = []
         self._local = threading.local()
-        self._training = threading.get_ident()
         self.missing: list[str] = []
         self._inside = self._beside = 0
-        self._calibrate()
-        for where in (_TRAINING, _WRITER):
-            for module, name, part in where:
-                self._wrap(
-                    f"weighbridge.{module}", name, part, time.thread_time_ns if where is _WRITER else time.perf_counter_ns
-                )
+        self._calibrate(time.perf_counter_ns if is_short else time.thread_time_ns)
+        for module, name, part in (*_TRAINING, *_WRITER):
+            often = is_short and not part.startswith("writer") and name not in _RARE
+            self._wrap(f"weighbridge.{module}", name, part, time.perf_counter_ns if often else time.thread_time_ns)
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, clock: Callable[[], int]) -> None:
         def empty() -> None: ...
 
-        child = self._timed(empty, "child", time.perf_counter_ns)
-        parent = self._timed(lambda: child(), "parent", time.perf_counter_ns)
+        child = self._timed(empty, "child", clock)
+        parent = self._timed(lambda: child(), "parent", clock)
         for _ in range(2000):
             parent()
         inside = int(statistics.median(self._own["child"]))
@@ -129,11 +128,6 @@ class Profile:
 
         return timed
 
-    def clear(self) -> None:
-        """Forget what was measured so far (warming up)."""
-        for own in self._own.values():
-            own.clear()
-
     def unwrap(self) -> None:
         for undo in reversed(self._undo):
             undo()
@@ -144,18 +138,18 @@ class Profile:
         calls: dict[str, int] = defaultdict(int)
         for key, part in self._part.items():
             own = self._own[key]
-            is_every_step = len(own) >= steps and not part.startswith("writer")
-            total = statistics.median(own) * len(own) if is_every_step else sum(own)
+            by_median = self._is_short and len(own) >= steps
+            total = statistics.median(own) * len(own) if by_median else sum(own)
             seconds[part] += max(total, 0) / 1e9
             calls[part] = max(calls[part], len(own))
         return [Part(name, seconds[name], calls[name]) for name in dict.fromkeys(self._part.values()) if name not in APART]
 
 
 def profile_lines(parts: list[Mapping[str, Any]], steps: int, raw: float, extra: float) -> list[str]:
-    """Markdown lines: microseconds a step and share of a raw step. `raw` and `extra` in seconds a step, measured unwrapped."""
+    """Microseconds a step and share of a raw step. `raw`, `extra`: CPU seconds a step, measured unwrapped."""
     lines = ["| part | us a step | share of a raw step |", "|---|---:|---:|"]
     each = [(part["name"], part["seconds"] / steps) for part in parts]
     rest = extra - sum(seconds for _, seconds in each)
     each.append(("not in our functions (cold caches, page faults, scheduling; or noise)", rest))
-    each.append(("**watched minus raw, measured without profiling**", extra))
+    each.append(("**watched minus raw in CPU time, measured without profiling**", extra))
     return lines + [f"| {name} | {seconds * 1e6:,.1f} | {100 * seconds / raw:.2f} % |" for name, seconds in each]

@@ -64,9 +64,9 @@ def _commit() -> str:
         return "unknown"
 
 
-def each_ms(cell: Cell, which: str) -> float:
-    """Median milliseconds a step."""
-    return 1e3 * statistics.median(block["wall"] for block in cell[which]) / float(cell["steps"])
+def each_ms(cell: Cell, clock: str = "wall") -> float:
+    """Median milliseconds of a raw step."""
+    return 1e3 * float(statistics.median(block[clock] for block in cell["raw"])) / float(cell["steps"])
 
 
 def spread_text(values: list[float]) -> str:
@@ -76,9 +76,10 @@ def spread_text(values: list[float]) -> str:
 
 def load_line(cell: Cell) -> str:
     """One line of progress."""
+    raw = f"raw {each_ms(cell):.3f} ms a step ({each_ms(cell, 'cpu'):.3f} of CPU)"
     return (
         f"{cell['workload']} {cell['tool']:18s} {spread_text(cell['wall'])}, CPU time {Spread.of(cell['cpu']).median:.3f}, "
-        f"raw {each_ms(cell, 'raw'):.3f} ms a step, loss {cell['first_loss']:.4g} -> {cell['last_loss']:.4g}"
+        f"{raw}, loss {cell['first_loss']:.4g} -> {cell['last_loss']:.4g}"
     )
 
 
@@ -94,7 +95,7 @@ def overhead_table(cells: list[Cell]) -> list[str]:
     lines = [
         "Step time watched / raw: median of neighbouring blocks (quartiles). CPU time: of this process, all its threads.",
         "",
-        "| workload | raw, ms a step | raw / raw | watched / raw | CPU time | aim | pairs x steps "
+        "| workload | raw, ms a step (CPU) | raw / raw | watched / raw | CPU time | aim | pairs x steps "
         "| losses, weights | rows read back | B a row |",
         "|---|---:|---:|---:|---:|---:|---:|---|---|---:|",
     ]
@@ -103,14 +104,15 @@ def overhead_table(cells: list[Cell]) -> list[str]:
         control = spread_text(controls[letter]["wall"]) if letter in controls else "-"
         same = "bit-identical" if cell["losses_identical"] and cell["weights_identical"] else "DIFFER"
         rows = f"{cell['rows']:,}, {'all that are due' if cell['rows_complete'] else 'NOT those that are due'}"
+        raw_ms = f"{each_ms(cell):.3f} ({each_ms(cell, 'cpu'):.3f})"
         lines.append(
-            f"| {letter}: {workload.title} | {each_ms(cell, 'raw'):.3f} | {control} | {spread_text(cell['wall'])} "
+            f"| {letter}: {workload.title} | {raw_ms} | {control} | {spread_text(cell['wall'])} "
             f"| {spread_text(cell['cpu'])} | {workload.limit} | {cell['blocks']} x {cell['steps']} | {same} | {rows} "
             f"| {cell['bytes'] / cell['rows']:.0f} |"
         )
     for letter, profile in profiles.items():
-        raw = each_ms(watched[letter], "raw") / 1e3
-        extra = raw * (Spread.of(watched[letter]["wall"]).median - 1)
+        raw = each_ms(watched[letter], "cpu") / 1e3
+        extra = raw * (Spread.of(watched[letter]["cpu"]).median - 1)
         lines += ["", f"Profile of {letter}, {profile['profiled_steps']:,} steps:", ""]
         lines += profile_lines(profile["profile"], profile["profiled_steps"], raw, extra)
         if profile["missing"]:

@@ -111,7 +111,7 @@ WORKLOADS = {
         # 10,000 steps: all of them below step 10,000, where the values of small tensors are kept at every step
         Workload("a", "tutorial 2-4-1, SGD, 10 samples", 1.35, 250, 38, 10, tutorial),
         Workload("b", "MLP 784-512-512-10, Adam, batch 128", 1.15, 40, 40, 10, mlp),
-        Workload("d", "GPT-2-like, 12 layers of 256, AdamW, 8 x 128 tokens", 1.03, 1, 25, 6, gpt2),
-        Workload("f", "1,000 x Linear(64, 64), SGD, batch 64", 1.30, 4, 40, 6, deep),
+        Workload("d", "GPT-2-like, 12 layers of 256, AdamW, 8 x 128 tokens", 1.03, 1, 25, 4, gpt2),
+        Workload("f", "1,000 x Linear(64, 64), SGD, batch 64", 1.30, 4, 40, 3, deep),
     )
 }
