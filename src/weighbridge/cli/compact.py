@@ -17,12 +17,14 @@ def register(app: typer.Typer) -> None:
 
         Safe at any time, beside a training and beside another compact: what a run is still writing is left alone.
         """
+        from weighbridge.cli.where import RUNS
         from weighbridge.format import visible
         from weighbridge.store.compact import compact_run
         from weighbridge.store.layout import find_runs
         from weighbridge.store.status import require_run, size_of
 
         for given in runs:
+            given = given if given.exists() else RUNS / given
             found = find_runs(given)
             if not found:
                 require_run(given)  # says what is wrong

@@ -7,7 +7,6 @@ as a mistyped command line does. Anything else is a bug of ours and keeps its tr
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from typing import Annotated, Any, Final
@@ -82,9 +81,7 @@ def build_app() -> typer.Typer:
         """
 
     for name in COMMANDS:
-        module = f"weighbridge.cli.{name}"
-        if importlib.util.find_spec(module) is not None:
-            importlib.import_module(module).register(app)
+        importlib.import_module(f"weighbridge.cli.{name}").register(app)
     return app
 
 

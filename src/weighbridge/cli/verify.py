@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ import typer
 def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
-        run: Annotated[Path, typer.Argument(help="The run's folder.")],
+        run: Annotated[str, typer.Argument(help="The run: its folder, or its name below ./weighbridge-runs.")],
         json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
     ) -> None:
         """Compare every byte of a run with its checksums; name each damaged file and the bytes in it.
@@ -20,10 +19,11 @@ def register(app: typer.Typer) -> None:
         """
         import json as text
 
+        from weighbridge.cli.where import find_run
         from weighbridge.format import visible
         from weighbridge.store.verify import verify_run
 
-        damages = verify_run(run)
+        damages = verify_run(find_run(run))
         if json:
             listed = [{"file": str(d.path), "start": d.start, "stop": d.stop, "what": d.what} for d in damages]
             print(text.dumps({"run": str(run), "damages": listed}))

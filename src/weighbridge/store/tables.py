@@ -120,7 +120,7 @@ class RankTables:
             return None, False
         if part is None:
             part = Part(unit, -1, 0, 0, reader=reader)
-            part.attempt = reader.batches()[0].column("attempt")[0].as_py()
+            part.attempt = reader.decode(reader.flushes[:1])[0].column("attempt")[0].as_py()
             self._known[key] = part
         part.unit = unit
         part.first_step = min(flush.first_step for flush in reader.flushes)
