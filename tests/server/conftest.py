@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -57,8 +56,8 @@ def folder(made_once: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(folder: Path, tmp_path: Path) -> Iterator[TestClient]:
-    yield client_of(folder, tmp_path)
+def client(folder: Path, tmp_path: Path) -> TestClient:
+    return client_of(folder, tmp_path)
 
 
 def client_of(folder: Path, tmp_path: Path) -> TestClient:
