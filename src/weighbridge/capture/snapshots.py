@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from weighbridge.capture.kernel import ITEM, Kernel, code_of
 from weighbridge.capture.rowblock import RowBlock
@@ -54,7 +55,7 @@ class Weighed:
 
 def why_not(tensor: torch.Tensor) -> str:
     """Why this tensor cannot be weighed by the CPU kernel, in words for the user; empty if it can."""
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if is_lazy(tensor):
         return "not initialised before its first forward"
     if tensor.device.type == "meta":
         return "on the meta device: it has no numbers"
@@ -220,8 +221,8 @@ class Snapshots:
         self.versions = [p._version for p in self.parameters]
         self.keep.clear()
 
-    def _gradients_alone(self, which: np.ndarray) -> np.ndarray:
-        items = self.items[which & (self.items["gradient"] != 0)]
+    def _gradients_alone(self, which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        items: np.ndarray[Any, Any] = self.items[which & (self.items["gradient"] != 0)]
         items["parameter"], items["dtype"] = items["gradient"], items["gradient_dtype"]
         items["gradient"], items["quantity"] = 0, int(Quantity.GRADIENT)
         return items
@@ -239,4 +240,8 @@ def _padded(size: int) -> int:
     return (size + _ALIGN - 1) // _ALIGN * _ALIGN or _ALIGN
 
 
-_CODES: Final = {dtype: code_of(dtype) for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
+_CODES: Final[dict[torch.dtype, int]] = {
+    dtype: code
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    if (code := code_of(dtype)) is not None
+}
