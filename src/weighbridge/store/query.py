@@ -33,10 +33,16 @@ class RowQuery:
 
     def __init__(self, tables: RankTables) -> None:
         self._tables = tables
-        self._connection = duckdb.connect(":memory:")
-        self._connection.execute("SET enable_progress_bar = false")
-        self._connection.execute("SET parquet_metadata_cache = true")  # footers are read once: compacted files never change
+        self._opened: duckdb.DuckDBPyConnection | None = None  # made at the first question: a list of runs asks none
         self._registered: dict[str, int] = {}
+
+    @property
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        if self._opened is None:
+            self._opened = duckdb.connect(":memory:")
+            self._opened.execute("SET enable_progress_bar = false")
+            self._opened.execute("SET parquet_metadata_cache = true")  # footers are read once: compacted files never change
+        return self._opened
 
     def series(self, tensor: int, quantity: Quantity, statistic: Statistic, start: int, stop: int) -> Arrays:
         """step and value of one statistic of one tensor for start <= step < stop, in order."""

@@ -77,7 +77,7 @@ class RunRecord:
     @property
     def info(self) -> RunInfo:
         self.refresh()
-        return info_of(self.path, self._run, self._tables)
+        return self._ask(lambda: info_of(self.path, self._run, self._tables))
 
     def refresh(self) -> bool:
         """See newly acknowledged flushes; returns whether there are any."""
