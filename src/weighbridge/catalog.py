@@ -54,7 +54,7 @@ _ALL = [
     Statistic("sum", "Σx", "", "sum", "+", "Sum of the finite elements.", "signed"),
     Statistic("min", "min", "", "min", "min", "Smallest finite element.", "signed"),
     Statistic("max", "max", "", "max", "max", "Largest finite element.", "signed"),
-    Statistic("abs_max", "max |x|", "", "greatest(-min, max)", "from sums", "Largest absolute value.", "log"),
+    Statistic("abs_max", "max |x|", "", "greatest(abs(min), abs(max))", "from sums", "Largest absolute value.", "log"),
     Statistic("zero_fraction", "zeros", "share", "zero / count", "from sums", "Share of elements that are exactly 0."),
     Statistic(
         "nonfinite_count", "NaN+Inf", "elements", "nan + pos_inf + neg_inf", "+", "Elements that are NaN or infinite.", "count"
@@ -138,7 +138,7 @@ def evaluate(statistic: Statistic, columns: Mapping[str, Any]) -> np.ndarray:
     names: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in columns.items() if k != "hist"}
     if "finite" not in names:
         names["finite"] = names["count"] - names["nan"] - names["pos_inf"] - names["neg_inf"]
-    names |= {"sqrt": np.sqrt, "greatest": np.maximum}
+    names |= {"sqrt": np.sqrt, "greatest": np.maximum, "abs": np.abs}
     with np.errstate(all="ignore"):
         return np.asarray(eval(statistic.formula, {"__builtins__": {}}, names), dtype=np.float64)  # our own constant
 

@@ -32,6 +32,7 @@ from weighbridge.format import duration, size
 from weighbridge.store.writer import RankWriter
 
 _active: Run | None = None
+_kernel_notes: set[str] = set()
 _lock = threading.RLock()
 
 
@@ -60,7 +61,8 @@ class Run:
         self._stepper = Stepper(self._recorder, kernel, plan, self._table)
         if place.note:
             self._tell(place.note)
-        if kernel.note:
+        if kernel.note and kernel.note not in _kernel_notes:  # once a process, not once a run
+            _kernel_notes.add(kernel.note)
             self._tell(f"the fast kernel is not used ({kernel.note}); torch operations weigh instead, several times slower")
         if config:
             self.config(config)
