@@ -74,7 +74,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },
         splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : roundMarks(low, high, few)),
-        values: (_, marks) => (look.kind === "log" ? marks.map(logLabel) : ticks(marks)),
+        values: (_, marks) => (look.kind === "log" ? logLabels(marks) : ticks(marks)),
         filter: (_, marks) => marks,
       },
     ],
@@ -110,13 +110,16 @@ export function settings(look: Look, of: Readers): uPlot.Options {
   };
 }
 
-/** 10⁻⁴ for a decade, 0.2 or 5×10⁻⁶ for what stands between. */
-function logLabel(mark: number | null): string {
-  if (mark === null) return "";
-  const exponent = Math.floor(Math.log10(mark) + 1e-9);
-  const lead = Math.round(mark / 10 ** exponent);
-  if (exponent >= -3 && exponent < 4) return exponent === 0 && lead === 1 ? "1" : String(mark);
-  return lead === 1 ? power(exponent) : `${lead}×${power(exponent)}`;
+/** All plain (0.01, 0.2) or all as powers (10⁻⁴, 5×10⁻⁶): the marks of one axis are written one way. */
+function logLabels(marks: (number | null)[]): string[] {
+  const plain = marks.every((mark) => mark === null || (mark >= 0.999e-3 && mark < 1e4));
+  return marks.map((mark) => {
+    if (mark === null) return "";
+    if (plain) return String(mark);
+    const exponent = Math.floor(Math.log10(mark) + 1e-9);
+    const lead = Math.round(mark / 10 ** exponent);
+    return lead === 1 ? power(exponent) : `${lead}×${power(exponent)}`;
+  });
 }
 
 /** Columns as uPlot takes them: null is a gap. */

@@ -72,8 +72,10 @@ def _recorded(found: Buckets, bad: np.ndarray) -> Part:
     # While a run grows the second question may see one bucket more than the first.
     length = min(len(bad), len(found.step_first))
     kept = ~np.isnan(bad[:length])
-    columns = (found.step_first, found.step_last, found.mean, found.min, found.max)
-    return Part(*(column[:length][kept] for column in columns), bad[:length][kept])
+    step_first, step_last, mean, low, high = (
+        column[:length][kept] for column in (found.step_first, found.step_last, found.mean, found.min, found.max)
+    )
+    return Part(step_first, step_last, mean, low, high, bad[:length][kept])
 
 
 def loss_of(record: RunRecord, start: int | None, stop: int | None, buckets: int) -> Part:
