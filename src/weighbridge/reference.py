@@ -64,8 +64,8 @@ def summarize(x: Array, itemsize: int | None = None) -> Summary:
     values = _wide(x)
     finite = values[np.isfinite(values)]
     looked_at = values[is_looked_at(values.size, itemsize)]
-    with np.errstate(over="ignore", under="ignore"):
-        squares = finite * finite
+    with np.errstate(all="ignore"):  # sums of very large doubles may overflow, and are infinite then
+        total, total_abs, total_sq = finite.sum(), np.abs(finite).sum(), (finite * finite).sum()
     return Summary(
         count=values.size,
         nan=int(np.isnan(values).sum()),
@@ -75,9 +75,9 @@ def summarize(x: Array, itemsize: int | None = None) -> Summary:
         subnormal=int(((values != 0) & (np.abs(values) < normal)).sum()),
         min=float(finite.min()) if finite.size else np.nan,
         max=float(finite.max()) if finite.size else np.nan,
-        sum=float(finite.sum()),
-        sum_abs=float(np.abs(finite).sum()),
-        sum_sq=float(squares.sum()),
+        sum=float(total),
+        sum_abs=float(total_abs),
+        sum_sq=float(total_sq),
         hist_count=looked_at.size,
         hist=np.bincount(bins_of(looked_at), minlength=HISTOGRAM_BINS),
     )
@@ -122,7 +122,7 @@ def update_terms(before: Array, after: Array, gradient: Array | None) -> CrossTe
 
 def _dot(a: Array, b: Array) -> float:
     both = np.isfinite(a) & np.isfinite(b)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         return float((a[both] * b[both]).sum())
 
 

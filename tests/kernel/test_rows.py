@@ -15,7 +15,7 @@ from weighbridge.records import HISTOGRAM_BINS
 SIZES = (0, 1, 15, 16, 17, 255, 256, 257, 1023, 1024, 1025, 4095, 4096, 4097, 65_535, 65_536, 65_537)
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -1e-45, 1.1e-38, 6e-8, 3e38, -3e38, 65504.0)
 EDGES = (0, 1, 14, 15, 16, 17, 1022, 1023, 1024, 1025, 4095, 4096, 65_535)
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def check(kernel: Kernel, data: np.ndarray, code: int, shift: int = 0) -> None:

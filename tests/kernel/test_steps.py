@@ -31,7 +31,7 @@ def check(kernel: Kernel, after: Placed, before: Placed, gradient: Placed | None
 
 def scales(was: np.ndarray, update: np.ndarray, used: np.ndarray | None) -> reference.CrossTerms:
     assert used is not None
-    dot = lambda a, b: reference._dot(np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64)))
+    dot = lambda a, b: reference._dot(np.abs(reference._wide(a)), np.abs(reference._wide(b)))
     return reference.CrossTerms(dot(used, was), dot(used, update), dot(update, was), 0)
 
 
@@ -82,7 +82,7 @@ def test_any_bits_in_all_three(kernel: Kernel, dtype: str) -> None:
     kind = BITS[ITEM_SIZES[code]]
     element = st.integers(0, np.iinfo(kind).max)
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(element, element, element), max_size=60), st.integers(1, 30), st.integers(0, 9))
     def holds(bits: list[tuple[int, int, int]], times: int, shift: int) -> None:
         columns = [np.tile(np.array(column, kind), times) for column in (zip(*bits, strict=True) if bits else ((), (), ()))]
