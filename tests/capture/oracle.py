@@ -40,6 +40,7 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
     """A copy that shares nothing; complex numbers as pairs, sparse ones dense."""
     tensor = tensor.detach()
     tensor = tensor.to_dense() if tensor.layout is not torch.strided else tensor
+    tensor = tensor.resolve_conj().resolve_neg()
     return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).clone()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -83,17 +84,18 @@ def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwar
     _torch_backward(tensors, *args, **kwargs)
 
 
-def is_inside_step(optimizer: Optimizer) -> bool:
-    """Is a `step` of this optimizer running further out on this thread's stack?
+def is_inside_step(optimizer: Optimizer | None, times: int = 1) -> bool:
+    """Is a `step` of this optimizer running on this thread's stack, at least so many times?
 
-    Asked only when an earlier `step` seems not to have ended: either an outer `step` calls `super().step()`, or an
-    exception left it before its post hook. torch wraps `step` in a function whose first argument is the optimizer.
+    Asked only when an earlier `step` seems not to have ended: either an outer `step` calls `super().step()` or that of an
+    inner optimizer, or an exception left it before its post hook. torch wraps `step` in a function whose first argument
+    is the optimizer.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     wrappers = 0
     while frame is not None:
         if frame.f_code.co_name == "wrapper" and frame.f_code.co_filename.endswith("optimizer.py"):
             arguments = frame.f_locals.get("args")
-            wrappers += bool(arguments) and arguments[0] is optimizer
-        frame = frame.f_back  # type: ignore[assignment]
-    return wrappers > 1
+            wrappers += bool(arguments and arguments[0] is optimizer)
+        frame = frame.f_back
+    return wrappers >= times

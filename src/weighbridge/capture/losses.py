@@ -6,6 +6,7 @@ GradScaler multiplies the loss by its scale, and accumulation divides it by the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -21,17 +22,33 @@ class Passes:
     scales: list[float] = field(default_factory=list)  # factor that GradScaler put on
     shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
     count: int = 0
+    before: Passes | None = None  # those before somebody else's optimizer stepped
 
-    def add(self, loss: torch.Tensor) -> None:
-        """Note one root. Reads the value only where that does not wait for a device."""
+    def add(self, loss: torch.Tensor) -> float:
+        """Note one root. Reads the value only where that does not wait for a device; gives NaN elsewhere."""
         self.count += 1
-        if self.count > 4096:  # nobody steps: keep counting, stop keeping
-            return
-        if loss.device.type == "cpu":
+        if loss.device.type != "cpu" or loss.is_complex():
+            return float("nan")
+        given = loss.item()
+        if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
             scale, share = factors(loss)
-            self.given.append(loss.item())
+            self.given.append(given)
             self.scales.append(scale)
             self.shares.append(share)
+        return given
+
+    def set_apart(self) -> None:
+        """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
+        if self.count:
+            self.before = Passes(self.given, self.scales, self.shares, self.count)
+            self._empty()
+
+    def settle(self) -> None:
+        """A watched optimizer steps without a pass since: the passes set apart were for both."""
+        if self.before is not None and not self.count:
+            earlier = self.before
+            self.given, self.scales, self.shares, self.count = earlier.given, earlier.scales, earlier.shares, earlier.count
+        self.before = None
 
     def mean(self) -> float:
         """Mean loss over the passes, loss scale and accumulation's division taken out; NaN where none was seen."""
@@ -49,13 +66,18 @@ class Passes:
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
         if self.count:
-            self.given, self.scales, self.shares, self.count = [], [], [], 0
+            self._empty()
+            self.before = None
+
+    def _empty(self) -> None:
+        self.given, self.scales, self.shares, self.count = [], [], [], 0
 
 
 def factors(loss: torch.Tensor) -> tuple[float, float]:
     """(factor that was a tensor, factor that was a plain number) of the products at the root.
 
-    autograd keeps a plain number as a 0-dim float64 or int64 tensor, and GradScaler's scale as the float32 that it is.
+    autograd keeps a plain number as a 0-dim float64 or int64 tensor, and GradScaler's scale as the float32 that it is. A
+    scale is a power of two (it begins at 2^16 and is doubled and halved); any other tensor is a weight of the user's own.
     """
     scale = share = 1.0
     node = loss.grad_fn
@@ -70,6 +92,8 @@ def factors(loss: torch.Tensor) -> tuple[float, float]:
             break
         value = value if type(node).__name__ == "MulBackward0" else 1 / value
         if other.dtype is torch.float32:
+            if value < 2 or math.frexp(value)[0] != 0.5:
+                break
             scale *= value
         else:
             share *= value

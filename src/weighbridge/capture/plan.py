@@ -21,7 +21,7 @@ def size_in_bytes(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]+)\s*", text)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]+)\s*", text) if isinstance(text, str) else None
     if found is None or found[2].lower() not in _UNITS:
         raise BadPlan(f"{text!r} is not a size. Write a number and a unit, such as '2 GB' or '512 MiB'.")
     return int(float(found[1]) * _UNITS[found[2].lower()])

@@ -173,10 +173,10 @@ class Run:
 
     def _note_end(self) -> None:
         stepper = self._stepper
-        if self._watched and stepper.total_steps == 0 and stepper.passes.count:
+        if self._watched and stepper.total_steps == 0 and stepper.early:
             stepper.write_passes()
             self._tell(
-                f"no optimizer step in {stepper.passes.count} backward passes of this run: is optimizer.step() called, and was "
+                f"no optimizer step in {stepper.early} backward passes of this run: is optimizer.step() called, and was "
                 "the optimizer given this model's parameters?"
             )
         detail = {

@@ -26,8 +26,9 @@ COMPARED_ELEMENTS: Final = 4096
 
 
 def as_real(tensor: torch.Tensor) -> torch.Tensor:
-    """Complex numbers as pairs of real ones; anything else unchanged."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    """Complex numbers as pairs of real ones; what is only marked as conjugate or negative is made so."""
+    tensor = tensor.resolve_conj().resolve_neg()
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def is_dense(tensor: torch.Tensor) -> bool:
@@ -61,6 +62,8 @@ def why_not(tensor: torch.Tensor) -> str:
         return "on the meta device: it has no numbers"
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return f"{str(tensor.dtype).removeprefix('torch.')}: counted, not weighed"
+    if tensor.numel() and tensor.layout is torch.strided and tensor.untyped_storage().size() == 0:
+        return "its memory is given back: not weighed"
     if tensor.layout is not torch.strided:
         return f"layout {str(tensor.layout).removeprefix('torch.')}: not weighed"
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "to_local"):
@@ -68,6 +71,14 @@ def why_not(tensor: torch.Tensor) -> str:
     if code_of(as_real(tensor.detach()).dtype) is None:
         return f"{str(tensor.dtype).removeprefix('torch.')}: not weighed yet"
     return ""
+
+
+class FormChanged(Exception):
+    """Parameters (their tensors' ids) have another size, dtype or place than before: the work has to be prepared anew."""
+
+    def __init__(self, tensors: list[int]) -> None:
+        super().__init__(f"another size or dtype: tensors {tensors}")
+        self.tensors = tensors
 
 
 class Snapshots:
@@ -85,6 +96,7 @@ class Snapshots:
         self.gathered = [(i, w) for i, w in enumerate(self.weighed) if not w.is_direct]
         reals = [as_real(p.detach()) for p in self.parameters]
         self.sizes = [real.numel() * real.element_size() for real in reals]
+        self.forms = [_form(p) for p in self.parameters]
         self.items = np.zeros(len(reals), dtype=ITEM)
         self.items["count"] = [real.numel() for real in reals]
         self.items["dtype"] = [code_of(real.dtype) for real in reals]
@@ -130,15 +142,26 @@ class Snapshots:
         self.uncopied = [i for i, address in enumerate(self.addresses) if not address]
 
     def locate(self) -> None:
-        """Find where every parameter lies now."""
+        """Find where every parameter lies now. Raises FormChanged where one is no longer what it was."""
         pointers = [p.data_ptr() for p in self.parameters]
         for i, weighed in self.gathered:
             dense = weighed.contiguous()
             self.keep.append(dense)
             pointers[i] = dense.data_ptr()
         if pointers != self.pointers:  # a comparison of lists is cheaper than an assignment to a column
+            self._check_forms(pointers)
             self.pointers = pointers
             self.items["parameter"] = pointers
+
+    def _check_forms(self, pointers: list[int]) -> None:
+        """`p.data = other` and `model.to(dtype)` keep the parameter and exchange what it holds, never where it lies."""
+        if not self.pointers:
+            return
+        moved = [i for i, (now, then) in enumerate(zip(pointers, self.pointers, strict=True)) if now != then]
+        changed = [i for i in moved if _form(self.parameters[i]) != self.forms[i]]
+        if changed:
+            self.keep.clear()
+            raise FormChanged([self.weighed[i].tensor for i in changed])
 
     def copy(self, which: Iterable[int]) -> None:
         """Refresh the copies of these items from the parameters as they are now."""
@@ -234,6 +257,10 @@ class Snapshots:
         items["gradient"] = 0
         self.kernel.weigh(items, step, attempt, block)
         self.keep.clear()
+
+
+def _form(parameter: torch.Tensor) -> tuple[object, ...]:
+    return parameter.dtype, parameter.shape, parameter.stride(), parameter.device, parameter.untyped_storage().size() == 0
 
 
 def _padded(size: int) -> int:

@@ -7,6 +7,7 @@ gradient together, writes the rows and refreshes the copies, all in one pass.
 
 from __future__ import annotations
 
+import itertools
 import time
 import weakref
 from typing import Any, Final
@@ -19,7 +20,7 @@ from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.losses import Passes
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.snapshots import Snapshots
+from weighbridge.capture.snapshots import FormChanged, Snapshots
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
@@ -40,6 +41,8 @@ class Stepped:
         self.device: DeviceWeigher | None = None
         self.values: Values | None = None
         self.depth = 0
+        self.is_inner = False  # this step is part of another optimizer's step over the same parameters
+        self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
         self.count = 0  # steps that this optimizer has taken
         self.began_ns = 0
         self.own_ns = 0
@@ -60,6 +63,11 @@ class Stepper:
         self.has_stepped: set[int] = set()  # optimizers that stepped at this reading of the clock
         self.total_steps = 0
         self.optimizers: dict[int, Stepped] = {}
+        self.under_way: list[Stepped] = []
+        self.departed: list[Stepped] = []  # optimizers that are gone and have stepped at this reading of the clock
+        self.numbers = itertools.count()
+        self.early = 0  # backward passes before the first step of all, and their rows until it is time to write them
+        self.early_rows: list[tuple[Any, ...]] = []
         self.passes = Passes()
         self.epoch = _NAN
         self.own_ns = self.first_ns = self.last_ns = 0
@@ -76,25 +84,33 @@ class Stepper:
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root."""
         began = time.perf_counter_ns()
-        self.passes.add(root)
+        given = self.passes.add(root)
         if self.total_steps == 0:
-            self._pass_without_step()
+            self._pass_without_step(given)
         self.pending_own_ns += time.perf_counter_ns() - began
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
         began = time.perf_counter_ns()
         stepped = self._known(optimizer)
-        if stepped.depth and hooks.is_inside_step(optimizer):
+        if stepped.depth and hooks.is_inside_step(optimizer, 2):
             stepped.depth += 1
             return
         stepped.depth = 1
         if not self._prepare(stepped, optimizer):
             return
-        if stepped.number in self.has_stepped:
+        stepped.is_inner = bool(self.under_way) and self._has_outer(stepped)
+        if stepped.is_inner:
+            return
+        if not self.has_stepped.isdisjoint(stepped.clashes):
             self.clock += 1
             self.has_stepped.clear()
-        self._refresh(stepped)
+            self.departed.clear()
+        self._refresh(stepped, optimizer)
+        if not stepped.is_ours:
+            return
+        if stepped not in self.under_way:  # it is there if an exception left its last step
+            self.under_way.append(stepped)
         stepped.began_ns = began
         stepped.own_ns = time.perf_counter_ns() - began
 
@@ -103,9 +119,14 @@ class Stepper:
         began = time.perf_counter_ns()
         stepped = self._known(optimizer)
         stepped.depth -= 1
-        if stepped.depth > 0 or not stepped.is_ours:
+        if stepped.depth > 0 or stepped.is_inner:
             return
         stepped.depth = 0
+        if not stepped.is_ours:
+            self.passes.set_apart()
+            return
+        if stepped in self.under_way:
+            self.under_way.remove(stepped)
         with self.recorder.lock:
             self._weigh(stepped)
             self.has_stepped.add(stepped.number)
@@ -123,14 +144,35 @@ class Stepper:
     def _known(self, optimizer: Optimizer) -> Stepped:
         stepped = self.optimizers.get(id(optimizer))
         if stepped is None or stepped.reference() is not optimizer:
-            stepped = self.optimizers[id(optimizer)] = Stepped(len(self.optimizers), optimizer)
+            gone = [key for key, one in self.optimizers.items() if one.reference() is None]
+            for key in gone:  # let go of its copies; what it has under way on a device is fetched first
+                self._forget(key)
+            stepped = self.optimizers[id(optimizer)] = Stepped(next(self.numbers), optimizer)
         return stepped
+
+    def _forget(self, key: int) -> None:
+        stepped = self.optimizers[key]
+        if stepped.device is not None:
+            with self.recorder.lock:
+                stepped.device.drain(self.recorder)
+        stepped.snapshots = stepped.device = stepped.values = None
+        del self.optimizers[key]
+        if stepped.number in self.has_stepped:
+            self.departed.append(stepped)
+
+    def _has_outer(self, stepped: Stepped) -> bool:
+        """Is an optimizer over the same parameters stepping further out (Lookahead, SAM)? Its step is the one that counts."""
+        self.under_way = [one for one in self.under_way if hooks.is_inside_step(one.reference())]
+        return any(one.number in stepped.clashes and one is not stepped for one in self.under_way)
 
     def _prepare(self, stepped: Stepped, optimizer: Optimizer) -> bool:
         """Build the work of this optimizer where it is new or has other parameters than before."""
         ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        if self.table.is_waiting:
+            self.table.rescan(self.clock)
         if ids != stepped.ids or stepped.watched != self.table.version:
             self.table.rescan(self.clock)
+            self._find_clashes(stepped, ids)
             mine = self.table.owned(ids)
             direct = [w for w in mine if w.parameter.device.type == "cpu"]
             elsewhere = [w for w in mine if w.parameter.device.type != "cpu"]
@@ -142,18 +184,32 @@ class Stepper:
                 stepped.values = Values(stepped.snapshots) if self.plan.values else None
         return stepped.is_ours
 
-    def _refresh(self, stepped: Stepped) -> None:
+    def _find_clashes(self, stepped: Stepped, ids: list[int]) -> None:
+        mine = set(ids)
+        for one in (*self.optimizers.values(), *self.departed):
+            if one is not stepped and not mine.isdisjoint(one.ids):
+                one.clashes.add(stepped.number)
+                stepped.clashes.add(one.number)
+
+    def _refresh(self, stepped: Stepped, optimizer: Optimizer) -> None:
         """Copies that no longer agree with their parameter: somebody else has changed it."""
         if stepped.device is not None:
             stepped.device.before(self.clock)
         snapshots = stepped.snapshots
         if snapshots is None:
             return
-        moved = snapshots.refresh_moved()
+        try:
+            moved = [snapshots.weighed[i].tensor for i in snapshots.refresh_moved()]
+        except FormChanged as change:
+            stepped.watched, moved = -1, change.tensors
+            self._prepare(stepped, optimizer)
+            snapshots = stepped.snapshots
+            if stepped.device is not None:
+                stepped.device.before(self.clock)
         if stepped.count:
-            for i in moved:
-                self._note_change(snapshots.weighed[i].tensor)
-        if snapshots.uncopied:
+            for tensor in moved:
+                self._note_change(tensor)
+        if snapshots is not None and snapshots.uncopied:
             with self.recorder.lock:
                 snapshots.weigh_uncopied(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
 
@@ -172,7 +228,13 @@ class Stepper:
         snapshots = stepped.snapshots
         if snapshots is None:
             return
-        snapshots.locate()
+        try:
+            snapshots.locate()
+        except FormChanged as change:  # inside the step itself: there is no difference to weigh
+            stepped.watched = -1
+            for tensor in change.tensors:
+                self._note_change(tensor)
+            return
         snapshots.attach_gradients()
         if stepped.values is not None:
             recorder = self.recorder
@@ -181,6 +243,7 @@ class Stepper:
 
     def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> None:
         passes = self.passes
+        passes.settle()
         own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
         settings = _settings(optimizer, stepped.settings)
         stepped.settings = settings
@@ -205,29 +268,25 @@ class Stepper:
         stepped.count += 1
         passes.clear()
 
-    def _pass_without_step(self) -> None:
+    def _pass_without_step(self, given: float) -> None:
         """Nobody has stepped yet: after a while write the passes themselves, so that a run without steps has a loss."""
-        if self.passes.count < _PASSES_BEFORE_FIRST_STEP:
-            return
-        with self.recorder.lock:
-            rows = self.recorder.small["passes"].rows
-            new = 1 if self.passes.count > _PASSES_BEFORE_FIRST_STEP else len(self.passes.given)
-            for given in self.passes.given[-new:]:
-                rows.append((self.clock, self.recorder.attempt, given, given, self.epoch, time.time_ns()))
+        self.early += 1
+        self.early_rows.append((self.clock, self.recorder.attempt, given, given, self.epoch, time.time_ns()))
+        if self.early >= _PASSES_BEFORE_FIRST_STEP:
+            self.write_passes()
 
     def write_passes(self) -> None:
         """Write the backward passes that no step followed, as far as they are not written yet."""
-        if self.passes.count < _PASSES_BEFORE_FIRST_STEP:
-            with self.recorder.lock:
-                for given in self.passes.given:
-                    row = (self.clock, self.recorder.attempt, given, given, self.epoch, time.time_ns())
-                    self.recorder.small["passes"].rows.append(row)
+        with self.recorder.lock:
+            self.recorder.small["passes"].rows.extend(self.early_rows)
+        self.early_rows = []
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """The closing `parameter` row of every tensor that can be weighed, and the last values of the small ones."""
         step = self.steps
+        self.table.rescan(step)
         with self.recorder.lock:
             self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
             for stepped in self.optimizers.values():

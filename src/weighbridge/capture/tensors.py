@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import Named, named
@@ -16,11 +17,13 @@ from weighbridge.capture.snapshots import Weighed, as_real, is_dense, why_not
 class Known:
     """One tensor of the table. The parameter is held weakly: watching keeps no model alive."""
 
-    __slots__ = ("model", "name", "note", "reference", "tensor")
+    __slots__ = ("form", "model", "name", "note", "reference", "tensor")
 
-    def __init__(self, tensor: int, model: str, name: str, parameter: nn.Parameter, note: str) -> None:
-        self.tensor, self.model, self.name, self.note = tensor, model, name, note
-        self.reference = weakref.ref(parameter)
+    def __init__(self, tensor: int, model: str, name: str) -> None:
+        self.tensor, self.model, self.name = tensor, model, name
+        self.note = ""
+        self.form: object = None
+        self.reference: Callable[[], nn.Parameter | None] = lambda: None
 
 
 class TensorTable:
@@ -32,6 +35,7 @@ class TensorTable:
         self.known: list[Known] = []
         self.by_key: dict[tuple[str, str], Known] = {}
         self.version = 0
+        self.is_waiting = False  # for a lazy layer to be initialised: nothing else tells us that it was
 
     def has_model(self, model: nn.Module) -> bool:
         """Is this very model watched already?"""
@@ -68,20 +72,22 @@ class TensorTable:
         for order, one in enumerate(named(model)):
             key = (model_name, one.name)
             note = why_not(one.parameter)
+            form = _form(one.parameter)
             known = self.by_key.get(key)
-            if known is not None and known.note == note and known.reference() is one.parameter:
+            if known is not None and (known.note, known.form) == (note, form) and known.reference() is one.parameter:
                 continue
             if known is None:
-                known = Known(len(self.known), model_name, one.name, one.parameter, note)
+                known = Known(len(self.known), model_name, one.name)
                 self.known.append(known)
                 self.by_key[key] = known
-            known.reference, known.note = weakref.ref(one.parameter), note
+            known.reference, known.note, known.form = weakref.ref(one.parameter), note, form
             self._record(known, one, order, step)
             self.version += 1
+        self.is_waiting = any(known.form is None for known in self.by_key.values())
 
     def _record(self, known: Known, one: Named, order: int, step: int) -> None:
         parameter = one.parameter
-        is_lazy = isinstance(parameter, nn.parameter.UninitializedTensorMixin)
+        is_lazy = isinstance(parameter, UninitializedTensorMixin)
         shape = [] if is_lazy else list(parameter.shape)
         with self.recorder.lock:
             self.recorder.add(
@@ -121,5 +127,13 @@ class TensorTable:
         return list(found.values())
 
 
+def _form(parameter: nn.Parameter) -> object:
+    """What is told of a parameter and can change while it stays the same object; None before it is initialised."""
+    if isinstance(parameter, UninitializedTensorMixin):
+        return None
+    return parameter.shape, parameter.dtype, parameter.requires_grad
+
+
 def _is_direct(parameter: torch.Tensor) -> bool:
-    return parameter.device.type == "cpu" and is_dense(as_real(parameter.detach())) and not parameter.is_conj()
+    is_marked = parameter.is_conj() or parameter.is_neg()  # the numbers are not those that lie in memory
+    return parameter.device.type == "cpu" and not is_marked and is_dense(as_real(parameter.detach()))

@@ -1,0 +1,187 @@
+"""The loss column, passes without a step, and what the user adds. Oracle: `loss.item()` in the loop itself."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import weighbridge
+from tests.capture.oracle import events, table
+
+
+def small(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def loss_of(model: nn.Module, step: int) -> torch.Tensor:
+    return (model(torch.full((2, 3), float(step))) - 1).square().mean()
+
+
+def trained(
+    folder: Path, model: nn.Module, parts: int = 1, scaler: torch.amp.GradScaler | None = None
+) -> tuple[Path, list[float]]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    true = []
+    with weighbridge.init(dir=folder, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(6):
+            optimizer.zero_grad()
+            losses = []
+            for part in range(parts):
+                loss = loss_of(model, parts * step + part)
+                losses.append(loss.item())
+                loss = loss / parts if parts > 1 else loss
+                (scaler.scale(loss) if scaler else loss).backward()
+            if scaler:
+                scaler.step(optimizer)
+                scaler.update()
+            else:
+                optimizer.step()
+            true.append(sum(losses) / parts)
+    return run.path, true
+
+
+def losses(path: Path) -> list[float]:
+    return [float(value) for value in weighbridge.open_run(path).losses().values]
+
+
+def test_the_loss_of_a_plain_loop_is_the_very_number(tmp_path: Path) -> None:
+    path, true = trained(tmp_path, small())
+    assert losses(path) == true
+
+
+def test_accumulation_shows_the_mean_of_the_micro_steps(tmp_path: Path) -> None:
+    path, true = trained(tmp_path, small(), parts=4)
+    assert losses(path) == pytest.approx(true, rel=1e-6)
+    given = weighbridge.open_run(path).steps_table()
+    assert given.column("backward_passes").to_pylist() == [4] * 6
+    assert given.column("loss_given").to_pylist() == pytest.approx(true, rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_grad_scaler_is_taken_out_of_the_loss(parts: int, tmp_path: Path) -> None:
+    path, true = trained(tmp_path, small(), parts, torch.amp.GradScaler("cpu", init_scale=1024.0))
+    assert losses(path) == pytest.approx(true, rel=1e-6)
+    given = weighbridge.open_run(path).steps_table().column("loss_given").to_pylist()
+    assert given == pytest.approx([1024 * value for value in true], rel=1e-6)
+
+
+def test_a_loss_with_a_weight_of_its_own_is_left_as_it_is(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = loss_of(model, step) * torch.tensor(0.1)
+            loss.backward()
+            optimizer.step()
+            true.append(loss.item())
+    assert losses(run.path) == true
+
+
+def test_the_loss_of_an_unwatched_model_is_not_mixed_in(tmp_path: Path) -> None:
+    model, other = small(0), small(1)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in (other, model)]
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(4):
+            for m, optimizer in zip((other, model), optimizers, strict=True):
+                loss = loss_of(m, step)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            true.append(loss.item())
+    assert losses(run.path) == true
+
+
+def test_roots_that_are_no_loss_disturb_nothing(tmp_path: Path) -> None:
+    """A complex root, one of many elements with its own gradient, and a list of roots."""
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(3):
+            optimizer.zero_grad()
+            loss_of(model, step).to(torch.complex64).backward(torch.tensor(1.0 + 0j))
+            out = model(torch.ones(2, 3))
+            out.backward(torch.ones_like(out))
+            torch.autograd.backward([loss_of(model, 1), loss_of(model, 2)])
+            loss = loss_of(model, step)
+            loss.backward()
+            true.append(loss.item())
+            optimizer.step()
+    assert losses(run.path) == true
+
+
+def test_five_backward_passes_without_a_step_are_kept_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small()
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(5):
+            loss = loss_of(model, step)
+            loss.backward()
+            true.append(loss.item())
+    assert [row["loss"] for row in table(run.path, "passes")] == true
+    said = capsys.readouterr().err
+    assert "no optimizer step in 5 backward passes" in said
+    assert "is optimizer.step() called" in said
+    assert any("no optimizer step in 5" in event.message for event in events(run.path, "warned"))
+
+
+def test_thousands_of_passes_without_a_step_are_each_kept_once(tmp_path: Path) -> None:
+    weight = nn.Linear(1, 1)
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(weight)
+        for step in range(4200):
+            loss = weight.weight.sum() * float(step + 1)
+            loss.backward()
+            true.append(loss.item())
+    assert [row["loss_given"] for row in table(run.path, "passes")] == true
+
+
+def test_an_optimizer_of_other_parameters_is_no_step_of_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, other = small(0), small(1)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.01)  # the wrong model's
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(7):
+            loss_of(model, step).backward()
+            optimizer.step()
+    assert "no optimizer step in 7 backward passes" in capsys.readouterr().err
+    assert len(table(run.path, "passes")) == 7
+
+
+def test_epochs_logs_and_config_are_recorded(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, config={"lr": 0.01, "data": "toy"}) as run:
+        run.watch(model)
+        run.config({"lr": 0.02}, layers=[3, 4, 1])
+        for epoch in run.epochs(3):
+            for step in range(2):
+                optimizer.zero_grad()
+                loss_of(model, step).backward()
+                optimizer.step()
+            run.log({"accuracy": torch.tensor(epoch / 4), "note": "good"})
+        run.log({"late": 1}, step=2)
+    record = weighbridge.open_run(run.path)
+    assert record.config == {"lr": 0.02, "data": "toy", "layers": [3, 4, 1]}
+    steps, epochs = record.epochs()
+    assert (steps.tolist(), epochs.tolist()) == ([*range(6)], [0, 0, 1, 1, 2, 2])
+    accuracy = record.logged("accuracy")
+    assert (accuracy.steps.tolist(), accuracy.values.tolist()) == ([2, 4, 6], [0, 0.25, 0.5])
+    assert record.logged("late").steps.tolist() == [2]
+    notes = [row for row in table(run.path, "logs") if row["key"] == "note"]
+    assert [row["text"] for row in notes] == ["good"] * 3
+    assert all(math.isnan(row["value"]) for row in notes)
