@@ -124,7 +124,7 @@ class NativeKernel:
             address, moved_at = items.ctypes.data, moved.ctypes.data
             self._compared = (items, address, moved, moved_at)
         self._moved(address, len(items), moved_at)
-        return moved  # type: ignore[no-any-return]
+        return moved
 
 
 def _open(path: Path, native: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import Named, named
@@ -87,8 +87,8 @@ class TensorTable:
 
     def _record(self, known: Known, one: Named, order: int, step: int) -> None:
         parameter = one.parameter
-        is_lazy = isinstance(parameter, UninitializedTensorMixin)
-        shape = [] if is_lazy else list(parameter.shape)
+        waits = is_lazy(parameter)
+        shape = [] if waits else list(parameter.shape)
         with self.recorder.lock:
             self.recorder.add(
                 "tensors",
@@ -101,7 +101,7 @@ class TensorTable:
                 one.module,
                 shape,
                 str(parameter.dtype).removeprefix("torch."),
-                0 if is_lazy else parameter.numel(),
+                0 if waits else parameter.numel(),
                 order,
                 list(one.aliases),
                 parameter.requires_grad,
@@ -129,7 +129,7 @@ class TensorTable:
 
 def _form(parameter: nn.Parameter) -> object:
     """What is told of a parameter and can change while it stays the same object; None before it is initialised."""
-    if isinstance(parameter, UninitializedTensorMixin):
+    if is_lazy(parameter):
         return None
     return parameter.shape, parameter.dtype, parameter.requires_grad
 

@@ -72,11 +72,11 @@ class DeviceWeigher:
 
     def _start(self, step: int, tensor: int, quantity: Quantity, values: torch.Tensor) -> None:
         vector = summarize(values)
-        done = None
+        done: Any = None
         if vector.device.type == "cuda":
             host = torch.empty(vector.shape, dtype=vector.dtype, pin_memory=True)
             host.copy_(vector, non_blocking=True)
-            done = torch.cuda.Event()
+            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
             vector = host
         elif vector.device.type == "mps":
