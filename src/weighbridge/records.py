@@ -89,7 +89,7 @@ STEPS: Final = pa.schema(
         *_KEY,
         ("optimizer", pa.int16()),
         ("optimizer_step", pa.int64()),  # this optimizer's own count, from 0
-        ("loss", pa.float64()),  # mean over the backward passes, loss scale taken out; NaN = none seen
+        ("loss", pa.float64()),  # mean over the backward passes, loss scale taken out; null = none seen
         ("loss_given", pa.float64()),  # sum of the roots as given to backward
         ("backward_passes", pa.int32()),
         ("skipped", pa.bool_()),

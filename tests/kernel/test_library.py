@@ -11,9 +11,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import NATIVE
 from weighing import CODES, item_of, place, rows_of
 
+from conftest import NATIVE
 from weighbridge import __version__
 from weighbridge.capture import library
 from weighbridge.capture.kernel import F32, Kernel, NativeKernel, load_kernel

@@ -50,11 +50,11 @@ class Passes:
             self.given, self.scales, self.shares, self.count = earlier.given, earlier.scales, earlier.shares, earlier.count
         self.before = None
 
-    def mean(self) -> float:
-        """Mean loss over the passes, loss scale and accumulation's division taken out; NaN where none was seen."""
+    def mean(self) -> float | None:
+        """Mean loss over the passes, loss scale and accumulation's division taken out; None where none was seen."""
         n = len(self.given)
         if n == 0:
-            return float("nan")
+            return None
         if n == 1 and self.scales[0] == 1.0:
             return self.given[0]
         total = 0.0

@@ -254,7 +254,7 @@ class Stepper:
                 stepped.number,
                 stepped.count,
                 passes.mean(),
-                sum(passes.given) if passes.given else _NAN,
+                sum(passes.given) if passes.given else None,
                 passes.count,
                 False,
                 0.0,

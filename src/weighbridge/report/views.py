@@ -284,14 +284,9 @@ def mean_between(steps: np.ndarray, values: np.ndarray, first: int, final: int) 
 
 
 def losses(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and their loss. A step with a backward pass and no finite loss had a loss of NaN, which counts as one."""
-    table = record.steps_table()
-    steps, values = table.column("step").to_numpy(), table.column("loss").to_numpy()
-    seen = ~np.isnan(values) | np.isnan(table.column("loss_given").to_numpy()) & (
-        table.column("backward_passes").to_numpy() > 0
-    )
-    steps, first = np.unique(steps[seen], return_index=True)
-    return steps, values[seen][first]
+    """Steps and their loss, NaN among them."""
+    found = record.losses()
+    return found.steps, found.values
 
 
 def logged(record: RunRecord, key: str) -> tuple[np.ndarray, np.ndarray]:

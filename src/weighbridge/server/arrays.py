@@ -82,7 +82,7 @@ def loss_of(record: RunRecord, start: int | None, stop: int | None, buckets: int
     """The loss of each step. A loss that was NaN is there as NaN; a step that had no backward pass is not."""
     table = record.steps_table(start, stop)
     steps, losses = table.column("step").to_numpy(), table.column("loss").to_numpy()
-    seen = ~np.isnan(losses) | (table.column("backward_passes").to_numpy() > 0)
+    seen = table.column("loss").is_valid().to_numpy()  # null = none seen; NaN is a loss
     steps, first = np.unique(steps[seen], return_index=True)
     return in_buckets(steps, losses[seen][first], buckets)
 

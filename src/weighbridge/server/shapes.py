@@ -6,10 +6,7 @@ import math
 from typing import Any
 
 from weighbridge.catalog import all_names, parse
-from weighbridge.server.arrays import loss_of
 from weighbridge.store.record import RunRecord, Tensor
-
-TAIL_STEPS = 64
 
 QUANTITY_PLAIN = {
     "parameter": "the values themselves, as they were before the step",
@@ -28,8 +25,6 @@ def number(value: float | None) -> float | str | None:
 def run_json(name: str, record: RunRecord) -> dict[str, Any]:
     """What the list and the head of a run show."""
     info = record.info
-    # The record's own last loss is the last finite one; the page says NaN where the loss is NaN now.
-    tail = loss_of(record, max(0, info.steps - TAIL_STEPS), None, TAIL_STEPS).mean
     return {
         "name": name,
         "state": info.state,
@@ -38,7 +33,7 @@ def run_json(name: str, record: RunRecord) -> dict[str, Any]:
         "steps": info.steps,
         "tensors": info.tensors,
         "size_bytes": info.size_bytes,
-        "last_loss": number(float(tail[-1]) if len(tail) else info.last_loss),
+        "last_loss": number(info.last_loss),
     }
 
 

@@ -285,7 +285,7 @@ class RunRecord:
         """The loss of each step; with `buckets`, the lowest and highest of each range of steps only."""
         table = self.steps_table()
         steps, values = table.column("step").to_numpy(), table.column("loss").to_numpy()
-        seen = ~np.isnan(values)
+        seen = table.column("loss").is_valid().to_numpy()  # null = none seen; NaN is a loss
         steps, first = np.unique(steps[seen], return_index=True)
         values = values[seen][first]
         if buckets is not None and len(steps) > 2 * buckets:

@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from weighbridge.errors import NotARun
 from weighbridge.store.checked import read_sealed
 from weighbridge.store.layout import FINISH_FILE, RUN_FILE, attempt_file, attempts, is_run, process_of
@@ -81,14 +79,14 @@ def steps_of(tables: RankTables) -> int:
     """Steps taken: what finish.json says, else one more than the last recorded one."""
     finish = finish_of(tables.folder)
     last = max((min(part.last_step, part.limit - 1) for part in tables.parts["steps"]), default=-1)
-    return max(int(finish["steps"]) if finish else 0, last + 1)
+    newest = max((part.attempt for part in tables.parts["steps"]), default=0)
+    return int(finish["steps"]) if finish and finish["attempt"] >= newest else last + 1
 
 
 def info_of(path: Path, run: dict[str, Any], tables: RankTables) -> RunInfo:
     """One line about a run, as it is now."""
     last_flush = last_flush_of(tables.folder)
-    losses = tables.whole("steps").column("loss").to_numpy()
-    seen = losses[~np.isnan(losses)]
+    seen = tables.whole("steps").column("loss").drop_null()  # NaN is a loss, and news
     return RunInfo(
         name=run["name"],
         path=path,
@@ -98,5 +96,5 @@ def info_of(path: Path, run: dict[str, Any], tables: RankTables) -> RunInfo:
         steps=steps_of(tables),
         tensors=len(set(tables.whole("tensors").column("tensor").to_pylist())),
         size_bytes=size_of(path),
-        last_loss=float(seen[-1]) if len(seen) else None,
+        last_loss=float(seen[-1].as_py()) if len(seen) else None,
     )
