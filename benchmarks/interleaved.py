@@ -90,12 +90,15 @@ def pin_to_one_core() -> int:
     return core
 
 
-def take_turns(raw: Training, watched: Training, tool: Tool, steps: int, blocks: int) -> tuple[list[Block], list[Block]]:
+def take_turns(
+    raw: Training, watched: Training, tool: Tool, steps: int, blocks: int, is_warm: Callable[[], None] = lambda: None
+) -> tuple[list[Block], list[Block]]:
     """raw, watched (these warm up and are not counted), then raw, watched, raw, ..., raw, and watched uncounted: even."""
     nothing = Raw()
     tool.begin(watched)
     one_block(raw, nothing, steps)
     one_block(watched, tool, steps)
+    is_warm()
     raw_blocks = [one_block(raw, nothing, steps)]
     watched_blocks = []
     for _ in range(blocks):

@@ -52,14 +52,15 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
             from profiling import Profile
 
             profile = Profile(is_short=steps >= 100)
-        raw_blocks, watched_blocks = take_turns(raw, watched, tool, steps, blocks)
+        raw_blocks, watched_blocks = take_turns(raw, watched, tool, steps, blocks, profile.clear if profile else lambda: None)
         cell: Cell = {"workload": workload.letter, "tool": tool_name, "core": core, "steps": steps, "blocks": blocks}
         cell["raw"], cell["watched"] = [asdict(block) for block in raw_blocks], [asdict(block) for block in watched_blocks]
         cell["wall"], cell["cpu"] = ratios(raw_blocks, watched_blocks, "wall"), ratios(raw_blocks, watched_blocks, "cpu")
         cell |= same_bits(raw, watched)
         if profile is not None:
-            cell["profile"] = [asdict(part) for part in profile.parts(len(watched.losses))]
-            cell["profiled_steps"], cell["missing"] = len(watched.losses), profile.missing
+            warm_steps = len(watched.losses) - steps
+            cell["profile"] = [asdict(part) for part in profile.parts(warm_steps)]
+            cell["profiled_steps"], cell["missing"] = warm_steps, profile.missing
         tool.finish()
         if isinstance(tool, Weighbridge):
             cell |= what_was_stored(tool, watched)

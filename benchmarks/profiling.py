@@ -128,6 +128,11 @@ class Profile:
 
         return timed
 
+    def clear(self) -> None:
+        """Forget the warming up: the first step looks for tensors and copies them all."""
+        for own in self._own.values():
+            own.clear()
+
     def unwrap(self) -> None:
         for undo in reversed(self._undo):
             undo()
