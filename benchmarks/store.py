@@ -121,7 +121,7 @@ def _us(seconds: list[float], share: float = 0.5) -> str:
 def write(path: Path, tensors: int, steps: int, *, open_steps: int) -> tuple[RankWriter, list[float], list[float]]:
     """Everything up to the last `open_steps` is compacted; these stay in an open segment.
 
-    Returns seconds per row of each flush: on the clock, and of the thread's own time, which others on the machine do not
+    Returns seconds per row of each flush: on the clock, and of the thread's own time, which others do not lengthen.
     lengthen.
     """
     writer, walk, seconds, own = RankWriter(path), Walk(tensors), [], []
