@@ -122,5 +122,5 @@ def test_ls_shows_a_run_that_cannot_be_read_and_why(tmp_path: Path) -> None:
     answer = call("ls", str(tmp_path))
     assert answer.code == 0
     assert "! broken" in answer.out
-    assert "run.json" in answer.out
+    assert "run.json" in answer.out.replace("\n", "")
     assert json.loads(call("ls", str(tmp_path), "--json").out)[0]["state"] == "unreadable"
