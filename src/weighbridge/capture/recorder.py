@@ -46,6 +46,8 @@ class Lists:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
+_ROW_BYTES: Final = 256  # of a small table's row on its way, roughly
+_NEVER_DROPPED: Final = ("tensors", "events")  # few, and nothing can be read without them
 SMALL_TABLES: Final = ("tensors", "steps", "passes", "logs", "values", "events")
 
 
@@ -62,6 +64,7 @@ class Recorder:
         self.last_hand_over = time.perf_counter()
         self.rows_written = self.rows_dropped = self.queued_bytes = 0
         self.thread_seconds = 0.0
+        self.has_failed = False
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="weighbridge-writer", daemon=True)
         self._thread.start()
@@ -106,9 +109,14 @@ class Recorder:
             if rows is None and not small and not together:
                 return
             size = rows.nbytes if rows is not None else 0
+            size += sum(len(one.data) for one in together) + _ROW_BYTES * sum(map(len, small.values()))
             if self.queued_bytes + size > QUEUE_BYTES:
                 self._drop(rows)
-                rows, size = None, 0
+                rows, together = None, []
+                small = {name: small[name] for name in _NEVER_DROPPED if name in small}
+                size = _ROW_BYTES * sum(map(len, small.values()))
+                if not small:
+                    return
             self.queued_bytes += size
             self._queue.put((rows, small, together, size, first, self.last_step))
 
@@ -179,7 +187,13 @@ class Recorder:
             self.rows_written += rows.num_rows if rows is not None else 0
         except Exception as error:
             self.rows_dropped += rows.num_rows if rows is not None else 0
-            self.tell(f"could not write to {self.writer.folder}: {error}. Training goes on; what was written stays readable")
+            with self.lock:  # which tensor is which: tried again, and harmless if it stands there twice
+                self.small["tensors"].rows[:0] = small.get("tensors", [])
+            if not self.has_failed:  # once: the text of the error names another file each time
+                self.has_failed = True
+                self.tell(
+                    f"could not write to {self.writer.folder}: {error}. Training goes on; what was written stays readable"
+                )
         finally:
             with self.lock:
                 self.queued_bytes -= size

@@ -167,7 +167,10 @@ class Run:
             self._note_end()
         with self._guard():
             self._recorder.close()
-            self._writer.finish(self._stepper.steps)
+            try:
+                self._writer.finish(self._stepper.steps)
+            except OSError as error:
+                self._tell(f"could not close the run in {self.path}: {error}. What was written stays readable")
             if not self.quiet and self._writer.rank == 0:
                 print(self._last_line(), file=sys.stderr)
 
