@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
 import random
 import subprocess
@@ -142,7 +143,9 @@ PROGRAM = """
 
 def run_program(body: str, folder: Path, **more: Any) -> subprocess.CompletedProcess[str]:
     code = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120, **more)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # whether or not weighbridge is installed
+    more = {"capture_output": True, "text": True, "timeout": 120, "env": environment, **more}
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, **more)
 
 
 def only_run(folder: Path) -> weighbridge.RunRecord:
