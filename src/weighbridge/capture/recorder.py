@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from weighbridge.capture.rowblock import RowBlock
 from weighbridge.capture.values import Together
-from weighbridge.records import TABLES
+from weighbridge.records import HISTOGRAM_BINS, TABLES
 from weighbridge.store.writer import RankWriter
 
 FLUSH_SECONDS: Final = 0.25
 FLUSH_STEPS: Final = 256
+_USUAL_BINS: Final = 40  # bins of a usual row; where a block's rows have more, it is handed over earlier
 BLOCK_ROWS: Final = 65_536  # a larger model is handed over more often
 QUEUE_BYTES: Final = 256 * 2**20  # what may wait for the disk before rows are dropped
 
@@ -78,7 +79,7 @@ class Recorder:
             return self.block
         self.hand_over()
         capacity = max(rows, min(rows * FLUSH_STEPS, BLOCK_ROWS))
-        self.block = RowBlock(capacity, capacity * 132)
+        self.block = RowBlock(capacity, max(rows * HISTOGRAM_BINS, capacity * _USUAL_BINS))
         return self.block
 
     def add(self, table: str, *row: Any) -> None:
@@ -109,7 +110,7 @@ class Recorder:
             if rows is None and not small and not together:
                 return
             size = rows.nbytes if rows is not None else 0
-            size += sum(len(one.data) for one in together) + _ROW_BYTES * sum(map(len, small.values()))
+            size += sum(one.nbytes for one in together) + _ROW_BYTES * sum(map(len, small.values()))
             if self.queued_bytes + size > QUEUE_BYTES:
                 self._drop(rows)
                 rows, together = None, []

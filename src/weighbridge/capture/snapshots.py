@@ -172,11 +172,12 @@ class Snapshots:
         """Find the items that changed since the last step and refresh their copies. Gives their indices."""
         self.locate()
         versions = [p._version for p in self.parameters]
-        moved: set[int] = set()
-        if versions != self.versions:
-            moved = {i for i, (now, then) in enumerate(zip(versions, self.versions, strict=True)) if now != then}
-        if self.compared and (changed := self.kernel.moved(self.small_items)).any():
-            moved.update(np.flatnonzero(changed).tolist())
+        changed = self.kernel.moved(self.small_items)
+        if versions == self.versions and len(self.windows) == 1 and not changed.any():
+            self.keep.clear()
+            return []
+        moved = {i for i, (now, then) in enumerate(zip(versions, self.versions, strict=True)) if now != then}
+        moved.update(np.flatnonzero(changed).tolist())
         if len(self.windows) > 1:
             self._next_turn()
         else:

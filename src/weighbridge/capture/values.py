@@ -31,31 +31,51 @@ _PARAMETER, _GRADIENT, _UPDATE = int(Quantity.PARAMETER), int(Quantity.GRADIENT)
 
 @dataclass(slots=True)
 class Together:
-    """The float32 values of one step of several tensors, as they will stand in the column of bytes."""
+    """The float32 values of one step of several tensors. What can wait is done in `batch`, on the writer's thread."""
 
     step: int
     attempt: int
-    quantity: int
     tensors: np.ndarray  # int32, their ids
     sizes: np.ndarray  # bytes of each
-    data: bytes
+    before: np.ndarray  # float32, all of them one after another
+    after: np.ndarray
+    with_gradient: np.ndarray  # ids of those that have a gradient
+    gradient_sizes: np.ndarray
+    gradient: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that wait for the disk."""
+        return self.before.nbytes + self.after.nbytes + len(self.gradient)
 
     @staticmethod
     def batch(rows: list[Together]) -> pa.RecordBatch:
-        """All rows as Arrow: only whole columns are touched."""
-        counts = [len(row.tensors) for row in rows]
-        offsets = np.zeros(sum(counts) + 1, np.int32)
-        np.cumsum(np.concatenate([row.sizes for row in rows]), out=offsets[1:])
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join([row.data for row in rows]))]
-        columns = [
-            pa.array(np.repeat([row.step for row in rows], counts), pa.int64()),
-            pa.array(np.repeat([row.attempt for row in rows], counts), pa.int16()),
-            pa.array(np.concatenate([row.tensors for row in rows]), pa.int32()),
-            pa.array(np.repeat([row.quantity for row in rows], counts), pa.int8()),
-            pa.repeat(pa.scalar("float32"), len(offsets) - 1),
-            pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers),
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=VALUES)
+        """All steps as Arrow: only whole columns are touched."""
+        before = np.concatenate([row.before for row in rows])
+        with np.errstate(all="ignore"):  # infinity minus infinity is what is recorded, not something to warn the user of
+            update = np.concatenate([row.after for row in rows]) - before
+        gradients = b"".join([row.gradient for row in rows])
+        plain = [(row.step, row.attempt, row.tensors, row.sizes) for row in rows]
+        given = [(row.step, row.attempt, row.with_gradient, row.gradient_sizes) for row in rows]
+        parts = [_part(_PARAMETER, plain, before), _part(_UPDATE, plain, update), _part(_GRADIENT, given, gradients)]
+        return pa.concat_batches([part for part in parts if part.num_rows])
+
+
+def _part(quantity: int, keys: list[tuple[int, int, np.ndarray, np.ndarray]], data: np.ndarray | bytes) -> pa.RecordBatch:
+    """One quantity of several steps: `data` holds the bytes of all its values, in the order of the keys."""
+    counts = [len(tensors) for _, _, tensors, _ in keys]
+    offsets = np.zeros(sum(counts) + 1, np.int32)
+    np.cumsum(np.concatenate([sizes for _, _, _, sizes in keys]), out=offsets[1:])
+    length = len(offsets) - 1
+    columns = [
+        pa.array(np.repeat([step for step, _, _, _ in keys], counts), pa.int64()),
+        pa.array(np.repeat([attempt for _, attempt, _, _ in keys], counts), pa.int16()),
+        pa.array(np.concatenate([tensors for _, _, tensors, _ in keys]), pa.int32()),
+        pa.array(np.full(length, quantity), pa.int8()),
+        pa.repeat(pa.scalar("float32"), length),
+        pa.Array.from_buffers(pa.binary(), length, [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=VALUES)
 
 
 class Group:
@@ -71,26 +91,21 @@ class Group:
         self.after: list[np.ndarray] = []
 
     def keep(self, step: int, attempt: int, rows: list[Any]) -> None:
-        """Append the three quantities of a step, or those of the tensors that have them."""
+        """Append the values before and after a step, and the gradients of the tensors that have one."""
         snapshots = self.snapshots
         pointers = snapshots.pointers
         if pointers is not self.pointers:  # a list of its own for each time that some parameter moved
             self.pointers = pointers
             self.before = [_view(snapshots.addresses[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
             self.after = [_view(pointers[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
-        before = np.concatenate(self.before)
-        with np.errstate(all="ignore"):  # infinity minus infinity is what is recorded, not something to warn the user of
-            update = np.concatenate(self.after) - before
-        key = (self.tensors, self.sizes_column)
-        rows.append(Together(step, attempt, _PARAMETER, *key, before.tobytes()))
-        rows.append(Together(step, attempt, _UPDATE, *key, update.tobytes()))
-        at = snapshots.gradients
-        with_gradient = [n for n, i in enumerate(self.items) if at[i]]
-        if len(with_gradient) < len(self.items):
-            key = (self.tensors[with_gradient], self.sizes_column[with_gradient])
-        data = b"".join([ctypes.string_at(at[self.items[n]], self.sizes[n]) for n in with_gradient])
-        if with_gradient:
-            rows.append(Together(step, attempt, _GRADIENT, *key, data))
+        at = [snapshots.gradients[i] for i in self.items]
+        key, sizes = (self.tensors, self.sizes_column), self.sizes
+        if not all(at):
+            there = np.flatnonzero(at)
+            key, sizes, at = (key[0][there], key[1][there]), [sizes[n] for n in there], [at[n] for n in there]
+        gradient = b"".join(map(ctypes.string_at, at, sizes))
+        before, after = np.concatenate(self.before), np.concatenate(self.after)
+        rows.append(Together(step, attempt, self.tensors, self.sizes_column, before, after, *key, gradient))
 
 
 class Values:
