@@ -74,11 +74,12 @@ def _compile(compiler: list[str], folder: Path, digest: str) -> Path:
     for name, flags in levels.items():
         objects.append(folder / f"{name}.o")
         _run(compiler, *FLAGS, *flags.split(), f"-DWB_LEVEL={name}", "-c", str(HERE / "weigh_level.c"), "-o", str(objects[-1]))
-    main = folder / "main.o"
     defines = [f'-DWB_DIGEST="{digest}"', *(["-DWB_X86_LEVELS"] if on_x86 else [])]
-    _run(compiler, *FLAGS, *defines, "-c", str(HERE / "weighbridge_kernel.c"), "-o", str(main))
+    for source in ("weighbridge_kernel.c", "weighbridge_look.c"):
+        objects.append(folder / f"{source}.o")
+        _run(compiler, *FLAGS, *defines, "-c", str(HERE / source), "-o", str(objects[-1]))
     made = folder / "kernel.so"
-    _run(compiler, "-shared", *map(str, objects), str(main), "-o", str(made), "-lm")
+    _run(compiler, "-shared", *map(str, objects), "-o", str(made), "-lm")
     return made
 
 

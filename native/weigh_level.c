@@ -12,6 +12,18 @@ typedef float element_f32 __attribute__((aligned(1), may_alias));
 typedef double element_f64 __attribute__((aligned(1), may_alias));
 typedef uint16_t bits_half __attribute__((aligned(1), may_alias));
 
+/* Doubles as wide as this level's registers, in the way that gcc and clang share. */
+#if defined(__AVX512F__)
+#define WB_LANES 8
+#elif defined(__AVX2__)
+#define WB_LANES 4
+#else
+#define WB_LANES 2
+#endif
+typedef double doubles_vector __attribute__((vector_size(8 * WB_LANES)));
+typedef uint64_t words_vector __attribute__((vector_size(8 * WB_LANES)));
+typedef float floats_vector __attribute__((vector_size(4 * WB_LANES)));
+
 static inline void add_to_bins(const uint8_t *bin, int n, wb_row *row)
 {
     uint32_t(*table)[WB_TABLE] = row->bins;
@@ -224,8 +236,44 @@ static int64_t count_lost(const void *gradient, int wide_gradient, const void *u
         x##_umax = u > x##_umax ? u : x##_umax; \
         x##_umin = u < x##_umin ? u : x##_umin; \
     } while (0)
-#define SUMS(x) double x##_sum = 0, x##_abs = 0, x##_sq = 0
-#define ADD(x, value) (x##_sum += value, x##_abs += fabs(value), x##_sq += value * value)
+
+static inline doubles_vector widened(const element_f32 *x)
+{
+    floats_vector narrow;
+    memcpy(&narrow, x, sizeof narrow);
+    return __builtin_convertvector(narrow, doubles_vector);
+}
+
+static inline double total(doubles_vector x)
+{
+    double sum = 0;
+    for (int i = 0; i < WB_LANES; i++)
+        sum += x[i];
+    return sum;
+}
+
+typedef struct {
+    doubles_vector sum, sum_abs, sum_sq;
+} lanes;
+
+static inline void add_lanes(lanes *to, doubles_vector x)
+{
+    to->sum += x;
+    to->sum_abs += (doubles_vector)((words_vector)x & ~(uint64_t)0 >> 1);
+    to->sum_sq += x * x;
+}
+
+static inline sums_f32 add_rest(lanes *lanes, const element_f32 *x, int from, int n)
+{
+    sums_f32 sums = {total(lanes->sum), total(lanes->sum_abs), total(lanes->sum_sq)};
+    for (int i = from; i < n; i++) {
+        const double value = x[i];
+        sums.sum += value;
+        sums.sum_abs += fabs(value);
+        sums.sum_sq += value * value;
+    }
+    return sums;
+}
 
 /* The usual case again, a third faster: float parameter and gradient, nothing but finite numbers. All three rows and the
  * cross terms are summed in one loop, so each element is converted to double once. Fills `update`; returns 0, with
@@ -251,29 +299,40 @@ static int weigh_together(const void *before, const void *after, const void *gra
     if (!all_finite_f32(we) || !all_finite_f32(ge) || !all_finite_f32(ue))
         return 0;
 
-    SUMS(w);
-    SUMS(g);
-    SUMS(u);
-    double gp = 0, gu = 0, up = 0;
-#pragma omp simd simdlen(8) reduction(+ : w_sum, w_abs, w_sq, g_sum, g_abs, g_sq, u_sum, u_abs, u_sq, gp, gu, up)
-    for (int i = 0; i < n; i++) {
-        const double w = bw[i], g = bg[i], u = update[i];
-        ADD(w, w);
-        ADD(g, g);
-        ADD(u, u);
+    lanes w_lanes = {0}, g_lanes = {0}, u_lanes = {0};
+    doubles_vector gp = {0}, gu = {0}, up = {0};
+    int whole = 0;
+    for (; whole + WB_LANES <= n; whole += WB_LANES) {
+        if (whole % (WB_LINE / 4) == 0) { /* the next block comes while this one is summed */
+            __builtin_prefetch(bw + WB_BLOCK + whole, 1);
+            __builtin_prefetch(aw + WB_BLOCK + whole);
+            __builtin_prefetch(bg + WB_BLOCK + whole);
+        }
+        const doubles_vector w = widened(bw + whole), g = widened(bg + whole), u = widened(update + whole);
+        add_lanes(&w_lanes, w);
+        add_lanes(&g_lanes, g);
+        add_lanes(&u_lanes, u);
         gp += g * w;
         gu += g * u;
         up += u * w;
     }
-    add_block_f32(before, n, NORMAL_F32, line, we, (sums_f32){w_sum, w_abs, w_sq}, &rows[0]);
-    add_block_f32(gradient, n, NORMAL_F32, line, ge, (sums_f32){g_sum, g_abs, g_sq}, &rows[1]);
+    const sums_f32 w_sums = add_rest(&w_lanes, bw, whole, n), g_sums = add_rest(&g_lanes, bg, whole, n),
+                   u_sums = add_rest(&u_lanes, update, whole, n);
+    for (int i = whole; i < n; i++) {
+        const double w = bw[i], g = bg[i], u = update[i];
+        cross->gradient_parameter += g * w;
+        cross->gradient_update += g * u;
+        cross->update_parameter += u * w;
+    }
+    add_block_f32(before, n, NORMAL_F32, line, we, w_sums, &rows[0]);
+    add_block_f32(gradient, n, NORMAL_F32, line, ge, g_sums, &rows[1]);
     const int64_t still = rows[2].zero;
-    add_block_f32((const void *)update, n, NORMAL_F32, line, ue, (sums_f32){u_sum, u_abs, u_sq}, &rows[2]);
+    add_block_f32((const void *)update, n, NORMAL_F32, line, ue, u_sums, &rows[2]);
     if (rows[2].zero != still)
         cross->lost += count_lost(gradient, 0, update, n, WB_F32);
-    cross->gradient_parameter += gp;
-    cross->gradient_update += gu;
-    cross->update_parameter += up;
+    cross->gradient_parameter += total(gp);
+    cross->gradient_update += total(gu);
+    cross->update_parameter += total(up);
     return 1;
 }
 

@@ -139,8 +139,45 @@ static void write_row(wb_block *to, int64_t step, int attempt, const wb_item *it
     to->rows = r + 1;
 }
 
-/* Weighs all items. Returns 0, or -1 (and stops before that item) where the block has no room for another one. */
-WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to)
+static void *add_values(wb_values *to, int64_t step, int attempt, const wb_item *item, int quantity)
+{
+    const int64_t r = to->rows, size = item->count * (int64_t)sizeof(float);
+    uint8_t *const place = to->data + to->bytes;
+    to->step[r] = step;
+    to->attempt[r] = (int16_t)attempt;
+    to->tensor[r] = item->tensor;
+    to->quantity[r] = (int8_t)quantity;
+    to->bytes += size;
+    to->offsets[r + 1] = (int32_t)to->bytes;
+    to->rows = r + 1;
+    return place;
+}
+
+/* The numbers themselves of a small tensor: before, gradient, update. Before it is weighed, which refreshes the snapshot. */
+static void keep_values(wb_values *to, int64_t step, int attempt, const wb_item *item)
+{
+    const size_t size = (size_t)item->count * sizeof(float);
+    memcpy(add_values(to, step, attempt, item, WB_PARAMETER), (const void *)(uintptr_t)item->snapshot, size);
+    if (item->gradient)
+        memcpy(add_values(to, step, attempt, item, WB_GRADIENT), (const void *)(uintptr_t)item->gradient, size);
+    char *update = add_values(to, step, attempt, item, WB_UPDATE);
+    const char *before = (const char *)(uintptr_t)item->snapshot, *after = (const char *)(uintptr_t)item->parameter;
+    for (size_t at = 0; at < size; at += sizeof(float)) {
+        float a, b;
+        memcpy(&a, after + at, sizeof a);
+        memcpy(&b, before + at, sizeof b);
+        a -= b;
+        memcpy(update + at, &a, sizeof a);
+    }
+}
+
+static int has_room(const wb_values *to, const wb_item *item)
+{
+    return to->rows + 3 <= to->capacity_rows && to->bytes + 3 * item->count * (int64_t)sizeof(float) <= to->capacity_bytes;
+}
+
+/* Weighs all items; into `values` (may be NULL) go the numbers themselves of those whose bits meet `keep`. Returns 0, or -1 (and stops before that item) where the block has no room for another one. */
+WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, wb_values *values, int keep)
 {
     wb_weigh_item *const weigh_item = weigher();
     int result = 0;
@@ -149,11 +186,14 @@ WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attemp
         const wb_item *item = &items[i];
         wb_row rows[3];
         wb_cross cross;
-        const int writes = item->snapshot ? 3 : 1;
-        if (to->rows + writes > to->capacity_rows || to->counts + writes * WB_BINS > to->capacity_counts) {
+        const int writes = item->snapshot ? 3 : 1, keeps = values && item->snapshot && (item->values & keep);
+        if (to->rows + writes > to->capacity_rows || to->counts + writes * WB_BINS > to->capacity_counts
+            || (keeps && !has_room(values, item))) {
             result = -1;
             break;
         }
+        if (keeps)
+            keep_values(values, step, attempt, item);
         weigh_item(item, rows, &cross);
         if (!item->snapshot) {
             write_row(to, step, attempt, item, item->quantity, &rows[0], NULL);
@@ -168,20 +208,24 @@ WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attemp
     return result;
 }
 
-/* moved[i] = the parameter's bytes differ from its snapshot's (where it has one). */
-WB_PUBLIC void wb_moved(const wb_item *items, int64_t n, uint8_t *moved)
+/* Writes into `moved` which items' bytes differ from their snapshot's (where they have one); returns how many. */
+WB_PUBLIC int64_t wb_moved(const wb_item *items, int64_t n, int64_t *moved)
 {
     static const int sizes[] = {4, 8, 2, 2};
+    int64_t found = 0;
     for (int64_t i = 0; i < n; i++) {
         const wb_item *item = &items[i];
-        moved[i] = item->snapshot && item->count
+        if (item->snapshot && item->count
             && memcmp((const void *)(uintptr_t)item->parameter, (const void *)(uintptr_t)item->snapshot,
                       (size_t)(item->count * sizes[item->dtype]))
-                != 0;
+                != 0)
+            moved[found++] = i;
     }
+    return found;
 }
 
 WB_PUBLIC int wb_abi(void) { return WB_ABI; }
 WB_PUBLIC const char *wb_digest(void) { return WB_DIGEST; } /* of the sources that this was built from */
 WB_PUBLIC int wb_block_size(void) { return (int)sizeof(wb_block); }
+WB_PUBLIC int wb_values_size(void) { return (int)sizeof(wb_values); }
 WB_PUBLIC int wb_item_size(void) { return (int)sizeof(wb_item); }

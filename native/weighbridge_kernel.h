@@ -6,10 +6,12 @@
 
 #include <stdint.h>
 
-#define WB_ABI 1
+#define WB_ABI 2
 
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
+enum { WB_GATHERED = 0, WB_DIRECT = 1, WB_PLAIN = 2 };        /* how a parameter's numbers are reached */
+enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4 }; /* what wb_look found: bits */
 
 #define WB_BINS 132          /* records.py: sign x exponent -40..23, with under and over on each side */
 #define WB_NO_BIN 132        /* where zeros and non-finite elements are counted, and forgotten */
@@ -28,8 +30,20 @@ typedef struct {
     uint64_t snapshot;  /* address of the copy from before; 0 = weigh `parameter` alone, as `quantity` */
     uint64_t gradient;  /* address; 0 = none */
     int64_t count;      /* elements */
-    int32_t dtype, gradient_dtype, tensor, quantity, flags, pad;
+    int32_t dtype, gradient_dtype, tensor, quantity;
+    int32_t values; /* on which steps the numbers themselves are kept: bits of `keep`; float parameter and gradient only */
+    int32_t pad;
 } wb_item;
+
+typedef struct { /* columns of the table of values; the dtype is float32 throughout */
+    int64_t capacity_rows, capacity_bytes, rows, bytes;
+    int64_t *step;
+    int16_t *attempt;
+    int32_t *tensor;
+    int8_t *quantity;
+    int32_t *offsets; /* one more than rows: an Arrow binary column */
+    uint8_t *data;
+} wb_values;
 
 typedef struct {
     int64_t capacity_rows, capacity_counts, rows, counts;

@@ -115,4 +115,4 @@ def test_moved_tells_every_changed_byte(kernel: Kernel, dtype: str) -> None:
     pairs[1][0].room[pairs[1][0].start] ^= 1
     pairs[3][0].room[pairs[3][0].start + len(pairs[3][0].raw) - 1] ^= 128
     items = np.concatenate([item_of(*pair) for pair in pairs] + [item_of(pairs[0][0])])
-    assert kernel.moved(items).tolist() == [False, True, False, True, False]
+    assert kernel.moved(items) == [1, 3]

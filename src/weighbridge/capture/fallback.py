@@ -15,6 +15,7 @@ import torch
 
 from weighbridge.capture.kernel import BF16, F16, F32, F64, ITEM_SIZES, Items
 from weighbridge.capture.rowblock import RowBlock
+from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import HISTOGRAM_BINS, HISTOGRAM_LINE_BYTES, HISTOGRAM_STRIDE, HISTOGRAM_WHOLE_BELOW, Quantity
 
 DTYPES: Final = {F32: torch.float32, F64: torch.float64, F16: torch.float16, BF16: torch.bfloat16}
@@ -110,20 +111,38 @@ def row_from_vector(vector: np.ndarray[Any, Any] | torch.Tensor) -> tuple[dict[s
 class TorchKernel:
     """The same as the native kernel, in torch operations. `note` says why it is used."""
 
+    look = None
+
     def __init__(self, note: str = "") -> None:
         self.name, self.note = "torch", note
 
-    def weigh(self, items: Items, step: int, attempt: int, block: RowBlock) -> None:
+    def weigh(
+        self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
+    ) -> None:
         for item in items:
             key = {"step": step, "attempt": attempt, "tensor": item["tensor"]}
             if item["snapshot"]:
+                if values is not None and item["values"] & keep:
+                    _keep_values(item, step, attempt, values)
                 _weigh_step(item, key, block)
             else:
                 after = _view(item["parameter"], item["count"], item["dtype"])
                 _add(block, key | {"quantity": item["quantity"]}, after)
 
-    def moved(self, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        return np.array([bool(item["snapshot"]) and _bytes(item, "parameter") != _bytes(item, "snapshot") for item in items])
+    def moved(self, items: Items) -> list[int]:
+        differ = [bool(item["snapshot"]) and _bytes(item, "parameter") != _bytes(item, "snapshot") for item in items]
+        return [i for i, differs in enumerate(differ) if differs]
+
+
+def _keep_values(item: np.void, step: int, attempt: int, values: ValueBlock) -> None:
+    before, after = (np.frombuffer(_bytes(item, name), np.float32) for name in ("snapshot", "parameter"))
+    with np.errstate(all="ignore"):  # infinity minus infinity is what is recorded, not something to warn the user of
+        update = after - before
+    key = (step, attempt, int(item["tensor"]))
+    values.add(*key, Quantity.PARAMETER, before.tobytes())
+    if item["gradient"]:
+        values.add(*key, Quantity.GRADIENT, _bytes(item, "gradient"))
+    values.add(*key, Quantity.UPDATE, update.tobytes())
 
 
 def _weigh_step(item: np.void, key: dict[str, Any], block: RowBlock) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from weighbridge import __version__
 from weighbridge.capture import library
 from weighbridge.capture.rowblock import BlockStruct, RowBlock
+from weighbridge.capture.valueblock import ValueBlock, ValuesStruct
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +27,8 @@ ITEM_SIZES: Final = (4, 8, 2, 2)  # bytes of an element, by code
 # One work item (wb_item in native/weighbridge_kernel.h).
 # With a snapshot: the rows parameter (the values before, that is the snapshot), gradient (if there is one) and update,
 # and the snapshot gets the parameter's bytes. Without (0): one row of `parameter` alone, as `quantity`. A tensor without
-# elements may have the address 0; give its snapshot any other number, nothing is read.
+# elements may have the address 0; give its snapshot any other number, nothing is read. `values`: bits; where one of them is
+# in the call's `keep`, the numbers themselves are written too (float32 parameter and gradient only).
 ITEM: Final = np.dtype(
     [
         ("parameter", np.uint64),
@@ -37,7 +39,7 @@ ITEM: Final = np.dtype(
         ("gradient_dtype", np.int32),
         ("tensor", np.int32),
         ("quantity", np.int32),
-        ("flags", np.int32),
+        ("values", np.int32),
         ("pad", np.int32),
     ]
 )
@@ -50,16 +52,19 @@ Items = np.ndarray[Any, np.dtype[np.void]]
 
 
 class Kernel(Protocol):
-    """What weighs. `note` says why it is not the native one (empty where it is)."""
+    """What weighs. `note` says why it is not the native one (empty where it is); `look`: wb_look of the library, if any."""
 
     name: str
     note: str
+    look: Any
 
-    def weigh(self, items: Items, step: int, attempt: int, block: RowBlock) -> None:
-        """Write the rows of all items, in their order, and refresh their snapshots. The block must have room."""
+    def weigh(
+        self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
+    ) -> None:
+        """Write the rows of all items, in their order, and refresh their snapshots. The blocks must have room."""
 
-    def moved(self, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Per item: do the parameter's bytes differ from the snapshot's?"""
+    def moved(self, items: Items) -> list[int]:
+        """Which items' bytes differ from their snapshot's?"""
 
 
 def code_of(dtype: torch.dtype) -> int | None:
@@ -85,17 +90,20 @@ class NativeKernel:
 
     def __init__(self, path: Path, native: Path) -> None:
         self.name, self.note = "native", ""
+        void, long = ctypes.c_void_p, ctypes.c_int64
         keeps_gil, releases_gil = _open(path, native)
         self._weigh, self._weigh_long = keeps_gil.wb_weigh, releases_gil.wb_weigh
         for function in (self._weigh, self._weigh_long):
-            function.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
+            function.argtypes = [void, long, long, ctypes.c_int, void, void, ctypes.c_int]
         self._moved = releases_gil.wb_moved
-        self._moved.argtypes, self._moved.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p], None
+        self._moved.argtypes, self._moved.restype = [void, long, void], long
+        self.look = keeps_gil.wb_look
+        self.look.argtypes = [void, void, void, long, void, void, void, ctypes.c_int]
         self._use_level = keeps_gil.wb_use_level
         self._use_level.restype = ctypes.c_char_p
         self.levels = int(keeps_gil.wb_levels())
-        self._compared: tuple[Items | None, int, np.ndarray[Any, np.dtype[np.bool_]], int]
-        self._compared = (None, 0, np.empty(0, np.bool_), 0)
+        self._compared: tuple[Items | None, int, np.ndarray[Any, np.dtype[np.int64]], int]
+        self._compared = (None, 0, np.empty(0, np.int64), 0)
         self._known: tuple[Items | None, int, Any] = (None, 0, self._weigh)
 
     def use_level(self, level: int = -1) -> str:
@@ -103,12 +111,14 @@ class NativeKernel:
         name: bytes = self._use_level(level)
         return name.decode()
 
-    def weigh(self, items: Items, step: int, attempt: int, block: RowBlock) -> None:
+    def weigh(
+        self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
+    ) -> None:
         known, address, function = self._known
         if known is not items:  # the caller keeps one array and edits it: look at it once
             address, function = self._look_at(items)
-        if function(address, len(items), step, attempt, block.address):
-            raise ValueError("the block of rows is full: ask room_for first, then take")
+        if function(address, len(items), step, attempt, block.address, values and values.address, keep):
+            raise ValueError("a block is full: ask room_for first, then take")
 
     def _look_at(self, items: Items) -> tuple[int, Any]:
         if items.dtype != ITEM or not items.flags.c_contiguous:
@@ -117,14 +127,14 @@ class NativeKernel:
         self._known = (items, items.ctypes.data, self._weigh_long if size >= RELEASE_GIL_BYTES else self._weigh)
         return self._known[1:]
 
-    def moved(self, items: Items) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    def moved(self, items: Items) -> list[int]:
         known, address, moved, moved_at = self._compared
         if known is not items:
-            moved = np.zeros(len(items), np.bool_)
+            moved = np.empty(len(items), np.int64)
             address, moved_at = items.ctypes.data, moved.ctypes.data
             self._compared = (items, address, moved, moved_at)
-        self._moved(address, len(items), moved_at)
-        return moved
+        found: int = self._moved(address, len(items), moved_at)
+        return moved[:found].tolist() if found else []
 
 
 def _open(path: Path, native: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:
@@ -137,9 +147,10 @@ def _open(path: Path, native: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:
     keeps_gil = ctypes.PyDLL(str(path))
     try:
         keeps_gil.wb_digest.restype = ctypes.c_char_p
-        found = (keeps_gil.wb_digest().decode(), keeps_gil.wb_abi(), keeps_gil.wb_block_size(), keeps_gil.wb_item_size())
+        sizes = (keeps_gil.wb_block_size(), keeps_gil.wb_values_size(), keeps_gil.wb_item_size())
+        found = (keeps_gil.wb_digest().decode(), keeps_gil.wb_abi(), *sizes)
     except AttributeError:
         raise OSError(f"{path.name} is not weighbridge's kernel") from None
-    if found != (expected, library.ABI, ctypes.sizeof(BlockStruct), ITEM.itemsize):
+    if found != (expected, library.ABI, ctypes.sizeof(BlockStruct), ctypes.sizeof(ValuesStruct), ITEM.itemsize):
         raise OSError(f"{path.name} is of another build than this weighbridge (python native/build.py builds it anew)")
     return keeps_gil, ctypes.CDLL(str(path))

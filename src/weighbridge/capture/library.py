@@ -11,8 +11,15 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-ABI: Final = 1  # WB_ABI in native/weighbridge_kernel.h
-SOURCES: Final = ("build.py", "weigh_block.h", "weigh_level.c", "weighbridge_kernel.c", "weighbridge_kernel.h")
+ABI: Final = 2  # WB_ABI in native/weighbridge_kernel.h
+SOURCES: Final = (
+    "build.py",
+    "weigh_block.h",
+    "weigh_level.c",
+    "weighbridge_kernel.c",
+    "weighbridge_kernel.h",
+    "weighbridge_look.c",
+)
 
 
 def library_name() -> str:

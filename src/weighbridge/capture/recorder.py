@@ -17,13 +17,14 @@ from typing import Any, Final
 import pyarrow as pa
 
 from weighbridge.capture.rowblock import RowBlock
-from weighbridge.capture.values import Together
+from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import HISTOGRAM_BINS, TABLES
 from weighbridge.store.writer import RankWriter
 
 FLUSH_SECONDS: Final = 0.25
 FLUSH_STEPS: Final = 256
 _USUAL_BINS: Final = 40  # bins of a usual row; where a block's rows have more, it is handed over earlier
+_VALUES_BYTES: Final = 4 * 2**20  # of the numbers of small tensors, handed over at once
 BLOCK_ROWS: Final = 65_536  # a larger model is handed over more often
 QUEUE_BYTES: Final = 256 * 2**20  # what may wait for the disk before rows are dropped
 
@@ -60,7 +61,7 @@ class Recorder:
         self.lock = threading.RLock()
         self.block: RowBlock | None = None
         self.small = {name: Lists(name) for name in SMALL_TABLES}
-        self.together: list[Together] = []  # values that are kept together, see values.py
+        self.values: ValueBlock | None = None
         self.first_step = self.last_step = self.steps_held = 0
         self.last_hand_over = time.perf_counter()
         self.rows_written = self.rows_dropped = self.queued_bytes = 0
@@ -78,9 +79,22 @@ class Recorder:
         if self.block is not None and self.block.room_for(items):
             return self.block
         self.hand_over()
+        if self.block is not None and self.block.room_for(items):
+            return self.block
         capacity = max(rows, min(rows * FLUSH_STEPS, BLOCK_ROWS))
         self.block = RowBlock(capacity, max(rows * HISTOGRAM_BINS, capacity * _USUAL_BINS))
         return self.block
+
+    def values_room(self, rows: int, size: int) -> ValueBlock:
+        """A block with room for so many rows of values, of `size` bytes together. Call with the lock held."""
+        if self.values is not None and self.values.room_for(rows, size):
+            return self.values
+        self.hand_over()
+        if self.values is not None and self.values.room_for(rows, size):
+            return self.values
+        steps = max(1, min(FLUSH_STEPS, _VALUES_BYTES // max(size, 1)))
+        self.values = ValueBlock(rows * steps, size * steps)
+        return self.values
 
     def add(self, table: str, *row: Any) -> None:
         """Append one row to a small table: the columns after step and attempt."""
@@ -106,20 +120,20 @@ class Recorder:
             rows = self.block.take() if self.block is not None and self.block.rows else None
             small = {name: lists.take() for name, lists in self.small.items() if lists.rows}
             first, self.first_step, self.steps_held = self.first_step, self.last_step, 0
-            together, self.together = self.together, []
-            if rows is None and not small and not together:
+            values = self.values.take() if self.values is not None and self.values.rows else None
+            if rows is None and not small and values is None:
                 return
             size = rows.nbytes if rows is not None else 0
-            size += sum(one.nbytes for one in together) + _ROW_BYTES * sum(map(len, small.values()))
+            size += (values.nbytes if values is not None else 0) + _ROW_BYTES * sum(map(len, small.values()))
             if self.queued_bytes + size > QUEUE_BYTES:
                 self._drop(rows)
-                rows, together = None, []
+                rows = values = None
                 small = {name: small[name] for name in _NEVER_DROPPED if name in small}
                 size = _ROW_BYTES * sum(map(len, small.values()))
                 if not small:
                     return
             self.queued_bytes += size
-            self._queue.put((rows, small, together, size, first, self.last_step))
+            self._queue.put((rows, small, values, size, first, self.last_step))
 
     def _drop(self, rows: pa.RecordBatch | None) -> None:
         if rows is not None:
@@ -171,15 +185,14 @@ class Recorder:
         self,
         rows: pa.RecordBatch | None,
         small: dict[str, list[tuple[Any, ...]]],
-        together: list[Together],
+        values: pa.RecordBatch | None,
         size: int,
         first: int,
         last: int,
     ) -> None:
         try:
-            batches = {name: self.small[name].batch(values) for name, values in small.items()}
-            if together:
-                values = Together.batch(together)
+            batches = {name: self.small[name].batch(listed) for name, listed in small.items()}
+            if values is not None:
                 alone = batches.get("values")
                 batches["values"] = values if alone is None else pa.concat_batches([values, alone])
             if rows is not None:

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
+from weighbridge.capture.addresses import CHANGED, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
 from weighbridge.capture.kernel import ITEM, Kernel, code_of
 from weighbridge.capture.rowblock import RowBlock
+from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import Quantity
 
 _ALIGN: Final = 64
@@ -92,7 +94,7 @@ class Snapshots:
         self.kernel = kernel
         self.weighed = sorted(weighed, key=lambda w: w.parameter.numel())
         self.parameters = [w.parameter for w in self.weighed]
-        self.is_plain = [w.is_direct and w.parameter.is_contiguous() and not w.parameter.is_complex() for w in self.weighed]
+        self.reached = [_reached(w) for w in self.weighed]
         self.gathered = [(i, w) for i, w in enumerate(self.weighed) if not w.is_direct]
         reals = [as_real(p.detach()) for p in self.parameters]
         self.sizes = [real.numel() * real.element_size() for real in reals]
@@ -109,10 +111,7 @@ class Snapshots:
         self.uncopied: list[int] = []
         self.addresses = [0] * len(reals)
         self.arena = np.empty(max((self._padded(w) for w in self.windows), default=0) + _ALIGN, dtype=np.uint8)
-        self.pointers: list[int] = []
-        self.gradients: list[int] = []
-        self.gradient_codes = [0] * len(reals)
-        self.versions: list[int] = []
+        self.look = look_at(kernel, self.parameters, self.reached, self.items)
         self.keep: list[torch.Tensor] = []  # what must live until the kernel has read it
 
     def _padded(self, window: list[int]) -> int:
@@ -141,43 +140,46 @@ class Snapshots:
         self.items["snapshot"] = self.addresses
         self.uncopied = [i for i, address in enumerate(self.addresses) if not address]
 
-    def locate(self) -> None:
-        """Find where every parameter lies now. Raises FormChanged where one is no longer what it was."""
-        pointers = [p.data_ptr() for p in self.parameters]
+    def locate(self, gradients: bool = False) -> int:
+        """Find where every parameter lies now (and the gradient that the optimizer has used). Gives the bits of `Look`.
+
+        Raises FormChanged where a parameter is no longer what it was.
+        """
+        found = self.look(gradients)
         for i, weighed in self.gathered:
             dense = weighed.contiguous()
             self.keep.append(dense)
-            pointers[i] = dense.data_ptr()
-        if pointers != self.pointers:  # a comparison of lists is cheaper than an assignment to a column
-            self._check_forms(pointers)
-            self.pointers = pointers
-            self.items["parameter"] = pointers
+            self.items["parameter"][i] = dense.data_ptr()
+        if found & MOVED or self.gathered:
+            self._settle_moved()
+        if found & GRADIENT_UNREAD:
+            for i in np.flatnonzero(self.look.state & GRADIENT_UNREAD).tolist():
+                self._attach_gradient(i)
+        return found
 
-    def _check_forms(self, pointers: list[int]) -> None:
-        """`p.data = other` and `model.to(dtype)` keep the parameter and exchange what it holds, never where it lies."""
-        if not self.pointers:
-            return
-        moved = [i for i, (now, then) in enumerate(zip(pointers, self.pointers, strict=True)) if now != then]
-        changed = [i for i in moved if _form(self.parameters[i]) != self.forms[i]]
+    def _settle_moved(self) -> None:
+        """`p.data = other` and `model.to(dtype)` keep the parameter and exchange what it holds."""
+        moved = np.flatnonzero(self.look.state & MOVED).tolist()
+        changed = [i for i in (*moved, *(i for i, _ in self.gathered)) if _form(self.parameters[i]) != self.forms[i]]
         if changed:
             self.keep.clear()
             raise FormChanged([self.weighed[i].tensor for i in changed])
+        for i in moved:
+            self.items["parameter"][i] = self.parameters[i].data_ptr()
 
     def copy(self, which: Iterable[int]) -> None:
         """Refresh the copies of these items from the parameters as they are now."""
         for i in which:
-            ctypes.memmove(self.addresses[i], self.pointers[i], self.sizes[i])
+            ctypes.memmove(self.addresses[i], int(self.items["parameter"][i]), self.sizes[i])
 
     def refresh_moved(self) -> list[int]:
         """Find the items that changed since the last step and refresh their copies. Gives their indices."""
-        self.locate()
-        versions = [p._version for p in self.parameters]
-        changed = self.kernel.moved(self.small_items)
-        if versions == self.versions and len(self.windows) == 1 and not changed.any():
+        found = self.locate()
+        differ = self.kernel.moved(self.small_items)
+        if not found & CHANGED and not differ and len(self.windows) == 1:
             self.keep.clear()
             return []
-        moved = {i for i, (now, then) in enumerate(zip(versions, self.versions, strict=True)) if now != then}
-        moved.update(np.flatnonzero(changed).tolist())
+        moved = {*differ, *np.flatnonzero(self.look.state & CHANGED).tolist()}
         if len(self.windows) > 1:
             self._next_turn()
         else:
@@ -196,24 +198,16 @@ class Snapshots:
         self._place(self.windows[0])
         self.copy(self.windows[0])
         self.keep.clear()
-        self.versions = [p._version for p in self.parameters]
 
-    def attach_gradients(self) -> None:
-        """Point the items at the gradients that the optimizer has used."""
-        pointers = [0] * len(self.parameters)
-        codes = self.gradient_codes
-        for i, parameter in enumerate(self.parameters):
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            if gradient.layout is not torch.strided or not (self.is_plain[i] and gradient.is_contiguous()):
-                gradient = self._in_order(i, gradient.detach())
-            pointers[i] = gradient.data_ptr() or self.addresses[i]  # nothing to read, but there is a gradient
-            if (code := _CODES[gradient.dtype]) != codes[i]:
-                self.items["gradient_dtype"][i] = codes[i] = code
-        if pointers != self.gradients:
-            self.gradients = pointers
-            self.items["gradient"] = pointers
+    def _attach_gradient(self, i: int) -> None:
+        """Point the item at a gradient that cannot be read where it lies."""
+        gradient = self.parameters[i].grad
+        if gradient is None:
+            self.items["gradient"][i] = 0
+            return
+        gradient = self._in_order(i, gradient.detach())
+        self.items["gradient"][i] = gradient.data_ptr() or self.addresses[i]  # nothing to read, but there is a gradient
+        self.items["gradient_dtype"][i] = _CODES[gradient.dtype]
 
     def _in_order(self, i: int, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient's numbers in the order in which the item's parameter is read; a sparse one made dense."""
@@ -234,15 +228,14 @@ class Snapshots:
         self.keep.append(dense)
         return dense
 
-    def weigh(self, step: int, attempt: int, block: RowBlock) -> None:
-        """Write the rows of this step and refresh the copies, in one pass."""
+    def weigh(self, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0) -> None:
+        """Write the rows of this step (and the numbers of items with a bit of `keep`) and refresh the copies, in one pass."""
         if not self.uncopied:
-            self.kernel.weigh(self.items, step, attempt, block)
+            self.kernel.weigh(self.items, step, attempt, block, values, keep)
         else:
             copied = self.items["snapshot"] != 0
-            self.kernel.weigh(self.items[copied], step, attempt, block)
+            self.kernel.weigh(self.items[copied], step, attempt, block, values, keep)
             self.kernel.weigh(self._gradients_alone(~copied), step, attempt, block)
-        self.versions = [p._version for p in self.parameters]
         self.keep.clear()
 
     def _gradients_alone(self, which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -258,6 +251,13 @@ class Snapshots:
         items["gradient"] = 0
         self.kernel.weigh(items, step, attempt, block)
         self.keep.clear()
+
+
+def _reached(weighed: Weighed) -> int:
+    if not weighed.is_direct:
+        return GATHERED
+    parameter = weighed.parameter
+    return PLAIN if parameter.is_contiguous() and not parameter.is_complex() else DIRECT
 
 
 def _form(parameter: torch.Tensor) -> tuple[object, ...]:

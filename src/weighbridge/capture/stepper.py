@@ -229,17 +229,18 @@ class Stepper:
         if snapshots is None:
             return
         try:
-            snapshots.locate()
+            snapshots.locate(gradients=True)
         except FormChanged as change:  # inside the step itself: there is no difference to weigh
             stepped.watched = -1
             for tensor in change.tensors:
                 self._note_change(tensor)
             return
-        snapshots.attach_gradients()
-        if stepped.values is not None:
-            recorder = self.recorder
-            stepped.values.keep(self.clock, recorder.attempt, recorder.together, recorder.small["values"].rows)
-        snapshots.weigh(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
+        recorder, values, keep = self.recorder, stepped.values, 0
+        if values is not None and (keep := values.kept_at(self.clock)) and values.rest:
+            values.keep_rest(keep, self.clock, recorder.attempt, recorder.small["values"].rows)
+        block = recorder.room(len(snapshots.weighed))
+        numbers = recorder.values_room(*values.room[keep]) if values is not None and keep else None
+        snapshots.weigh(self.clock, recorder.attempt, block, numbers, keep)
 
     def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> None:
         passes = self.passes

@@ -1,20 +1,17 @@
-"""The actual numbers of small tensors (architecture decision 15): which are kept when, and their bytes.
+"""The actual numbers of small tensors (architecture decision 15): whose are kept when.
 
-For the tutorial's 2-4-1 network this would be the dearest part of a step, row by row. So dense float32 tensors are
-copied together, one string of bytes per quantity and step, and cut into rows by the background thread. Whatever else
-(other dtypes, strides, gathered tensors) goes through torch, one by one.
+For the tutorial's 2-4-1 network this would be the dearest part of a step, so the kernel copies the numbers of plain
+float32 tensors itself. Whatever else (other dtypes, strides, gathered tensors) goes through torch, one by one.
 """
 
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
+from weighbridge.capture.addresses import PLAIN
 from weighbridge.capture.plan import (
     EVERY_STEP_ELEMENTS,
     EVERY_STEP_MODEL_ELEMENTS,
@@ -24,123 +21,53 @@ from weighbridge.capture.plan import (
     is_sampled_step,
 )
 from weighbridge.capture.snapshots import Snapshots, as_real
-from weighbridge.records import VALUES, Quantity
+from weighbridge.records import Quantity
 
 _PARAMETER, _GRADIENT, _UPDATE = int(Quantity.PARAMETER), int(Quantity.GRADIENT), int(Quantity.UPDATE)
 
 
-@dataclass(slots=True)
-class Together:
-    """The float32 values of one step of several tensors. What can wait is done in `batch`, on the writer's thread."""
-
-    step: int
-    attempt: int
-    tensors: np.ndarray  # int32, their ids
-    sizes: np.ndarray  # bytes of each
-    before: np.ndarray  # float32, all of them one after another
-    after: np.ndarray
-    with_gradient: np.ndarray  # ids of those that have a gradient
-    gradient_sizes: np.ndarray
-    gradient: bytes
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that wait for the disk."""
-        return self.before.nbytes + self.after.nbytes + len(self.gradient)
-
-    @staticmethod
-    def batch(rows: list[Together]) -> pa.RecordBatch:
-        """All steps as Arrow: only whole columns are touched."""
-        before = np.concatenate([row.before for row in rows])
-        with np.errstate(all="ignore"):  # infinity minus infinity is what is recorded, not something to warn the user of
-            update = np.concatenate([row.after for row in rows]) - before
-        gradients = b"".join([row.gradient for row in rows])
-        plain = [(row.step, row.attempt, row.tensors, row.sizes) for row in rows]
-        given = [(row.step, row.attempt, row.with_gradient, row.gradient_sizes) for row in rows]
-        parts = [_part(_PARAMETER, plain, before), _part(_UPDATE, plain, update), _part(_GRADIENT, given, gradients)]
-        return pa.concat_batches([part for part in parts if part.num_rows])
-
-
-def _part(quantity: int, keys: list[tuple[int, int, np.ndarray, np.ndarray]], data: np.ndarray | bytes) -> pa.RecordBatch:
-    """One quantity of several steps: `data` holds the bytes of all its values, in the order of the keys."""
-    counts = [len(tensors) for _, _, tensors, _ in keys]
-    offsets = np.zeros(sum(counts) + 1, np.int32)
-    np.cumsum(np.concatenate([sizes for _, _, _, sizes in keys]), out=offsets[1:])
-    length = len(offsets) - 1
-    columns = [
-        pa.array(np.repeat([step for step, _, _, _ in keys], counts), pa.int64()),
-        pa.array(np.repeat([attempt for _, attempt, _, _ in keys], counts), pa.int16()),
-        pa.array(np.concatenate([tensors for _, _, tensors, _ in keys]), pa.int32()),
-        pa.array(np.full(length, quantity), pa.int8()),
-        pa.repeat(pa.scalar("float32"), length),
-        pa.Array.from_buffers(pa.binary(), length, [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=VALUES)
-
-
-class Group:
-    """Dense float32 tensors whose values are kept together."""
-
-    def __init__(self, snapshots: Snapshots, items: list[int]) -> None:
-        self.snapshots, self.items = snapshots, items
-        self.tensors = np.array([snapshots.weighed[i].tensor for i in items], np.int32)
-        self.sizes = [snapshots.sizes[i] for i in items]
-        self.sizes_column = np.array(self.sizes, np.int32)
-        self.pointers: list[int] = []
-        self.before: list[np.ndarray] = []
-        self.after: list[np.ndarray] = []
-
-    def keep(self, step: int, attempt: int, rows: list[Any]) -> None:
-        """Append the values before and after a step, and the gradients of the tensors that have one."""
-        snapshots = self.snapshots
-        pointers = snapshots.pointers
-        if pointers is not self.pointers:  # a list of its own for each time that some parameter moved
-            self.pointers = pointers
-            self.before = [_view(snapshots.addresses[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
-            self.after = [_view(pointers[i], size) for i, size in zip(self.items, self.sizes, strict=True)]
-        at = [snapshots.gradients[i] for i in self.items]
-        key, sizes = (self.tensors, self.sizes_column), self.sizes
-        if not all(at):
-            there = np.flatnonzero(at)
-            key, sizes, at = (key[0][there], key[1][there]), [sizes[n] for n in there], [at[n] for n in there]
-        gradient = b"".join(map(ctypes.string_at, at, sizes))
-        before, after = np.concatenate(self.before), np.concatenate(self.after)
-        rows.append(Together(step, attempt, self.tensors, self.sizes_column, before, after, *key, gradient))
+_EVERY_STEP, _SAMPLED = 1, 2  # bits of an item's `values`, and of what a step keeps
 
 
 class Values:
-    """The small tensors among the items of one optimizer."""
+    """The small tensors among the items of one optimizer. Marks those whose numbers the kernel keeps itself."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         self.snapshots = snapshots
         self.every_step, self.sampled = _chosen(snapshots)
-        self.often, self.rest_often = self._grouped(self.every_step)
-        self.all, self.rest_all = self._grouped(self.every_step + self.sampled)
+        marks = dict.fromkeys(self.every_step, _EVERY_STEP | _SAMPLED) | dict.fromkeys(self.sampled, _SAMPLED)
+        by_kernel = {
+            i: mark
+            for i, mark in marks.items()
+            if snapshots.reached[i] == PLAIN and snapshots.parameters[i].dtype is torch.float32
+        }
+        self.rest = [(i, mark) for i, mark in marks.items() if i not in by_kernel]
+        for i, mark in by_kernel.items():
+            snapshots.items["values"][i] = mark
+        self.room = {}  # (rows, bytes) that the kernel writes in a step, by what the step keeps
+        for keep in (_EVERY_STEP, _SAMPLED):
+            sizes = [snapshots.sizes[i] for i, mark in by_kernel.items() if mark & keep]
+            self.room[keep] = (3 * len(sizes), 3 * sum(sizes))
 
-    def _grouped(self, items: list[int]) -> tuple[Group | None, list[int]]:
-        snapshots = self.snapshots
-        together = [i for i in items if snapshots.is_plain[i] and snapshots.parameters[i].dtype is torch.float32]
-        return (Group(snapshots, together) if together else None), [i for i in items if i not in set(together)]
-
-    def keep(self, step: int, attempt: int, together: list[Any], rows: list[tuple[Any, ...]]) -> None:
-        """Append the values of a step. Call with gradients attached, before `weigh` refreshes the copies."""
+    @staticmethod
+    def kept_at(step: int) -> int:
+        """Which tensors' numbers are kept at this step, as bits; 0 = of none."""
         if is_sampled_step(step):
-            group, rest = self.all, self.rest_all
-        elif step < EVERY_STEP_UNTIL:
-            group, rest = self.often, self.rest_often
-        else:
-            return
-        if group is not None:
-            group.keep(step, attempt, together)
-        for i in rest:
-            rows.extend((step, attempt, self.snapshots.weighed[i].tensor, *value) for value in self._through_torch(i))
+            return _SAMPLED
+        return _EVERY_STEP if step < EVERY_STEP_UNTIL else 0
+
+    def keep_rest(self, keep: int, step: int, attempt: int, rows: list[tuple[Any, ...]]) -> None:
+        """Append what the kernel does not keep. Call with gradients attached, before `weigh` refreshes the copies."""
+        for i, mark in self.rest:
+            if mark & keep:
+                rows.extend((step, attempt, self.snapshots.weighed[i].tensor, *value) for value in self._through_torch(i))
 
     def _through_torch(self, i: int) -> list[tuple[int, str, bytes]]:
         """(quantity, dtype, bytes in C order) of any tensor."""
         snapshots = self.snapshots
         parameter = snapshots.parameters[i]
         is_complex = parameter.is_complex()
-        before, after = self._copy(i, snapshots.addresses[i]), self._copy(i, snapshots.pointers[i])
+        before, after = self._copy(i, snapshots.addresses[i]), self._copy(i, int(snapshots.items["parameter"][i]))
         update = after.double() - before.double() if after.dtype is torch.float64 else after.float() - before.float()
         found = [(_PARAMETER, *encoded(before, is_complex)), (_UPDATE, *encoded(update, is_complex))]
         if parameter.grad is not None:
@@ -160,10 +87,6 @@ class Values:
             parameter = self.snapshots.parameters[i]
             value = encoded(as_real(parameter.detach()), parameter.is_complex())
             rows.append((step, attempt, self.snapshots.weighed[i].tensor, _PARAMETER, *value))
-
-
-def _view(address: int, size: int) -> np.ndarray:
-    return np.frombuffer((ctypes.c_char * size).from_address(address), np.float32)  # type: ignore[call-overload,no-any-return]
 
 
 def encoded(real: torch.Tensor, is_complex: bool) -> tuple[str, bytes]:

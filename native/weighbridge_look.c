@@ -1,0 +1,119 @@
+/* Where a step's tensors lie, asked of torch from C: a thousand parameters cost Python more to ask than to weigh.
+ *
+ * The library is linked against neither Python nor torch. Python lends the few functions it takes (capture/addresses.py),
+ * torch's own being DLPack's exchange table. Call with the GIL held. */
+#include <stddef.h>
+
+#include "weighbridge_kernel.h"
+
+#if defined(_WIN32)
+#define WB_PUBLIC __declspec(dllexport)
+#else
+#define WB_PUBLIC __attribute__((visibility("default")))
+#endif
+
+enum { ON_CPU = 1, IS_FLOAT = 2, IS_BFLOAT = 4, IS_COMPLEX = 5 }; /* DLPack's codes */
+
+typedef struct { /* DLTensor of DLPack 1.x */
+    void *data;
+    int32_t device, device_id, dimensions;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t offset;
+} dl_tensor;
+
+typedef struct {
+    int (*describe)(void *object, dl_tensor *to);
+    void *(*attribute)(void *object, void *name);
+    long long (*number)(void *object);
+    void (*release)(void *object);
+    void (*forget_error)(void);
+    void *none, *gradient, *version; /* None, "grad", "_version" */
+} wb_python;
+
+static int dtype_of(const dl_tensor *t)
+{
+    if (t->code == IS_BFLOAT)
+        return t->bits == 16 ? WB_BF16 : -1;
+    const int bits = t->code == IS_COMPLEX ? t->bits / 2 : t->code == IS_FLOAT ? t->bits : 0;
+    return bits == 32 ? WB_F32 : bits == 64 ? WB_F64 : bits == 16 ? WB_F16 : -1;
+}
+
+/* Real numbers in it, and whether they lie in C order. */
+static int64_t count_of(const dl_tensor *t, int *in_order)
+{
+    int64_t count = 1;
+    *in_order = t->code != IS_COMPLEX;
+    for (int d = t->dimensions - 1; d >= 0; d--) {
+        if (t->shape[d] != 1 && t->strides && t->strides[d] != count)
+            *in_order = 0;
+        count *= t->shape[d];
+    }
+    return t->code == IS_COMPLEX ? count * 2 : count;
+}
+
+static int describe(const wb_python *python, void *object, dl_tensor *t)
+{
+    if (python->describe(object, t) == 0)
+        return t->device == ON_CPU && t->lanes == 1;
+    python->forget_error();
+    return 0;
+}
+
+static int look_at_gradient(const wb_python *python, void *object, int is_plain, wb_item *item)
+{
+    void *gradient = python->attribute(object, python->gradient);
+    if (!gradient) {
+        python->forget_error();
+        return WB_GRADIENT_UNREAD;
+    }
+    int state = 0, in_order;
+    dl_tensor t;
+    if (gradient == python->none)
+        item->gradient = 0;
+    else if (is_plain && describe(python, gradient, &t) && dtype_of(&t) >= 0 && count_of(&t, &in_order) == item->count && in_order) {
+        item->gradient = (uint64_t)(uintptr_t)t.data + t.offset;
+        if (!item->gradient)
+            item->gradient = item->snapshot; /* nothing to read, but there is a gradient */
+        item->gradient_dtype = dtype_of(&t);
+    } else
+        state = WB_GRADIENT_UNREAD;
+    python->release(gradient);
+    return state;
+}
+
+/* Asks every object (NULL: one whose numbers are gathered elsewhere) for its address and version, and for its gradient if
+ * `gradients`. state[i] says what Python has to look at itself; the result is all of them together. */
+WB_PUBLIC int wb_look(const wb_python *python, void *const *objects, const uint8_t *plain, int64_t n, wb_item *items,
+                      int64_t *versions, uint8_t *state, int gradients)
+{
+    int all = 0;
+    for (int64_t i = 0; i < n; i++) {
+        void *const object = objects[i];
+        dl_tensor t;
+        int in_order;
+        state[i] = 0;
+        if (plain[i] != WB_GATHERED) {
+            uint64_t address = 0;
+            if (!describe(python, object, &t) || dtype_of(&t) != items[i].dtype || count_of(&t, &in_order) != items[i].count
+                || (plain[i] == WB_PLAIN && !in_order))
+                state[i] |= WB_MOVED;
+            else if ((address = (uint64_t)(uintptr_t)t.data + t.offset) != items[i].parameter)
+                state[i] |= WB_MOVED;
+        }
+        void *const number = python->attribute(object, python->version);
+        const int64_t version = number ? python->number(number) : -1;
+        if (number)
+            python->release(number);
+        else
+            python->forget_error();
+        if (version != versions[i])
+            state[i] |= WB_CHANGED;
+        versions[i] = version;
+        if (gradients)
+            state[i] |= look_at_gradient(python, object, plain[i] == WB_PLAIN, &items[i]);
+        all |= state[i];
+    }
+    return all;
+}
