@@ -171,28 +171,41 @@ static void keep_values(wb_values *to, int64_t step, int attempt, const wb_item 
     }
 }
 
-static int has_room(const wb_values *to, const wb_item *item)
+static int keeps(const wb_item *item, const wb_values *values, int keep)
 {
-    return to->rows + 3 <= to->capacity_rows && to->bytes + 3 * item->count * (int64_t)sizeof(float) <= to->capacity_bytes;
+    return values && item->snapshot && (item->values & keep);
 }
 
-/* Weighs all items; into `values` (may be NULL) go the numbers themselves of those whose bits meet `keep`. Returns 0, or -1 (and stops before that item) where the block has no room for another one. */
+/* Is there room for all of them, whatever their histograms? */
+static int has_room(const wb_item *items, int64_t n, const wb_block *to, const wb_values *values, int keep)
+{
+    int64_t rows = to->rows, values_rows = 0, values_bytes = 0;
+    for (int64_t i = 0; i < n; i++) {
+        rows += items[i].snapshot ? 3 : 1;
+        if (keeps(&items[i], values, keep)) {
+            values_rows += 3;
+            values_bytes += 3 * items[i].count * (int64_t)sizeof(float);
+        }
+    }
+    return rows <= to->capacity_rows && to->counts + (rows - to->rows) * WB_BINS <= to->capacity_counts
+        && (!values
+            || (values->rows + values_rows <= values->capacity_rows
+                && values->bytes + values_bytes <= values->capacity_bytes));
+}
+
+/* Weighs all items; into `values` (may be NULL) go the numbers themselves of those whose bits meet `keep`. Returns 0, or
+ * -1, with nothing done, where there is no room for all of them. */
 WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, wb_values *values, int keep)
 {
     wb_weigh_item *const weigh_item = weigher();
-    int result = 0;
+    if (!has_room(items, n, to, values, keep))
+        return -1;
     const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
     for (int64_t i = 0; i < n; i++) {
         const wb_item *item = &items[i];
         wb_row rows[3];
         wb_cross cross;
-        const int writes = item->snapshot ? 3 : 1, keeps = values && item->snapshot && (item->values & keep);
-        if (to->rows + writes > to->capacity_rows || to->counts + writes * WB_BINS > to->capacity_counts
-            || (keeps && !has_room(values, item))) {
-            result = -1;
-            break;
-        }
-        if (keeps)
+        if (keeps(item, values, keep))
             keep_values(values, step, attempt, item);
         weigh_item(item, rows, &cross);
         if (!item->snapshot) {
@@ -205,7 +218,7 @@ WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attemp
         write_row(to, step, attempt, item, WB_UPDATE, &rows[2], &cross);
     }
     leave_plain_arithmetic(before);
-    return result;
+    return 0;
 }
 
 /* Writes into `moved` which items' bytes differ from their snapshot's (where they have one); returns how many. */

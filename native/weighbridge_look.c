@@ -83,13 +83,28 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
     return state;
 }
 
-/* Asks every object (NULL: one whose numbers are gathered elsewhere) for its address and version, and for its gradient if
- * `gradients`. state[i] says what Python has to look at itself; the result is all of them together. */
-WB_PUBLIC int wb_look(const wb_python *python, void *const *objects, const uint8_t *plain, int64_t n, wb_item *items,
-                      int64_t *versions, uint8_t *state, int gradients)
+typedef struct { /* all that is asked about one optimizer's parameters; one pointer is quicker to pass than nine */
+    const wb_python *python;
+    void *const *objects;
+    const uint8_t *plain; /* WB_GATHERED, WB_DIRECT or WB_PLAIN */
+    wb_item *items;
+    int64_t *versions; /* when last asked */
+    uint8_t *state;
+    int64_t count;
+} wb_asked;
+
+/* Asks every object for its address and version, and for its gradient if `gradients`. state[i] says what Python has to
+ * look at itself; the result is all of them together. */
+WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)
 {
+    const wb_python *const python = asked->python;
+    void *const *const objects = asked->objects;
+    const uint8_t *const plain = asked->plain;
+    wb_item *const items = asked->items;
+    int64_t *const versions = asked->versions;
+    uint8_t *const state = asked->state;
     int all = 0;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < asked->count; i++) {
         void *const object = objects[i];
         dl_tensor t;
         int in_order;

@@ -46,14 +46,14 @@ class NativeLook:
     ) -> None:
         n = len(parameters)
         self.state = np.zeros(n, np.uint8)
-        self._look, self._parameters = look, parameters
-        self._objects = (ctypes.c_void_p * n)(*map(id, parameters))
-        self._arrays = (np.array(reached, np.uint8), items, np.full(n, -1, np.int64), self.state)
-        reached_at, items_at, versions_at, state_at = (array.ctypes.data for array in self._arrays)
-        self._arguments = (ctypes.addressof(lent), self._objects, reached_at, n, items_at, versions_at, state_at)
+        objects = np.array([id(parameter) for parameter in parameters], np.uint64)
+        arrays = (objects, np.array(reached, np.uint8), items, np.full(n, -1, np.int64), self.state)
+        self._asked = _Asked(ctypes.addressof(lent), *(array.ctypes.data for array in arrays), n)
+        self._address = ctypes.addressof(self._asked)
+        self._look, self._alive = look, (lent, parameters, arrays)
 
     def __call__(self, gradients: bool) -> int:
-        found: int = self._look(*self._arguments, gradients)
+        found: int = self._look(self._address, gradients)
         return found
 
 
@@ -101,6 +101,15 @@ class _Lent(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_void_p)
         for name in ("describe", "attribute", "number", "release", "forget_error", "none", "gradient", "version")
+    ]
+
+
+class _Asked(ctypes.Structure):
+    """wb_asked: where C finds what it asks about."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("python", "objects", "reached", "items", "versions", "state")),
+        ("count", ctypes.c_int64),
     ]
 
 

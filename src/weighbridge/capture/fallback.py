@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from weighbridge.capture.kernel import BF16, F16, F32, F64, ITEM_SIZES, Items
-from weighbridge.capture.rowblock import RowBlock
+from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import HISTOGRAM_BINS, HISTOGRAM_LINE_BYTES, HISTOGRAM_STRIDE, HISTOGRAM_WHOLE_BELOW, Quantity
 
@@ -119,6 +119,7 @@ class TorchKernel:
     def weigh(
         self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
     ) -> None:
+        _check_room(items, block, values, keep)
         for item in items:
             key = {"step": step, "attempt": attempt, "tensor": item["tensor"]}
             if item["snapshot"]:
@@ -132,6 +133,14 @@ class TorchKernel:
     def moved(self, items: Items) -> list[int]:
         differ = [bool(item["snapshot"]) and _bytes(item, "parameter") != _bytes(item, "snapshot") for item in items]
         return [i for i, differs in enumerate(differ) if differs]
+
+
+def _check_room(items: Items, block: RowBlock, values: ValueBlock | None, keep: int) -> None:
+    copied = items["snapshot"] != 0
+    kept = items["count"][copied & (items["values"] & keep != 0)]
+    full = not block.room_for(int(copied.sum()) * 3 + int((~copied).sum()), rows_each=1)
+    if full or (values is not None and not values.room_for(3 * len(kept), 12 * int(kept.sum()))):
+        raise BlockFull("a block is full: take what is in it, or make a larger one")
 
 
 def _keep_values(item: np.void, step: int, attempt: int, values: ValueBlock) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from weighbridge import __version__
 from weighbridge.capture import library
-from weighbridge.capture.rowblock import BlockStruct, RowBlock
+from weighbridge.capture.rowblock import BlockFull, BlockStruct, RowBlock
 from weighbridge.capture.valueblock import ValueBlock, ValuesStruct
 
 if TYPE_CHECKING:
@@ -61,7 +61,10 @@ class Kernel(Protocol):
     def weigh(
         self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
     ) -> None:
-        """Write the rows of all items, in their order, and refresh their snapshots. The blocks must have room."""
+        """Write the rows of all items, in their order, and refresh their snapshots.
+
+        Raises BlockFull, with nothing done, where there is no room for all of them.
+        """
 
     def moved(self, items: Items) -> list[int]:
         """Which items' bytes differ from their snapshot's?"""
@@ -98,7 +101,7 @@ class NativeKernel:
         self._moved = releases_gil.wb_moved
         self._moved.argtypes, self._moved.restype = [void, long, void], long
         self.look = keeps_gil.wb_look
-        self.look.argtypes = [void, void, void, long, void, void, void, ctypes.c_int]
+        self.look.argtypes = [void, ctypes.c_int]
         self._use_level = keeps_gil.wb_use_level
         self._use_level.restype = ctypes.c_char_p
         self.levels = int(keeps_gil.wb_levels())
@@ -118,7 +121,7 @@ class NativeKernel:
         if known is not items:  # the caller keeps one array and edits it: look at it once
             address, function = self._look_at(items)
         if function(address, len(items), step, attempt, block.address, values and values.address, keep):
-            raise ValueError("a block is full: ask room_for first, then take")
+            raise BlockFull("a block is full: take what is in it, or make a larger one")
 
     def _look_at(self, items: Items) -> tuple[int, Any]:
         if items.dtype != ITEM or not items.flags.c_contiguous:

@@ -59,9 +59,9 @@ class Recorder:
     def __init__(self, writer: RankWriter, tell: Callable[[str], None], attempt: int = 0) -> None:
         self.writer, self.tell, self.attempt = writer, tell, attempt
         self.lock = threading.RLock()
-        self.block: RowBlock | None = None
+        self.block = RowBlock(0, 0)
+        self.values = ValueBlock(0, 0)
         self.small = {name: Lists(name) for name in SMALL_TABLES}
-        self.values: ValueBlock | None = None
         self.first_step = self.last_step = self.steps_held = 0
         self.last_hand_over = time.perf_counter()
         self.rows_written = self.rows_dropped = self.queued_bytes = 0
@@ -76,10 +76,10 @@ class Recorder:
     def room(self, items: int) -> RowBlock:
         """A block with room for the rows of `items` tensors; hands the full one over. Call with the lock held."""
         rows = items * 3
-        if self.block is not None and self.block.room_for(items):
+        if self.block.room_for(items):
             return self.block
         self.hand_over()
-        if self.block is not None and self.block.room_for(items):
+        if self.block.room_for(items):
             return self.block
         capacity = max(rows, min(rows * FLUSH_STEPS, BLOCK_ROWS))
         self.block = RowBlock(capacity, max(rows * HISTOGRAM_BINS, capacity * _USUAL_BINS))
@@ -87,10 +87,10 @@ class Recorder:
 
     def values_room(self, rows: int, size: int) -> ValueBlock:
         """A block with room for so many rows of values, of `size` bytes together. Call with the lock held."""
-        if self.values is not None and self.values.room_for(rows, size):
+        if self.values.room_for(rows, size):
             return self.values
         self.hand_over()
-        if self.values is not None and self.values.room_for(rows, size):
+        if self.values.room_for(rows, size):
             return self.values
         steps = max(1, min(FLUSH_STEPS, _VALUES_BYTES // max(size, 1)))
         self.values = ValueBlock(rows * steps, size * steps)
@@ -117,10 +117,10 @@ class Recorder:
         """Give what is buffered to the background thread. Never waits for the disk."""
         with self.lock:
             self.last_hand_over = time.perf_counter()
-            rows = self.block.take() if self.block is not None and self.block.rows else None
+            rows = self.block.take() if self.block.rows else None
             small = {name: lists.take() for name, lists in self.small.items() if lists.rows}
             first, self.first_step, self.steps_held = self.first_step, self.last_step, 0
-            values = self.values.take() if self.values is not None and self.values.rows else None
+            values = self.values.take() if self.values.rows else None
             if rows is None and not small and values is None:
                 return
             size = rows.nbytes if rows is not None else 0

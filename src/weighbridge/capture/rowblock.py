@@ -23,6 +23,10 @@ _AFTER_HIST: Final = ("dot_gradient_parameter", "dot_gradient_update", "dot_upda
 _ORDER: Final = (*(name for name in _COLUMNS if name not in _AFTER_HIST), "hist_offsets", "hist", *_AFTER_HIST)
 
 
+class BlockFull(ValueError):
+    """There is no room for all that was to be written. Nothing was: make room and call again."""
+
+
 class BlockStruct(ctypes.Structure):
     """wb_block: room and fill, then one address per column."""
 
@@ -38,7 +42,7 @@ class BlockStruct(ctypes.Structure):
 class RowBlock:
     """Room for `capacity_rows` rows and `capacity_counts` counts of histograms.
 
-    A row of a histogram can need 132 counts (a usual one 15 to 40), so `room_for` is sure only while 132 a row are left.
+    A row of a histogram can need 132 counts (a usual one 15 to 40), so there is room only while 132 a row are left.
     `address` is that of the C struct and stays the same for the life of the block.
     """
 
@@ -75,7 +79,7 @@ class RowBlock:
         (occupied,) = np.nonzero(hist)
         first, end = (int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else (0, 0)
         if row >= self._struct.capacity_rows or filled + end - first > self._struct.capacity_counts:
-            raise ValueError("the block of rows is full: ask room_for first, then take")
+            raise BlockFull("the block of rows is full: ask room_for first, then take")
         for name in _COLUMNS:
             self._arrays[name][row] = values.get(name, WHOLE)
         self._arrays["hist_first"][row] = first

@@ -18,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from weighbridge.capture.addresses import CHANGED, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
 from weighbridge.capture.kernel import ITEM, Kernel, code_of
-from weighbridge.capture.rowblock import RowBlock
+from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import Quantity
 
@@ -234,6 +234,8 @@ class Snapshots:
             self.kernel.weigh(self.items, step, attempt, block, values, keep)
         else:
             copied = self.items["snapshot"] != 0
+            if not block.room_for(len(self.items)):  # two calls: none of them may find it full
+                raise BlockFull("no room for this step")
             self.kernel.weigh(self.items[copied], step, attempt, block, values, keep)
             self.kernel.weigh(self._gradients_alone(~copied), step, attempt, block)
         self.keep.clear()

@@ -20,6 +20,7 @@ from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.losses import Passes
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.snapshots import FormChanged, Snapshots
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
@@ -167,7 +168,9 @@ class Stepper:
 
     def _prepare(self, stepped: Stepped, optimizer: Optimizer) -> bool:
         """Build the work of this optimizer where it is new or has other parameters than before."""
-        ids = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        ids: list[int] = []
+        for group in optimizer.param_groups:
+            ids.extend(map(id, group["params"]))
         if self.table.is_waiting:
             self.table.rescan(self.clock)
         if ids != stepped.ids or stepped.watched != self.table.version:
@@ -238,9 +241,13 @@ class Stepper:
         recorder, values, keep = self.recorder, stepped.values, 0
         if values is not None and (keep := values.kept_at(self.clock)) and values.rest:
             values.keep_rest(keep, self.clock, recorder.attempt, recorder.small["values"].rows)
-        block = recorder.room(len(snapshots.weighed))
-        numbers = recorder.values_room(*values.room[keep]) if values is not None and keep else None
-        snapshots.weigh(self.clock, recorder.attempt, block, numbers, keep)
+        key = (self.clock, recorder.attempt)
+        try:
+            snapshots.weigh(*key, recorder.block, recorder.values, keep)
+        except BlockFull:
+            recorder.room(len(snapshots.weighed))
+            recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
+            snapshots.weigh(*key, recorder.block, recorder.values, keep)
 
     def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> None:
         passes = self.passes

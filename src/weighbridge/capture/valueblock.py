@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from weighbridge.capture.rowblock import BlockFull
 from weighbridge.records import VALUES
 
 _COLUMNS: Final = {"step": np.int64, "attempt": np.int16, "tensor": np.int32, "quantity": np.int8}
@@ -57,7 +58,7 @@ class ValueBlock:
     def add(self, step: int, attempt: int, tensor: int, quantity: int, data: bytes) -> None:
         """One row from Python."""
         if not self.room_for(1, len(data)):
-            raise ValueError("the block of values is full: ask room_for first, then take")
+            raise BlockFull("the block of values is full: ask room_for first, then take")
         row, filled, arrays = self.rows, int(self._struct.bytes), self._arrays
         for name, value in zip(_COLUMNS, (step, attempt, tensor, quantity), strict=True):
             arrays[name][row] = value
