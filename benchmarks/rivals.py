@@ -57,13 +57,13 @@ class Weighbridge(Idle):
         self.pause()
 
     def resume(self) -> None:
-        self.hooks.listen(self.run)
+        self.hooks.listen(self.run._stepper)
 
     def end_of_block(self) -> None:
         self.run.flush()
 
     def pause(self) -> None:
-        self.hooks.forget(self.run)
+        self.hooks.forget(self.run._stepper)
 
     def finish(self) -> None:
         self.run.finish()

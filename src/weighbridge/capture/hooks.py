@@ -20,11 +20,12 @@ from torch.optim.optimizer import (
 
 
 class Listener(Protocol):
-    """What a run does when training moves. None of these may raise an Exception."""
+    """What a run does when training moves. `failed` is told what the others raise; training never sees it."""
 
     def before_step(self, optimizer: Optimizer) -> None: ...
     def after_step(self, optimizer: Optimizer) -> None: ...
     def on_backward(self, root: torch.Tensor) -> None: ...
+    def failed(self, error: Exception) -> None: ...
 
 
 _listeners: tuple[Listener, ...] = ()
@@ -67,12 +68,18 @@ def _remove() -> None:
 
 def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for listener in _listeners:
-        listener.before_step(optimizer)
+        try:
+            listener.before_step(optimizer)
+        except Exception as error:
+            listener.failed(error)
 
 
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for listener in _listeners:
-        listener.after_step(optimizer)
+        try:
+            listener.after_step(optimizer)
+        except Exception as error:
+            listener.failed(error)
 
 
 def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> None:
@@ -80,7 +87,10 @@ def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwar
     # A nested call (reentrant checkpoint) and a root with more than one element are no loss.
     if isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1:
         for listener in _listeners:
-            listener.on_backward(root)
+            try:
+                listener.on_backward(root)
+            except Exception as error:
+                listener.failed(error)
     _torch_backward(tensors, *args, **kwargs)
 
 

@@ -27,7 +27,7 @@ class Passes:
     def add(self, loss: torch.Tensor) -> float:
         """Note one root. Reads the value only where that does not wait for a device; gives NaN elsewhere."""
         self.count += 1
-        if loss.device.type != "cpu" or loss.is_complex():
+        if not loss.is_cpu or loss.is_complex():
             return float("nan")
         given = loss.item()
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping

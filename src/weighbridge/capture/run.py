@@ -58,7 +58,7 @@ class Run:
         self._recorder = Recorder(self._writer, self._tell, place.attempt)
         self._table = TensorTable(self._recorder, self._tell)
         kernel = load_kernel()
-        self._stepper = Stepper(self._recorder, kernel, plan, self._table)
+        self._stepper = Stepper(self._recorder, kernel, plan, self._table, self._fail)
         if place.note:
             self._tell(place.note)
         if kernel.note and kernel.note not in _kernel_notes:  # once a process, not once a run
@@ -85,7 +85,7 @@ class Run:
             with self._guard():
                 self._table.add_model(model, name, self._stepper.steps)
                 self._watched = True
-                hooks.listen(self)
+                hooks.listen(self._stepper)
         return self
 
     def unwatch(self, model: nn.Module | None = None) -> None:
@@ -94,28 +94,7 @@ class Run:
             with self._guard():
                 self._table.remove_model(model)
                 if not self._table.models:
-                    hooks.forget(self)
-
-    def before_step(self, optimizer: Optimizer) -> None:
-        """Called by hooks.py before any optimizer steps."""
-        try:
-            self._stepper.before_step(optimizer)
-        except Exception as error:
-            self._fail(error)
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Called by hooks.py after any optimizer stepped."""
-        try:
-            self._stepper.after_step(optimizer)
-        except Exception as error:
-            self._fail(error)
-
-    def on_backward(self, root: torch.Tensor) -> None:
-        """Called by hooks.py when a backward pass begins."""
-        try:
-            self._stepper.on_backward(root)
-        except Exception as error:
-            self._fail(error)
+                    hooks.forget(self._stepper)
 
     # --- what the user adds -----------------------------------------------------------------------------------------
 
@@ -158,10 +137,10 @@ class Run:
         if self.is_finished or os.getpid() != self._pid:
             return
         self.is_finished = True
-        hooks.forget(self)
         _forget_active(self)
         if not self.is_recording:
             return
+        hooks.forget(self._stepper)
         with self._guard():
             self._stepper.close()
             self._note_end()
@@ -228,7 +207,7 @@ class Run:
 
     def _fail(self, error: Exception) -> None:
         """Our own code failed: stop weighing, keep what is written, say so once."""
-        hooks.forget(self)
+        hooks.forget(self._stepper)
         self._tell(
             f"weighing has stopped after an error of ours ({type(error).__name__}: {error}). Training goes on unchanged; "
             f"what was recorded so far is in {self.path}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -27,6 +28,7 @@ from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
 
 _NAN: Final = float("nan")
+_NO_BETAS: Final = (None,)
 _PASSES_BEFORE_FIRST_STEP: Final = 20  # from then on passes without a step are written one by one
 
 
@@ -47,7 +49,6 @@ class Stepped:
         self.count = 0  # steps that this optimizer has taken
         self.began_ns = 0
         self.own_ns = 0
-        self.settings: tuple[list[float], list[float], list[float]] = ([], [], [])
 
     @property
     def is_ours(self) -> bool:
@@ -56,9 +57,12 @@ class Stepped:
 
 
 class Stepper:
-    """Follows the optimizers of one run. Its methods are called on the training thread, by hooks.py through the run."""
+    """Follows the optimizers of one run. hooks.py calls its methods, on the training thread."""
 
-    def __init__(self, recorder: Recorder, kernel: Kernel, plan: Plan, table: TensorTable) -> None:
+    def __init__(
+        self, recorder: Recorder, kernel: Kernel, plan: Plan, table: TensorTable, failed: Callable[[Exception], None]
+    ) -> None:
+        self.failed = failed
         self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
         self.clock = 0
         self.has_stepped: set[int] = set()  # optimizers that stepped at this reading of the clock
@@ -253,8 +257,7 @@ class Stepper:
         passes = self.passes
         passes.settle()
         own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
-        settings = _settings(optimizer, stepped.settings)
-        stepped.settings = settings
+        settings = _settings(optimizer)
         self.recorder.small["steps"].rows.append(
             (
                 self.clock,
@@ -312,17 +315,21 @@ class Stepper:
                 self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
 
 
-def _settings(optimizer: Optimizer, before: tuple[list[float], ...]) -> tuple[list[float], list[float], list[float]]:
+def _settings(optimizer: Optimizer) -> tuple[list[float], list[float], list[float]]:
     """lr, momentum and weight decay of each parameter group; NaN where a group has none. Never waits for a device."""
-    groups = optimizer.param_groups
-    return (
-        [_number(group.get("lr")) for group in groups],
-        [_number(group.get("momentum", group.get("betas", (None,))[0])) for group in groups],
-        [_number(group.get("weight_decay")) for group in groups],
-    )
+    rates, momenta, decays = [], [], []
+    for group in optimizer.param_groups:
+        get = group.get
+        rates.append(_number(get("lr")))
+        momentum = get("momentum")
+        momenta.append(_number(get("betas", _NO_BETAS)[0] if momentum is None else momentum))
+        decays.append(_number(get("weight_decay")))
+    return rates, momenta, decays
 
 
 def _number(value: Any) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, torch.Tensor):
         return float(value) if value.device.type == "cpu" and value.numel() == 1 else _NAN
     return float(value) if isinstance(value, int | float) else _NAN
