@@ -221,19 +221,22 @@ WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attemp
     return 0;
 }
 
+int wb_differs(const wb_item *item)
+{
+    static const int sizes[] = {4, 8, 2, 2};
+    return item->snapshot && item->count
+        && memcmp((const void *)(uintptr_t)item->parameter, (const void *)(uintptr_t)item->snapshot,
+                  (size_t)(item->count * sizes[item->dtype]))
+        != 0;
+}
+
 /* Writes into `moved` which items' bytes differ from their snapshot's (where they have one); returns how many. */
 WB_PUBLIC int64_t wb_moved(const wb_item *items, int64_t n, int64_t *moved)
 {
-    static const int sizes[] = {4, 8, 2, 2};
     int64_t found = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const wb_item *item = &items[i];
-        if (item->snapshot && item->count
-            && memcmp((const void *)(uintptr_t)item->parameter, (const void *)(uintptr_t)item->snapshot,
-                      (size_t)(item->count * sizes[item->dtype]))
-                != 0)
+    for (int64_t i = 0; i < n; i++)
+        if (wb_differs(&items[i]))
             moved[found++] = i;
-    }
     return found;
 }
 

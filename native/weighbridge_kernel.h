@@ -11,7 +11,7 @@
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
 enum { WB_GATHERED = 0, WB_DIRECT = 1, WB_PLAIN = 2 };        /* how a parameter's numbers are reached */
-enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4 }; /* what wb_look found: bits */
+enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8 }; /* what wb_look found: bits */
 
 #define WB_BINS 132          /* records.py: sign x exponent -40..23, with under and over on each side */
 #define WB_NO_BIN 132        /* where zeros and non-finite elements are counted, and forgotten */
@@ -78,6 +78,8 @@ typedef struct {
 
 /* rows: [0] the tensor alone or the parameter before, [1] gradient, [2] update. Refreshes the snapshot. */
 typedef void wb_weigh_item(const wb_item *item, wb_row rows[3], wb_cross *cross);
+
+int wb_differs(const wb_item *item); /* the parameter's bytes from its snapshot's */
 
 wb_weigh_item wb_weigh_item_plain;
 #ifdef WB_X86_LEVELS

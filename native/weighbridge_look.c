@@ -90,7 +90,7 @@ typedef struct { /* all that is asked about one optimizer's parameters; one poin
     wb_item *items;
     int64_t *versions; /* when last asked */
     uint8_t *state;
-    int64_t count;
+    int64_t count, compared; /* of the first `compared` the bytes are compared too, before a step */
 } wb_asked;
 
 /* Asks every object for its address and version, and for its gradient if `gradients`. state[i] says what Python has to
@@ -126,6 +126,8 @@ WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)
         if (version != versions[i])
             state[i] |= WB_CHANGED;
         versions[i] = version;
+        if (!gradients && i < asked->compared && plain[i] != WB_GATHERED && !(state[i] & WB_MOVED) && wb_differs(&items[i]))
+            state[i] |= WB_DIFFERS;
         if (gradients)
             state[i] |= look_at_gradient(python, object, plain[i] == WB_PLAIN, &items[i]);
         all |= state[i];

@@ -15,7 +15,7 @@ import torch
 from weighbridge.capture.kernel import Items, Kernel, code_of
 
 GATHERED, DIRECT, PLAIN = range(3)  # numbers gathered by us; dense in memory; dense, real and in C order
-MOVED, CHANGED, GRADIENT_UNREAD = 1, 2, 4  # bits of what was found (native/weighbridge_kernel.h)
+MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS = 1, 2, 4, 8  # bits of what was found (native/weighbridge_kernel.h)
 
 
 class Look(Protocol):
@@ -23,7 +23,8 @@ class Look(Protocol):
 
     Writes gradients of plain parameters into the items, and into `state` for each: MOVED (it lies elsewhere or has
     another form than its item says), CHANGED (another version than when last asked), GRADIENT_UNREAD (there is a gradient
-    that cannot be read where it lies). Gives all bits that were found.
+    that cannot be read where it lies), DIFFERS (its bytes are not those of its snapshot; asked of the first `compared`
+    items where they lie as before, and not together with gradients). Gives all bits that were found.
     """
 
     state: np.ndarray[Any, np.dtype[np.uint8]]
@@ -31,24 +32,30 @@ class Look(Protocol):
     def __call__(self, gradients: bool) -> int: ...
 
 
-def look_at(kernel: Kernel, parameters: list[torch.nn.Parameter], reached: list[int], items: Items) -> Look:
+def look_at(kernel: Kernel, parameters: list[torch.nn.Parameter], reached: list[int], items: Items, compared: int = 0) -> Look:
     """The quickest way of asking that this torch and this kernel have. `reached`: GATHERED, DIRECT or PLAIN of each."""
     if kernel.look is not None and (lent := _lent()) is not None:
-        return NativeLook(kernel.look, lent, parameters, reached, items)
-    return TorchLook(parameters, reached, items)
+        return NativeLook(kernel.look, lent, parameters, reached, items, compared)
+    return TorchLook(kernel, parameters, reached, items, compared)
 
 
 class NativeLook:
     """From C (native/weighbridge_look.c)."""
 
     def __init__(
-        self, look: Any, lent: ctypes.Structure, parameters: list[torch.nn.Parameter], reached: list[int], items: Items
+        self,
+        look: Any,
+        lent: ctypes.Structure,
+        parameters: list[torch.nn.Parameter],
+        reached: list[int],
+        items: Items,
+        compared: int,
     ) -> None:
         n = len(parameters)
         self.state = np.zeros(n, np.uint8)
         objects = np.array([id(parameter) for parameter in parameters], np.uint64)
         arrays = (objects, np.array(reached, np.uint8), items, np.full(n, -1, np.int64), self.state)
-        self._asked = _Asked(ctypes.addressof(lent), *(array.ctypes.data for array in arrays), n)
+        self._asked = _Asked(ctypes.addressof(lent), *(array.ctypes.data for array in arrays), n, compared)
         self._address = ctypes.addressof(self._asked)
         self._look, self._alive = look, (lent, parameters, arrays)
 
@@ -60,7 +67,11 @@ class NativeLook:
 class TorchLook:
     """From Python, with what every torch has."""
 
-    def __init__(self, parameters: list[torch.nn.Parameter], reached: list[int], items: Items) -> None:
+    def __init__(
+        self, kernel: Kernel, parameters: list[torch.nn.Parameter], reached: list[int], items: Items, compared: int
+    ) -> None:
+        self._kernel, self._compared = kernel, items[:compared]
+        self._reads = np.array([how != GATHERED for how in reached[:compared]], bool)
         self.state = np.zeros(len(parameters), np.uint8)
         self._parameters, self._reached, self._items = parameters, reached, items
         self._addresses = [-1] * len(parameters)
@@ -75,10 +86,18 @@ class TorchLook:
         for i, (now, then) in enumerate(zip(versions, self._versions, strict=True)):
             self.state[i] |= CHANGED * (now != then)
         self._addresses, self._versions = addresses, versions
+        if not gradients and len(self._compared):
+            self._compare()
         if gradients:
             for i, parameter in enumerate(self._parameters):
                 self._look_at_gradient(i, parameter.grad)
         return int(np.bitwise_or.reduce(self.state, initial=0))
+
+    def _compare(self) -> None:
+        """Bytewise, where the item's address still holds."""
+        which = np.flatnonzero(self._reads & (self.state[: len(self._compared)] & MOVED == 0))
+        for differs in self._kernel.moved(self._compared[which]):
+            self.state[which[differs]] |= DIFFERS
 
     def _look_at_gradient(self, i: int, gradient: torch.Tensor | None) -> None:
         if gradient is None:
@@ -110,6 +129,7 @@ class _Asked(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("python", "objects", "reached", "items", "versions", "state")),
         ("count", ctypes.c_int64),
+        ("compared", ctypes.c_int64),
     ]
 
 

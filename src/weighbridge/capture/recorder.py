@@ -48,7 +48,7 @@ class Lists:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
-_ROW_BYTES: Final = 256  # of a small table's row on its way, roughly
+_ROW_BYTES: Final = 256  # of a row on its way, roughly; a histogram of all 132 bins would make it 700
 _NEVER_DROPPED: Final = ("tensors", "events")  # few, and nothing can be read without them
 SMALL_TABLES: Final = ("tensors", "steps", "passes", "logs", "values", "events")
 
@@ -123,8 +123,8 @@ class Recorder:
             values = self.values.take() if self.values.rows else None
             if rows is None and not small and values is None:
                 return
-            size = rows.nbytes if rows is not None else 0
-            size += (values.nbytes if values is not None else 0) + _ROW_BYTES * sum(map(len, small.values()))
+            size = _ROW_BYTES * ((rows.num_rows if rows is not None else 0) + sum(map(len, small.values())))
+            size += values.get_total_buffer_size() if values is not None else 0
             if self.queued_bytes + size > QUEUE_BYTES:
                 self._drop(rows)
                 rows = values = None

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from weighbridge.capture.addresses import CHANGED, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
+from weighbridge.capture.addresses import CHANGED, DIFFERS, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
 from weighbridge.capture.kernel import ITEM, Kernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.valueblock import ValueBlock
@@ -105,13 +105,12 @@ class Snapshots:
         self.items["tensor"] = [w.tensor for w in self.weighed]
         self.items["quantity"] = int(Quantity.PARAMETER)
         self.compared = int(np.searchsorted(self.items["count"], COMPARED_ELEMENTS, side="right"))
-        self.small_items = self.items[: self.compared]
         self.windows = self._windows(budget)
         self.turn = 0
         self.uncopied: list[int] = []
         self.addresses = [0] * len(reals)
         self.arena = np.empty(max((self._padded(w) for w in self.windows), default=0) + _ALIGN, dtype=np.uint8)
-        self.look = look_at(kernel, self.parameters, self.reached, self.items)
+        self.look = look_at(kernel, self.parameters, self.reached, self.items, self.compared)
         self.keep: list[torch.Tensor] = []  # what must live until the kernel has read it
 
     def _padded(self, window: list[int]) -> int:
@@ -175,11 +174,12 @@ class Snapshots:
     def refresh_moved(self) -> list[int]:
         """Find the items that changed since the last step and refresh their copies. Gives their indices."""
         found = self.locate()
-        differ = self.kernel.moved(self.small_items)
-        if not found & CHANGED and not differ and len(self.windows) == 1:
-            self.keep.clear()
+        if not found and not self.gathered and len(self.windows) == 1:
             return []
-        moved = {*differ, *np.flatnonzero(self.look.state & CHANGED).tolist()}
+        moved = set(np.flatnonzero(self.look.state & (CHANGED | DIFFERS)).tolist())
+        elsewhere = [i for i in np.flatnonzero(self.look.state & MOVED).tolist() if i not in moved]
+        elsewhere += [i for i, _ in self.gathered if i < self.compared]
+        moved.update(elsewhere[n] for n in self.kernel.moved(self.items[elsewhere]))
         if len(self.windows) > 1:
             self._next_turn()
         else:
