@@ -136,11 +136,11 @@ class Stepper:
             self._weigh(stepped)
             self.has_stepped.add(stepped.number)
             self.total_steps += 1
-            self._note_step(stepped, optimizer, began)
+            noted = self._note_step(stepped, optimizer, began)
             self.recorder.step_done(self.clock)
         spent = time.perf_counter_ns()
-        self.own_ns += spent - began + stepped.own_ns + self.pending_own_ns
-        self.pending_own_ns = 0
+        self.own_ns += noted
+        self.pending_own_ns += spent - began + stepped.own_ns - noted  # what came after the row was written: the next one's
         self.first_ns = self.first_ns or stepped.began_ns
         self.last_ns = spent
 
@@ -253,7 +253,8 @@ class Stepper:
             recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
 
-    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> None:
+    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> int:
+        """The row of this step. Gives the time of ours that stands in it."""
         passes = self.passes
         passes.settle()
         own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
@@ -278,6 +279,7 @@ class Stepper:
         )
         stepped.count += 1
         passes.clear()
+        return own
 
     def _pass_without_step(self, given: float) -> None:
         """Nobody has stepped yet: after a while write the passes themselves, so that a run without steps has a loss."""
