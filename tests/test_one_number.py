@@ -31,6 +31,7 @@ from weighbridge.capture.rowblock import RowBlock
 from weighbridge.cli.main import build_app
 from weighbridge.records import Quantity
 from weighbridge.server.app import create_app
+from weighbridge.server.runs import Runs
 from weighbridge.store.writer import RankWriter
 
 STEP, STEPS = 3, 5
@@ -157,7 +158,7 @@ def test_stop_5_the_command_line_prints_it(training: Training) -> None:
 
 def test_stop_6_the_server_sends_it_to_the_page(training: Training) -> None:
     """The page draws what comes in Arrow columns, one bucket per step while there are fewer steps than pixels."""
-    client = TestClient(create_app(training.path.parent), base_url="http://127.0.0.1")
+    client = TestClient(create_app(Runs(training.path.parent)), base_url="http://127.0.0.1")
     answer = client.get("/api/series", params={"run": "first", "tensor": NAME, "stat": STATISTIC})
     assert answer.status_code == 200, answer.text
     table = pa.ipc.open_stream(answer.content).read_all()

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from tests.store import made_rows
 from weighbridge.server.app import create_app
+from weighbridge.server.runs import Runs
 from weighbridge.store.layout import create_run
 from weighbridge.store.writer import RankWriter
 
@@ -65,7 +66,7 @@ def client_of(folder: Path, tmp_path: Path) -> TestClient:
     (static / "assets").mkdir(parents=True, exist_ok=True)
     (static / "index.html").write_text(PAGE)
     (static / "assets" / "page-abc.js").write_text("export {};")
-    return TestClient(create_app(folder, static=static), base_url=f"http://localhost:{PORT}")
+    return TestClient(create_app(Runs(folder), static=static), base_url=f"http://localhost:{PORT}")
 
 
 def arrow(content: bytes) -> pa.Table:

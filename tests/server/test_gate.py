@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from tests.server.conftest import PORT
 from weighbridge.server.app import create_app
+from weighbridge.server.runs import Runs
 
 
 @pytest.mark.parametrize("host", [f"localhost:{PORT}", f"127.0.0.1:{PORT}", f"[::1]:{PORT}", f"LOCALHOST:{PORT}"])
@@ -70,6 +71,6 @@ def test_every_answer_forbids_foreign_and_inline_scripts(client: TestClient, pat
 
 def test_a_server_bound_outside_takes_addresses_but_no_foreign_name(folder: Path) -> None:
     names = frozenset({"localhost", "lab-machine"})
-    client = TestClient(create_app(folder, names=names, any_address=True), base_url=f"http://localhost:{PORT}")
+    client = TestClient(create_app(Runs(folder), names=names, any_address=True), base_url=f"http://localhost:{PORT}")
     for host, status in ((f"10.1.2.3:{PORT}", 200), (f"lab-machine:{PORT}", 200), (f"evil.example:{PORT}", 403)):
         assert client.get("/api/runs", headers={"host": host}).status_code == status

@@ -128,11 +128,15 @@ def _serve(root: Path, host: str, listener: socket.socket) -> None:
     import uvicorn
 
     from weighbridge.server.app import create_app
+    from weighbridge.server.compactor import Compactor
     from weighbridge.server.gate import LOOPBACK_NAMES
+    from weighbridge.server.runs import Runs
 
     outside = host not in LOOPBACK
     names = LOOPBACK_NAMES | ({host.lower(), socket.gethostname().lower()} if outside else frozenset())
-    app = create_app(root, names=frozenset(names), any_address=outside)
+    runs = Runs(root)
+    Compactor(runs).start()
+    app = create_app(runs, names=frozenset(names), any_address=outside)
     # Streams of events never end by themselves: a second is enough for all else to be sent.
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="off"

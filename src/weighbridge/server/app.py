@@ -19,13 +19,13 @@ from weighbridge.server.runs import Runs
 
 
 def create_app(
-    root: Path,
+    runs: Runs,
     *,
     names: frozenset[str] = LOOPBACK_NAMES,
     any_address: bool = False,
     static: Path = STATIC,
 ) -> Starlette:
-    """The application over a folder of runs (or one run). Only reads; nothing below `root` is ever written.
+    """The application over a folder of runs (or one run). It only reads; compaction is compactor.py's.
 
     `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
     that is bound to an outside address on purpose.
@@ -35,7 +35,7 @@ def create_app(
         return file_or_page(static, request)
 
     return Starlette(
-        routes=[*Api(Runs(root)).routes(), Route("/{path:path}", page, methods=["GET"])],
+        routes=[*Api(runs).routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
         exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
     )

@@ -55,6 +55,11 @@ class Runs:
             )
         return candidate
 
+    def open_names(self) -> list[str]:
+        """Those that somebody looks at, or did of late."""
+        with self._lock:
+            return list(self._open)
+
     @contextmanager
     def use(self, name: str) -> Iterator[RunRecord]:
         """The open run, for this thread alone while the block lasts. Raises WeighbridgeError; blocks."""
