@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import weighbridge
+from tests.cli.calling import call, refused
 from weighbridge.store.layout import ranks
 
 PROGRAM = """
@@ -70,3 +71,7 @@ def test_two_ranks_write_into_one_run_and_train_as_without_us(tmp_path: Path) ->
         assert largest.values[-1] == truth["gradient"].max().item()  # the reduced gradient, the same on both
         series.append(largest.values)
     assert np.array_equal(series[0], series[1])
+    run = str(tmp_path / "two")
+    assert "rank 0, one of 2" in " ".join(call("show", run).out.split())
+    assert "rank 1, one of 2" in " ".join(call("show", run, "--rank", "1").out.split())
+    assert "Ranks that recorded something: 0, 1" in " ".join(refused(call("show", run, "--rank", "5")).split())

@@ -108,6 +108,9 @@ def test_a_small_snapshot_budget_leaves_rows_out_and_none_wrong(tmp_path: Path) 
     assert steps_of(rows, "0.weight", UPDATE) == [*range(6)]
     assert not steps_of(rows, "2.weight", UPDATE)
     assert steps_of(rows, "2.weight", GRADIENT) == [*range(6)]
+    (said,) = events(path, "reduced")
+    assert "not weighed" in said.message
+    assert said.detail == {"tensors": ["1.weight", "2.weight"]}
 
 
 def test_a_middling_snapshot_budget_lets_large_tensors_take_turns(tmp_path: Path) -> None:
@@ -122,3 +125,5 @@ def test_a_middling_snapshot_budget_lets_large_tensors_take_turns(tmp_path: Path
     assert sorted(turns[0] + turns[1]) == [*range(8)]
     assert len(turns[0]) == len(turns[1]) == 4
     assert steps_of(rows, "2.weight", PARAMETER) == [*range(9)]
+    (said,) = events(path, "reduced")
+    assert "each at one step in 2" in said.message

@@ -189,7 +189,20 @@ class Stepper:
             if stepped.snapshots is not None:
                 stepped.snapshots.take()
                 stepped.values = Values(stepped.snapshots) if self.plan.values else None
+                self._note_turns(stepped.snapshots)
         return stepped.is_ours
+
+    def _note_turns(self, snapshots: Snapshots) -> None:
+        """Say where memory for the copies allows only some updates at a time: what is missing was not weighed."""
+        turns = len(snapshots.windows)
+        copied = {i for window in snapshots.windows for i in window}
+        never = [self.table.name(w.tensor) for i, w in enumerate(snapshots.weighed) if i not in copied]
+        if turns > 1:
+            message = f"updates of large tensors are weighed in turns, each at one step in {turns}"
+            self.recorder.event(self.clock, "reduced", f"{message}: the copies are bounded by Plan(snapshot=...)")
+        if never:
+            message = "updates are not weighed: a tensor alone is larger than Plan(snapshot=...)"
+            self.recorder.event(self.clock, "reduced", message, detail={"tensors": never})
 
     def _find_clashes(self, stepped: Stepped, ids: list[int]) -> None:
         mine = set(ids)

@@ -74,6 +74,9 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--values", help="The numbers themselves, one row per neuron (small tensors).")
         ] = False,
         per: Annotated[Per, typer.Option("--per", help="What one row is.")] = Per.STEP,
+        rank: Annotated[
+            int | None, typer.Option("--rank", metavar="N", help="Of a run of several ranks: this one. [default: the lowest]")
+        ] = None,
         every: Annotated[bool, typer.Option("--all", help="Every tensor, step and row; nothing folded or left out.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, in full precision.")] = False,
         csv: Annotated[bool, typer.Option("--csv", help="Print CSV for programs, in full precision.")] = False,
@@ -107,7 +110,7 @@ def register(app: typer.Typer) -> None:
         path = find_run(run)
         wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every)
         try:
-            record = open_run(path)
+            record = open_run(path, rank)
             if csv:
                 screen.put(machine.to_csv(as_table(record, wish)))
             elif json:

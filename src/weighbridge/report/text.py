@@ -54,6 +54,8 @@ def head(record: RunRecord, width: int) -> list[Text]:
         f"{plain.counted(info.tensors, 'tensor')} with {plain.counted(elements, 'number')}",
         plain.size(info.size_bytes),
     ]
+    if len(record.ranks) > 1:
+        facts.append(f"rank {record.rank}, one of {len(record.ranks)} (--rank shows another)")
     own, wall = record.own_cost()
     if wall > 0:
         facts.append(f"own cost {plain.share(own / wall)}")

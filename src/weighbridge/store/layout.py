@@ -24,6 +24,7 @@ from typing import Any, Final
 from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FORMAT_VERSION
 from weighbridge.store.checked import write_sealed
+from weighbridge.store.names import new_name
 
 RUN_FILE: Final = "run.json"
 FINISH_FILE: Final = "finish.json"
@@ -33,12 +34,13 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f/\\:*?\"<>|]+")
 
 
 def create_run(dir: Path, name: str | None, info: Mapping[str, Any]) -> Path:
-    """Make a new run's folder below `dir` and return it; an existing name gets -2, -3.
+    """Make a new run's folder below `dir` and return it; an existing name gets -2, -3. Without
+    a name: date, time and two words.
 
     `info` is any JSON content (config, versions, command line); it stands in run.json under "info".
     Raises WeighbridgeError where the folder cannot be made.
     """
-    wanted = clean_name(name) if name else time.strftime("%Y%m%d-%H%M%S")
+    wanted = clean_name(name) if name else new_name()
     try:
         path = _new_folder(Path(dir), wanted)
         content = {"format": FORMAT_VERSION, "name": path.name, **asdict(this_process())}

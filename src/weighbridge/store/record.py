@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weighbridge.catalog import Statistic, parse
-from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
+from weighbridge.errors import BadInput, NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import QUANTITIES, Quantity
 from weighbridge.store import layout
 from weighbridge.store.downsample import WIDTHS
@@ -67,6 +67,9 @@ class RunRecord:
         self._run = require_run(path)
         self.ranks: tuple[int, ...] = tuple(layout.ranks(path))
         self.rank = rank if rank is not None else (self.ranks[0] if self.ranks else 0)
+        if rank is not None and rank not in self.ranks:
+            there = ", ".join(map(str, self.ranks)) or "none"
+            raise BadInput(f"{path} holds no rank {rank}. Ranks that recorded something: {there}.")
         self._tables = RankTables(layout.rank_folder(path, self.rank))
         self._query = RowQuery(self._tables)
         self._lock = threading.RLock()
