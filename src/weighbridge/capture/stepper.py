@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -23,37 +22,13 @@ from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.snapshots import FormChanged, Snapshots
+from weighbridge.capture.stepped import Stepped, settings_of
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
 
 _NAN: Final = float("nan")
-_NO_BETAS: Final = (None,)
 _PASSES_BEFORE_FIRST_STEP: Final = 20  # from then on passes without a step are written one by one
-
-
-class Stepped:
-    """What is known of one optimizer, and its work per step."""
-
-    def __init__(self, number: int, optimizer: Optimizer) -> None:
-        self.number = number
-        self.reference = weakref.ref(optimizer)
-        self.ids: list[int] = []
-        self.watched = -1  # size of the tensor table when this was prepared
-        self.snapshots: Snapshots | None = None
-        self.device: DeviceWeigher | None = None
-        self.values: Values | None = None
-        self.depth = 0
-        self.is_inner = False  # this step is part of another optimizer's step over the same parameters
-        self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
-        self.count = 0  # steps that this optimizer has taken
-        self.began_ns = 0
-        self.own_ns = 0
-
-    @property
-    def is_ours(self) -> bool:
-        """Does this optimizer step any tensor that is watched?"""
-        return self.snapshots is not None or self.device is not None
 
 
 class Stepper:
@@ -271,7 +246,7 @@ class Stepper:
         passes = self.passes
         passes.settle()
         own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
-        settings = _settings(optimizer)
+        settings = settings_of(optimizer)
         self.recorder.small["steps"].rows.append(
             (
                 self.clock,
@@ -328,23 +303,3 @@ class Stepper:
             if self.changes:
                 total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
                 self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
-
-
-def _settings(optimizer: Optimizer) -> tuple[list[float], list[float], list[float]]:
-    """lr, momentum and weight decay of each parameter group; NaN where a group has none. Never waits for a device."""
-    rates, momenta, decays = [], [], []
-    for group in optimizer.param_groups:
-        get = group.get
-        rates.append(_number(get("lr")))
-        momentum = get("momentum")
-        momenta.append(_number(get("betas", _NO_BETAS)[0] if momentum is None else momentum))
-        decays.append(_number(get("weight_decay")))
-    return rates, momenta, decays
-
-
-def _number(value: Any) -> float:
-    if type(value) is float:
-        return value
-    if isinstance(value, torch.Tensor):
-        return float(value) if value.device.type == "cpu" and value.numel() == 1 else _NAN
-    return float(value) if isinstance(value, int | float) else _NAN

@@ -1,0 +1,60 @@
+"""What is known of one optimizer between its steps, and how its settings are read."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Final
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture.snapshots import Snapshots
+from weighbridge.capture.transfer import DeviceWeigher
+from weighbridge.capture.values import Values
+
+_NAN: Final = float("nan")
+_NO_BETAS: Final = (None,)
+
+
+class Stepped:
+    """What is known of one optimizer, and its work per step."""
+
+    def __init__(self, number: int, optimizer: Optimizer) -> None:
+        self.number = number
+        self.reference = weakref.ref(optimizer)
+        self.ids: list[int] = []
+        self.watched = -1  # size of the tensor table when this was prepared
+        self.snapshots: Snapshots | None = None
+        self.device: DeviceWeigher | None = None
+        self.values: Values | None = None
+        self.depth = 0
+        self.is_inner = False  # this step is part of another optimizer's step over the same parameters
+        self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
+        self.count = 0  # steps that this optimizer has taken
+        self.began_ns = 0
+        self.own_ns = 0
+
+    @property
+    def is_ours(self) -> bool:
+        """Does this optimizer step any tensor that is watched?"""
+        return self.snapshots is not None or self.device is not None
+
+
+def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[float]]:
+    """lr, momentum and weight decay of each parameter group; NaN where a group has none. Never waits for a device."""
+    rates, momenta, decays = [], [], []
+    for group in optimizer.param_groups:
+        get = group.get
+        rates.append(_number(get("lr")))
+        momentum = get("momentum")
+        momenta.append(_number(get("betas", _NO_BETAS)[0] if momentum is None else momentum))
+        decays.append(_number(get("weight_decay")))
+    return rates, momenta, decays
+
+
+def _number(value: Any) -> float:
+    if type(value) is float:
+        return value
+    if isinstance(value, torch.Tensor):
+        return float(value) if value.device.type == "cpu" and value.numel() == 1 else _NAN
+    return float(value) if isinstance(value, int | float) else _NAN
