@@ -61,7 +61,9 @@ static int describe(const wb_python *python, void *object, dl_tensor *t)
     return 0;
 }
 
-static int look_at_gradient(const wb_python *python, void *object, int is_plain, wb_item *item)
+/* `had_no_address`: torch refused to describe its gradient once (a sparse one). Each refusal is an exception of torch's, a
+ * millisecond of walking the stack, so that parameter's gradients are Python's from then on. */
+static int look_at_gradient(const wb_python *python, void *object, int is_plain, int had_no_address, wb_item *item)
 {
     void *gradient = python->attribute(object, python->gradient);
     if (!gradient) {
@@ -72,7 +74,11 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
     dl_tensor t;
     if (gradient == python->none)
         item->gradient = 0;
-    else if (is_plain && describe(python, gradient, &t) && dtype_of(&t) >= 0 && count_of(&t, &in_order) == item->count && in_order) {
+    else if (!is_plain || had_no_address)
+        state = WB_GRADIENT_UNREAD | had_no_address;
+    else if (!describe(python, gradient, &t))
+        state = WB_GRADIENT_UNREAD | WB_NO_ADDRESS;
+    else if (dtype_of(&t) >= 0 && count_of(&t, &in_order) == item->count && in_order) {
         item->gradient = (uint64_t)(uintptr_t)t.data + t.offset;
         if (!item->gradient)
             item->gradient = item->snapshot; /* nothing to read, but there is a gradient */
@@ -108,7 +114,8 @@ WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)
         void *const object = objects[i];
         dl_tensor t;
         int in_order;
-        state[i] = 0;
+        const int had_no_address = state[i] & WB_NO_ADDRESS;
+        state[i] = (uint8_t)had_no_address;
         if (plain[i] != WB_GATHERED) {
             uint64_t address = 0;
             if (!describe(python, object, &t) || dtype_of(&t) != items[i].dtype || count_of(&t, &in_order) != items[i].count
@@ -129,8 +136,8 @@ WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)
         if (!gradients && i < asked->compared && plain[i] != WB_GATHERED && !(state[i] & WB_MOVED) && wb_differs(&items[i]))
             state[i] |= WB_DIFFERS;
         if (gradients)
-            state[i] |= look_at_gradient(python, object, plain[i] == WB_PLAIN, &items[i]);
-        all |= state[i];
+            state[i] |= look_at_gradient(python, object, plain[i] == WB_PLAIN, had_no_address, &items[i]);
+        all |= state[i] & ~WB_NO_ADDRESS;
     }
     return all;
 }

@@ -125,8 +125,8 @@ def test_a_sparse_gradient_and_one_that_went_away(way: str) -> None:
     look, items = ask(way, asked)
     assert look(True) & GRADIENT_UNREAD
     asked[0].grad = torch.ones(3, 4)
-    look(True)
-    assert items["gradient"][0] == asked[0].grad.data_ptr()
+    found = look(True)  # from C it is not asked again: each refusal of torch's costs a millisecond
+    assert found & GRADIENT_UNREAD if way == "native" else items["gradient"][0] == asked[0].grad.data_ptr()
     asked[0].grad = None
     assert not look(True) & GRADIENT_UNREAD
     assert items["gradient"][0] == 0
