@@ -75,6 +75,29 @@ class Oracle:
         self.closing = {name: dense(p) for name, p in self.named().items() if is_weighable(p)}
 
 
+def train(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[int], torch.Tensor],
+    steps: int,
+    *,
+    between: Callable[[int], object] = lambda step: None,
+    plan: weighbridge.Plan | None = None,
+) -> tuple[Path, Oracle]:
+    """A watched training of one model, `between` before each of its steps. Gives the run's folder and what was seen."""
+    oracle = Oracle(model)
+    with weighbridge.init(dir=folder, name="run", quiet=True, plan=plan) as run:
+        run.watch(model)
+        for step in range(steps):
+            between(step)
+            optimizer.zero_grad()
+            loss(step).backward()
+            oracle.step(optimizer)
+        oracle.close()
+    return run.path, oracle
+
+
 def is_weighable(parameter: torch.Tensor) -> bool:
     if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.device.type == "meta":
         return False

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
-from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of
+from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of, train
 from weighbridge.records import HISTOGRAM_WHOLE_BELOW
 
 STEPS = 6
@@ -181,15 +181,8 @@ def test_a_large_weight_has_every_eighth_line_in_its_histogram(tmp_path: Path) -
     model = nn.Linear(300, 300)
     assert model.weight.numel() > HISTOGRAM_WHOLE_BELOW
     optimizer = optim.Adam(model.parameters())
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
-        for _ in range(2):
-            optimizer.zero_grad()
-            model(torch.randn(4, 300)).square().mean().backward()
-            oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
+    loss: Callable[[int], torch.Tensor] = lambda step: model(torch.randn(4, 300)).square().mean()
+    check(*train(tmp_path, model, optimizer, loss, 2))
 
 
 def test_nan_and_infinity_are_counted_and_harm_no_other_number(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 import weighbridge
 from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, events, recorded_rows, steps_of
+from tests.capture.oracle import train as train_watched
 
 SMALL, LARGE = 60, 90  # 3,600 elements are compared byte by byte, 8,100 are not
 
@@ -25,16 +26,8 @@ def train(
     model: nn.Module, folder: Path, between: Callable[[int], None], steps: int = 6, plan: weighbridge.Plan | None = None
 ) -> tuple[Path, Oracle]:
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=folder, name="run", quiet=True, plan=plan) as run:
-        run.watch(model)
-        for step in range(steps):
-            between(step)
-            optimizer.zero_grad()
-            model(torch.ones(2, SMALL)).square().mean().backward()
-            oracle.step(optimizer)
-        oracle.close()
-    return run.path, oracle
+    loss: Callable[[int], torch.Tensor] = lambda step: model(torch.ones(2, SMALL)).square().mean()
+    return train_watched(folder, model, optimizer, loss, steps, between=between, plan=plan)
 
 
 def scale(p: nn.Parameter) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of
+from tests.capture.oracle import PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of, train
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import open_place
 from weighbridge.capture.run import Run
@@ -21,9 +21,13 @@ def small(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
+def loss_of(model: nn.Module, x: torch.Tensor | None = None) -> torch.Tensor:
+    return model(torch.ones(2, 3) if x is None else x).square().mean()
+
+
 def backward(model: nn.Module, x: torch.Tensor | None = None) -> None:
     model.zero_grad()
-    model(torch.ones(2, 3) if x is None else x).square().mean().backward()
+    loss_of(model, x).backward()
 
 
 @pytest.mark.parametrize("every", [1, 5], ids=["1:1", "5:1"])
@@ -151,14 +155,7 @@ def test_a_step_that_calls_the_step_of_its_base_is_one_step(tmp_path: Path) -> N
 
     model = small()
     optimizer = Outer(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
-        for _ in range(5):
-            backward(model)
-            oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
+    check(*train(tmp_path, model, optimizer, lambda step: loss_of(model), 5))
 
 
 def test_an_optimizer_around_another_one_is_one_step(tmp_path: Path) -> None:
@@ -179,14 +176,7 @@ def test_an_optimizer_around_another_one_is_one_step(tmp_path: Path) -> None:
 
     model = small()
     optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
-        for _ in range(5):
-            backward(model)
-            oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
+    check(*train(tmp_path, model, optimizer, lambda step: loss_of(model), 5))
 
 
 def test_two_optimizers_over_one_parameter_never_write_one_row_twice(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 import weighbridge
 from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, events, recorded_rows, steps_of
+from tests.capture.oracle import train as train_watched
 
 STEPS = 4
 
@@ -30,17 +31,16 @@ class Bag(nn.Module):
         return torch.stack([(p.abs().double() ** 2).sum() for p in trained]).sum()
 
 
-def train(model: Bag, folder: Path, steps: int = STEPS, lr: float = 0.1) -> tuple[Path, Oracle]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.5)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=folder, name="run", quiet=True) as run:
-        run.watch(model)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            model.loss().backward()
-            oracle.step(optimizer)
-        oracle.close()
-    return run.path, oracle
+def train(
+    model: Bag,
+    folder: Path,
+    steps: int = STEPS,
+    lr: float = 0.1,
+    momentum: float = 0.5,
+    between: Callable[[int], object] = lambda step: None,
+) -> tuple[Path, Oracle]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    return train_watched(folder, model, optimizer, lambda step: model.loss(), steps, between=between)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -289,35 +289,21 @@ def test_a_parameter_replaced_during_training_keeps_its_name_and_series(tmp_path
 def test_a_model_cast_during_training_is_weighed_in_its_new_dtype(change: torch.dtype, tmp_path: Path) -> None:
     """`model.to(dtype)` keeps the Parameter objects and exchanges their memory."""
     model = Bag(weight=normal(300), large=normal(5000))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
-        for step in range(6):
-            if step == 3:
-                model.to(change)
-            optimizer.zero_grad()
-            model.loss().backward()
-            oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
-    assert weighbridge.open_run(run.path).tensor("large").dtype == str(change).removeprefix("torch.")
+    cast: Callable[[int], object] = lambda step: model.to(change) if step == 3 else None
+    path, seen = train(model, tmp_path, 6, lr=0.01, momentum=0, between=cast)
+    check(path, seen)
+    assert weighbridge.open_run(path).tensor("large").dtype == str(change).removeprefix("torch.")
 
 
 def test_a_parameter_pruned_by_its_data_is_weighed_at_its_new_size(tmp_path: Path) -> None:
     model = Bag(weight=normal(64), rest=normal(64))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
-        for step in range(6):
-            if step == 3:
-                model.get_parameter("weight").data = model.get_parameter("weight").data[::2].clone()
-                model.get_parameter("rest").data = model.get_parameter("rest").data[8:]
-            optimizer.zero_grad()
-            model.loss().backward()
-            oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
-    counts = weighbridge.open_run(run.path).series("weight", "parameter.count").values
+
+    def prune(step: int) -> None:
+        if step == 3:
+            model.get_parameter("weight").data = model.get_parameter("weight").data[::2].clone()
+            model.get_parameter("rest").data = model.get_parameter("rest").data[8:]
+
+    path, seen = train(model, tmp_path, 6, lr=0.01, momentum=0, between=prune)
+    check(path, seen)
+    counts = weighbridge.open_run(path).series("weight", "parameter.count").values
     assert np.array_equal(counts, [64, 64, 64, 32, 32, 32, 32])

@@ -10,22 +10,9 @@ from torch import nn
 
 import weighbridge
 from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, names, table
-from tests.capture.test_tensors import DTYPES, Bag, normal
+from tests.capture.test_tensors import DTYPES, Bag, normal, train
 from weighbridge.capture.plan import is_sampled_step
 from weighbridge.records import Quantity
-
-
-def train(model: Bag, folder: Path, steps: int) -> tuple[Path, Oracle]:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.5)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=folder, name="run", quiet=True) as run:
-        run.watch(model)
-        for _ in range(steps):
-            optimizer.zero_grad()
-            model.loss().backward()
-            oracle.step(optimizer)
-        oracle.close()
-    return run.path, oracle
 
 
 def kept(path: Path) -> dict[tuple[int, str, Quantity], tuple[str, bytes]]:
@@ -57,7 +44,7 @@ def test_values_of_every_dtype_and_layout_are_the_true_bytes_at_every_step(tmp_p
     tensors = {f"a_{dtype}".replace("torch.", ""): normal(3, 5, dtype=torch.float64).to(dtype) for dtype in DTYPES}
     more = {"scalar": torch.tensor(2.5), "turned": normal(4, 3).t(), "slice": normal(6, 8)[::2, 1:5]}
     half = {"turned_half": normal(4, 3).bfloat16().t(), "turned_complex": normal(2, 3, dtype=torch.complex64).t()}
-    path, oracle = train(Bag(**tensors, **more, **half), tmp_path, steps=15)
+    path, oracle = train(Bag(**tensors, **more, **half), tmp_path, steps=15, lr=0.01)
     found = kept(path)
     assert {key: data for key, (_, data) in found.items()} == expected(oracle)
     record = weighbridge.open_run(path)
@@ -72,7 +59,7 @@ def test_values_of_every_dtype_and_layout_are_the_true_bytes_at_every_step(tmp_p
 
 def test_larger_tensors_are_kept_on_sampled_steps_and_the_last(tmp_path: Path) -> None:
     model = Bag(tiny=normal(64), medium=normal(65), large=normal(4096), huge=normal(4097))
-    path, oracle = train(model, tmp_path, steps=40)
+    path, oracle = train(model, tmp_path, steps=40, lr=0.01)
     found, true = kept(path), expected(oracle)
     assert all(true[key] == data for key, (_, data) in found.items())
     steps = {
