@@ -13,7 +13,7 @@ import pyarrow as pa
 FORMAT_VERSION: Final = 1
 
 # Roles of a tensor, from its module's type and its own name.
-ROLES: Final = ("weight", "bias", "norm_scale", "norm_shift", "embedding", "other")
+ROLES: Final = ("weight", "bias", "norm_scale", "norm_shift", "embedding", "other", "output")  # output: what a module gives
 
 
 class Quantity(IntEnum):
@@ -33,6 +33,7 @@ class Quantity(IntEnum):
         return self.name.lower()
 
 
+OF_OUTPUTS: Final = (Quantity.ACTIVATION, Quantity.ACTIVATION_GRADIENT)  # weighed of what modules give, not of parameters
 QUANTITIES: Final = {quantity.word: quantity for quantity in Quantity}
 
 # The histogram: sign x exponent. Bins run in the order of the values they hold:
@@ -94,7 +95,8 @@ STEPS: Final = pa.schema(
         ("backward_passes", pa.int32()),
         ("skipped", pa.bool_()),
         ("found_inf", pa.float32()),
-        ("clip_factor", pa.float64()),
+        ("clip_factor", pa.float64()),  # what torch's clipping multiplied the gradients with; NaN = not clipped or not known
+        ("loss_scale", pa.float64()),  # of a GradScaler; 1 = none
         ("lr", pa.list_(pa.float64())),  # one per parameter group; NaN = the group has none
         ("momentum", pa.list_(pa.float64())),
         ("weight_decay", pa.list_(pa.float64())),
@@ -149,6 +151,59 @@ EVENTS: Final = pa.schema(
     ]
 )
 
+# What is noteworthy of a module's output (or its gradient) at a step. No row: it was called once, and all was finite.
+CALLS: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),  # of the output; -1 = the batch that came into the model
+        ("quantity", pa.int8()),
+        ("calls", pa.int32()),  # calls in this step
+        ("nonfinite_call", pa.int32()),  # the first call with NaN or infinity in it, from 0; -1 = all finite
+        ("place", pa.int32()),  # when it was met in this step: 0, 1, 2, ... over forward and backward; -1 = all finite
+    ]
+)
+
+# Per unit of an output, over `steps` weighed steps since the last row; each list has one entry per unit.
+UNITS: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("quantity", pa.int8()),
+        ("steps", pa.int32()),  # weighed steps in this row
+        ("n", pa.int64()),  # numbers seen of each unit
+        ("active", pa.list_(pa.field("item", pa.int64(), nullable=False))),  # how many of them were above 0
+        ("sum", pa.list_(pa.field("item", pa.float64(), nullable=False))),  # over the finite ones
+        ("sum_sq", pa.list_(pa.field("item", pa.float64(), nullable=False))),
+        ("max", pa.list_(pa.field("item", pa.float32(), nullable=False))),  # largest absolute value
+    ]
+)
+
+# What a bias adds beside W.x, over all outputs of its module at this step: y = W.x + b.
+BIASES: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),  # of the bias
+        ("n", pa.int64()),  # numbers seen of each unit
+        ("bias_sq", pa.float64()),  # n * sum of b^2
+        ("rest_sq", pa.float64()),  # sum of (y - b)^2, that is of (W.x)^2
+        ("dot", pa.float64()),  # sum of b * (y - b)
+    ]
+)
+
+# How gradients go together: with those of the step before, and over the micro-batches of a step.
+COHERENCE: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("dot_previous", pa.float64()),  # gradient of this step times that of the step before; NaN = not taken
+        ("sum_sq", pa.float64()),  # of this step's gradient, from the same sketch
+        ("sum_sq_previous", pa.float64()),
+        ("small_sq", pa.float64()),  # squared norm of the gradient of one micro-batch; NaN = not taken
+        ("large_sq", pa.float64()),  # of the mean over `parts` of them
+        ("parts", pa.int32()),
+    ]
+)
+
 TABLES: Final = {
     "rows": ROWS,
     "steps": STEPS,
@@ -157,4 +212,8 @@ TABLES: Final = {
     "tensors": TENSORS,
     "values": VALUES,
     "events": EVENTS,
+    "calls": CALLS,
+    "units": UNITS,
+    "biases": BIASES,
+    "coherence": COHERENCE,
 }

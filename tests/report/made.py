@@ -170,6 +170,7 @@ def _step(step: int, loss: float, epoch: float) -> pa.RecordBatch:
         "skipped": False,
         "found_inf": 0.0,
         "clip_factor": 1.0,
+        "loss_scale": 1.0,
         "lr": [0.1],
         "momentum": [0.0],
         "weight_decay": [0.0],

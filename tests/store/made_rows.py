@@ -73,6 +73,7 @@ def steps(first: int, stop: int, attempt: int = 0) -> pa.RecordBatch:
             "skipped": False,
             "found_inf": 0.0,
             "clip_factor": 1.0,
+            "loss_scale": 1.0,
             "lr": [0.1],
             "momentum": [0.9],
             "weight_decay": [float("nan")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,25 +29,91 @@ def size_in_bytes(text: str | int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """The bounds of what a run records.
+class Schedule:
+    """On which steps something is weighed: any step that one of the three names.
 
-    disk       limit of the run's folder, e.g. "2 GB"; beyond it the oldest full-resolution ranges give way to buckets
-    snapshot   limit of the memory that holds the parameters as they were before the step; beyond it the update of each
-               tensor is weighed on rotating steps only
-    values     keep the actual numbers of small tensors (architecture decision 15)
+    first       every step below this one
+    every       every k-th step; 0 = none
+    per_decade  so many steps between 10 and 100, 100 and 1,000, ..., evenly on a log scale (and all below 10); 0 = none
 
-    Raises BadPlan for a size that cannot be read.
+    >>> [s for s in range(12) if Schedule(first=3, every=5).due(s)]
+    [0, 1, 2, 5, 10]
     """
 
+    first: int = 0
+    every: int = 0
+    per_decade: int = 0
+
+    def due(self, step: int) -> bool:
+        """Is something to be weighed at this step?"""
+        if step < self.first or (self.every and step % self.every == 0):
+            return True
+        return self.per_decade > 0 and (step < 10 or step in log_spaced(len(str(step)) - 1, self.per_decade))
+
+
+EVERY_STEP: Final = Schedule(every=1)
+NEVER: Final = Schedule()
+When = Schedule | int | bool  # a number: every k-th step
+Pattern = str | re.Pattern[str] | Callable[[str], bool]  # a glob, a regular expression, a function of the dotted name
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run records, when, and within which bounds.
+
+    include, exclude      names of tensors and of modules: a glob ("encoder.*"), a compiled regular expression, a function
+                          of the name, or several of these; what is excluded is not weighed
+    parameters, gradients, updates   when; default every step
+    moments               the optimizer's running averages (Adam's two); default 10 steps per decade and every 100th
+    activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
+                          every 10th
+    units                 each unit of an output on its own; default 20 steps per decade and every 100th
+    coherence             cosine of successive gradients, gradient noise scale; default 10 steps per decade and every 100th
+    sentinel              look for NaN and infinity in what every module gives, at every step
+    histogram_bits        0: one bin per power of two; 1: two; 2: four
+    values                keep the actual numbers of small tensors (architecture decision 15)
+    budget                share of the step that weighing may take, e.g. 0.02; None = all of the plan at any cost
+    disk                  limit of the run's folder, e.g. "2 GB"; beyond it the oldest full-resolution ranges give way to
+                          buckets
+    snapshot              limit of the memory that holds the parameters as they were before the step; beyond it the update
+                          of each tensor is weighed on rotating steps only
+
+    "When" is a Schedule, a number k for every k-th step, True for every step or False for never. Raises BadPlan for what
+    cannot be read.
+    """
+
+    include: Pattern | Sequence[Pattern] = ()
+    exclude: Pattern | Sequence[Pattern] = ()
+    parameters: When = True
+    gradients: When = True
+    updates: When = True
+    moments: When = Schedule(every=100, per_decade=10)
+    activations: When = Schedule(first=20, every=10)
+    activation_gradients: When = Schedule(first=20, every=10)
+    units: When = Schedule(every=100, per_decade=20)
+    coherence: When = Schedule(every=100, per_decade=10)
+    sentinel: bool = True
+    histogram_bits: int = 0
+    values: bool = True
+    budget: float | None = None
     disk: str | int = "2 GB"
     snapshot: str | int = "1 GB"
-    values: bool = True
 
     def __post_init__(self) -> None:
         for name in ("disk", "snapshot"):
             if size_in_bytes(getattr(self, name)) < 0:
                 raise BadPlan(f"Plan({name}={getattr(self, name)!r}) is negative; a size is 0 or more.")
+
+    def schedule(self, what: str) -> Schedule:
+        """When `what` ("parameters", "activations", ...) is weighed.
+
+        >>> Plan(moments=50).schedule("moments")
+        Schedule(first=0, every=50, per_decade=0)
+        """
+        when: When = getattr(self, what)
+        if isinstance(when, Schedule):
+            return when
+        return EVERY_STEP if when is True else NEVER if when is False else Schedule(every=when)
 
     @property
     def disk_bytes(self) -> int:
@@ -74,9 +141,10 @@ def is_sampled_step(step: int) -> bool:
     >>> [s for s in range(30) if is_sampled_step(s)]
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 17, 19, 22, 25, 28]
     """
-    return step < 10 or step in _sampled_from(len(str(step)) - 1)
+    return step < 10 or step in log_spaced(len(str(step)) - 1, SAMPLES_PER_DECADE)
 
 
 @functools.cache
-def _sampled_from(decade: int) -> frozenset[int]:
-    return frozenset(int(10**decade * 10 ** (i / SAMPLES_PER_DECADE)) for i in range(SAMPLES_PER_DECADE))
+def log_spaced(decade: int, number: int) -> frozenset[int]:
+    """The steps from 10^decade on, `number` of them, evenly on a log scale up to the next decade."""
+    return frozenset(int(10**decade * 10 ** (i / number)) for i in range(number))

@@ -259,6 +259,7 @@ class Stepper:
                 False,
                 0.0,
                 _NAN,
+                1.0,
                 *settings,
                 self.epoch,
                 time.time_ns(),

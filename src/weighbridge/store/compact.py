@@ -40,6 +40,10 @@ SORTED_BY: Final = {
     "logs": ("key", "step"),
     "tensors": ("tensor",),
     "values": ("tensor", "quantity", "step"),
+    "calls": ("tensor", "quantity", "step"),
+    "units": ("tensor", "quantity", "step"),
+    "biases": ("tensor", "step"),
+    "coherence": ("tensor", "step"),
     "events": ("step",),
 }
 

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import BadInput, NothingRecorded, UnknownTensor, WeighbridgeError, nearest
-from weighbridge.records import QUANTITIES, Quantity
+from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity
 from weighbridge.store import layout
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.histogram import edges_of, full_histogram
@@ -114,7 +114,16 @@ class RunRecord:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All watched tensors in order of definition; a later description of the same tensor wins."""
+        """All watched parameters in order of definition; a later description of the same tensor wins."""
+        return tuple(tensor for tensor in self._everything if not tensor.is_output)
+
+    @property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """All watched outputs of modules ("encoder.0/out"), in order of execution."""
+        return tuple(tensor for tensor in self._everything if tensor.is_output)
+
+    @property
+    def _everything(self) -> tuple[Tensor, ...]:
         table = self._whole("tensors")
         if self._described[0] is not table:
             by_id = {row["tensor"]: row for row in table.to_pylist()}
@@ -122,9 +131,13 @@ class RunRecord:
             self._described = (table, tuple(found))
         return self._described[1]
 
+    def tensors_of(self, quantity: Quantity) -> tuple[Tensor, ...]:
+        """Those that this quantity is weighed of: outputs for activations and their gradients, else parameters."""
+        return self.outputs if quantity in OF_OUTPUTS else self.tensors
+
     def tensor(self, name: str) -> Tensor:
         """By name, by one of its aliases or by "model:name" where several models share names. Raises UnknownTensor."""
-        everything = self.tensors
+        everything = self._everything
         found = [t for t in everything if name in (t.name, f"{t.model}:{t.name}", *t.aliases)]
         if not found:
             known = [t.name for t in everything]
@@ -185,12 +198,12 @@ class RunRecord:
         return Buckets(f"{found.name} {statistic}", heat.step_first, heat.step_last, heat.mean[0], heat.min[0], heat.max[0])
 
     def at_step(self, step: int, statistics: Sequence[str]) -> dict[str, np.ndarray]:
-        """Per statistic one value per tensor, in the order of `tensors`; NaN = not recorded."""
+        """Per statistic one value per tensor, in the order of `tensors` (activations: `outputs`); NaN = not recorded."""
         wanted: list[tuple[Quantity, Statistic]] = [parse(name) for name in statistics]
-        tensors = self.tensors
         answers = self._ask(lambda: self._query.at_step(step, wanted))
         return {
-            name: _placed(tensors, answer["tensor"], answer["value"]) for name, answer in zip(statistics, answers, strict=True)
+            name: _placed(self.tensors_of(quantity), answer["tensor"], answer["value"])
+            for name, (quantity, _), answer in zip(statistics, wanted, answers, strict=True)
         }
 
     def heat_map(
@@ -203,7 +216,7 @@ class RunRecord:
     ) -> HeatMap:
         """One statistic of all tensors (or those named) in at most `buckets` ranges of steps."""
         quantity, which = parse(statistic)
-        chosen = self.tensors if tensors is None else tuple(self.tensor(name) for name in tensors)
+        chosen = self.tensors_of(quantity) if tensors is None else tuple(self.tensor(name) for name in tensors)
         low, high = self._range(start, stop)
         thinned = any(first < high and last >= low for first, last in self.thinned)
         many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets

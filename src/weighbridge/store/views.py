@@ -43,6 +43,11 @@ class Tensor:
     requires_grad: bool
     note: str  # why it is not weighed; empty where it is
 
+    @property
+    def is_output(self) -> bool:
+        """Is it what a module gives, and no parameter?"""
+        return self.role == "output"
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
