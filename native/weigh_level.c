@@ -410,3 +410,5 @@ void JOIN(wb_weigh_item, WB_LEVEL)(const wb_item *item, wb_row rows[3], wb_cross
     else
         weigh_alone(item, &rows[0]);
 }
+
+#include "weigh_output.h"

@@ -7,7 +7,9 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "plain_arithmetic.h"
 #include "weighbridge_kernel.h"
+#include "weighbridge_output.h"
 
 #ifndef WB_DIGEST
 #define WB_DIGEST "none"
@@ -17,36 +19,6 @@
 #define WB_PUBLIC __declspec(dllexport)
 #else
 #define WB_PUBLIC __attribute__((visibility("default")))
-#endif
-
-#if defined(__x86_64__) || defined(_M_X64)
-#include <xmmintrin.h>
-/* The process may flush subnormals to zero (torch.set_flush_denormal) or trap; a scale must not depend on it. */
-static unsigned enter_plain_arithmetic(void)
-{
-    unsigned before = _mm_getcsr();
-    _mm_setcsr(0x1f80); /* all exceptions masked, round to nearest, subnormals kept */
-    return before;
-}
-static void leave_plain_arithmetic(unsigned before)
-{
-    _mm_setcsr(before); /* the flags raised meanwhile go too */
-}
-#elif defined(__aarch64__)
-static uint64_t enter_plain_arithmetic(void)
-{
-    uint64_t before;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
-    return before;
-}
-static void leave_plain_arithmetic(uint64_t before)
-{
-    __asm__ volatile("msr fpcr, %0" : : "r"(before));
-}
-#else
-static unsigned enter_plain_arithmetic(void) { return 0; }
-static void leave_plain_arithmetic(unsigned before) { (void)before; }
 #endif
 
 /* Levels of this library, best last. A race at first use is harmless: every thread finds the same. */
@@ -75,10 +47,16 @@ WB_PUBLIC const char *wb_use_level(int wanted) /* for tests and benchmarks; -1 =
     return level_names[level];
 }
 
-static wb_weigh_item *weigher(void)
+int wb_level(void)
 {
     if (level < 0)
         wb_use_level(-1);
+    return level;
+}
+
+static wb_weigh_item *weigher(void)
+{
+    wb_level();
 #ifdef WB_X86_LEVELS
     if (level == 2)
         return wb_weigh_item_avx512;
@@ -137,6 +115,12 @@ static void write_row(wb_block *to, int64_t step, int attempt, const wb_item *it
     to->dot_update_parameter[r] = cross ? cross->update_parameter : NAN;
     to->lost[r] = cross ? cross->lost : 0;
     to->rows = r + 1;
+}
+
+void wb_write_output_row(wb_block *to, int64_t step, int attempt, const wb_seat *seat)
+{
+    const wb_item item = {.tensor = seat->tensor, .count = seat->count};
+    write_row(to, step, attempt, &item, seat->quantity, &seat->row, NULL);
 }
 
 static void *add_values(wb_values *to, int64_t step, int attempt, const wb_item *item, int quantity)

@@ -1,10 +1,8 @@
-/* Where a step's tensors lie, asked of torch from C: a thousand parameters cost Python more to ask than to weigh.
- *
- * The library is linked against neither Python nor torch. Python lends the few functions it takes (capture/addresses.py),
- * torch's own being DLPack's exchange table. Call with the GIL held. */
+/* Where a step's tensors lie, asked of torch from C: a thousand parameters cost Python more to ask than to weigh. */
 #include <stddef.h>
 
 #include "weighbridge_kernel.h"
+#include "weighbridge_look.h"
 
 #if defined(_WIN32)
 #define WB_PUBLIC __declspec(dllexport)
@@ -14,25 +12,7 @@
 
 enum { ON_CPU = 1, IS_FLOAT = 2, IS_BFLOAT = 4, IS_COMPLEX = 5 }; /* DLPack's codes */
 
-typedef struct { /* DLTensor of DLPack 1.x */
-    void *data;
-    int32_t device, device_id, dimensions;
-    uint8_t code, bits;
-    uint16_t lanes;
-    int64_t *shape, *strides;
-    uint64_t offset;
-} dl_tensor;
-
-typedef struct {
-    int (*describe)(void *object, dl_tensor *to);
-    void *(*attribute)(void *object, void *name);
-    long long (*number)(void *object);
-    void (*release)(void *object);
-    void (*forget_error)(void);
-    void *none, *gradient, *version; /* None, "grad", "_version" */
-} wb_python;
-
-static int dtype_of(const dl_tensor *t)
+int wb_dtype_of(const dl_tensor *t)
 {
     if (t->code == IS_BFLOAT)
         return t->bits == 16 ? WB_BF16 : -1;
@@ -41,7 +21,7 @@ static int dtype_of(const dl_tensor *t)
 }
 
 /* Real numbers in it, and whether they lie in C order. */
-static int64_t count_of(const dl_tensor *t, int *in_order)
+int64_t wb_count_of(const dl_tensor *t, int *in_order)
 {
     int64_t count = 1;
     *in_order = t->code != IS_COMPLEX;
@@ -53,7 +33,7 @@ static int64_t count_of(const dl_tensor *t, int *in_order)
     return t->code == IS_COMPLEX ? count * 2 : count;
 }
 
-static int describe(const wb_python *python, void *object, dl_tensor *t)
+int wb_describe(const wb_python *python, void *object, dl_tensor *t)
 {
     if (python->describe(object, t) == 0)
         return t->device == ON_CPU && t->lanes == 1;
@@ -76,13 +56,13 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
         item->gradient = 0;
     else if (!is_plain || had_no_address)
         state = WB_GRADIENT_UNREAD | had_no_address;
-    else if (!describe(python, gradient, &t))
+    else if (!wb_describe(python, gradient, &t))
         state = WB_GRADIENT_UNREAD | WB_NO_ADDRESS;
-    else if (dtype_of(&t) >= 0 && count_of(&t, &in_order) == item->count && in_order) {
+    else if (wb_dtype_of(&t) >= 0 && wb_count_of(&t, &in_order) == item->count && in_order) {
         item->gradient = (uint64_t)(uintptr_t)t.data + t.offset;
         if (!item->gradient)
             item->gradient = item->snapshot; /* nothing to read, but there is a gradient */
-        item->gradient_dtype = dtype_of(&t);
+        item->gradient_dtype = wb_dtype_of(&t);
     } else
         state = WB_GRADIENT_UNREAD;
     python->release(gradient);
@@ -118,7 +98,7 @@ WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)
         state[i] = (uint8_t)had_no_address;
         if (plain[i] != WB_GATHERED) {
             uint64_t address = 0;
-            if (!describe(python, object, &t) || dtype_of(&t) != items[i].dtype || count_of(&t, &in_order) != items[i].count
+            if (!wb_describe(python, object, &t) || wb_dtype_of(&t) != items[i].dtype || wb_count_of(&t, &in_order) != items[i].count
                 || (plain[i] == WB_PLAIN && !in_order))
                 state[i] |= WB_MOVED;
             else if ((address = (uint64_t)(uintptr_t)t.data + t.offset) != items[i].parameter)

@@ -22,6 +22,7 @@ from weighbridge.reference import CrossTerms, Summary, summarize, update_of, upd
 from weighbridge.store.layout import rank_folder
 from weighbridge.store.tables import RankTables
 
+PARAMETERS_ALONE = weighbridge.Plan(activations=False, activation_gradients=False, moments=False, coherence=False)
 PARAMETER, GRADIENT, UPDATE = Quantity.PARAMETER, Quantity.GRADIENT, Quantity.UPDATE
 SUM_TOLERANCE = 1e-7  # of the sum of the absolute values of the terms, as the project's goal says
 COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero", "subnormal", "hist_count")
@@ -170,10 +171,12 @@ def names(record: weighbridge.RunRecord) -> dict[int, str]:
 
 
 def recorded_rows(path: Path) -> dict[tuple[int, str, Quantity], dict[str, Any]]:
-    """(step, name, quantity) -> row as it is on disk. A key that stands there twice is an error."""
+    """(step, name, quantity) -> row as it is on disk, of parameters. A key that stands there twice is an error."""
     known = names(weighbridge.open_run(path))
     found: dict[tuple[int, str, Quantity], dict[str, Any]] = {}
     for row in table(path, "rows"):
+        if row["quantity"] not in (PARAMETER, GRADIENT, UPDATE):
+            continue
         key = row["step"], known[row["tensor"]], Quantity(row["quantity"])
         assert key not in found, f"two rows of {key}"
         found[key] = row

@@ -51,7 +51,7 @@ def ask(way: str, asked: list[nn.Parameter]) -> tuple[Any, np.ndarray[Any, Any]]
     if way == "torch":
         return TorchLook(load_kernel("torch"), asked, REACHED, items, len(asked)), items
     kernel = load_kernel()
-    lent = addresses._lent()
+    lent = addresses.lent_to_c()
     if kernel.look is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         pytest.skip("without a C compiler, or with a torch without an exchange table, C asks nothing")
     assert lent is not None, "this torch offers its exchange table, and we do not know how to read it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 import pickle
 import random
@@ -226,11 +225,37 @@ def test_an_unwritable_folder_is_told_once_and_training_goes_on(tmp_path: Path) 
     assert done.stderr.count("nothing is recorded") == 1
 
 
-def test_saving_to_a_buffer_while_watched_is_the_same_bytes(tmp_path: Path) -> None:
-    model, plain = small(), io.BytesIO()
-    torch.save(model, plain)
+def test_a_model_saved_while_watched_loads_where_weighbridge_is_not_installed(tmp_path: Path) -> None:
+    model = small()
     with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
         run.watch(model)
-        watched = io.BytesIO()
-        torch.save(model, watched)
-    assert watched.getvalue() == plain.getvalue()
+        torch.save(model, tmp_path / "model.pt")
+        torch.save(model.state_dict(), tmp_path / "state.pt")
+    torch.save(model.state_dict(), tmp_path / "plain.pt")
+    first, second = (torch.load(tmp_path / name) for name in ("state.pt", "plain.pt"))
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in second)
+    code = """
+import sys
+sys.modules["weighbridge"] = None  # importing it would raise
+import torch
+model = torch.load(sys.argv[1], weights_only=False)
+print(model(torch.ones(2, 2)).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_copies_and_unwatched_models_carry_no_hook_of_ours(tmp_path: Path) -> None:
+    model = small()
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        assert any(module._forward_hooks for module in model.modules())
+        copied = copy.deepcopy(model)
+        hooks = [hook for module in copied.modules() for hook in module._forward_hooks.values()]
+        assert not [hook for hook in hooks if type(hook).__module__.startswith("weighbridge")]
+        assert torch.equal(copied(torch.ones(2, 2)), model(torch.ones(2, 2)))
+        run.unwatch(model)
+        assert not any(module._forward_hooks for module in model.modules())
+        run.watch(model)
+    assert not any(module._forward_hooks for module in model.modules())

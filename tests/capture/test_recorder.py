@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import Oracle, check, events, recorded_rows
+from tests.capture.oracle import PARAMETERS_ALONE, Oracle, check, events, recorded_rows
 from weighbridge.capture import recorder
 from weighbridge.store.writer import RankWriter
 
@@ -115,7 +115,7 @@ def test_rows_that_the_disk_cannot_take_are_dropped_and_counted(
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=PARAMETERS_ALONE) as run:
         run.watch(model)
         run.flush()
         monkeypatch.setattr(RankWriter, "write", hanging)

@@ -34,7 +34,7 @@ class Look(Protocol):
 
 def look_at(kernel: Kernel, parameters: list[torch.nn.Parameter], reached: list[int], items: Items, compared: int = 0) -> Look:
     """The quickest way of asking that this torch and this kernel have. `reached`: GATHERED, DIRECT or PLAIN of each."""
-    if kernel.look is not None and (lent := _lent()) is not None:
+    if kernel.look is not None and (lent := lent_to_c()) is not None:
         return NativeLook(kernel.look, lent, parameters, reached, items, compared)
     return TorchLook(kernel, parameters, reached, items, compared)
 
@@ -119,7 +119,18 @@ class _Lent(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_void_p)
-        for name in ("describe", "attribute", "number", "release", "forget_error", "none", "gradient", "version")
+        for name in (
+            "describe",
+            "attribute",
+            "number",
+            "release",
+            "forget_error",
+            "none",
+            "gradient",
+            "version",
+            "hold",
+            "call",
+        )
     ]
 
 
@@ -152,14 +163,14 @@ _CAPSULE: Final = b"dlpack_exchange_api"
 _known: list[_Lent | None] = []
 
 
-def _lent() -> _Lent | None:
+def lent_to_c() -> _Lent | None:
     """What C needs, made once a process; None where this torch has no exchange table of a version that we know."""
     if not _known:
-        _known.append(_make_lent())
+        _known.append(_makelent_to_c())
     return _known[0]
 
 
-def _make_lent() -> _Lent | None:
+def _makelent_to_c() -> _Lent | None:
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if type(capsule).__name__ != "PyCapsule":
         return None
@@ -171,4 +182,5 @@ def _make_lent() -> _Lent | None:
     python = ctypes.pythonapi
     functions = (python.PyObject_GetAttr, python.PyLong_AsLongLong, python.Py_DecRef, python.PyErr_Clear)
     addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
-    return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES))
+    more = [ctypes.cast(function, ctypes.c_void_p).value for function in (python.Py_IncRef, python.PyObject_CallOneArg)]
+    return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES), *more)

@@ -95,6 +95,7 @@ class NativeKernel:
         self.name, self.note = "native", ""
         void, long = ctypes.c_void_p, ctypes.c_int64
         keeps_gil, releases_gil = _open(path, native)
+        self.library = keeps_gil
         self._weigh, self._weigh_long = keeps_gil.wb_weigh, releases_gil.wb_weigh
         for function in (self._weigh, self._weigh_long):
             function.argtypes = [void, long, long, ctypes.c_int, void, void, ctypes.c_int]

@@ -14,11 +14,16 @@ from typing import Any, Final
 ABI: Final = 2  # WB_ABI in native/weighbridge_kernel.h
 SOURCES: Final = (
     "build.py",
+    "plain_arithmetic.h",
     "weigh_block.h",
     "weigh_level.c",
+    "weigh_output.h",
     "weighbridge_kernel.c",
     "weighbridge_kernel.h",
     "weighbridge_look.c",
+    "weighbridge_look.h",
+    "weighbridge_output.c",
+    "weighbridge_output.h",
 )
 
 

@@ -83,7 +83,7 @@ class Run:
         check_model(model)
         if self._is_on() and not self._table.has_model(model):
             with self._guard():
-                self._table.add_model(model, name, self._stepper.steps)
+                self._stepper.add_model(model, self._table.add_model(model, name, self._stepper.steps))
                 self._watched = True
                 hooks.listen(self._stepper)
         return self
@@ -92,7 +92,7 @@ class Run:
         """Stop weighing one model, or all."""
         if self._is_on():
             with self._guard():
-                self._table.remove_model(model)
+                self._stepper.remove_model(model)
                 if not self._table.models:
                     hooks.forget(self._stepper)
 
@@ -142,6 +142,7 @@ class Run:
             return
         hooks.forget(self._stepper)
         with self._guard():
+            self._stepper.let_go()
             self._stepper.close()
             self._note_end()
         with self._guard():
@@ -175,7 +176,7 @@ class Run:
         cost = f"own cost {100 * stepper.own_ns / wall:.1f} % of {duration(wall / 1e9)}, " if stepper.total_steps else ""
         dropped = f", {self._recorder.rows_dropped:,} rows dropped" if self._recorder.rows_dropped else ""
         return (
-            f"weighbridge: {stepper.steps:,} steps, {len(self._table.known):,} tensors, {cost}"
+            f"weighbridge: {stepper.steps:,} steps, {self._table.parameters:,} tensors, {cost}"
             f"{size(self._writer.size_bytes)}{dropped} in {self.path} (see it: weighbridge show {self.path}, or weighbridge ui)"
         )
 
@@ -208,6 +209,7 @@ class Run:
     def _fail(self, error: Exception) -> None:
         """Our own code failed: stop weighing, keep what is written, say so once."""
         hooks.forget(self._stepper)
+        self._stepper.let_go()
         self._tell(
             f"weighing has stopped after an error of ours ({type(error).__name__}: {error}). Training goes on unchanged; "
             f"what was recorded so far is in {self.path}"

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
-from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.kernel import Kernel, NativeKernel
 from weighbridge.capture.losses import Passes
-from weighbridge.capture.plan import Plan
+from weighbridge.capture.outputs import Outputs
+from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.snapshots import FormChanged, Snapshots
@@ -52,7 +54,35 @@ class Stepper:
         self.epoch = _NAN
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = 0
+        self.outputs = self._outputs()
         self.changes: dict[int, int] = {}  # tensor -> times that it was changed outside its optimizer
+
+    def _outputs(self) -> Outputs | None:
+        """What weighs activations; None where the plan wants none of it, or there is nothing to weigh them with."""
+        plan = self.plan
+        if not plan.sentinel and plan.schedule("activations") == plan.schedule("activation_gradients") == NEVER:
+            return None
+        if not isinstance(self.kernel, NativeKernel):
+            self.recorder.event(0, "reduced", "activations are not weighed: they need the C kernel")
+            return None
+        return Outputs(self.recorder, self.kernel, plan, self.table, self.table.tell, self.failed)
+
+    def add_model(self, model: nn.Module, name: str) -> None:
+        """A model is watched from now on."""
+        if self.outputs is not None:
+            self.outputs.step = self.steps
+            self.outputs.add_model(name, model)
+
+    def remove_model(self, model: nn.Module | None) -> None:
+        """It is no longer."""
+        for name in self.table.remove_model(model):
+            if self.outputs is not None:
+                self.outputs.remove_model(name)
+
+    def let_go(self) -> None:
+        """Take away everything that hangs on the user's modules."""
+        if self.outputs is not None:
+            self.outputs.close()
 
     @property
     def steps(self) -> int:
@@ -83,16 +113,24 @@ class Stepper:
         if stepped.is_inner:
             return
         if not self.has_stepped.isdisjoint(stepped.clashes):
-            self.clock += 1
-            self.has_stepped.clear()
-            self.departed.clear()
+            self._advance()
         self._refresh(stepped, optimizer)
         if not stepped.is_ours:
             return
         if stepped not in self.under_way:  # it is there if an exception left its last step
             self.under_way.append(stepped)
+        if self.outputs is not None:
+            self.outputs.before_step(stepped.number, self.clock)
         stepped.began_ns = began
         stepped.own_ns = time.perf_counter_ns() - began
+
+    def _advance(self) -> None:
+        """The next step on the clock begins."""
+        self.clock += 1
+        if self.outputs is not None and len(self.outputs.groups) > 1:
+            self.outputs.prepare_all(self.clock, self.has_stepped)
+        self.has_stepped.clear()
+        self.departed.clear()
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The optimizer has stepped."""
@@ -109,6 +147,8 @@ class Stepper:
             self.under_way.remove(stepped)
         with self.recorder.lock:
             self._weigh(stepped)
+            if self.outputs is not None:
+                self.outputs.after_step(stepped.number, self.clock)
             self.has_stepped.add(stepped.number)
             self.total_steps += 1
             noted = self._note_step(stepped, optimizer, began)
@@ -161,6 +201,8 @@ class Stepper:
             stepped.snapshots = Snapshots(self.kernel, direct, self.plan.snapshot_bytes) if direct else None
             stepped.device = DeviceWeigher(elsewhere, self.table.tell) if elsewhere else None
             stepped.ids, stepped.watched = ids, self.table.version
+            if self.outputs is not None and stepped.is_ours:
+                self.outputs.assign(stepped.number, ids, self.table.alive_models())
             if stepped.snapshots is not None:
                 stepped.snapshots.take()
                 stepped.values = Values(stepped.snapshots) if self.plan.values else None

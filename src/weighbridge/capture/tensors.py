@@ -53,13 +53,18 @@ class TensorTable:
         self._scan(unique, model, step)
         return unique
 
-    def remove_model(self, model: nn.Module | None) -> None:
-        """Stop watching a model (None: all of them). What is known of its tensors stays in the table."""
+    def alive_models(self) -> list[tuple[str, nn.Module]]:
+        """Name and module of those that still exist."""
+        return [(name, model) for name, reference in self.models if (model := reference()) is not None]
+
+    def remove_model(self, model: nn.Module | None) -> set[str]:
+        """Stop watching a model (None: all of them). What is known of its tensors stays in the table. Gives their names."""
         gone = {name for name, reference in self.models if model is None or reference() is model}
         self.models = [(name, reference) for name, reference in self.models if name not in gone]
         for key in [key for key in self.by_key if key[0] in gone]:
             del self.by_key[key]
         self.version += 1
+        return gone
 
     def rescan(self, step: int) -> None:
         """Look for parameters that came, were initialised or were replaced since."""
@@ -107,6 +112,30 @@ class TensorTable:
                 parameter.requires_grad,
                 known.note,
             )
+
+    def add_output(self, model: str, name: str, module: str, output: torch.Tensor, order: int, step: int) -> int:
+        """The id of what a module gives; `order`: of execution."""
+        known = self.by_key.get((model, name))
+        if known is None:
+            known = Known(len(self.known), model, name)
+            known.form = "output"
+            self.known.append(known)
+            self.by_key[model, name] = known
+        dtype = str(output.dtype).removeprefix("torch.")
+        key = (step, self.recorder.attempt, known.tensor, model, name, "output", module)
+        with self.recorder.lock:
+            shape, count = list(output.shape), output.numel()
+            self.recorder.add("tensors", *key, shape, dtype, count, order, [], output.requires_grad, "")
+        return known.tensor
+
+    def id_of(self, parameter: torch.Tensor) -> int | None:
+        """The id under which a parameter is watched."""
+        return next((known.tensor for known in self.by_key.values() if known.reference() is parameter), None)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters are known."""
+        return sum(known.form != "output" for known in self.known)
 
     def name(self, tensor: int) -> str:
         """The dotted name of a tensor, as PyTorch gives it."""

@@ -1,0 +1,73 @@
+"""What a bias adds beside W.x: from the sums of each unit of the module's output and the bias itself.
+
+With y = W.x + b, the sums over a step of y and y^2 of each unit give those of (y - b)^2 and of b (y - b) exactly, without
+another pass over anything: sum (y-b)^2 = sum y^2 - 2 b sum y + n b^2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from weighbridge.capture.seats import Seat
+from weighbridge.capture.tensors import TensorTable
+
+if TYPE_CHECKING:
+    from weighbridge.capture.outputhook import OutputHook
+
+_AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+class Biases:
+    """The affine modules of a run whose bias is weighed against the rest of their output."""
+
+    def __init__(self, table: TensorTable) -> None:
+        self.table = table
+        self.seats: dict[OutputHook, Seat] = {}
+        self.begun: dict[OutputHook, tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+
+    def meet(self, hook: OutputHook, seat: Seat, module: nn.Module, name: str) -> None:
+        """A module has got its seat."""
+        bias = getattr(module, "bias", None)
+        if name != "out" or not isinstance(module, _AFFINE) or not isinstance(bias, torch.Tensor):
+            return
+        if seat.units is not None and bias.numel() == len(seat.units.sum):
+            self.seats[hook] = seat
+            self._note(hook, seat)
+
+    def begin(self, hooks: list[OutputHook]) -> None:
+        """A step begins at whose end rows are due: what is in the sums by now is of earlier steps."""
+        for hook in hooks:
+            if (seat := self.seats.get(hook)) is not None:
+                self._note(hook, seat)
+
+    def _note(self, hook: OutputHook, seat: Seat) -> None:
+        assert seat.units is not None
+        self.begun[hook] = (int(seat.head.unit_count), seat.units.sum.copy(), seat.units.sum_sq.copy())
+
+    def rows(self, hooks: list[OutputHook], step: int, attempt: int) -> list[tuple[Any, ...]]:
+        """Rows of the table of biases. Call before the optimizer changes them."""
+        found = []
+        for hook in hooks:
+            seat, module = self.seats.get(hook), hook.module()
+            if seat is None or module is None or not seat.is_called():
+                continue
+            bias = module.bias
+            tensor = self.table.id_of(bias) if isinstance(bias, torch.Tensor) else None
+            if tensor is not None:
+                found.append((step, attempt, tensor, *self._sums(hook, seat, bias)))
+        return found
+
+    def _sums(self, hook: OutputHook, seat: Seat, bias: Any) -> tuple[int, float, float, float]:
+        """n, n * sum of b^2, sum of (y - b)^2, sum of b * (y - b)."""
+        assert seat.units is not None
+        before, sum_before, sq_before = self.begun[hook]
+        n = int(seat.head.unit_count) - before
+        y, y_sq = seat.units.sum - sum_before, seat.units.sum_sq - sq_before
+        b = bias.detach().double().reshape(-1).cpu().numpy()
+        with np.errstate(all="ignore"):  # NaN is what is recorded, not something to warn the user of
+            bias_sq, cross = n * float(b @ b), float(b @ y)
+        return n, bias_sq, float(y_sq.sum()) - 2 * cross + bias_sq, cross - bias_sq

@@ -1,0 +1,117 @@
+"""The forward hook of one module: hands what the module gives to its seats, and asks autograd for the gradient by it.
+
+What it must not do is most of it: return a value, hold a tensor, break a compiled graph, count a recomputation, an
+evaluation pass or a copy of the model, or be the reason why a saved model does not load elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from weighbridge.capture.seats import Seat
+
+if TYPE_CHECKING:
+    from weighbridge.capture.outputs import Group, Outputs
+
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+_graph_task = torch._C._current_graph_task_id
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+class OutputHook:
+    """Registered on one module. `seat` is set where it gives one tensor; `seats` holds all, by the name of the output."""
+
+    __slots__ = (
+        "around",
+        "axis",
+        "gradients",
+        "group",
+        "handle",
+        "is_bounded",
+        "is_opaque",
+        "met_at",
+        "model",
+        "module",
+        "outputs",
+        "path",
+        "root",
+        "seat",
+        "seats",
+    )
+
+    def __init__(self, outputs: Outputs, group: Group, model: str, path: str, module: nn.Module, root: nn.Module) -> None:
+        self.outputs, self.group, self.model, self.path = outputs, group, model, path
+        self.module, self.root = weakref.ref(module), weakref.ref(root)
+        self.around: tuple[Callable[[], nn.Module | None], ...] = ()
+        self.handle: Any = None
+        self.is_bounded = self.is_opaque = False
+        self.axis: int | None = None
+        self.seat: Seat | None = None
+        self.seats: dict[str, Seat] = {}
+        self.gradients: dict[str, tuple[Seat, dict[int, Any]]] = {}  # the dictionary is what autograd takes as hooks
+        self.met_at = -1
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if _is_compiling():  # in a compiled graph there is nothing of us
+            return
+        try:
+            self._meet(module, args, output)
+        except Exception as error:
+            self.outputs.failed(error)
+
+    def _meet(self, module: nn.Module, args: Any, output: Any) -> None:
+        root, group = self.root(), self.group
+        if root is None or not root.training or not _is_grad_enabled() or module is not self.module():
+            return
+        if _graph_task() == -1:
+            self.met_at = group.stamp
+        elif self.met_at == group.stamp:  # a checkpoint computes anew what was met before
+            return
+        if self.outputs.awaits_batch:
+            self.outputs.meet_batch(args)
+        seat = self.seat
+        if seat is None or type(output) is not torch.Tensor:
+            self.outputs.meet(self, module, output)
+            return
+        seat.meet(output)
+        if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
+            follow(output, self.gradients["out"][1])
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return contextlib.nullcontext().__exit__  # takes three arguments and returns None: the copy is not watched
+
+    def __reduce__(self) -> Any:
+        return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+def follow(output: torch.Tensor, hooks: dict[int, Any]) -> None:
+    """Have autograd call these hooks with the gradient by this output.
+
+    What `Tensor.register_hook` does, without the handle and without leaving the dictionary on the tensor, where the user's
+    own hooks would be put into it.
+    """
+    node = output.grad_fn
+    if node is None or _is_wrapped(output):
+        return
+    own = output._backward_hooks
+    output._backward_hooks = hooks
+    node._register_hook_dict(output)
+    output._backward_hooks = own
+
+
+def leaves(output: Any, name: str = "out") -> list[tuple[str, torch.Tensor]]:
+    """The tensors in what a module gives, by name: "out" alone, "out.1" in a tuple, "out.logits" in a dictionary."""
+    if isinstance(output, torch.Tensor):
+        return [(name, output)]
+    if isinstance(output, dict):  # transformers' ModelOutput is one
+        return [leaf for key, one in output.items() for leaf in leaves(one, f"{name}.{key}")]
+    if isinstance(output, list | tuple):
+        return [leaf for i, one in enumerate(output) for leaf in leaves(one, f"{name}.{i}")]
+    return []

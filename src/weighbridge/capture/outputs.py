@@ -1,0 +1,357 @@
+"""Activations and the loss's gradient by them: which modules are watched, when, and how their sums become rows.
+
+On most steps only the modules that can make NaN or infinity out of finite numbers have a hook, and it only looks for
+these (the sentinel). On the steps of the plan all modules have one, and whole rows are weighed. docs/decisions/0017 says
+why a ReLU needs no sentinel, and why the gradients of parameters serve as that of the backward pass.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from weighbridge.capture.biases import Biases
+from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.outputhook import OutputHook, follow, leaves
+from weighbridge.capture.plan import NEVER, Plan
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.roles import plain_name
+from weighbridge.capture.rowblock import BlockFull
+from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_readable
+from weighbridge.capture.tensors import TensorTable
+from weighbridge.records import Quantity
+
+MOST_UNITS: Final = 65_536  # of all outputs together (architecture decision 14)
+_BATCH: Final = -1  # in place of a tensor's id
+_MOST_LEAVES: Final = 16  # tensors of one module's output
+
+_NOTHING_OF_THEIR_OWN: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten)
+_WRAPPERS: Final = ("DistributedDataParallel", "DataParallel", "OptimizedModule", "FullyShardedDataParallel")
+# From finite numbers these make finite ones, forward and backward: their derivative is bounded.
+_BOUNDED: Final = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
+    *(
+        nn.Tanh,
+        nn.Sigmoid,
+        nn.LogSigmoid,
+        nn.Hardtanh,
+        nn.Hardswish,
+        nn.Hardsigmoid,
+        nn.Hardshrink,
+        nn.Softshrink,
+        nn.Tanhshrink,
+    ),
+    *(nn.Threshold, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad2d, nn.Upsample),
+)
+_CHANNELS_SECOND: Final = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+
+
+class Group:
+    """The modules of one optimizer: they are weighed and written with its steps."""
+
+    def __init__(self, rest: int) -> None:
+        self.rest = rest  # between the steps of the plan: GUARD or REST
+        self.forward, self.backward = Pace(rest), Pace(rest)
+        self.stamp = 0
+        self.weighs = self.weighs_gradients = self.is_full = False
+        self.hooks: list[OutputHook] = []
+        self.seats: list[Seat] = []
+        self.table: Any = None  # the seats' addresses, for C
+
+    def twin(self) -> Group:
+        """One that is at the same work, for modules that are about to move there."""
+        other = Group(self.rest)
+        other.forward, other.backward = Pace(self.forward.mode, self.stamp), Pace(self.backward.mode, self.stamp)
+        other.stamp, other.is_full = self.stamp, self.is_full
+        other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
+        return other
+
+    def addresses(self) -> Any:
+        """The seats as C wants them."""
+        if self.table is None:
+            self.table = (ctypes.c_void_p * len(self.seats))(*(seat.address for seat in self.seats))
+        return self.table
+
+    def next_step(self) -> None:
+        """What the seats hold of this step is over."""
+        self.stamp += 1
+        self.forward.stamp = self.backward.stamp = self.stamp
+
+
+class Outputs:
+    """What the modules of a run's models give."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        kernel: Kernel,
+        plan: Plan,
+        table: TensorTable,
+        tell: Callable[[str], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.recorder, self.plan, self.table, self.tell, self.failed = recorder, plan, table, tell, failed
+        self.activations, self.gradients = plan.schedule("activations"), plan.schedule("activation_gradients")
+        self.units_due = plan.schedule("units") if self.activations != NEVER else NEVER
+        self.library = Library(kernel)
+        self.wants = getattr(plan, "wants", lambda name: True)
+        self.scene = Scene()
+        self.unowned = Group(GUARD if plan.sentinel else REST)
+        self.groups: dict[int, Group] = {}
+        self.hooks: dict[int, OutputHook] = {}  # by id of the module
+        self.order, self.step = itertools.count(), 0
+        self.units_left = MOST_UNITS
+        self.biases = Biases(table)
+        self.awaits_batch = plan.sentinel
+        self._batch_pace = Pace(mode=GUARD)
+        self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
+        self._set_pace(self.unowned, 0)
+
+    # --- which modules ----------------------------------------------------------------------------------------------
+
+    def add_model(self, name: str, model: nn.Module) -> None:
+        """Hook the modules of a model that have no hook yet."""
+        if not self.unowned.hooks:
+            self._set_pace(self.unowned, self.step)
+        for path, module in model.named_modules():
+            if id(module) in self.hooks and self.hooks[id(module)].module() is module:
+                continue
+            if computes(path, module) and self.wants(f"{plain_name(path)}/out"):
+                hook = OutputHook(self, self.unowned, name, plain_name(path), module, model)
+                hook.around = _around(model, path)
+                hook.is_bounded = isinstance(module, _BOUNDED)
+                hook.is_opaque = not hook.is_bounded and not any(True for _ in module.parameters())
+                hook.is_opaque &= self.plan.sentinel
+                hook.axis = 1 if isinstance(module, _CHANNELS_SECOND) else None
+                self.hooks[id(module)] = hook
+                self.unowned.hooks.append(hook)
+        self._place_hooks(self.unowned)
+
+    def remove_model(self, name: str | None) -> None:
+        """Take the hooks away; of all models where no name is given."""
+        for key in [key for key, hook in self.hooks.items() if name in (None, hook.model)]:
+            hook = self.hooks.pop(key)
+            _remove(hook)
+            hook.group.hooks.remove(hook)
+
+    def assign(self, number: int, ids: list[int], models: list[tuple[str, nn.Module]]) -> None:
+        """An optimizer with these parameters steps: its modules keep pace with it. Modules may have come since."""
+        for name, model in models:
+            self.add_model(name, model)
+        mine = set(ids)
+        if number not in self.groups:
+            self.groups[number] = self.unowned.twin()
+        group = self.groups[number]
+        roots = {hook.model for hook in self.hooks.values() if _is_owned(hook.root(), mine)}
+        for hook in self.hooks.values():
+            first = _first_parameter(hook)
+            is_mine = first is not None and id(first) in mine
+            if is_mine or (hook.model in roots and hook.group is self.unowned):
+                self._move(hook, group)
+        self._place_hooks(group)
+
+    def _move(self, hook: OutputHook, group: Group) -> None:
+        if hook.group is group:
+            return
+        hook.group.hooks.remove(hook)
+        mine = {id(seat) for seat in _seats_of(hook)}
+        hook.group.seats = [seat for seat in hook.group.seats if id(seat) not in mine]
+        hook.group.table = None
+        hook_stamp, hook.group = hook.group.stamp, group
+        group.hooks.append(hook)
+        for seat in _seats_of(hook):
+            is_of_now = seat.head.stamp == hook_stamp
+            seat.keep_pace(group.backward if seat.quantity is Quantity.ACTIVATION_GRADIENT else group.forward)
+            seat.head.stamp = group.stamp if is_of_now else -1
+            group.seats.append(seat)
+        group.table = None
+
+    # --- when ------------------------------------------------------------------------------------------------------
+
+    def prepare(self, number: int, step: int) -> None:
+        """The next step of this optimizer will be this one."""
+        group = self.groups.get(number)
+        if group is not None:
+            self._set_pace(group, step)
+
+    def prepare_all(self, step: int, stepped: set[int]) -> None:
+        """The clock shows this step now: for those too that did not step in the last one."""
+        for number in self.groups.keys() - stepped:
+            self.prepare(number, step)
+
+    def _set_pace(self, group: Group, step: int) -> None:
+        was_full = group.is_full
+        writes_units = self.units_due.due(step)
+        group.weighs = writes_units or self.activations.due(step)
+        group.weighs_gradients = self.gradients.due(step)
+        group.is_full = group.weighs or group.weighs_gradients
+        if not group.is_full and not was_full:
+            return
+        group.forward.mode = WEIGH if group.weighs else group.rest
+        group.backward.mode = WEIGH if group.weighs_gradients else group.rest
+        if was_full != group.is_full:
+            self._place_hooks(group)
+        if writes_units:
+            self.biases.begin(group.hooks)
+
+    def _place_hooks(self, group: Group) -> None:
+        """On the modules that have something to do in this step, and on no others."""
+        for hook in group.hooks:
+            wanted = group.is_full or (self.plan.sentinel and not hook.is_bounded)
+            module = hook.module()
+            if wanted and hook.handle is None and module is not None:
+                hook.handle = module.register_forward_hook(hook)
+            elif not wanted:
+                _remove(hook)
+
+    # --- while a pass runs --------------------------------------------------------------------------------------------
+
+    def meet_batch(self, args: Any) -> None:
+        """The first module of a pass was called with this: the batch."""
+        self.awaits_batch = False
+        for _, tensor in leaves(args)[:_MOST_LEAVES]:
+            if is_readable(tensor):
+                self._batch.meet(tensor)
+
+    def meet(self, hook: OutputHook, module: nn.Module, output: Any) -> None:
+        """What a module gives for the first time, or what is no single tensor."""
+        for name, tensor in leaves(output)[:_MOST_LEAVES]:
+            if not is_readable(tensor):
+                if tensor.is_floating_point() and tensor.device.type not in ("cpu", "meta"):
+                    self.tell(f"activations on {tensor.device.type} are not weighed yet; parameters are")
+                continue
+            seat = hook.seats.get(name) or self._new_seat(hook, module, name, tensor)
+            seat.meet(tensor)
+            if (hook.group.weighs_gradients or hook.is_opaque) and tensor.requires_grad:
+                follow(tensor, hook.gradients[name][1])
+            if tensor is output:
+                hook.seat = seat
+
+    def _new_seat(self, hook: OutputHook, module: nn.Module, name: str, tensor: torch.Tensor) -> Seat:
+        group = hook.group
+        full = f"{hook.path}/{name}"
+        number = self.table.add_output(hook.model, full, type(module).__name__, tensor, next(self.order), self.step)
+        axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
+        units = int(tensor.shape[axis]) if tensor.dim() >= 2 else 0
+        units = units if units <= self.units_left and self.units_due != NEVER else 0
+        self.units_left -= units
+        seat = Seat(self.library, self.scene, group.forward, number, Quantity.ACTIVATION, units, axis)
+        gradient = Seat(self.library, self.scene, group.backward, number, Quantity.ACTIVATION_GRADIENT)
+        hook.seats[name], hook.gradients[name] = seat, (gradient, {0: gradient.meet})
+        group.seats += [seat, gradient]
+        group.table = None
+        self.biases.meet(hook, seat, module, name)
+        return seat
+
+    # --- a step is done -----------------------------------------------------------------------------------------------
+
+    def before_step(self, number: int, step: int) -> None:
+        """Before the biases change: what they added in this step."""
+        group = self.groups.get(number)
+        if group is not None and group.weighs and self.units_due.due(step):
+            self.recorder.small["biases"].rows.extend(self.biases.rows(group.hooks, step, self.recorder.attempt))
+
+    def after_step(self, number: int, step: int) -> None:
+        """Write what was weighed since this optimizer's last step. Call with the recorder's lock held."""
+        self.step = step
+        group = self.groups.get(number)
+        if group is None:
+            return
+        repeated = self._write_rows(group, step) if group.is_full else 0
+        if repeated or self.scene.flagged:
+            self._note_calls(group, step, repeated > 0)
+        if group.weighs:
+            self._write_units(group, step)
+        group.next_step()
+        self.awaits_batch = self.plan.sentinel
+        self._set_pace(group, step + 1)
+
+    def _write_rows(self, group: Group, step: int) -> int:
+        recorder, seats = self.recorder, group.addresses()
+        number = len(seats)
+        try:
+            return self.library.take(seats, number, step, recorder.attempt, recorder.block)
+        except BlockFull:
+            return self.library.take(seats, number, step, recorder.attempt, recorder.room(number))
+
+    def _note_calls(self, group: Group, step: int, repeated: bool) -> None:
+        rows = self.recorder.small["calls"].rows
+        for seat in (*group.seats, self._batch):
+            is_flagged = seat.is_flagged()
+            head = seat.head
+            if is_flagged or (repeated and head.calls > 1 and seat.is_called()):
+                rows.append(
+                    (step, self.recorder.attempt, seat.tensor, int(seat.quantity), head.calls, head.nonfinite_call, head.place)
+                )
+            self.scene.flagged -= is_flagged
+        self._batch_pace.stamp += 1
+        if self.scene.flagged <= 0:
+            self.scene.flagged = self.scene.place = 0
+
+    def _write_units(self, group: Group, step: int) -> None:
+        rows, due = self.recorder.small["units"].rows, self.units_due.due(step)
+        for seat in group.seats:
+            units = seat.units
+            if units is None or not seat.is_called():
+                continue
+            seat.unit_steps += 1
+            if due:
+                sums = (units.active.tolist(), units.sum.tolist(), units.sum_sq.tolist(), units.max.tolist())
+                key = (step, self.recorder.attempt, seat.tensor, int(seat.quantity))
+                rows.append((*key, seat.unit_steps, seat.head.unit_count, *sums))
+                seat.clear_units()
+
+    def close(self) -> None:
+        """The run is over: no hook stays, and what a graph still holds does nothing."""
+        self.remove_model(None)
+        for group in (self.unowned, *self.groups.values()):
+            group.forward.mode = group.backward.mode = REST
+        self._batch_pace.mode = REST
+
+
+def computes(path: str, module: nn.Module) -> bool:
+    """Does a module compute something of its own, so that what it gives is worth a look?"""
+    if "parametrizations" in path.split("."):
+        return False
+    return type(module) not in _NOTHING_OF_THEIR_OWN and type(module).__name__ not in _WRAPPERS
+
+
+def _first_parameter(hook: OutputHook) -> nn.Parameter | None:
+    """The module's own, else that of the nearest module around it: whose step it goes with."""
+    for module in (hook.module(), *(reference() for reference in hook.around)):
+        first = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+        if first is not None:
+            return first
+    return None
+
+
+def _around(model: nn.Module, path: str) -> tuple[Callable[[], nn.Module | None], ...]:
+    """The modules around this one, the nearest first."""
+    parts = path.split(".")[:-1]
+    return tuple(weakref.ref(model.get_submodule(".".join(parts[:n]))) for n in range(len(parts), -1, -1))
+
+
+def _is_owned(root: nn.Module | None, ids: set[int]) -> bool:
+    return root is not None and any(id(p) in ids for p in root.parameters())
+
+
+def _seats_of(hook: OutputHook) -> Iterable[Seat]:
+    yield from hook.seats.values()
+    yield from (seat for seat, _ in hook.gradients.values())
+
+
+def _remove(hook: OutputHook) -> None:
+    if hook.handle is not None:
+        hook.handle.remove()
+        hook.handle = None
