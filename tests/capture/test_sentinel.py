@@ -143,11 +143,7 @@ def test_a_module_that_is_left_without_a_sentinel_cannot_make_it() -> None:
             )
         )
         shape = {"1d": (1, 4, 16), "2d": (1, 4, 4, 4), "3d": (1, 4, 4, 2, 2)}.get(kind.__name__[-2:], (1, 4, 4, 4))
-        values = (
-            torch.tensor((ends * 4)[:64]).reshape(shape)
-            if shape != (1, 4, 16)
-            else torch.tensor((ends * 4)[:64]).reshape(shape)
-        )
+        values = torch.tensor((ends * 4)[:64]).reshape(shape)
         averages = "Avg" in kind.__name__ or kind is nn.Upsample  # a sum of a few may overflow before it is divided
         x = (values / 16 if averages else values).requires_grad_()
         y = module(x)

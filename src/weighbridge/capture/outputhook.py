@@ -62,27 +62,24 @@ class OutputHook:
         if _is_compiling():  # in a compiled graph there is nothing of us
             return
         try:
-            self._meet(module, args, output)
+            root, group, outputs = self.root(), self.group, self.outputs
+            if root is None or not root.training or not _is_grad_enabled() or module is not self.module():
+                return
+            if _graph_task() == -1:
+                self.met_at = group.stamp
+            elif self.met_at == group.stamp:  # a checkpoint computes anew what was met before
+                return
+            if outputs.awaits_batch:
+                outputs.meet_batch(args)
+            seat = self.seat
+            if seat is None or type(output) is not torch.Tensor:
+                outputs.meet(self, module, output)
+                return
+            seat.meet(output)
+            if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
+                follow(output, self.gradients["out"][1])
         except Exception as error:
             self.outputs.failed(error)
-
-    def _meet(self, module: nn.Module, args: Any, output: Any) -> None:
-        root, group = self.root(), self.group
-        if root is None or not root.training or not _is_grad_enabled() or module is not self.module():
-            return
-        if _graph_task() == -1:
-            self.met_at = group.stamp
-        elif self.met_at == group.stamp:  # a checkpoint computes anew what was met before
-            return
-        if self.outputs.awaits_batch:
-            self.outputs.meet_batch(args)
-        seat = self.seat
-        if seat is None or type(output) is not torch.Tensor:
-            self.outputs.meet(self, module, output)
-            return
-        seat.meet(output)
-        if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
-            follow(output, self.gradients["out"][1])
 
     def __deepcopy__(self, memo: Any) -> Any:
         return contextlib.nullcontext().__exit__  # takes three arguments and returns None: the copy is not watched

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -29,6 +30,7 @@ from weighbridge.records import Quantity
 
 MOST_UNITS: Final = 65_536  # of all outputs together (architecture decision 14)
 _BATCH: Final = -1  # in place of a tensor's id
+_LOOK_AHEAD: Final = 1_000  # steps
 _MOST_LEAVES: Final = 16  # tensors of one module's output
 
 _NOTHING_OF_THEIR_OWN: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten)
@@ -65,6 +67,7 @@ class Group:
         self.forward, self.backward = Pace(rest), Pace(rest)
         self.stamp = 0
         self.weighs = self.weighs_gradients = self.is_full = False
+        self.due_at = 0  # the step at which there is something to change
         self.hooks: list[OutputHook] = []
         self.seats: list[Seat] = []
         self.table: Any = None  # the seats' addresses, for C
@@ -74,6 +77,7 @@ class Group:
         other = Group(self.rest)
         other.forward, other.backward = Pace(self.forward.mode, self.stamp), Pace(self.backward.mode, self.stamp)
         other.stamp, other.is_full = self.stamp, self.is_full
+        other.due_at = self.due_at
         other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
         return other
 
@@ -110,6 +114,7 @@ class Outputs:
         self.unowned = Group(GUARD if plan.sentinel else REST)
         self.groups: dict[int, Group] = {}
         self.hooks: dict[int, OutputHook] = {}  # by id of the module
+        self.is_compiled, self.compiled_before = False, compiled_frames()
         self.order, self.step = itertools.count(), 0
         self.units_left = MOST_UNITS
         self.biases = Biases(table)
@@ -191,13 +196,13 @@ class Outputs:
             self.prepare(number, step)
 
     def _set_pace(self, group: Group, step: int) -> None:
+        """What is to be done in this step; called at the steps of the plan and at those just after them."""
         was_full = group.is_full
         writes_units = self.units_due.due(step)
         group.weighs = writes_units or self.activations.due(step)
         group.weighs_gradients = self.gradients.due(step)
         group.is_full = group.weighs or group.weighs_gradients
-        if not group.is_full and not was_full:
-            return
+        group.due_at = step + 1 if group.is_full else self._next_due(step)
         group.forward.mode = WEIGH if group.weighs else group.rest
         group.backward.mode = WEIGH if group.weighs_gradients else group.rest
         if was_full != group.is_full:
@@ -205,14 +210,21 @@ class Outputs:
         if writes_units:
             self.biases.begin(group.hooks)
 
+    def _next_due(self, step: int) -> int:
+        """The next step of the plan; looks ahead so far that to look again costs nothing that counts."""
+        schedules = (self.units_due, self.activations, self.gradients)
+        ahead = range(step + 1, step + _LOOK_AHEAD)
+        return next((s for s in ahead if any(schedule.due(s) for schedule in schedules)), step + _LOOK_AHEAD)
+
     def _place_hooks(self, group: Group) -> None:
         """On the modules that have something to do in this step, and on no others."""
+        self.is_compiled = self.is_compiled or compiled_frames() != self.compiled_before
         for hook in group.hooks:
             wanted = group.is_full or (self.plan.sentinel and not hook.is_bounded)
             module = hook.module()
             if wanted and hook.handle is None and module is not None:
                 hook.handle = module.register_forward_hook(hook)
-            elif not wanted:
+            elif not wanted and not self.is_compiled:  # compiled code is compiled anew where a module has fewer hooks than then
                 _remove(hook)
 
     # --- while a pass runs --------------------------------------------------------------------------------------------
@@ -220,6 +232,9 @@ class Outputs:
     def meet_batch(self, args: Any) -> None:
         """The first module of a pass was called with this: the batch."""
         self.awaits_batch = False
+        if len(args) == 1 and type(args[0]) is torch.Tensor and args[0].is_floating_point():
+            self._batch.meet(args[0])
+            return
         for _, tensor in leaves(args)[:_MOST_LEAVES]:
             if is_readable(tensor):
                 self._batch.meet(tensor)
@@ -268,14 +283,21 @@ class Outputs:
         group = self.groups.get(number)
         if group is None:
             return
+        if group.is_full or self.scene.flagged:
+            self._write(group, step)
+        group.next_step()
+        self.awaits_batch = self.plan.sentinel
+        if step + 1 >= group.due_at:
+            self._set_pace(group, step + 1)
+
+    def _write(self, group: Group, step: int) -> None:
         repeated = self._write_rows(group, step) if group.is_full else 0
         if repeated or self.scene.flagged:
             self._note_calls(group, step, repeated > 0)
         if group.weighs:
             self._write_units(group, step)
-        group.next_step()
-        self.awaits_batch = self.plan.sentinel
-        self._set_pace(group, step + 1)
+        if group.stamp == 0:
+            self._note_unseen(group)
 
     def _write_rows(self, group: Group, step: int) -> int:
         recorder, seats = self.recorder, group.addresses()
@@ -307,10 +329,17 @@ class Outputs:
                 continue
             seat.unit_steps += 1
             if due:
-                sums = (units.active.tolist(), units.sum.tolist(), units.sum_sq.tolist(), units.max.tolist())
+                sums = tuple(array.copy() for array in units.arrays)
                 key = (step, self.recorder.attempt, seat.tensor, int(seat.quantity))
                 rows.append((*key, seat.unit_steps, seat.head.unit_count, *sums))
                 seat.clear_units()
+
+    def _note_unseen(self, group: Group) -> None:
+        """Say which modules run where no hook of ours can see them."""
+        unseen = [f"{hook.path}/out" for hook in group.hooks if not hook.seats]
+        if unseen and compiled_frames() != 0:
+            message = f"{len(unseen)} modules run in compiled code: their activations are not weighed; parameters are"
+            self.recorder.event(self.step, "reduced", message, detail={"outputs": unseen})
 
     def close(self) -> None:
         """The run is over: no hook stays, and what a graph still holds does nothing."""
@@ -318,6 +347,11 @@ class Outputs:
         for group in (self.unowned, *self.groups.values()):
             group.forward.mode = group.backward.mode = REST
         self._batch_pace.mode = REST
+
+
+def compiled_frames() -> int:
+    """How many functions torch.compile has compiled in this process."""
+    return int(getattr(sys.modules.get("torch._dynamo.convert_frame"), "FRAME_COUNTER", 0))
 
 
 def computes(path: str, module: nn.Module) -> bool:

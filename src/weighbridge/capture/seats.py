@@ -84,10 +84,11 @@ class Units:
         self.sum = np.zeros(number, np.float64)
         self.sum_sq = np.zeros(number, np.float64)
         self.max = np.zeros(number, np.float32)
+        self.arrays = (self.active, self.sum, self.sum_sq, self.max)
 
     def clear(self) -> None:
         """Begin anew."""
-        for array in (self.active, self.sum, self.sum_sq, self.max):
+        for array in self.arrays:
             array[:] = 0
 
 

@@ -35,6 +35,8 @@ class TensorTable:
         self.known: list[Known] = []
         self.by_key: dict[tuple[str, str], Known] = {}
         self.version = 0
+        self._ids: dict[int, int] = {}  # by id of the parameter, as they were at a version
+        self._ids_of_version = -1
         self.is_waiting = False  # for a lazy layer to be initialised: nothing else tells us that it was
 
     def has_model(self, model: nn.Module) -> bool:
@@ -130,7 +132,11 @@ class TensorTable:
 
     def id_of(self, parameter: torch.Tensor) -> int | None:
         """The id under which a parameter is watched."""
-        return next((known.tensor for known in self.by_key.values() if known.reference() is parameter), None)
+        if self.version != self._ids_of_version:
+            self._ids_of_version = self.version
+            self._ids = {id(known.reference()): known.tensor for known in self.by_key.values() if known.reference() is not None}
+        tensor = self._ids.get(id(parameter))
+        return tensor if tensor is not None and self.known[tensor].reference() is parameter else None
 
     @property
     def parameters(self) -> int:
