@@ -343,6 +343,19 @@ def test_copies_of_the_model_and_functional_calls(tmp_path: Path) -> None:
     assert {key[2] for key in rows} == {ACTIVATION, GRADIENT}
 
 
+def test_a_shallow_copy_that_shares_the_hooks_leaves_no_row(tmp_path: Path) -> None:
+    """What DataParallel makes of a module for each device."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+
+    def loss(step: int) -> torch.Tensor:
+        copy.copy(model[0])(data(5, 40, 3)).sum().backward()
+        return model(data(step, 2, 3)).sum()
+
+    rows = output_rows(train(tmp_path, model, loss))
+    assert {row["count"] for row in rows.values()} == {6}
+
+
 def test_torch_func_passes_through_and_leaves_no_row(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())

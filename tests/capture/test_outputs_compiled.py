@@ -53,11 +53,20 @@ def test_watching_compiles_nothing_anew_and_changes_no_bit(tmp_path: Path, when:
     assert "compiled code: their activations are not weighed" in said.message
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.inner(x))
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_what_is_not_compiled_is_weighed_beside_what_is(tmp_path: Path) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 8), nn.ReLU()), nn.Linear(8, 1))
+    model = nn.Sequential(nn.Linear(4, 8), Block(), nn.Linear(8, 1))
     twin = copy.deepcopy(model)
     counter = CompileCounterWithBackend("aot_eager")
     model[1].compile(backend=counter)
