@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,76 @@ def test_torch_func_passes_through_and_leaves_no_row(tmp_path: Path) -> None:
 
     rows = output_rows(train(tmp_path, model, loss))
     assert {row["count"] for row in rows.values()} == {6}
+
+
+def test_parametrizations_weigh_the_module_and_not_the_parts_of_its_weight(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Linear(4, 1))
+    truth, inputs = Truth(), lambda step: data(step, 2, 3)
+    path = train(
+        tmp_path, model, lambda step: model(inputs(step)).sum(), truth=sequential_truth(model, inputs, truth, torch.sum)
+    )
+    check_outputs(path, truth)
+
+
+def test_autocast_outputs_are_weighed_in_the_dtype_they_have(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, truth = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)), Truth()
+    inputs, square = lambda step: data(step, 7, 6), lambda y: y.float().square().sum()
+    by_hand = sequential_truth(model, inputs, truth, square)
+
+    def in_half(step: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            by_hand(step)
+
+    def loss(step: int) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return square(model(inputs(step)))
+
+    path = train(tmp_path, model, loss, truth=in_half)
+    check_outputs(path, truth)
+    assert {one.dtype for key, (one, *_) in truth.seen.items() if key[2] is ACTIVATION} == {torch.bfloat16}
+
+
+def test_modules_that_come_during_training_are_weighed_from_then_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=EVERYTHING) as run:
+        run.watch(model)
+        for step in range(6):
+            if step == 3:
+                model[1] = nn.Linear(3, 2)
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            model(data(step, 5, 3)).sum().backward()
+            optimizer.step()
+    counts = {
+        step: row["count"] for (step, name, what), row in output_rows(run.path).items() if (name, what) == ("1/out", ACTIVATION)
+    }
+    assert [counts[step] for step in (0, 1, 2)] == [5, 5, 5]
+    assert [counts[step] for step in (4, 5)] == [10, 10]  # seen when its optimizer has stepped once
+
+
+def test_modules_that_come_and_go_leave_nothing_behind(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(30):
+            model[1] = nn.Linear(3, 2)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            model(data(step, 5, 3)).sum().backward()
+            optimizer.step()
+            model(data(step, 5, 3)).sum().backward()
+            optimizer.step()
+            del optimizer
+        gc.collect()
+        outputs = run._stepper.outputs
+        assert outputs is not None
+        assert len(outputs.hooks) <= 3
+        assert len(outputs.biases.seats) <= 3
+        assert sum(len(group.seats) for group in outputs.groups.values()) <= 8
+        assert len(outputs.groups) <= 3
 
 
 def test_lstm_and_attention_give_what_they_give(tmp_path: Path) -> None:

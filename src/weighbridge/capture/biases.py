@@ -38,6 +38,11 @@ class Biases:
             self.seats[hook] = seat
             self._note(hook, seat)
 
+    def forget(self, hook: OutputHook) -> None:
+        """A module is gone."""
+        self.seats.pop(hook, None)
+        self.begun.pop(hook, None)
+
     def begin(self, hooks: list[OutputHook]) -> None:
         """A step begins at whose end rows are due: what is in the sums by now is of earlier steps."""
         for hook in hooks:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _graph_task = torch._C._current_graph_task_id
-_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 class OutputHook:
@@ -95,7 +94,7 @@ def follow(output: torch.Tensor, hooks: dict[int, Any]) -> None:
     own hooks would be put into it.
     """
     node = output.grad_fn
-    if node is None or _is_wrapped(output):
+    if node is None:
         return
     own = output._backward_hooks
     output._backward_hooks = hooks

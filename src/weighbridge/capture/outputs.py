@@ -81,6 +81,13 @@ class Group:
         other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
         return other
 
+    def leave(self, hook: OutputHook) -> None:
+        """This module does not belong here any more."""
+        mine = {id(seat) for seat in _seats_of(hook)}
+        self.hooks.remove(hook)
+        self.seats = [seat for seat in self.seats if id(seat) not in mine]
+        self.table = None
+
     def addresses(self) -> Any:
         """The seats as C wants them."""
         if self.table is None:
@@ -129,6 +136,7 @@ class Outputs:
         """Hook the modules of a model that have no hook yet."""
         if not self.unowned.hooks:
             self._set_pace(self.unowned, self.step)
+        self._forget_the_gone()
         for path, module in model.named_modules():
             if id(module) in self.hooks and self.hooks[id(module)].module() is module:
                 continue
@@ -146,9 +154,17 @@ class Outputs:
     def remove_model(self, name: str | None) -> None:
         """Take the hooks away; of all models where no name is given."""
         for key in [key for key, hook in self.hooks.items() if name in (None, hook.model)]:
-            hook = self.hooks.pop(key)
-            _remove(hook)
-            hook.group.hooks.remove(hook)
+            self._forget(key)
+
+    def _forget_the_gone(self) -> None:
+        for key in [key for key, hook in self.hooks.items() if hook.module() is None]:
+            self._forget(key)
+
+    def _forget(self, key: int) -> None:
+        hook = self.hooks.pop(key)
+        _remove(hook)
+        hook.group.leave(hook)
+        self.biases.forget(hook)
 
     def assign(self, number: int, ids: list[int], models: list[tuple[str, nn.Module]]) -> None:
         """An optimizer with these parameters steps: its modules keep pace with it. Modules may have come since."""
@@ -166,13 +182,16 @@ class Outputs:
                 self._move(hook, group)
         self._place_hooks(group)
 
+    def release(self, number: int) -> None:
+        """An optimizer is gone: its modules wait for the next one."""
+        group = self.groups.pop(number, None)
+        for hook in list(group.hooks) if group is not None else ():
+            self._move(hook, self.unowned)
+
     def _move(self, hook: OutputHook, group: Group) -> None:
         if hook.group is group:
             return
-        hook.group.hooks.remove(hook)
-        mine = {id(seat) for seat in _seats_of(hook)}
-        hook.group.seats = [seat for seat in hook.group.seats if id(seat) not in mine]
-        hook.group.table = None
+        hook.group.leave(hook)
         hook_stamp, hook.group = hook.group.stamp, group
         group.hooks.append(hook)
         for seat in _seats_of(hook):

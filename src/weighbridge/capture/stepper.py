@@ -177,6 +177,8 @@ class Stepper:
                 stepped.device.drain(self.recorder)
         stepped.snapshots = stepped.device = stepped.values = None
         del self.optimizers[key]
+        if self.outputs is not None:
+            self.outputs.release(stepped.number)
         if stepped.number in self.has_stepped:
             self.departed.append(stepped)
 
