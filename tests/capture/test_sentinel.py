@@ -124,11 +124,11 @@ def test_healthy_training_flags_nothing_and_a_sick_step_only_once(tmp_path: Path
 
 
 def test_a_module_that_is_left_without_a_sentinel_cannot_make_it() -> None:
-    """What `outputs._BOUNDED` claims: finite in, finite out, forward and backward, up to a tenth of the range of float32."""
-    from weighbridge.capture.outputs import _BOUNDED
+    """What `modulekinds.BOUNDED` claims: finite in, finite out, forward and backward, up to a tenth of the range of float32."""
+    from weighbridge.capture.modulekinds import BOUNDED
 
     ends = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 1.0, -1.0, 88.0, -88.0, 104.0, -104.0, 1e4, -1e4, 1e30, -1e30, 3e37, -3e37]
-    for kind in _BOUNDED:
+    for kind in BOUNDED:
         module = (
             kind(2)
             if "Pool" in kind.__name__ or kind in (nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad2d)

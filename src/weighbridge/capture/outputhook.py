@@ -17,7 +17,8 @@ from torch import nn
 from weighbridge.capture.seats import Seat
 
 if TYPE_CHECKING:
-    from weighbridge.capture.outputs import Group, Outputs
+    from weighbridge.capture.outputgroup import Group
+    from weighbridge.capture.outputs import Outputs
 
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled

@@ -7,11 +7,9 @@ why a ReLU needs no sentinel, and why the gradients of parameters serve as that 
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import sys
-import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -19,6 +17,8 @@ from torch import nn
 
 from weighbridge.capture.biases import Biases
 from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.modulekinds import BOUNDED, CHANNELS_SECOND, around, computes, first_parameter, is_owned
+from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
@@ -32,72 +32,6 @@ MOST_UNITS: Final = 65_536  # of all outputs together (architecture decision 14)
 _BATCH: Final = -1  # in place of a tensor's id
 _LOOK_AHEAD: Final = 1_000  # steps
 _MOST_LEAVES: Final = 16  # tensors of one module's output
-
-_NOTHING_OF_THEIR_OWN: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten)
-_WRAPPERS: Final = ("DistributedDataParallel", "DataParallel", "OptimizedModule", "FullyShardedDataParallel")
-# From finite numbers these make finite ones, forward and backward: their derivative is bounded.
-_BOUNDED: Final = (
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Softsign),
-    *(
-        nn.Tanh,
-        nn.Sigmoid,
-        nn.LogSigmoid,
-        nn.Hardtanh,
-        nn.Hardswish,
-        nn.Hardsigmoid,
-        nn.Hardshrink,
-        nn.Softshrink,
-        nn.Tanhshrink,
-    ),
-    *(nn.Threshold, nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-    *(nn.PixelShuffle, nn.PixelUnshuffle, nn.ZeroPad2d, nn.Upsample),
-)
-_CHANNELS_SECOND: Final = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-
-
-class Group:
-    """The modules of one optimizer: they are weighed and written with its steps."""
-
-    def __init__(self, rest: int) -> None:
-        self.rest = rest  # between the steps of the plan: GUARD or REST
-        self.forward, self.backward = Pace(rest), Pace(rest)
-        self.stamp = 0
-        self.weighs = self.weighs_gradients = self.is_full = False
-        self.due_at = 0  # the step at which there is something to change
-        self.hooks: list[OutputHook] = []
-        self.seats: list[Seat] = []
-        self.table: Any = None  # the seats' addresses, for C
-
-    def twin(self) -> Group:
-        """One that is at the same work, for modules that are about to move there."""
-        other = Group(self.rest)
-        other.forward, other.backward = Pace(self.forward.mode, self.stamp), Pace(self.backward.mode, self.stamp)
-        other.stamp, other.is_full = self.stamp, self.is_full
-        other.due_at = self.due_at
-        other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
-        return other
-
-    def leave(self, hook: OutputHook) -> None:
-        """This module does not belong here any more."""
-        mine = {id(seat) for seat in _seats_of(hook)}
-        self.hooks.remove(hook)
-        self.seats = [seat for seat in self.seats if id(seat) not in mine]
-        self.table = None
-
-    def addresses(self) -> Any:
-        """The seats as C wants them."""
-        if self.table is None:
-            self.table = (ctypes.c_void_p * len(self.seats))(*(seat.address for seat in self.seats))
-        return self.table
-
-    def next_step(self) -> None:
-        """What the seats hold of this step is over."""
-        self.stamp += 1
-        self.forward.stamp = self.backward.stamp = self.stamp
 
 
 class Outputs:
@@ -142,11 +76,11 @@ class Outputs:
                 continue
             if computes(path, module) and self.wants(f"{plain_name(path)}/out"):
                 hook = OutputHook(self, self.unowned, name, plain_name(path), module, model)
-                hook.around = _around(model, path)
-                hook.is_bounded = isinstance(module, _BOUNDED)
+                hook.around = around(model, path)
+                hook.is_bounded = isinstance(module, BOUNDED)
                 hook.is_opaque = not hook.is_bounded and not any(True for _ in module.parameters())
                 hook.is_opaque &= self.plan.sentinel
-                hook.axis = 1 if isinstance(module, _CHANNELS_SECOND) else None
+                hook.axis = 1 if isinstance(module, CHANNELS_SECOND) else None
                 self.hooks[id(module)] = hook
                 self.unowned.hooks.append(hook)
         self._place_hooks(self.unowned)
@@ -174,9 +108,9 @@ class Outputs:
         if number not in self.groups:
             self.groups[number] = self.unowned.twin()
         group = self.groups[number]
-        roots = {hook.model for hook in self.hooks.values() if _is_owned(hook.root(), mine)}
+        roots = {hook.model for hook in self.hooks.values() if is_owned(hook.root(), mine)}
         for hook in self.hooks.values():
-            first = _first_parameter(hook)
+            first = first_parameter((hook.module(), *(reference() for reference in hook.around)))
             is_mine = first is not None and id(first) in mine
             if is_mine or (hook.model in roots and hook.group is self.unowned):
                 self._move(hook, group)
@@ -194,7 +128,7 @@ class Outputs:
         hook.group.leave(hook)
         hook_stamp, hook.group = hook.group.stamp, group
         group.hooks.append(hook)
-        for seat in _seats_of(hook):
+        for seat in seats_of(hook):
             is_of_now = seat.head.stamp == hook_stamp
             seat.keep_pace(group.backward if seat.quantity is Quantity.ACTIVATION_GRADIENT else group.forward)
             seat.head.stamp = group.stamp if is_of_now else -1
@@ -371,37 +305,6 @@ class Outputs:
 def compiled_frames() -> int:
     """How many functions torch.compile has compiled in this process."""
     return int(getattr(sys.modules.get("torch._dynamo.convert_frame"), "FRAME_COUNTER", 0))
-
-
-def computes(path: str, module: nn.Module) -> bool:
-    """Does a module compute something of its own, so that what it gives is worth a look?"""
-    if "parametrizations" in path.split("."):
-        return False
-    return type(module) not in _NOTHING_OF_THEIR_OWN and type(module).__name__ not in _WRAPPERS
-
-
-def _first_parameter(hook: OutputHook) -> nn.Parameter | None:
-    """The module's own, else that of the nearest module around it: whose step it goes with."""
-    for module in (hook.module(), *(reference() for reference in hook.around)):
-        first = next(module.parameters(), None) if isinstance(module, nn.Module) else None
-        if first is not None:
-            return first
-    return None
-
-
-def _around(model: nn.Module, path: str) -> tuple[Callable[[], nn.Module | None], ...]:
-    """The modules around this one, the nearest first."""
-    parts = path.split(".")[:-1]
-    return tuple(weakref.ref(model.get_submodule(".".join(parts[:n]))) for n in range(len(parts), -1, -1))
-
-
-def _is_owned(root: nn.Module | None, ids: set[int]) -> bool:
-    return root is not None and any(id(p) in ids for p in root.parameters())
-
-
-def _seats_of(hook: OutputHook) -> Iterable[Seat]:
-    yield from hook.seats.values()
-    yield from (seat for seat, _ in hook.gradients.values())
 
 
 def _remove(hook: OutputHook) -> None:
