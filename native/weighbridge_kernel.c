@@ -196,10 +196,12 @@ WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attemp
             write_row(to, step, attempt, item, item->quantity, &rows[0], NULL);
             continue;
         }
-        write_row(to, step, attempt, item, WB_PARAMETER, &rows[0], NULL);
-        if (item->gradient)
+        if (!(item->skip & 1 << WB_PARAMETER))
+            write_row(to, step, attempt, item, WB_PARAMETER, &rows[0], NULL);
+        if (item->gradient && !(item->skip & 1 << WB_GRADIENT))
             write_row(to, step, attempt, item, WB_GRADIENT, &rows[1], NULL);
-        write_row(to, step, attempt, item, WB_UPDATE, &rows[2], &cross);
+        if (!(item->skip & 1 << WB_UPDATE))
+            write_row(to, step, attempt, item, WB_UPDATE, &rows[2], &cross);
     }
     leave_plain_arithmetic(before);
     return 0;

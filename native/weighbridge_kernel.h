@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define WB_ABI 2
+#define WB_ABI 3
 
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
@@ -32,7 +32,7 @@ typedef struct {
     int64_t count;      /* elements */
     int32_t dtype, gradient_dtype, tensor, quantity;
     int32_t values; /* on which steps the numbers themselves are kept: bits of `keep`; float parameter and gradient only */
-    int32_t pad;
+    int32_t skip;   /* which rows of a step are not written, as bits 1 << quantity */
 } wb_item;
 
 typedef struct { /* columns of the table of values; the dtype is float32 throughout */

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from weighbridge.capture.plan import Plan
+    from weighbridge.capture.plan import Plan, Schedule
     from weighbridge.capture.run import Run, config, epochs, finish, flush, init, log, unwatch, watch
     from weighbridge.errors import WeighbridgeError
     from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "weighbridge.capture.plan": ("Plan",),
+    "weighbridge.capture.plan": ("Plan", "Schedule"),
     "weighbridge.capture.run": ("Run", "config", "epochs", "finish", "flush", "init", "log", "unwatch", "watch"),
     "weighbridge.errors": ("WeighbridgeError",),
     "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
@@ -35,6 +35,7 @@ __all__ = [
     "Plan",
     "Run",
     "RunRecord",
+    "Schedule",
     "Series",
     "Tensor",
     "WeighbridgeError",

@@ -190,20 +190,6 @@ BIASES: Final = pa.schema(
     ]
 )
 
-# How gradients go together: with those of the step before, and over the micro-batches of a step.
-COHERENCE: Final = pa.schema(
-    [
-        *_KEY,
-        ("tensor", pa.int32()),
-        ("dot_previous", pa.float64()),  # gradient of this step times that of the step before; NaN = not taken
-        ("sum_sq", pa.float64()),  # of this step's gradient, from the same sketch
-        ("sum_sq_previous", pa.float64()),
-        ("small_sq", pa.float64()),  # squared norm of the gradient of one micro-batch; NaN = not taken
-        ("large_sq", pa.float64()),  # of the mean over `parts` of them
-        ("parts", pa.int32()),
-    ]
-)
-
 TABLES: Final = {
     "rows": ROWS,
     "steps": STEPS,
@@ -215,5 +201,4 @@ TABLES: Final = {
     "calls": CALLS,
     "units": UNITS,
     "biases": BIASES,
-    "coherence": COHERENCE,
 }

@@ -22,7 +22,7 @@ from weighbridge.reference import CrossTerms, Summary, summarize, update_of, upd
 from weighbridge.store.layout import rank_folder
 from weighbridge.store.tables import RankTables
 
-PARAMETERS_ALONE = weighbridge.Plan(activations=False, activation_gradients=False, moments=False, coherence=False)
+PARAMETERS_ALONE = weighbridge.Plan(activations=False, activation_gradients=False, moments=False)
 PARAMETER, GRADIENT, UPDATE = Quantity.PARAMETER, Quantity.GRADIENT, Quantity.UPDATE
 SUM_TOLERANCE = 1e-7  # of the sum of the absolute values of the terms, as the project's goal says
 COUNTS = ("count", "nan", "pos_inf", "neg_inf", "zero", "subnormal", "hist_count")

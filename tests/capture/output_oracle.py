@@ -17,7 +17,7 @@ from tests.capture.oracle import Expected, array, compare, table
 from weighbridge.records import Quantity
 from weighbridge.reference import summarize
 
-EVERYTHING = weighbridge.Plan(activations=True, activation_gradients=True, units=True, moments=False, coherence=False)
+EVERYTHING = weighbridge.Plan(activations=True, activation_gradients=True, units=True, moments=False)
 OUTPUT_QUANTITIES = (Quantity.ACTIVATION, Quantity.ACTIVATION_GRADIENT)
 
 Key = tuple[int, str, Quantity]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from weighbridge.capture.kernel import BF16, F16, F32, F64, ITEM_SIZES, Items
+from weighbridge.capture.kernel import ALL_ROWS, BF16, F16, F32, F64, ITEM_SIZES, Items
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import HISTOGRAM_BINS, HISTOGRAM_LINE_BYTES, HISTOGRAM_STRIDE, HISTOGRAM_WHOLE_BELOW, Quantity
@@ -160,18 +160,26 @@ def _weigh_step(item: np.void, key: dict[str, Any], block: RowBlock) -> None:
     gradient = _view(item["gradient"], item["count"], item["gradient_dtype"]) if item["gradient"] else None
     wide = torch.float64 if after.dtype == torch.float64 else torch.float32
     update = after.to(wide) - before.to(wide)
-    _add(block, key | {"quantity": Quantity.PARAMETER}, before)
-    if gradient is not None:
+    rows = ALL_ROWS & ~int(item["skip"])
+    if rows & 1 << Quantity.PARAMETER:
+        _add(block, key | {"quantity": Quantity.PARAMETER}, before)
+    if gradient is not None and rows & 1 << Quantity.GRADIENT:
         _add(block, key | {"quantity": Quantity.GRADIENT}, gradient)
+    if rows & 1 << Quantity.UPDATE:
+        cross = _cross(update, before, gradient)
+        _add(block, key | {"quantity": Quantity.UPDATE} | cross, update, ITEM_SIZES[item["dtype"]])
+    size = int(item["count"]) * ITEM_SIZES[item["dtype"]]
+    if size:
+        ctypes.memmove(int(item["snapshot"]), int(item["parameter"]), size)
+
+
+def _cross(update: torch.Tensor, before: torch.Tensor, gradient: torch.Tensor | None) -> dict[str, float]:
     cross: dict[str, float] = {"dot_update_parameter": _dot(update, before)}
     if gradient is not None:
         cross["dot_gradient_parameter"] = _dot(gradient, before)
         cross["dot_gradient_update"] = _dot(gradient, update)
         cross["lost"] = int(((gradient != 0) & (update == 0)).sum())
-    _add(block, key | {"quantity": Quantity.UPDATE} | cross, update, ITEM_SIZES[item["dtype"]])
-    size = int(item["count"]) * ITEM_SIZES[item["dtype"]]
-    if size:
-        ctypes.memmove(int(item["snapshot"]), int(item["parameter"]), size)
+    return cross
 
 
 def _add(block: RowBlock, known: dict[str, Any], tensor: torch.Tensor, itemsize: int | None = None) -> None:

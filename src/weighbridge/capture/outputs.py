@@ -50,7 +50,6 @@ class Outputs:
         self.activations, self.gradients = plan.schedule("activations"), plan.schedule("activation_gradients")
         self.units_due = plan.schedule("units") if self.activations != NEVER else NEVER
         self.library = Library(kernel)
-        self.wants = getattr(plan, "wants", lambda name: True)
         self.scene = Scene()
         self.unowned = Group(GUARD if plan.sentinel else REST)
         self.groups: dict[int, Group] = {}
@@ -74,7 +73,7 @@ class Outputs:
         for path, module in model.named_modules():
             if id(module) in self.hooks and self.hooks[id(module)].module() is module:
                 continue
-            if computes(path, module) and self.wants(f"{plain_name(path)}/out"):
+            if computes(path, module) and self.plan.wants(f"{plain_name(path)}/out"):
                 hook = OutputHook(self, self.unowned, name, plain_name(path), module, model)
                 hook.around = around(model, path)
                 hook.is_bounded = isinstance(module, BOUNDED)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from weighbridge.errors import BadPlan
 
@@ -44,6 +45,12 @@ class Schedule:
     every: int = 0
     per_decade: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("first", "every", "per_decade"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise BadPlan(f"Schedule({name}={value!r}): a number of steps is a whole number, 0 or more.")
+
     def due(self, step: int) -> bool:
         """Is something to be weighed at this step?"""
         if step < self.first or (self.every and step % self.every == 0):
@@ -54,6 +61,8 @@ class Schedule:
 EVERY_STEP: Final = Schedule(every=1)
 NEVER: Final = Schedule()
 When = Schedule | int | bool  # a number: every k-th step
+QUANTITIES: Final = ("parameters", "gradients", "updates")  # in the order of their bits in `Plan.rows_due`
+SCHEDULED: Final = (*QUANTITIES, "moments", "activations", "activation_gradients", "units")
 Pattern = str | re.Pattern[str] | Callable[[str], bool]  # a glob, a regular expression, a function of the dotted name
 
 
@@ -68,11 +77,8 @@ class Plan:
     activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
                           every 10th
     units                 each unit of an output on its own; default 20 steps per decade and every 100th
-    coherence             cosine of successive gradients, gradient noise scale; default 10 steps per decade and every 100th
     sentinel              look for NaN and infinity in what every module gives, at every step
-    histogram_bits        0: one bin per power of two; 1: two; 2: four
     values                keep the actual numbers of small tensors (architecture decision 15)
-    budget                share of the step that weighing may take, e.g. 0.02; None = all of the plan at any cost
     disk                  limit of the run's folder, e.g. "2 GB"; beyond it the oldest full-resolution ranges give way to
                           buckets
     snapshot              limit of the memory that holds the parameters as they were before the step; beyond it the update
@@ -91,11 +97,8 @@ class Plan:
     activations: When = Schedule(first=20, every=10)
     activation_gradients: When = Schedule(first=20, every=10)
     units: When = Schedule(every=100, per_decade=20)
-    coherence: When = Schedule(every=100, per_decade=10)
     sentinel: bool = True
-    histogram_bits: int = 0
     values: bool = True
-    budget: float | None = None
     disk: str | int = "2 GB"
     snapshot: str | int = "1 GB"
 
@@ -103,6 +106,27 @@ class Plan:
         for name in ("disk", "snapshot"):
             if size_in_bytes(getattr(self, name)) < 0:
                 raise BadPlan(f"Plan({name}={getattr(self, name)!r}) is negative; a size is 0 or more.")
+        for name in SCHEDULED:
+            _check_when(name, getattr(self, name))
+        for name in ("include", "exclude"):
+            _check_patterns(name, getattr(self, name))
+
+    def wants(self, name: str) -> bool:
+        """Is the tensor of this dotted name to be weighed? A pattern that meets a module covers all that is in it."""
+        names = _with_modules(name)
+        included = _as_patterns(self.include)
+        if included and not any(_meets(pattern, one) for pattern in included for one in names):
+            return False
+        return not any(_meets(pattern, one) for pattern in _as_patterns(self.exclude) for one in names)
+
+    def rows_due(self, step: int) -> int:
+        """Which rows of parameters are written at this step: bits 1 parameter, 2 gradient, 4 update."""
+        return sum(1 << bit for bit, what in enumerate(QUANTITIES) if self.schedule(what).due(step))
+
+    @property
+    def is_all_due(self) -> bool:
+        """Are parameters, gradients and updates weighed at every step?"""
+        return all(self.schedule(what) == EVERY_STEP for what in QUANTITIES)
 
     def schedule(self, what: str) -> Schedule:
         """When `what` ("parameters", "activations", ...) is weighed.
@@ -124,6 +148,44 @@ class Plan:
     def snapshot_bytes(self) -> int:
         """The limit of the snapshots in bytes."""
         return size_in_bytes(self.snapshot)
+
+
+def _check_when(name: str, when: object) -> None:
+    is_number = isinstance(when, int) and when >= 0
+    if not isinstance(when, Schedule) and not is_number:
+        raise BadPlan(
+            f"Plan({name}={when!r}) does not say when. Write a number k for every k-th step, True, False, or "
+            f"Schedule(first=100, every=10)."
+        )
+
+
+def _check_patterns(name: str, patterns: object) -> None:
+    for pattern in _as_patterns(patterns):
+        if not isinstance(pattern, str | re.Pattern) and not callable(pattern):
+            raise BadPlan(
+                f"Plan({name}=...) holds {pattern!r}. Write a glob such as 'encoder.*', re.compile(...), or a function "
+                "of the name."
+            )
+
+
+def _as_patterns(patterns: Any) -> tuple[Any, ...]:
+    if isinstance(patterns, str | re.Pattern) or callable(patterns):
+        return (patterns,)
+    return tuple(patterns)
+
+
+def _with_modules(name: str) -> list[str]:
+    """The name and those of the modules around it: a.b.weight, a.b, a; of an output a.b/out: a.b/out, a.b, a."""
+    path, slash, _ = name.partition("/")
+    parts = path.split(".")
+    around = [".".join(parts[:n]) for n in range(len(parts) if slash else len(parts) - 1, 0, -1)]
+    return [name, *around]
+
+
+def _meets(pattern: Any, name: str) -> bool:
+    if isinstance(pattern, str):
+        return fnmatch.fnmatchcase(name, pattern)
+    return bool(pattern.search(name) if isinstance(pattern, re.Pattern) else pattern(name))
 
 
 # Architecture decision 15. The last bound is ours: a thousand layers of 64 x 64 would otherwise write 49 MB on each such step.

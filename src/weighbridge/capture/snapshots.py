@@ -17,7 +17,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from weighbridge.capture.addresses import CHANGED, DIFFERS, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
-from weighbridge.capture.kernel import ITEM, Kernel, code_of
+from weighbridge.capture.kernel import ALL_ROWS, ITEM, Kernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import Quantity
@@ -186,6 +186,19 @@ class Snapshots:
             self.copy(i for i in moved if self.addresses[i])
         self.keep.clear()
         return sorted(moved)
+
+    def renew(self) -> None:
+        """Copy anew, whatever has changed: the steps since the last copy were not weighed."""
+        self.locate()
+        if len(self.windows) > 1:
+            self._next_turn()
+        else:
+            self.copy(range(len(self.sizes)))
+        self.keep.clear()
+
+    def write_rows(self, rows: int) -> None:
+        """From now on write these rows of a step: bits 1 << quantity."""
+        self.items["skip"] = ALL_ROWS & ~rows
 
     def _next_turn(self) -> None:
         self.turn = (self.turn + 1) % len(self.windows)

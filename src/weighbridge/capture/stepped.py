@@ -8,6 +8,7 @@ from typing import Any, Final
 import torch
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.kernel import ALL_ROWS
 from weighbridge.capture.snapshots import Snapshots
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
@@ -27,6 +28,8 @@ class Stepped:
         self.snapshots: Snapshots | None = None
         self.device: DeviceWeigher | None = None
         self.values: Values | None = None
+        self.rows = ALL_ROWS  # that its snapshots write now
+        self.is_stale = False  # the copies are of an earlier step: some steps were not weighed
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step

@@ -17,8 +17,9 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
-from weighbridge.capture.kernel import Kernel, NativeKernel
+from weighbridge.capture.kernel import ALL_ROWS, Kernel, NativeKernel
 from weighbridge.capture.losses import Passes
+from weighbridge.capture.moments import Moments
 from weighbridge.capture.outputs import Outputs
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
@@ -41,6 +42,8 @@ class Stepper:
     ) -> None:
         self.failed = failed
         self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
+        self.is_all_due = plan.is_all_due
+        self.moments = Moments(kernel, plan, table)
         self.clock = 0
         self.has_stepped: set[int] = set()  # optimizers that stepped at this reading of the clock
         self.total_steps = 0
@@ -147,6 +150,8 @@ class Stepper:
             self.under_way.remove(stepped)
         with self.recorder.lock:
             self._weigh(stepped)
+            if self.moments.is_due(self.clock):
+                self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
             if self.outputs is not None:
                 self.outputs.after_step(stepped.number, self.clock)
             self.has_stepped.add(stepped.number)
@@ -201,6 +206,7 @@ class Stepper:
             direct = [w for w in mine if w.parameter.device.type == "cpu"]
             elsewhere = [w for w in mine if w.parameter.device.type != "cpu"]
             stepped.snapshots = Snapshots(self.kernel, direct, self.plan.snapshot_bytes) if direct else None
+            stepped.rows, stepped.is_stale = ALL_ROWS, False
             stepped.device = DeviceWeigher(elsewhere, self.table.tell) if elsewhere else None
             stepped.ids, stepped.watched = ids, self.table.version
             if self.outputs is not None and stepped.is_ours:
@@ -237,8 +243,10 @@ class Stepper:
         snapshots = stepped.snapshots
         if snapshots is None:
             return
+        if not self.is_all_due and not self._is_due(stepped, snapshots):
+            return
         try:
-            moved = [snapshots.weighed[i].tensor for i in snapshots.refresh_moved()]
+            moved = [snapshots.weighed[i].tensor for i in self._refreshed(stepped, snapshots)]
         except FormChanged as change:
             stepped.watched, moved = -1, change.tensors
             self._prepare(stepped, optimizer)
@@ -251,6 +259,23 @@ class Stepper:
         if snapshots is not None and snapshots.uncopied:
             with self.recorder.lock:
                 snapshots.weigh_uncopied(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
+
+    def _is_due(self, stepped: Stepped, snapshots: Snapshots) -> bool:
+        """Are rows of this optimizer's parameters due at this step? Sets which."""
+        rows = self.plan.rows_due(self.clock)
+        if rows != stepped.rows:
+            stepped.rows = rows
+            snapshots.write_rows(rows)
+        stepped.is_stale |= rows == 0
+        return rows != 0
+
+    def _refreshed(self, stepped: Stepped, snapshots: Snapshots) -> list[int]:
+        """The items that changed since the last step, their copies refreshed; after steps that were not weighed: none."""
+        if not stepped.is_stale:
+            return snapshots.refresh_moved()
+        snapshots.renew()
+        stepped.is_stale = False
+        return []
 
     def _note_change(self, tensor: int) -> None:
         self.changes[tensor] = self.changes.get(tensor, 0) + 1
@@ -265,7 +290,7 @@ class Stepper:
         if stepped.device is not None:
             stepped.device.after(self.clock, self.recorder)
         snapshots = stepped.snapshots
-        if snapshots is None:
+        if snapshots is None or not stepped.rows:
             return
         try:
             snapshots.locate(gradients=True)
@@ -339,7 +364,7 @@ class Stepper:
                 if stepped.device is not None:
                     stepped.device.drain(self.recorder)
             weighed = [w for w in self.table.alive() if w.parameter.device.type == "cpu"]
-            if weighed:
+            if weighed and self.plan.schedule("parameters") != NEVER:
                 last = Snapshots(self.kernel, weighed, 0)
                 last.weigh_uncopied(step, self.recorder.attempt, self.recorder.room(len(weighed)))
                 if self.plan.values:

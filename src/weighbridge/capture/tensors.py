@@ -29,8 +29,11 @@ class Known:
 class TensorTable:
     """All watched models of one run and their parameters."""
 
-    def __init__(self, recorder: Recorder, tell: Callable[[str], None]) -> None:
-        self.recorder, self.tell = recorder, tell
+    def __init__(
+        self, recorder: Recorder, tell: Callable[[str], None], wants: Callable[[str], bool] = lambda name: True
+    ) -> None:
+        self.recorder, self.tell, self.wants = recorder, tell, wants
+        self.left_out: set[tuple[str, str]] = set()
         self.models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self.known: list[Known] = []
         self.by_key: dict[tuple[str, str], Known] = {}
@@ -53,6 +56,12 @@ class TensorTable:
             unique, number = f"{wanted}-{number}", number + 1
         self.models.append((unique, weakref.ref(model)))
         self._scan(unique, model, step)
+        names = [name for one, name in self.left_out if one == unique]
+        if names and not any(known.model == unique for known in self.by_key.values()):
+            self.tell(f"Plan(include=..., exclude=...) leaves out every tensor of {unique}: nothing of it is weighed")
+        elif names:
+            message = f"{len(names)} tensors are left out by Plan(include=..., exclude=...)"
+            self.recorder.event(step, "reduced", message, detail={"tensors": names})
         return unique
 
     def alive_models(self) -> list[tuple[str, nn.Module]]:
@@ -78,6 +87,9 @@ class TensorTable:
     def _scan(self, model_name: str, model: nn.Module, step: int) -> None:
         for order, one in enumerate(named(model)):
             key = (model_name, one.name)
+            if key in self.left_out or not any(map(self.wants, (one.name, *one.aliases))):
+                self.left_out.add(key)
+                continue
             note = why_not(one.parameter)
             form = _form(one.parameter)
             known = self.by_key.get(key)

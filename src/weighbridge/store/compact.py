@@ -43,7 +43,6 @@ SORTED_BY: Final = {
     "calls": ("tensor", "quantity", "step"),
     "units": ("tensor", "quantity", "step"),
     "biases": ("tensor", "step"),
-    "coherence": ("tensor", "step"),
     "events": ("step",),
 }
 

@@ -1,0 +1,73 @@
+"""The optimizer's running averages, weighed on some steps: Adam's two moments, SGD's momentum.
+
+Row of step k: the state after update k, which is the state that made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture.kernel import ITEM, Kernel, code_of
+from weighbridge.capture.plan import NEVER, Plan
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.snapshots import as_real
+from weighbridge.capture.stepped import Stepped
+from weighbridge.capture.tensors import TensorTable
+from weighbridge.records import Quantity
+
+# Names in `optimizer.state[parameter]`: of torch's own optimizers, and of those that follow them.
+FIRST: Final = ("exp_avg", "momentum_buffer")
+SECOND: Final = ("exp_avg_sq", "square_avg", "exp_inf", "sum")
+
+
+class Moments:
+    """The state of a run's optimizers."""
+
+    def __init__(self, kernel: Kernel, plan: Plan, table: TensorTable) -> None:
+        self.kernel, self.table = kernel, table
+        self.schedule = plan.schedule("moments")
+        self.is_never = self.schedule == NEVER
+        self._asked = (-1, False)
+
+    def is_due(self, step: int) -> bool:
+        """Is the state weighed at this step?"""
+        if self.is_never:
+            return False
+        if self._asked[0] != step:
+            self._asked = (step, self.schedule.due(step))
+        return self._asked[1]
+
+    def weigh(self, stepped: Stepped, optimizer: Optimizer, step: int, recorder: Recorder) -> None:
+        """Write a row for each moment of each parameter. Call with the recorder's lock held."""
+        if stepped.snapshots is None:
+            return
+        keep: list[torch.Tensor] = []
+        found = []
+        for weighed in stepped.snapshots.weighed:
+            state = optimizer.state.get(weighed.parameter)
+            for quantity, names in ((Quantity.MOMENT1, FIRST), (Quantity.MOMENT2, SECOND)):
+                moment = _moment(state, names, weighed.parameter)
+                if moment is not None:
+                    keep.append(moment)
+                    found.append((moment.data_ptr(), moment.numel(), code_of(moment.dtype), weighed.tensor, int(quantity)))
+        if found:
+            items = np.zeros(len(found), ITEM)
+            for column, values in zip(
+                ("parameter", "count", "dtype", "tensor", "quantity"), zip(*found, strict=True), strict=True
+            ):
+                items[column] = values
+            self.kernel.weigh(items, step, recorder.attempt, recorder.room(len(items)))
+
+
+def _moment(state: Any, names: tuple[str, ...], parameter: torch.Tensor) -> torch.Tensor | None:
+    """The first of these in the state that has the parameter's own shape and lies in CPU memory."""
+    for name in names:
+        moment = state.get(name) if isinstance(state, dict) else None
+        if type(moment) is torch.Tensor and moment.shape == parameter.shape and moment.device.type == "cpu":
+            real = as_real(moment.detach()).contiguous()
+            return real if code_of(real.dtype) is not None else None
+    return None
