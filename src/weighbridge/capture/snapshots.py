@@ -105,6 +105,7 @@ class Snapshots:
         self.items["tensor"] = [w.tensor for w in self.weighed]
         self.items["quantity"] = int(Quantity.PARAMETER)
         self.compared = int(np.searchsorted(self.items["count"], COMPARED_ELEMENTS, side="right"))
+        self.rows = ALL_ROWS
         self.windows = self._windows(budget)
         self.turn = 0
         self.uncopied: list[int] = []
@@ -198,6 +199,7 @@ class Snapshots:
 
     def write_rows(self, rows: int) -> None:
         """From now on write these rows of a step: bits 1 << quantity."""
+        self.rows = rows
         self.items["skip"] = ALL_ROWS & ~rows
 
     def _next_turn(self) -> None:
@@ -250,7 +252,8 @@ class Snapshots:
             if not block.room_for(len(self.items)):  # two calls: none of them may find it full
                 raise BlockFull("no room for this step")
             self.kernel.weigh(self.items[copied], step, attempt, block, values, keep)
-            self.kernel.weigh(self._gradients_alone(~copied), step, attempt, block)
+            if self.rows & 1 << Quantity.GRADIENT:
+                self.kernel.weigh(self._gradients_alone(~copied), step, attempt, block)
         self.keep.clear()
 
     def _gradients_alone(self, which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -261,6 +264,8 @@ class Snapshots:
 
     def weigh_uncopied(self, step: int, attempt: int, block: RowBlock) -> None:
         """The `parameter` rows of tensors without a copy, before the optimizer steps."""
+        if not self.rows & 1 << Quantity.PARAMETER:
+            return
         self.locate()
         items = self.items[self.items["snapshot"] == 0]
         items["gradient"] = 0
