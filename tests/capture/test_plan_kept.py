@@ -50,6 +50,7 @@ def model_and_loss() -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
         Plan(parameters=7, gradients=7, updates=7),
         Plan(parameters=Schedule(first=3, per_decade=5), gradients=False, updates=Schedule(first=2, every=9)),
         Plan(parameters=4, gradients=False, updates=4, snapshot="20 KB"),
+        Plan(parameters=4, gradients=False, updates=3, snapshot="24 KB"),
     ],
 )
 def test_rows_stand_at_the_steps_of_the_plan_and_are_those_of_their_step(

@@ -194,7 +194,7 @@ class Snapshots:
         if len(self.windows) > 1:
             self._next_turn()
         else:
-            self.copy(range(len(self.sizes)))
+            self.copy(i for i, address in enumerate(self.addresses) if address)
         self.keep.clear()
 
     def write_rows(self, rows: int) -> None:
