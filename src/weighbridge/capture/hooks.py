@@ -18,6 +18,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from weighbridge.capture import observed
+
 
 class Listener(Protocol):
     """What a run does when training moves. `failed` is told what the others raise; training never sees it."""
@@ -25,11 +27,14 @@ class Listener(Protocol):
     def before_step(self, optimizer: Optimizer) -> None: ...
     def after_step(self, optimizer: Optimizer) -> None: ...
     def on_backward(self, root: torch.Tensor) -> None: ...
+    def on_clipped(self, parameter: int, factor: float) -> None: ...
+    def step_skipped(self, optimizer: Optimizer) -> None: ...
     def failed(self, error: Exception) -> None: ...
 
 
 _listeners: tuple[Listener, ...] = ()
 _handles: list[Any] = []
+_last_stepped: Any = None  # id of the optimizer whose post hook ran last, until somebody asks
 _torch_backward = torch.autograd.backward
 
 
@@ -57,11 +62,13 @@ def _install() -> None:
     _handles.append(register_optimizer_step_post_hook(_after))
     _torch_backward = torch.autograd.backward
     torch.autograd.backward = _backward  # type: ignore[assignment]
+    observed.observe(_clipped, _skipped, _has_stepped)
 
 
 def _remove() -> None:
     while _handles:
         _handles.pop().remove()
+    observed.leave()
     if torch.autograd.backward is _backward:  # somebody else may have put a wrapper of theirs around ours
         torch.autograd.backward = _torch_backward
 
@@ -75,9 +82,35 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    global _last_stepped
+    _last_stepped = id(optimizer)
     for listener in _listeners:
         try:
             listener.after_step(optimizer)
+        except Exception as error:
+            listener.failed(error)
+
+
+def _has_stepped(optimizer: Any) -> bool:
+    """Has the post hook of this optimizer run since this was last asked?"""
+    global _last_stepped
+    stepped: bool = _last_stepped == id(optimizer)
+    _last_stepped = None
+    return stepped
+
+
+def _clipped(parameter: int, factor: float) -> None:
+    for listener in _listeners:
+        try:
+            listener.on_clipped(parameter, factor)
+        except Exception as error:
+            listener.failed(error)
+
+
+def _skipped(optimizer: Optimizer) -> None:
+    for listener in _listeners:
+        try:
+            listener.step_skipped(optimizer)
         except Exception as error:
             listener.failed(error)
 

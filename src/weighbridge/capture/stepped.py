@@ -43,6 +43,14 @@ class Stepped:
         return self.snapshots is not None or self.device is not None
 
 
+def found_inf_of(optimizer: Optimizer) -> float:
+    """What a GradScaler tells a fused optimizer while it steps: above 0, it changes nothing. NaN: a device knows."""
+    found = optimizer.__dict__.get("found_inf")
+    if found is None:
+        return 0.0
+    return float(found) if not isinstance(found, torch.Tensor) or found.device.type == "cpu" else _NAN
+
+
 def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[float]]:
     """lr, momentum and weight decay of each parameter group; NaN where a group has none. Never waits for a device."""
     rates, momenta, decays = [], [], []

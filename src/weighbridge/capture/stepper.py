@@ -8,6 +8,7 @@ gradient together, writes the rows and refreshes the copies, all in one pass.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,12 +26,13 @@ from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.snapshots import FormChanged, Snapshots
-from weighbridge.capture.stepped import Stepped, settings_of
+from weighbridge.capture.stepped import Stepped, found_inf_of, settings_of
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
 
 _NAN: Final = float("nan")
+_CLIPS_KEPT: Final = 16  # of models that nobody steps
 _PASSES_BEFORE_FIRST_STEP: Final = 20  # from then on passes without a step are written one by one
 
 
@@ -44,6 +46,8 @@ class Stepper:
         self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
         self.is_all_due = plan.is_all_due
         self.moments = Moments(kernel, plan, table)
+        self.clips: list[tuple[int, float]] = []  # since the last step of an optimizer that holds them
+        self.is_skipping = False
         self.clock = 0
         self.has_stepped: set[int] = set()  # optimizers that stepped at this reading of the clock
         self.total_steps = 0
@@ -101,6 +105,19 @@ class Stepper:
         if self.total_steps == 0:
             self._pass_without_step(given)
         self.pending_own_ns += time.perf_counter_ns() - began
+
+    def on_clipped(self, parameter: int, factor: float) -> None:
+        """Gradients, this parameter's among them, were clipped by their norm."""
+        self.clips.append((parameter, factor))
+
+    def step_skipped(self, optimizer: Optimizer) -> None:
+        """A GradScaler found infinity and left the step out: it has its rows, and its update is 0."""
+        self.is_skipping = True
+        try:
+            self.before_step(optimizer)
+            self.after_step(optimizer)
+        finally:
+            self.is_skipping = False
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
@@ -316,6 +333,7 @@ class Stepper:
         passes.settle()
         own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
         settings = settings_of(optimizer)
+        found_inf = 1.0 if self.is_skipping else found_inf_of(optimizer)
         self.recorder.small["steps"].rows.append(
             (
                 self.clock,
@@ -325,10 +343,10 @@ class Stepper:
                 passes.mean(),
                 sum(passes.given) if passes.given else None,
                 passes.count,
-                False,
-                0.0,
-                _NAN,
-                1.0,
+                found_inf > 0,
+                found_inf,
+                self._clip_factor(stepped) if self.clips else _NAN,
+                passes.scales[-1] if passes.scales else 1.0,
                 *settings,
                 self.epoch,
                 time.time_ns(),
@@ -338,6 +356,13 @@ class Stepper:
         stepped.count += 1
         passes.clear()
         return own
+
+    def _clip_factor(self, stepped: Stepped) -> float:
+        """What clipping multiplied this optimizer's gradients with; NaN where none of them was clipped."""
+        mine = set(stepped.ids)
+        factors = [factor for parameter, factor in self.clips if parameter in mine]
+        self.clips = [clip for clip in self.clips if clip[0] not in mine][-_CLIPS_KEPT:]
+        return math.prod(factors) if factors else _NAN
 
     def _pass_without_step(self, given: float) -> None:
         """Nobody has stepped yet: after a while write the passes themselves, so that a run without steps has a loss."""

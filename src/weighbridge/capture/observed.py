@@ -1,0 +1,81 @@
+"""Two functions of torch that are watched beside the hooks: clipping by norm, and GradScaler's decision to step.
+
+A GradScaler that has found infinity does not call the step of an optimizer that is not fused: no hook tells of it.
+And the norm that clipping has computed is known nowhere else without another pass over all gradients. Both functions are
+replaced where torch itself looks them up at each call, so it does not matter how the user has imported theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from torch.nn.utils import clip_grad
+from torch.optim.optimizer import Optimizer
+
+_CLIP: Final = "_clip_grads_with_norm_"
+_STEP: Final = "_maybe_opt_step"
+_EPSILON: Final = 1e-6  # torch's own: factor = max_norm / (norm + 1e-6), at most 1
+_replaced: list[tuple[Any, str, Any, Any]] = []
+
+
+def observe(
+    clipped: Callable[[int, float], None], skipped: Callable[[Optimizer], None], has_stepped: Callable[[Any], bool]
+) -> None:
+    """Tell of clipping (id of a parameter that was clipped, factor) and of steps that a GradScaler left out.
+
+    `has_stepped(optimizer)` is asked before and after: did its post hook run since it was last asked?
+    """
+
+    def clip(original: Any, parameters: Any, max_norm: float, total_norm: torch.Tensor, *more: Any, **named: Any) -> Any:
+        answer = original(parameters, max_norm, total_norm, *more, **named)
+        first = (
+            parameters if isinstance(parameters, torch.Tensor) else next((p for p in parameters if p.grad is not None), None)
+        )
+        if first is not None:
+            clipped(id(first), factor_of(max_norm, total_norm))
+        return answer
+
+    def step(original: Any, scaler: Any, optimizer: Optimizer, *more: Any, **named: Any) -> Any:
+        has_stepped(optimizer)
+        answer = original(scaler, optimizer, *more, **named)
+        if not has_stepped(optimizer):
+            skipped(optimizer)
+        return answer
+
+    _replace(clip_grad, _CLIP, clip)
+    _replace(torch.amp.GradScaler, _STEP, step)
+
+
+def _replace(holder: Any, name: str, by: Callable[..., Any]) -> None:
+    original = getattr(holder, name, None)
+    if original is None:  # another torch
+        return
+
+    @functools.wraps(original)
+    def watched(*arguments: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return original(*arguments, **named)
+        return by(original, *arguments, **named)
+
+    setattr(holder, name, watched)
+    _replaced.append((holder, name, original, watched))
+
+
+def leave() -> None:
+    """Put torch's own functions back, but where somebody else has replaced ours."""
+    while _replaced:
+        holder, name, original, watched = _replaced.pop()
+        if getattr(holder, name) is watched:
+            setattr(holder, name, original)
+
+
+def factor_of(max_norm: float, total_norm: Any) -> float:
+    """What torch's clipping multiplies gradients with; NaN where to know it would wait for a device."""
+    norm = total_norm.detach() if isinstance(total_norm, torch.Tensor) else torch.tensor(float(total_norm))
+    if norm.device.type != "cpu" or type(norm) is not torch.Tensor:
+        return float("nan")
+    factor = float(max_norm) / (norm.item() + _EPSILON)
+    return min(factor, 1.0) if factor == factor else factor
