@@ -79,6 +79,8 @@ static void flag(wb_seat *seat)
 static void weigh_numbers(wb_seat *seat, const wb_numbers *x)
 {
     const wb_output_level *level = output_level();
+    seat->scene->last = (uint64_t)(uintptr_t)x->data;
+    seat->scene->count = x->count;
     if (seat->stamp != seat->pace->stamp)
         start_step(seat);
     if (seat->pace->mode == WB_WEIGH) {

@@ -10,8 +10,8 @@ enum { WB_REST = 0, WB_GUARD = 1, WB_WEIGH = 2 }; /* nothing; look for NaN and i
 typedef struct { /* one for all outputs of a run */
     int32_t place;   /* how many outputs of this step had something that is not finite */
     int32_t flagged; /* the same, until Python has noted them */
-    int32_t unread;  /* calls that C could not read and handed to Python */
-    int32_t pad;
+    uint64_t last;   /* where the numbers lie that were met last, */
+    int64_t count;   /* and how many they are */
 } wb_scene;
 
 typedef struct { /* one for the modules of an optimizer */

@@ -7,7 +7,7 @@ sums, histogram); what does not (rms, std, ...) is derived from it here and neve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,10 +107,9 @@ RATIO: Final = Statistic(
 STATISTICS: Final[dict[str, Statistic]] = {s.name: s for s in [*_ALL, RATIO]}
 
 
-def all_names() -> list[str]:
-    """Every full name, "gradient.rms" and so on, of the quantities recorded today."""
-    recorded = (Quantity.PARAMETER, Quantity.GRADIENT, Quantity.UPDATE)
-    return [f"{q.word}.{s.name}" for q in recorded for s in STATISTICS.values() if q in s.quantities]
+def all_names(quantities: Iterable[Quantity] = (Quantity.PARAMETER, Quantity.GRADIENT, Quantity.UPDATE)) -> list[str]:
+    """Every full name, "gradient.rms" and so on, of these quantities (default: those of every step)."""
+    return [f"{q.word}.{s.name}" for q in quantities for s in STATISTICS.values() if q in s.quantities]
 
 
 def parse(name: str) -> tuple[Quantity, Statistic]:

@@ -264,7 +264,7 @@ def test_a_checkpointed_part_is_weighed_once_a_pass(tmp_path: Path, is_reentrant
 
 def test_evaluation_between_steps_leaves_nothing(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 9), nn.Dropout(0.0), nn.Linear(9, 3))
+    model = nn.Sequential(nn.Linear(6, 9), nn.Dropout(1e-9), nn.Linear(9, 3))
     truth, inputs = Truth(), lambda step: data(step, 7, 6)
 
     def loss(step: int) -> torch.Tensor:

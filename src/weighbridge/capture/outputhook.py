@@ -31,6 +31,7 @@ class OutputHook:
     __slots__ = (
         "around",
         "axis",
+        "gives_the_same",
         "gradients",
         "group",
         "handle",
@@ -52,6 +53,7 @@ class OutputHook:
         self.around: tuple[Callable[[], nn.Module | None], ...] = ()
         self.handle: Any = None
         self.is_bounded = self.is_opaque = False
+        self.gives_the_same = False  # as the module that was called last: its own child
         self.axis: int | None = None
         self.seat: Seat | None = None
         self.seats: dict[str, Seat] = {}

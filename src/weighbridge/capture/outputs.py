@@ -172,7 +172,7 @@ class Outputs:
         """On the modules that have something to do in this step, and on no others."""
         self.is_compiled = self.is_compiled or compiled_frames() != self.compiled_before
         for hook in group.hooks:
-            wanted = group.is_full or (self.plan.sentinel and not hook.is_bounded)
+            wanted = group.is_full or (self.plan.sentinel and not (hook.is_bounded or hook.gives_the_same))
             module = hook.module()
             if wanted and hook.handle is None and module is not None:
                 hook.handle = module.register_forward_hook(hook)
@@ -193,6 +193,9 @@ class Outputs:
 
     def meet(self, hook: OutputHook, module: nn.Module, output: Any) -> None:
         """What a module gives for the first time, or what is no single tensor."""
+        hook.gives_the_same = not hook.seats and any(True for _ in module.children()) and self._is_met(output)
+        if hook.gives_the_same:
+            return
         for name, tensor in leaves(output)[:_MOST_LEAVES]:
             if not is_readable(tensor):
                 if tensor.is_floating_point() and tensor.device.type not in ("cpu", "meta"):
@@ -204,6 +207,12 @@ class Outputs:
                 follow(tensor, hook.gradients[name][1])
             if tensor is output:
                 hook.seat = seat
+
+    def _is_met(self, output: Any) -> bool:
+        """Are these the numbers that the last module gave, unchanged? So a model gives what its last layer gives."""
+        if type(output) is not torch.Tensor or output._version or not is_readable(output):
+            return False
+        return bool(output.data_ptr() == self.scene.last and output.numel() == self.scene.count)
 
     def _new_seat(self, hook: OutputHook, module: nn.Module, name: str, tensor: torch.Tensor) -> Seat:
         group = hook.group
@@ -238,6 +247,7 @@ class Outputs:
         if group.is_full or self.scene.flagged:
             self._write(group, step)
         group.next_step()
+        self._batch_pace.stamp += 1
         self.awaits_batch = self.plan.sentinel
         if step + 1 >= group.due_at:
             self._set_pace(group, step + 1)
@@ -269,7 +279,6 @@ class Outputs:
                     (step, self.recorder.attempt, seat.tensor, int(seat.quantity), head.calls, head.nonfinite_call, head.place)
                 )
             self.scene.flagged -= is_flagged
-        self._batch_pace.stamp += 1
         if self.scene.flagged <= 0:
             self.scene.flagged = self.scene.place = 0
 
@@ -288,7 +297,7 @@ class Outputs:
 
     def _note_unseen(self, group: Group) -> None:
         """Say which modules run where no hook of ours can see them."""
-        unseen = [f"{hook.path}/out" for hook in group.hooks if not hook.seats]
+        unseen = [f"{hook.path}/out" for hook in group.hooks if not hook.seats and not hook.gives_the_same]
         if unseen and compiled_frames() != 0:
             message = f"{len(unseen)} modules run in compiled code: their activations are not weighed; parameters are"
             self.recorder.event(self.step, "reduced", message, detail={"outputs": unseen})

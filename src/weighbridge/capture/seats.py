@@ -25,7 +25,12 @@ REST, GUARD, WEIGH = range(3)  # nothing; look for NaN and infinity; that, and t
 class Scene(ctypes.Structure):
     """wb_scene: one for all outputs of a run."""
 
-    _fields_ = [(name, ctypes.c_int32) for name in ("place", "flagged", "unread", "pad")]
+    _fields_ = [
+        ("place", ctypes.c_int32),
+        ("flagged", ctypes.c_int32),
+        ("last", ctypes.c_uint64),
+        ("count", ctypes.c_int64),
+    ]
 
 
 class Pace(ctypes.Structure):
@@ -128,8 +133,8 @@ class Seat:
             dense = tensor.detach()
             dense = (dense.to_dense() if dense.layout is not torch.strided else dense).contiguous()
             self.library.weigh(self.address, numbers_of(dense, self.head.units, self.head.axis))
-        except Exception:
-            self._scene.unread += 1
+        except RuntimeError:
+            return  # torch has no numbers to show (a wrapper of its own)
 
     def is_called(self) -> bool:
         """Was it called in this step?"""

@@ -36,6 +36,7 @@ class Wish:
     values: bool
     per: Per
     every: bool
+    outputs: bool = False
 
 
 def register(app: typer.Typer) -> None:
@@ -74,6 +75,7 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--values", help="The numbers themselves, one row per neuron (small tensors).")
         ] = False,
         per: Annotated[Per, typer.Option("--per", help="What one row is.")] = Per.STEP,
+        outputs: Annotated[bool, typer.Option("--outputs", help="What modules give, in order of execution.")] = False,
         rank: Annotated[
             int | None, typer.Option("--rank", metavar="N", help="Of a run of several ranks: this one. [default: the lowest]")
         ] = None,
@@ -90,6 +92,8 @@ def register(app: typer.Typer) -> None:
         weighbridge show first --step 0                     all tensors at one step
         weighbridge show first --values --step -1           the numbers at the last update
         weighbridge show first --per epoch                  one row per epoch
+        weighbridge show first --outputs                    what modules give
+        weighbridge show first --tensor encoder.0/out       one output, over all steps
 
         \b
         Row of step k: parameter = before update k, gradient = what update k used,
@@ -108,7 +112,7 @@ def register(app: typer.Typer) -> None:
         if per is Per.EPOCH and (values or step is not None):
             raise BadInput("--per epoch shows all epochs; it does not go with --step or --values. Leave one of them out.")
         path = find_run(run)
-        wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every)
+        wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every, outputs)
         try:
             record = open_run(path, rank)
             if csv:
@@ -142,7 +146,11 @@ def _statistics() -> str:
 
     from weighbridge.catalog import STATISTICS
 
-    lines = ["Statistics: write parameter. or gradient. or update. before the name", "(update. only for the last five)."]
+    lines = [
+        "Statistics: write parameter. or gradient. or update. before the name",
+        "(update. only for the last five); of optimizers moment1. and moment2., of",
+        "outputs activation. and activation_gradient.",
+    ]
     for s in STATISTICS.values():
         lines += wrap(f"{s.name:<23} {s.plain}", 76, initial_indent="  ", subsequent_indent=" " * 26)
     return "\n".join(["\b", *lines])
@@ -151,8 +159,10 @@ def _statistics() -> str:
 def as_table(record: RunRecord, wish: Wish) -> Table:
     """The wish answered for a program."""
     from weighbridge.catalog import all_names
-    from weighbridge.report import views
+    from weighbridge.report import outputs, views
 
+    if wish.outputs:
+        return outputs.table(record)
     tensors = views.choose_tensors(record, wish.tensors)
     if wish.values:
         return views.values(record, tensors, _step(record, wish.step))
@@ -161,14 +171,17 @@ def as_table(record: RunRecord, wish: Wish) -> Table:
     if wish.step is not None:
         return views.overview(record, tensors, views.choose_statistics(wish.statistics, all_names()), _step(record, wish.step))
     if wish.tensors:
-        return views.series(record, tensors, views.choose_statistics(wish.statistics, all_names()))
+        everything = dict.fromkeys(name for tensor in tensors for name in views.statistics_of(record, tensor))
+        return views.series(record, tensors, views.choose_statistics(wish.statistics, list(everything)))
     return views.overview(record, tensors, views.choose_statistics(wish.statistics, all_names()))
 
 
 def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
     """The wish answered for a person, without the run's head."""
-    from weighbridge.report import text, views
+    from weighbridge.report import outputs, text, views
 
+    if wish.outputs:
+        return [*outputs.lines(record, width), *outputs.origin_lines(record)]
     tensors = views.choose_tensors(record, wish.tensors)
     if not tensors:
         return [*text.wrapped(_words("No tensors are known yet; they are from the first optimizer step on."), width)]
@@ -182,7 +195,7 @@ def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
 
 
 def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.report import folded, text, views
+    from weighbridge.report import folded, outputs, text, views
 
     statistics = views.choose_statistics(wish.statistics, views.LAST_STATISTICS)
     step = None if wish.step is None else _step(record, wish.step)
@@ -194,18 +207,18 @@ def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: i
     lines += text.legend(tensors, None if many and folded.module_groups(tensors) else spark, width)
     return [
         *lines,
+        *outputs.origin_lines(record),
         *text.trouble_lines(record),
         *([] if many else [w for line in text.note_lines(record, tensors) for w in text.wrapped(line, width)]),
     ]
 
 
 def _series(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.catalog import all_names
     from weighbridge.report import detail, views
 
-    statistics = views.choose_statistics(wish.statistics, all_names())
     lines: list[Text] = []
     for tensor in tensors:
+        statistics = views.choose_statistics(wish.statistics, views.statistics_of(record, tensor))
         if wish.statistics or wish.every:
             part = detail.series_lines(record, tensor, statistics, wish.every, width)
         else:

@@ -16,6 +16,7 @@ import numpy as np
 
 from weighbridge.catalog import all_names, parse
 from weighbridge.errors import NothingRecorded, UnknownTensor, nearest
+from weighbridge.records import OF_OUTPUTS, Quantity
 from weighbridge.report.machine import Cell, Table
 from weighbridge.store.record import RunRecord, Tensor
 
@@ -60,7 +61,8 @@ def module_path(name: str) -> str:
 
 def choose_tensors(record: RunRecord, wanted: Sequence[str]) -> list[Tensor]:
     """The tensors of these names or patterns (`layers.*.bias`), in pairs. Raises UnknownTensor with the nearest names."""
-    everything = record.tensors
+    asks_outputs = any("/" in name for name in wanted)  # only their names have one
+    everything = (*record.tensors, *record.outputs) if asks_outputs else record.tensors
     names = {t.id: {t.name, label(record, t), *t.aliases} for t in everything}
     chosen: dict[int, Tensor] = {}
     for pattern in wanted or ("*",):
@@ -93,6 +95,16 @@ def choose_statistics(wanted: Sequence[str], default: Sequence[str]) -> list[str
             found = [name]
         chosen += [n for n in found if n not in chosen]
     return chosen
+
+
+def statistics_of(record: RunRecord, tensor: Tensor) -> list[str]:
+    """Every statistic that is weighed of such a tensor."""
+    if tensor.is_output:
+        return all_names(OF_OUTPUTS)
+    moments = [
+        q for q in (Quantity.MOMENT1, Quantity.MOMENT2) if len(record.series(label(record, tensor), f"{q.word}.rms").steps)
+    ]
+    return [*all_names(), *all_names(moments)]
 
 
 def real_step(record: RunRecord, step: int) -> int:
@@ -182,7 +194,13 @@ def every_series(record: RunRecord, tensors: Sequence[Tensor], statistics: Seque
     """`tensor_series` of each tensor; of many tensors with one question a statistic instead of one a tensor."""
     first = max(record.first_step, 0)
     cells = len(record.tensors) * (record.last_step + 1 - first) * len(statistics)
-    if len(tensors) < MANY or cells > MOST_CELLS or record.thinned or record.last_step < first:
+    if (
+        len(tensors) < MANY
+        or any(t.is_output for t in tensors)
+        or cells > MOST_CELLS
+        or record.thinned
+        or record.last_step < first
+    ):
         return (tensor_series(record, tensor, statistics) for tensor in tensors)
     return _from_grids(record, tensors, statistics, first)
 

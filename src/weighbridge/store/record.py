@@ -24,14 +24,26 @@ import pyarrow.compute as pc
 from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import BadInput, NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity
-from weighbridge.store import layout
+from weighbridge.store import extras, layout
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.histogram import edges_of, full_histogram
 from weighbridge.store.query import RowQuery
 from weighbridge.store.status import info_of, require_run
 from weighbridge.store.tables import FOREVER, RankTables, parse_detail
 from weighbridge.store.values import decode_values
-from weighbridge.store.views import Buckets, Event, HeatMap, RunInfo, Series, Tensor, TensorSummary, read_only
+from weighbridge.store.views import (
+    BiasShare,
+    Buckets,
+    Event,
+    HeatMap,
+    NonFinite,
+    RunInfo,
+    Series,
+    Tensor,
+    TensorSummary,
+    Units,
+    read_only,
+)
 
 # Where more single rows than this would have to be read (about 0.1 us each), the bucket files answer instead, though
 # their ranges are wider than asked for by up to 64 / COARSE_FROM.
@@ -287,6 +299,24 @@ class RunRecord:
             pc.equal(table.column("quantity"), int(QUANTITIES[quantity])),
         )
         return table.filter(mine)
+
+    # ---- what modules give ----
+
+    def units(self, output: str) -> list[Units]:
+        """Each unit of an output, one record per row of the plan's schedule, in order of steps."""
+        return extras.units_of(self._whole("units"), self.tensor(output).id)
+
+    def last_units(self) -> dict[int, Units]:
+        """The last of these of every output, by its id."""
+        return extras.last_units(self._whole("units"))
+
+    def first_nonfinite(self) -> NonFinite | None:
+        """Where NaN or infinity was first in what modules give; None = nowhere."""
+        return extras.first_nonfinite(self._whole("calls"), {t.id: t.name for t in self.outputs})
+
+    def bias_share(self, tensor: str) -> BiasShare:
+        """What a bias adds beside W.x, at the steps at which it was weighed."""
+        return extras.bias_share(self._whole("biases"), self.tensor(tensor).id)
 
     # ---- per step ----
 

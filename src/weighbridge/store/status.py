@@ -83,6 +83,13 @@ def steps_of(tables: RankTables) -> int:
     return int(finish["steps"]) if finish and finish["attempt"] >= newest else last + 1
 
 
+def _parameters(tables: RankTables) -> set[int]:
+    """Ids of the tensors that are parameters, not what modules give."""
+    table = tables.whole("tensors")
+    rows = zip(table.column("tensor").to_pylist(), table.column("role").to_pylist(), strict=True)
+    return {tensor for tensor, role in rows if role != "output"}
+
+
 def info_of(path: Path, run: dict[str, Any], tables: RankTables) -> RunInfo:
     """One line about a run, as it is now."""
     last_flush = last_flush_of(tables.folder)
@@ -94,7 +101,7 @@ def info_of(path: Path, run: dict[str, Any], tables: RankTables) -> RunInfo:
         started=datetime.fromtimestamp(run["started_ns"] / 1e9, UTC),
         last_flush=last_flush,
         steps=steps_of(tables),
-        tensors=len(set(tables.whole("tensors").column("tensor").to_pylist())),
+        tensors=len(_parameters(tables)),
         size_bytes=size_of(path),
         last_loss=float(seen[-1].as_py()) if len(seen) else None,
     )

@@ -50,6 +50,37 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Units:
+    """Each unit of an output, over the steps since the row before this one."""
+
+    step: int
+    n: int  # numbers seen of each unit
+    active: np.ndarray  # int64 [units]: how many of them were above 0
+    sum: np.ndarray  # float64 [units]
+    sum_sq: np.ndarray  # float64 [units]
+    max: np.ndarray  # float32 [units]: largest absolute value
+
+
+@dataclass(frozen=True, slots=True)
+class NonFinite:
+    """NaN or infinity in what a module gave, or in the loss's gradient by it."""
+
+    step: int
+    name: str  # of the output, or "the batch"
+    quantity: str  # "activation" or "activation_gradient"
+    call: int  # of that step, from 0
+
+
+@dataclass(frozen=True, slots=True)
+class BiasShare:
+    """What a bias b adds in y = W.x + b, at some steps."""
+
+    steps: np.ndarray  # int64
+    share: np.ndarray  # float64: rms(b) / rms(W.x) over all outputs of the step
+    cosine: np.ndarray  # float64: between b and W.x; 1 = it only lengthens what is there
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """One number over steps, in order of steps."""
 

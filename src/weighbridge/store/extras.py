@@ -1,0 +1,60 @@
+"""Readers of the tables about what modules give: units, calls, biases."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weighbridge.records import Quantity
+from weighbridge.store.views import BiasShare, NonFinite, Units
+
+BATCH: Final = "the batch"
+
+
+def last_units(table: pa.Table) -> dict[int, Units]:
+    """The last row of each output, by its id."""
+    newest: dict[int, tuple[int, int]] = {}
+    steps = table.column("step").to_pylist()
+    for i, tensor in enumerate(table.column("tensor").to_pylist()):
+        if tensor not in newest or steps[i] > newest[tensor][0]:
+            newest[tensor] = (steps[i], i)
+    return {tensor: units_at(table, i) for tensor, (_, i) in newest.items()}
+
+
+def units_at(table: pa.Table, row: int) -> Units:
+    """One row of the table of units."""
+    lists = {name: table.column(name)[row].values.to_numpy(zero_copy_only=False) for name in ("active", "sum", "sum_sq", "max")}
+    for array in lists.values():
+        array.flags.writeable = False
+    return Units(int(table.column("step")[row].as_py()), int(table.column("n")[row].as_py()), **lists)
+
+
+def units_of(table: pa.Table, tensor: int) -> list[Units]:
+    """All rows of one output, in order of steps."""
+    found = table.filter(pc.equal(table.column("tensor"), tensor)).sort_by("step")
+    return [units_at(found, i) for i in range(found.num_rows)]
+
+
+def first_nonfinite(table: pa.Table, names: dict[int, str]) -> NonFinite | None:
+    """What was not finite first: in the earliest step, in the order in which that step met it."""
+    bad = table.filter(pc.greater_equal(table.column("nonfinite_call"), 0))
+    if not bad.num_rows:
+        return None
+    row = bad.sort_by([("step", "ascending"), ("place", "ascending")]).slice(0, 1).to_pylist()[0]
+    name = names.get(row["tensor"], BATCH)
+    return NonFinite(row["step"], name, Quantity(row["quantity"]).word, row["nonfinite_call"])
+
+
+def bias_share(table: pa.Table, tensor: int) -> BiasShare:
+    """What a bias adds, beside what it is added to, at each step at which both were weighed."""
+    found = table.filter(pc.equal(table.column("tensor"), tensor)).sort_by("step")
+    columns = {name: found.column(name).to_numpy() for name in ("step", "bias_sq", "rest_sq", "dot")}
+    with np.errstate(all="ignore"):
+        share = np.sqrt(columns["bias_sq"] / columns["rest_sq"])
+        cosine = columns["dot"] / np.sqrt(columns["bias_sq"] * columns["rest_sq"])
+    for array in (share, cosine):
+        array.flags.writeable = False
+    return BiasShare(columns["step"], share, cosine)
