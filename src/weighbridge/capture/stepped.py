@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch.optim.optimizer import Optimizer
 
-from weighbridge.capture.snapshots import Snapshots
+from weighbridge.capture.snapshots import Snapshots, Weighed
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
 
@@ -27,6 +27,7 @@ class Stepped:
         self.snapshots: Snapshots | None = None
         self.device: DeviceWeigher | None = None
         self.values: Values | None = None
+        self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
@@ -37,7 +38,7 @@ class Stepped:
     @property
     def is_ours(self) -> bool:
         """Does this optimizer step any tensor that is watched?"""
-        return self.snapshots is not None or self.device is not None
+        return self.snapshots is not None or self.device is not None or bool(self.copies)
 
 
 def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[float]]:
