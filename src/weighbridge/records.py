@@ -48,6 +48,13 @@ HISTOGRAM_WHOLE_BELOW: Final = 65_536
 HISTOGRAM_LINE_BYTES: Final = 64
 HISTOGRAM_STRIDE: Final = 8
 
+# How what one process holds of a tensor lies in the whole: the only word in a run of one process is LOCAL.
+LOCAL: Final = "local"  # all of it; nothing is known of other processes
+REPLICA: Final = "replica"  # all of it, as others hold it too: this process weighs it for all
+COPY: Final = "copy"  # others hold the same and one of them weighs it; here only a row now and then, to compare
+SHARD: Final = "shard"  # a part of it; the rows of all parts add up
+PLACEMENTS: Final = (LOCAL, REPLICA, COPY, SHARD)
+
 WHOLE: Final = 0  # `part` of a row that describes the whole tensor
 
 _KEY = [("step", pa.int64()), ("attempt", pa.int16())]
@@ -127,6 +134,9 @@ TENSORS: Final = pa.schema(
         ("aliases", pa.list_(pa.string())),  # other names of the same tensor (tied)
         ("requires_grad", pa.bool_()),
         ("note", pa.string()),  # why it is not weighed, in words; empty where it is
+        ("placement", pa.string()),  # one of PLACEMENTS
+        ("local_shape", pa.list_(pa.int64())),  # of a shard: its own shape, and where in the tensor it begins
+        ("local_offset", pa.list_(pa.int64())),
     ]
 )
 

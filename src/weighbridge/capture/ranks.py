@@ -29,6 +29,7 @@ class Place:
     attempt: int = 0
     note: str = ""
     error: str = ""
+    is_alone: bool = True  # no other process writes into this run
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -63,14 +64,14 @@ def open_place(folder: Path, name: str | None, info: dict[str, Any]) -> Place:
     if rank > 0:
         found = _wait_for_rank_0(folder, info["launch"])
         if found is not None:
-            return Place(found, rank)
+            return Place(found, rank, is_alone=False)
     return _make(folder, name if rank == 0 else f"{name or 'run'}-rank-{rank}", info, rank)
 
 
 def _make(folder: Path, name: str | None, info: dict[str, Any], rank: int) -> Place:
     note = f"rank {rank} found no run of rank 0 within {_WAIT_SECONDS:.0f} s and opens its own" if rank else ""
     try:
-        return Place(create_run(folder, name, info), rank, note=note)
+        return Place(create_run(folder, name, info), rank, note=note, is_alone=rank > 0 or info["world_size"] == 1)
     except (OSError, WeighbridgeError) as error:
         path = folder / (name or "run")
         return Place(path, rank, error=f"nothing is recorded: {error} Training goes on.")

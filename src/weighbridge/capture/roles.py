@@ -58,7 +58,8 @@ def plain_name(name: str) -> str:
 
 def named(model: nn.Module) -> list[Named]:
     """All parameters of a model in the order of definition, tied ones once."""
-    prefix = "module." if type(model).__name__ in ("DistributedDataParallel", "DataParallel") else ""
+    outermost = getattr(model, "_orig_mod", model)
+    prefix = "module." if type(outermost).__name__ in ("DistributedDataParallel", "DataParallel") else ""
     found: dict[int, Named] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module._parameters.items():

@@ -56,7 +56,7 @@ class Run:
             return
         self._writer = RankWriter(place.path, place.rank, place.attempt, disk_limit_bytes=plan.disk_bytes)
         self._recorder = Recorder(self._writer, self._tell, place.attempt)
-        self._table = TensorTable(self._recorder, self._tell, plan.wants)
+        self._table = TensorTable(self._recorder, self._tell, plan.wants, place.is_alone)
         kernel = load_kernel()
         self._stepper = Stepper(self._recorder, kernel, plan, self._table, self._fail)
         if place.note:

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from weighbridge.capture.addresses import CHANGED, DIFFERS, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
 from weighbridge.capture.kernel import ALL_ROWS, ITEM, Kernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
+from weighbridge.capture.shards import is_partial, is_sharded, local
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import Quantity
 
@@ -50,10 +51,11 @@ class Weighed:
     parameter: torch.nn.Parameter
     tensor: int  # id in the table of tensors
     is_direct: bool  # dense: the kernel reads the parameter's own memory
+    is_copy: bool = False  # another rank weighs it at every step
 
     def contiguous(self) -> torch.Tensor:
         """The parameter's numbers in a dense tensor; a copy where it is not dense itself."""
-        return as_real(self.parameter.detach()).contiguous()
+        return as_real(local(self.parameter)).contiguous()
 
 
 def why_not(tensor: torch.Tensor) -> str:
@@ -62,14 +64,15 @@ def why_not(tensor: torch.Tensor) -> str:
         return "not initialised before its first forward"
     if tensor.device.type == "meta":
         return "on the meta device: it has no numbers"
+    if is_partial(tensor):
+        return "its parts are not added up yet (DTensor, Partial): not weighed"
+    tensor = local(tensor) if is_sharded(tensor) else tensor
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return f"{str(tensor.dtype).removeprefix('torch.')}: counted, not weighed"
     if tensor.numel() and tensor.layout is torch.strided and tensor.untyped_storage().size() == 0:
         return "its memory is given back: not weighed"
     if tensor.layout is not torch.strided:
         return f"layout {str(tensor.layout).removeprefix('torch.')}: not weighed"
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) and hasattr(tensor, "to_local"):
-        return "sharded (DTensor): not weighed yet"
     if code_of(as_real(tensor.detach()).dtype) is None:
         return f"{str(tensor.dtype).removeprefix('torch.')}: not weighed yet"
     return ""
@@ -92,11 +95,11 @@ class Snapshots:
 
     def __init__(self, kernel: Kernel, weighed: list[Weighed], budget: int) -> None:
         self.kernel = kernel
-        self.weighed = sorted(weighed, key=lambda w: w.parameter.numel())
+        self.weighed = sorted(weighed, key=lambda w: local(w.parameter).numel())
         self.parameters = [w.parameter for w in self.weighed]
         self.reached = [_reached(w) for w in self.weighed]
         self.gathered = [(i, w) for i, w in enumerate(self.weighed) if not w.is_direct]
-        reals = [as_real(p.detach()) for p in self.parameters]
+        reals = [as_real(local(p)) for p in self.parameters]
         self.sizes = [real.numel() * real.element_size() for real in reals]
         self.forms = [_form(p) for p in self.parameters]
         self.items = np.zeros(len(reals), dtype=ITEM)
@@ -220,7 +223,7 @@ class Snapshots:
         if gradient is None:
             self.items["gradient"][i] = 0
             return
-        gradient = self._in_order(i, gradient.detach())
+        gradient = self._in_order(i, local(gradient))
         self.items["gradient"][i] = gradient.data_ptr() or self.addresses[i]  # nothing to read, but there is a gradient
         self.items["gradient_dtype"][i] = _CODES[gradient.dtype]
 
@@ -234,7 +237,7 @@ class Snapshots:
 
     def _dense_like(self, i: int, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient's numbers in the order in which the item's parameter is read."""
-        real, own = as_real(gradient.detach()), as_real(self.parameters[i].detach())
+        real, own = as_real(gradient.detach()), as_real(local(self.parameters[i]))
         if self.weighed[i].is_direct:
             dense = torch.empty_strided(own.shape, own.stride(), dtype=real.dtype)
             dense.copy_(real)
@@ -281,6 +284,7 @@ def _reached(weighed: Weighed) -> int:
 
 
 def _form(parameter: torch.Tensor) -> tuple[object, ...]:
+    parameter = local(parameter) if is_sharded(parameter) else parameter
     return parameter.dtype, parameter.shape, parameter.stride(), parameter.device, parameter.untyped_storage().size() == 0
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture.kernel import ALL_ROWS
-from weighbridge.capture.snapshots import Snapshots
+from weighbridge.capture.snapshots import Snapshots, Weighed
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
 
@@ -30,6 +30,7 @@ class Stepped:
         self.values: Values | None = None
         self.rows = ALL_ROWS  # that its snapshots write now
         self.is_stale = False  # the copies are of an earlier step: some steps were not weighed
+        self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
@@ -40,7 +41,7 @@ class Stepped:
     @property
     def is_ours(self) -> bool:
         """Does this optimizer step any tensor that is watched?"""
-        return self.snapshots is not None or self.device is not None
+        return self.snapshots is not None or self.device is not None or bool(self.copies)
 
 
 def found_inf_of(optimizer: Optimizer) -> float:

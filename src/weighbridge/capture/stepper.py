@@ -25,7 +25,8 @@ from weighbridge.capture.outputs import Outputs
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.rowblock import BlockFull
-from weighbridge.capture.snapshots import FormChanged, Snapshots
+from weighbridge.capture.shards import CHECKSUMS
+from weighbridge.capture.snapshots import FormChanged, Snapshots, Weighed
 from weighbridge.capture.stepped import Stepped, found_inf_of, settings_of
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
@@ -219,7 +220,9 @@ class Stepper:
         if ids != stepped.ids or stepped.watched != self.table.version:
             self.table.rescan(self.clock)
             self._find_clashes(stepped, ids)
-            mine = self.table.owned(ids)
+            owned = self.table.owned(ids)
+            mine = [w for w in owned if not w.is_copy]
+            stepped.copies = [w for w in owned if w.is_copy and w.parameter.device.type == "cpu"]
             direct = [w for w in mine if w.parameter.device.type == "cpu"]
             elsewhere = [w for w in mine if w.parameter.device.type != "cpu"]
             stepped.snapshots = Snapshots(self.kernel, direct, self.plan.snapshot_bytes) if direct else None
@@ -257,6 +260,8 @@ class Stepper:
         """Copies that no longer agree with their parameter: somebody else has changed it."""
         if stepped.device is not None:
             stepped.device.before(self.clock)
+        if stepped.copies and CHECKSUMS.due(self.clock):
+            self._weigh_once(stepped.copies, self.clock)
         snapshots = stepped.snapshots
         if snapshots is None:
             return
@@ -293,6 +298,13 @@ class Stepper:
         snapshots.renew()
         stepped.is_stale = False
         return []
+
+    def _weigh_once(self, weighed: list[Weighed], step: int) -> Snapshots:
+        """`parameter` rows of tensors that are not followed from step to step."""
+        once = Snapshots(self.kernel, weighed, 0)
+        with self.recorder.lock:
+            once.weigh_uncopied(step, self.recorder.attempt, self.recorder.room(len(weighed)))
+        return once
 
     def _note_change(self, tensor: int) -> None:
         self.changes[tensor] = self.changes.get(tensor, 0) + 1
@@ -390,8 +402,7 @@ class Stepper:
                     stepped.device.drain(self.recorder)
             weighed = [w for w in self.table.alive() if w.parameter.device.type == "cpu"]
             if weighed and self.plan.schedule("parameters") != NEVER:
-                last = Snapshots(self.kernel, weighed, 0)
-                last.weigh_uncopied(step, self.recorder.attempt, self.recorder.room(len(weighed)))
+                last = self._weigh_once(weighed, step)
                 if self.plan.values:
                     Values(last).closing(step, self.recorder.attempt, self.recorder.small["values"].rows)
             self.recorder.last_step = step

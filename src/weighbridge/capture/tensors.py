@@ -11,17 +11,19 @@ from torch.nn.parameter import is_lazy
 
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import Named, named
+from weighbridge.capture.shards import Placement, is_sharded, placement_of, replicated
 from weighbridge.capture.snapshots import Weighed, as_real, is_dense, why_not
+from weighbridge.records import COPY, LOCAL, SHARD
 
 
 class Known:
     """One tensor of the table. The parameter is held weakly: watching keeps no model alive."""
 
-    __slots__ = ("form", "model", "name", "note", "reference", "tensor")
+    __slots__ = ("form", "model", "name", "note", "placement", "reference", "tensor")
 
     def __init__(self, tensor: int, model: str, name: str) -> None:
         self.tensor, self.model, self.name = tensor, model, name
-        self.note = ""
+        self.note, self.placement = "", Placement()
         self.form: object = None
         self.reference: Callable[[], nn.Parameter | None] = lambda: None
 
@@ -30,9 +32,14 @@ class TensorTable:
     """All watched models of one run and their parameters."""
 
     def __init__(
-        self, recorder: Recorder, tell: Callable[[str], None], wants: Callable[[str], bool] = lambda name: True
+        self,
+        recorder: Recorder,
+        tell: Callable[[str], None],
+        wants: Callable[[str], bool] = lambda name: True,
+        is_alone: bool = True,
     ) -> None:
         self.recorder, self.tell, self.wants = recorder, tell, wants
+        self.is_alone = is_alone  # no other process writes into this run
         self.left_out: set[tuple[str, str]] = set()
         self.models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self.known: list[Known] = []
@@ -85,14 +92,17 @@ class TensorTable:
                 self._scan(name, model, step)
 
     def _scan(self, model_name: str, model: nn.Module, step: int) -> None:
+        replicas = replicated(model)
         for order, one in enumerate(named(model)):
             key = (model_name, one.name)
             if key in self.left_out or not any(map(self.wants, (one.name, *one.aliases))):
                 self.left_out.add(key)
                 continue
+            known = self.by_key.get(key)
+            if known is not None and _is_gathered(known, one.parameter):
+                continue
             note = why_not(one.parameter)
             form = _form(one.parameter)
-            known = self.by_key.get(key)
             if known is not None and (known.note, known.form) == (note, form) and known.reference() is one.parameter:
                 continue
             if known is None:
@@ -100,6 +110,7 @@ class TensorTable:
                 self.known.append(known)
                 self.by_key[key] = known
             known.reference, known.note, known.form = weakref.ref(one.parameter), note, form
+            known.placement = placement_of(one.parameter, replicas.get(id(one.parameter)), self.is_alone)
             self._record(known, one, order, step)
             self.version += 1
         self.is_waiting = any(known.form is None for known in self.by_key.values())
@@ -125,6 +136,9 @@ class TensorTable:
                 list(one.aliases),
                 parameter.requires_grad,
                 known.note,
+                known.placement.kind,
+                list(known.placement.shape),
+                list(known.placement.offset),
             )
 
     def add_output(self, model: str, name: str, module: str, output: torch.Tensor, order: int, step: int) -> int:
@@ -139,7 +153,7 @@ class TensorTable:
         key = (step, self.recorder.attempt, known.tensor, model, name, "output", module)
         with self.recorder.lock:
             shape, count = list(output.shape), output.numel()
-            self.recorder.add("tensors", *key, shape, dtype, count, order, [], output.requires_grad, "")
+            self.recorder.add("tensors", *key, shape, dtype, count, order, [], output.requires_grad, "", LOCAL, [], [])
         return known.tensor
 
     def id_of(self, parameter: torch.Tensor) -> int | None:
@@ -170,8 +184,13 @@ class TensorTable:
         for known in self.by_key.values():
             parameter = known.reference()
             if parameter is not None and not why_not(parameter) and id(parameter) not in found:
-                found[id(parameter)] = Weighed(parameter, known.tensor, _is_direct(parameter))
+                found[id(parameter)] = Weighed(parameter, known.tensor, _is_direct(parameter), known.placement.kind == COPY)
         return list(found.values())
+
+
+def _is_gathered(known: Known, parameter: torch.Tensor) -> bool:
+    """Between forward and backward FSDP2 lends its modules whole parameters; the shards live on and are what is trained."""
+    return known.placement.kind == SHARD and not is_sharded(parameter) and known.reference() is not None
 
 
 def _form(parameter: nn.Parameter) -> object:
@@ -182,5 +201,7 @@ def _form(parameter: nn.Parameter) -> object:
 
 
 def _is_direct(parameter: torch.Tensor) -> bool:
+    if is_sharded(parameter):  # its address and its gradient are those of the local part: asked in Python
+        return False
     is_marked = parameter.is_conj() or parameter.is_neg()  # the numbers are not those that lie in memory
     return parameter.device.type == "cpu" and not is_marked and is_dense(as_real(parameter.detach()))

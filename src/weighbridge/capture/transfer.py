@@ -16,6 +16,7 @@ import torch
 from weighbridge.capture.fallback import row_from_vector, summarize
 from weighbridge.capture.plan import is_sampled_step
 from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.shards import local
 from weighbridge.capture.snapshots import Weighed, as_real
 from weighbridge.records import Quantity
 
@@ -51,7 +52,7 @@ class DeviceWeigher:
     def before(self, step: int) -> None:
         """Keep the parameters of a sampled step as they are before it."""
         if self.is_due(step):
-            self.before_values = {w.tensor: as_real(w.parameter.detach()).clone() for w in self.weighed}
+            self.before_values = {w.tensor: as_real(local(w.parameter)).clone() for w in self.weighed}
 
     def after(self, step: int, recorder: Recorder) -> None:
         """Start weighing a sampled step, and fetch what has arrived from earlier ones."""
@@ -60,9 +61,9 @@ class DeviceWeigher:
             if before is None:
                 continue
             self._start(step, one.tensor, Quantity.PARAMETER, before)
-            self._start(step, one.tensor, Quantity.UPDATE, as_real(one.parameter.detach()) - before)
+            self._start(step, one.tensor, Quantity.UPDATE, as_real(local(one.parameter)) - before)
             if one.parameter.grad is not None:
-                self._start(step, one.tensor, Quantity.GRADIENT, as_real(one.parameter.grad.detach().to_dense()))
+                self._start(step, one.tensor, Quantity.GRADIENT, as_real(local(one.parameter.grad).to_dense()))
         self.before_values = {}
         self._fetch(recorder, wait=False)
 

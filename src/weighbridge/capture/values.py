@@ -20,6 +20,7 @@ from weighbridge.capture.plan import (
     SAMPLED_MODEL_ELEMENTS,
     is_sampled_step,
 )
+from weighbridge.capture.shards import is_sharded
 from weighbridge.capture.snapshots import Snapshots, as_real
 from weighbridge.records import Quantity
 
@@ -103,6 +104,8 @@ def _chosen(snapshots: Snapshots) -> tuple[list[int], list[int]]:
     sampled: list[int] = []
     left, left_sampled = EVERY_STEP_MODEL_ELEMENTS, SAMPLED_MODEL_ELEMENTS
     for i in sorted(range(len(snapshots.weighed)), key=lambda i: snapshots.weighed[i].tensor):
+        if is_sharded(snapshots.parameters[i]):
+            continue  # the numbers of a part alone have no shape that a reader could show
         count = int(snapshots.items["count"][i])
         if 0 < count <= EVERY_STEP_ELEMENTS and count <= left:
             every_step.append(i)

@@ -77,7 +77,8 @@ def register(app: typer.Typer) -> None:
         per: Annotated[Per, typer.Option("--per", help="What one row is.")] = Per.STEP,
         outputs: Annotated[bool, typer.Option("--outputs", help="What modules give, in order of execution.")] = False,
         rank: Annotated[
-            int | None, typer.Option("--rank", metavar="N", help="Of a run of several ranks: this one. [default: the lowest]")
+            int | None,
+            typer.Option("--rank", metavar="N", help="Of several ranks: this one alone. [default: all as one]"),
         ] = None,
         every: Annotated[bool, typer.Option("--all", help="Every tensor, step and row; nothing folded or left out.")] = False,
         json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, in full precision.")] = False,

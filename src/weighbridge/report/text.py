@@ -19,6 +19,7 @@ from weighbridge.catalog import parse
 from weighbridge.report import grid, views
 from weighbridge.report.machine import Cell
 from weighbridge.store.record import RunInfo, RunRecord, Tensor
+from weighbridge.store.status import ENDED
 
 MARKS: Final = {"weight": "W", "bias": "b", "norm_scale": "γ", "norm_shift": "β", "embedding": "E", "other": "p"}
 ROLE_STYLES: Final = {"weight": "blue", "bias": "magenta", "norm_scale": "blue", "norm_shift": "magenta"}
@@ -55,7 +56,10 @@ def head(record: RunRecord, width: int) -> list[Text]:
         plain.size(info.size_bytes),
     ]
     if len(record.ranks) > 1:
-        facts.append(f"rank {record.rank}, one of {len(record.ranks)} (--rank shows another)")
+        n = len(record.ranks)
+        facts.append(f"{n} ranks as one (--rank shows one alone)" if record.rank is None else f"rank {record.rank}, one of {n}")
+        dead = [(rank, last) for rank, state, last in record.rank_states() if state == ENDED]
+        facts += [f"rank {rank} ended without finish at step {last}" for rank, last in dead]
     own, wall = record.own_cost()
     if wall > 0:
         facts.append(f"own cost {plain.share(own / wall)}")

@@ -15,7 +15,9 @@ import pyarrow as pa
 
 from weighbridge.catalog import Statistic
 from weighbridge.errors import CorruptRun
-from weighbridge.records import WHOLE, Quantity
+from weighbridge.records import HISTOGRAM_BINS, WHOLE, Quantity
+from weighbridge.store.histogram import full_histogram
+from weighbridge.store.shards import Merge
 from weighbridge.store.sources import Plan, buckets_sql, plan_buckets, plan_rows, rows_sql, tail_name, values_sql
 from weighbridge.store.tables import RankTables, read_part
 
@@ -29,12 +31,18 @@ _EMPTY: dict[str, np.ndarray] = {
 
 
 class RowQuery:
-    """Answers over `rows` of one rank."""
+    """Answers over `rows` of one rank, or of several as one (`merge`; then single rows answer, never bucket files)."""
 
     def __init__(self, tables: RankTables) -> None:
         self._tables = tables
+        self._others: dict[int, RankTables] = {}
+        self._merge: Merge | None = None
         self._opened: duckdb.DuckDBPyConnection | None = None  # made at the first question: a list of runs asks none
         self._registered: dict[str, int] = {}
+
+    def read_as_one(self, ranks: dict[int, RankTables], merge: Merge | None) -> None:
+        """Answer for these ranks together; with None, for the one rank of the constructor."""
+        self._others, self._merge = ranks, merge
 
     @property
     def _connection(self) -> duckdb.DuckDBPyConnection:
@@ -81,7 +89,9 @@ class RowQuery:
 
         `span` = start and stop; `grid` = where cell 0 begins, steps in a cell, and the level of bucket files to use (0 = none).
         """
-        plan = plan_buckets(self._tables.parts["rows"], *span, grid[2])
+        plan = self._plan_rows(*span)  # of several ranks: means of shards do not add up, what does is in single rows
+        if self._merge is None:
+            plan = plan_buckets(self._tables.parts["rows"], *span, grid[2])
         where = f"tensor = {int(ids[0])}" if len(ids) == 1 else "true"
         found = self._arrays(plan, buckets_sql(plan, quantity, statistic, where, grid))
         place = np.full(int(max(ids.max(initial=0), found["tensor"].max(initial=0))) + 1, -1, dtype=np.int64)
@@ -94,6 +104,8 @@ class RowQuery:
 
     def histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
         """The stored histogram columns of one row, or nothing."""
+        if self._merge is not None:
+            return self._merged_histogram(tensor, quantity, step)
         plan = self._plan_rows(step, step + 1)
         where = f"step = {int(step)} AND part = {WHOLE} AND tensor = {int(tensor)} AND quantity = {int(quantity)}"
         source = rows_sql(plan, "hist_count, hist_bits, hist_first, hist", where)
@@ -102,16 +114,35 @@ class RowQuery:
         found = self._run(plan, source).to_pylist()
         return found[-1] if found else None
 
+    def _merged_histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
+        plan, counts, seen, elements = self._plan_rows(step, step + 1), np.zeros(HISTOGRAM_BINS, np.int64), 0, 0
+        for one, share in plan.merged:
+            for own in [own for own, number in share.items() if number == tensor]:
+                where = f"step = {int(step)} AND part = {WHOLE} AND tensor = {own} AND quantity = {int(quantity)}"
+                source = rows_sql(one, '"count", hist_count, hist_first, hist', where)
+                for row in self._run(one, source).to_pylist()[-1:] if source else []:
+                    counts += full_histogram(row["hist_first"], row["hist"])
+                    seen, elements = seen + row["hist_count"], elements + row["count"]
+        if not elements or elements != plan.whole.get(tensor, elements):
+            return None
+        return {"hist_count": seen, "hist_bits": 0, "hist_first": 0, "hist": counts}
+
     def _plan_rows(self, start: int, stop: int) -> Plan:
-        return plan_rows(self._tables.parts["rows"], start, stop)
+        if self._merge is None:
+            return plan_rows(self._tables.parts["rows"], start, stop)
+        plan = Plan(whole=self._merge.whole)
+        for rank, tables in self._others.items():
+            plan.merged.append((plan_rows(tables.parts["rows"], start, stop), self._merge.shares[rank]))
+        return plan
 
     def _register(self, plan: Plan) -> None:
         """Make the live tails known to the engine, each only when it has grown; forget those that were compacted."""
-        living = {tail_name(part) for part in self._tables.parts["rows"] if part.reader is not None}
+        everyone = [self._tables, *self._others.values()]
+        living = {tail_name(part) for tables in everyone for part in tables.parts["rows"] if part.reader is not None}
         for name in set(self._registered) - living:
             self._connection.unregister(name)
             del self._registered[name]
-        for part, _low, _high in plan.tails:
+        for part, _low, _high in [tail for one in plan.pieces() for tail in one.tails]:
             assert part.reader is not None
             name, size = tail_name(part), len(part.reader.flushes)
             if self._registered.get(name) != size:
@@ -130,7 +161,8 @@ class RowQuery:
         try:
             return self._connection.sql(text).to_arrow_table()
         except duckdb.Error as problem:
-            files = [file for listed in (*plan.files.values(), *plan.buckets.values()) for file in listed]
+            listings = [listed for one in plan.pieces() for listed in (*one.files.values(), *one.buckets.values())]
+            files = [file for listed in listings for file in listed]
             gone = [file for file in files if not os.path.exists(file)]
             if gone:
                 raise FileNotFoundError(gone[0]) from problem

@@ -28,8 +28,9 @@ from weighbridge.store import extras, layout
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.histogram import edges_of, full_histogram
 from weighbridge.store.query import RowQuery
-from weighbridge.store.status import info_of, require_run
-from weighbridge.store.tables import FOREVER, RankTables, parse_detail
+from weighbridge.store.shards import Merge, merge
+from weighbridge.store.status import info_of, last_flush_of, require_run, state_of
+from weighbridge.store.tables import FOREVER, Part, RankTables, parse_detail
 from weighbridge.store.values import decode_values
 from weighbridge.store.views import (
     BiasShare,
@@ -72,20 +73,29 @@ def list_runs(dir: str | PathLike[str]) -> list[RunInfo]:
 
 
 class RunRecord:
-    """One run, read from its files; the lowest rank unless another is asked for."""
+    """One run, read from its files: all ranks as one, or the one rank that is asked for.
+
+    `rank` is None where all are one. What is not about tensors (steps, losses, logs, events, values of small tensors) is then
+    what the lowest rank recorded; of what all ranks hold whole, too. Statistics of sharded tensors are merged.
+    """
 
     def __init__(self, path: Path, rank: int | None = None) -> None:
         self.path = path
         self._run = require_run(path)
         self.ranks: tuple[int, ...] = tuple(layout.ranks(path))
-        self.rank = rank if rank is not None else (self.ranks[0] if self.ranks else 0)
+        self.rank = rank
+        lead = rank if rank is not None else (self.ranks[0] if self.ranks else 0)
         if rank is not None and rank not in self.ranks:
             there = ", ".join(map(str, self.ranks)) or "none"
             raise BadInput(f"{path} holds no rank {rank}. Ranks that recorded something: {there}.")
-        self._tables = RankTables(layout.rank_folder(path, self.rank))
+        self._lead = lead
+        self._tables = RankTables(layout.rank_folder(path, lead))
+        self._all = {lead: self._tables}
         self._query = RowQuery(self._tables)
         self._lock = threading.RLock()
         self._described: tuple[object, tuple[Tensor, ...]] = (None, ())
+        self._merged: tuple[dict[int, pa.Table], Merge | None] = ({}, None)
+        self._look_for_ranks()
 
     # ---- the run ----
 
@@ -97,7 +107,36 @@ class RunRecord:
     def refresh(self) -> bool:
         """See newly acknowledged flushes; returns whether there are any."""
         with self._lock:
-            return self._tables.refresh()
+            news = [self._look_for_ranks(), *(tables.refresh() for tables in self._all.values())]
+            return any(news)
+
+    def _look_for_ranks(self) -> bool:
+        """Ranks begin one after the other; those that came since the last look. A rank alone looks at no other."""
+        if self.rank is None:
+            self.ranks = tuple(layout.ranks(self.path))
+        new = [rank for rank in self.ranks if rank not in self._all] if self.rank is None else []
+        self._all |= {rank: RankTables(layout.rank_folder(self.path, rank)) for rank in new}
+        return bool(new)
+
+    def rank_states(self) -> list[tuple[int, str, int]]:
+        """Of each rank: its number, its state (as RunInfo.state) and the last step that it recorded."""
+        states = []
+        for rank in self.ranks:
+            tables = self._all.get(rank) or RankTables(layout.rank_folder(self.path, rank))
+            state = state_of(self._run, tables.folder, last_flush_of(tables.folder))
+            states.append((rank, state, max((min(p.last_step, p.limit - 1) for p in tables.parts["steps"]), default=-1)))
+        return states
+
+    def _merge(self) -> Merge | None:
+        """How the ranks go together; None where one rank's rows say everything. Makes the query read them so."""
+        if len(self._all) == 1:
+            return None
+        tables = {rank: one.whole("tensors") for rank, one in self._all.items()}
+        if not _is_same(self._merged[0], tables):
+            found = merge({rank: table.to_pylist() for rank, table in tables.items()})
+            self._merged = (tables, None if found.is_of_one(self._lead) else found)
+            self._query.read_as_one(self._all, self._merged[1])
+        return self._merged[1]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -136,9 +175,12 @@ class RunRecord:
 
     @property
     def _everything(self) -> tuple[Tensor, ...]:
-        table = self._whole("tensors")
+        with self._lock:
+            merged = self._ask(self._merge)
+        table: object = merged or self._whole("tensors")
         if self._described[0] is not table:
-            by_id = {row["tensor"]: row for row in table.to_pylist()}
+            rows = merged.tensors if merged else self._whole("tensors").to_pylist()
+            by_id = {row["tensor"]: row for row in rows}
             found = sorted((_tensor(row) for row in by_id.values()), key=lambda tensor: (tensor.order, tensor.id))
             self._described = (table, tuple(found))
         return self._described[1]
@@ -164,7 +206,7 @@ class RunRecord:
     def thinned(self) -> list[tuple[int, int]]:
         """First and last steps of the ranges of which only buckets are left (the disk limit), in order."""
         ranges: list[tuple[int, int]] = []
-        for first, last in sorted(part.thinned for part in self._tables.parts["rows"] if part.thinned):
+        for first, last in sorted(part.thinned for part in self._parts if part.thinned):
             if ranges and first <= ranges[-1][1] + 1:
                 ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
             else:
@@ -172,20 +214,26 @@ class RunRecord:
         return ranges
 
     @property
+    def _parts(self) -> list[Part]:
+        return [part for tables in self._all.values() for part in tables.parts["rows"]]
+
+    @property
     def first_step(self) -> int:
-        return min((part.first_step for part in self._tables.parts["rows"]), default=-1)
+        return min((part.first_step for part in self._parts), default=-1)
 
     @property
     def last_step(self) -> int:
-        return max((min(part.last_step, part.limit - 1) for part in self._tables.parts["rows"]), default=-1)
+        return max((min(part.last_step, part.limit - 1) for part in self._parts), default=-1)
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         """Ask the query engine; once more if somebody compacted a segment away meanwhile."""
         with self._lock:
             try:
+                self._merge()
                 return question()
             except FileNotFoundError:
-                self._tables.refresh()
+                self.refresh()
+                self._merge()
                 return question()
 
     def _range(self, start: int | None, stop: int | None) -> tuple[int, int]:
@@ -406,6 +454,11 @@ def _placed(tensors: Sequence[Tensor], ids: np.ndarray, values: np.ndarray) -> n
     """Values by id, put in the order of the tensors."""
     by_id = dict(zip(ids.tolist(), values.tolist(), strict=True))
     return np.array([by_id.get(tensor.id, np.nan) for tensor in tensors], dtype=np.float64)
+
+
+def _is_same(one: dict[int, pa.Table], other: dict[int, pa.Table]) -> bool:
+    """The very same tables (each is kept until something is added to it)?"""
+    return one.keys() == other.keys() and all(one[rank] is other[rank] for rank in one)
 
 
 def _tensor(row: dict[str, Any]) -> Tensor:

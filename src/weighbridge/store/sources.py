@@ -12,6 +12,7 @@ from weighbridge.catalog import FINITE, RATIO, Statistic, sql
 from weighbridge.records import WHOLE, Quantity
 from weighbridge.store.compact import bucket_file
 from weighbridge.store.downsample import weight_of
+from weighbridge.store.shards import Share, merged_sql
 from weighbridge.store.tables import FOREVER, Part
 
 _RMS = f"sqrt(sum_sq / {FINITE})"
@@ -27,6 +28,13 @@ class Plan:
     tails: list[tuple[Part, int, int]] = field(default_factory=list)
     # (low, high) = numbers of the buckets that count
     buckets: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    # of several ranks: each one's own plan and what it has part in; and the elements that a sharded tensor must have
+    merged: list[tuple[Plan, Share]] = field(default_factory=list)
+    whole: dict[int, int] = field(default_factory=dict)
+
+    def pieces(self) -> list[Plan]:
+        """The plans of single ranks."""
+        return [one for one, _ in self.merged] or [self]
 
     def add_rows(self, part: Part, low: int, high: int) -> None:
         if low >= high:
@@ -72,7 +80,10 @@ def plan_buckets(parts: list[Part], start: int, stop: int, level: int) -> Plan:
 
 
 def rows_sql(plan: Plan, columns: str, where: str) -> str | None:
-    """SQL of the rows of a plan; each tail is registered as tail_<number of its unit>."""
+    """SQL of the rows of a plan; each tail is registered under its `tail_name`."""
+    if plan.merged:
+        both = merged_sql([(rows_sql(one, "*", "true"), share) for one, share in plan.merged], plan.whole)
+        return f"SELECT {columns} FROM ({both}) WHERE {where}" if both else None
     pieces = []
     for (low, high), files in plan.files.items():
         pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {where}{_steps(low, high)}")
@@ -123,7 +134,7 @@ def buckets_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str
 
 
 def tail_name(part: Part) -> str:
-    return f"tail_{part.unit.number}"
+    return f"tail_{part.unit.folder.name.replace('-', '_')}_{part.unit.number}"
 
 
 def _files(files: list[str]) -> str:
