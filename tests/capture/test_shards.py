@@ -122,6 +122,7 @@ def test_replicas_under_compile_are_weighed_as_without(tmp_path: Path) -> None:
     check(tmp_path / "run", truths(tmp_path, 2)[0])
 
 
+EACH = "(model[0], model[2])"
 FSDP = """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -131,7 +132,7 @@ FSDP = """
         model = network()
         if run and early:
             run.watch(model)
-        for layer in (model[0], model[2]):
+        for layer in {layers}:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         if run and not early:
@@ -158,9 +159,11 @@ FSDP = """
 """
 
 
-@pytest.mark.parametrize(("world", "early"), [(2, False), (3, False), (3, True)])
-def test_shards_uneven_and_empty_ones_merge_to_the_whole_tensor(tmp_path: Path, world: int, early: bool) -> None:
-    launch(tmp_path, world, FSDP.format(early=early))  # 7 rows over 2 or 3 ranks; 2 rows over 3 ranks: one is empty
+@pytest.mark.parametrize(("world", "early", "layers"), [(2, False, "()"), (3, False, EACH), (3, True, EACH)])
+def test_shards_uneven_and_empty_ones_merge_to_the_whole_tensor(tmp_path: Path, world: int, early: bool, layers: str) -> None:
+    launch(
+        tmp_path, world, FSDP.format(early=early, layers=layers)
+    )  # 7 rows over 2 or 3 ranks; 2 rows over 3 ranks: one is empty
     check(tmp_path / "run", truths(tmp_path, world)[0])
     last = truths(tmp_path, world)[0][5]
     record = weighbridge.open_run(tmp_path / "run")
