@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from weighbridge.capture.seats import Seat
+from weighbridge.capture.shards import is_sharded
 from weighbridge.capture.tensors import TensorTable
 
 if TYPE_CHECKING:
@@ -61,7 +62,9 @@ class Biases:
             if seat is None or module is None or not seat.is_called():
                 continue
             bias = module.bias
-            tensor = self.table.id_of(bias) if isinstance(bias, torch.Tensor) else None
+            if not isinstance(bias, torch.Tensor) or is_sharded(bias) or bias.device.type != "cpu":
+                continue
+            tensor = self.table.id_of(bias)
             if tensor is not None:
                 found.append((step, attempt, tensor, *self._sums(hook, seat, bias)))
         return found

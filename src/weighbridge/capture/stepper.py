@@ -73,7 +73,7 @@ class Stepper:
         if not isinstance(self.kernel, NativeKernel):
             self.recorder.event(0, "reduced", "activations are not weighed: they need the C kernel")
             return None
-        return Outputs(self.recorder, self.kernel, plan, self.table, self.table.tell, self.failed)
+        return Outputs(self.recorder, self.kernel, plan, self.table, self.table.tell, self._outputs_failed)
 
     def add_model(self, model: nn.Module, name: str) -> None:
         """A model is watched from now on."""
@@ -141,9 +141,25 @@ class Stepper:
         if stepped not in self.under_way:  # it is there if an exception left its last step
             self.under_way.append(stepped)
         if self.outputs is not None:
-            self.outputs.before_step(stepped.number, self.clock)
+            self._of_outputs(self.outputs.before_step, stepped)
         stepped.began_ns = began
         stepped.own_ns = time.perf_counter_ns() - began
+
+    def _of_outputs(self, what: Callable[[int, int], None], stepped: Stepped) -> None:
+        try:
+            what(stepped.number, self.clock)
+        except Exception as error:
+            self._outputs_failed(error)
+
+    def _outputs_failed(self, error: Exception) -> None:
+        """Activations are given up; parameters are weighed on."""
+        if self.outputs is not None:
+            self.outputs.close()
+            self.outputs = None
+        self.table.tell(
+            f"activations are no longer weighed after an error of ours ({type(error).__name__}: {error}). "
+            "Parameters are, and training goes on unchanged"
+        )
 
     def _advance(self) -> None:
         """The next step on the clock begins."""
@@ -171,7 +187,7 @@ class Stepper:
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
             if self.outputs is not None:
-                self.outputs.after_step(stepped.number, self.clock)
+                self._of_outputs(self.outputs.after_step, stepped)
             self.has_stepped.add(stepped.number)
             self.total_steps += 1
             noted = self._note_step(stepped, optimizer, began)
