@@ -83,29 +83,56 @@ class Spread:
 
 
 def pin_to_one_core() -> int:
-    """The last core that we may use; threads and processes started later inherit it."""
-    core = max(os.sched_getaffinity(0))
+    """The last core that we may use; threads and processes started later inherit it. WEIGHBRIDGE_CORES keeps the others."""
+    allowed = os.sched_getaffinity(0)
+    core = max(allowed)
+    os.environ["WEIGHBRIDGE_CORES"] = ",".join(map(str, sorted(allowed)))
     os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
     return core
 
 
+@dataclass(frozen=True)
+class Turns:
+    """What a process measured: the blocks of both copies, and what is measured once."""
+
+    raw: list[Block]
+    watched: list[Block]
+    start: float  # seconds from the tool's first call until the first step of its copy is done
+    first_raw_step: float
+    rss_growth: int  # bytes, from the end of the warming up to the end of the last block
+
+
 def take_turns(
     raw: Training, watched: Training, tool: Tool, steps: int, blocks: int, is_warm: Callable[[], None] = lambda: None
-) -> tuple[list[Block], list[Block]]:
-    """raw, watched (these warm up and are not counted), then raw, watched, raw, ..., raw, and watched uncounted: even."""
+) -> Turns:
+    """raw, watched (these warm up and are not counted), then raw, watched, raw, ..., raw, and watched uncounted: even.
+
+    The warming up runs its first step alone, to time it.
+    """
     nothing = Raw()
+    first_raw = one_block(raw, nothing, 1).wall
+    began = time.perf_counter()
     tool.begin(watched)
-    one_block(raw, nothing, steps)
-    one_block(watched, tool, steps)
+    one_block(watched, tool, 1)
+    start = time.perf_counter() - began
+    if steps > 1:
+        one_block(raw, nothing, steps - 1)
+        one_block(watched, tool, steps - 1)
     is_warm()
+    warm_rss = rss_bytes()
     raw_blocks = [one_block(raw, nothing, steps)]
     watched_blocks = []
     for _ in range(blocks):
         watched_blocks.append(one_block(watched, tool, steps))
         raw_blocks.append(one_block(raw, nothing, steps))
     one_block(watched, tool, steps)
-    return raw_blocks, watched_blocks
+    return Turns(raw_blocks, watched_blocks, start, first_raw, rss_bytes() - warm_rss)
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def one_block(training: Training, tool: Tool, steps: int) -> Block:

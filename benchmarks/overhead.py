@@ -1,13 +1,17 @@
-"""What watching costs a step: watched / raw, everything of the default plan, at every step, stored and acknowledged.
+"""What watching costs a step: watched / raw, the default plan and variants of it, stored and acknowledged.
 
-    python benchmarks/overhead.py                      all workloads, about 4 minutes
+    python benchmarks/overhead.py                      all workloads, all variants: about 25 minutes
     python benchmarks/overhead.py -w a f --profile     two of them, and where the time goes
+    python benchmarks/overhead.py -w e --variants weighbridge outputs      one workload, two variants
     python benchmarks/overhead.py --rivals --write     other tools beside it; append the tables to benchmarks/RESULTS.md
     python benchmarks/overhead.py --quick              a few blocks of a and b: that it runs, not how fast
 
+In pieces of less than ten minutes: -w a b; -w c f; -w d; -w e; then --only-rivals -w ... for the same.
+
 Each cell has a process of its own, on one core and with one thread: two bit-identical copies of a training take turns
-there (interleaved.py). A watched block ends with `run.flush()` inside its timed part. After that the losses and weights
-of the two copies are compared bit by bit, and the rows are read back and compared with those that are due.
+there (interleaved.py; in the variant two_cores the writer has another core). A watched block ends with `run.flush()`
+inside its timed part. After that the losses and weights of the two copies are compared bit by bit, and the rows are read
+back and compared with those that are due.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,12 +35,16 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]  # this checkout, installed or not
 
 from interleaved import ENVIRONMENT, Raw, pin_to_one_core, ratios, take_turns  # noqa: E402
-from results import append_results, load_line, overhead_table, rivals_table, versions  # noqa: E402
-from rivals import RIVALS, Weighbridge  # noqa: E402
+from readback import disk_bytes, is_complete, of_parameters, read_rows, sampled_gaps  # noqa: E402
+from results import append_results, load_line, overhead_table, rivals_table, size_table, versions  # noqa: E402
+from rivals import RIVALS  # noqa: E402
+from variants import VARIANTS, Weighbridge  # noqa: E402
 from workloads import WORKLOADS, Training, Workload  # noqa: E402
 
+from weighbridge.records import Quantity  # noqa: E402
+
 Cell = dict[str, Any]
-TOOLS: dict[str, Callable[[Path], Any]] = {"raw": Raw, Weighbridge.name: Weighbridge, **RIVALS}
+TOOLS: dict[str, Callable[[Path], Any]] = {"raw": Raw, **VARIANTS, **RIVALS}
 
 
 # --- in the process of one cell -----------------------------------------------------------------------------------------
@@ -52,16 +61,19 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
             from profiling import Profile
 
             profile = Profile(is_short=steps >= 100)
-        raw_blocks, watched_blocks = take_turns(raw, watched, tool, steps, blocks, profile.clear if profile else lambda: None)
+        turns = take_turns(raw, watched, tool, steps, blocks, profile.clear if profile else lambda: None)
         cell: Cell = {"workload": workload.letter, "tool": tool_name, "core": core, "steps": steps, "blocks": blocks}
-        cell["raw"], cell["watched"] = [asdict(block) for block in raw_blocks], [asdict(block) for block in watched_blocks]
-        cell["wall"], cell["cpu"] = ratios(raw_blocks, watched_blocks, "wall"), ratios(raw_blocks, watched_blocks, "cpu")
+        cell |= asdict(turns)
+        cell |= {which: ratios(turns.raw, turns.watched, which) for which in ("wall", "cpu")}
         cell |= same_bits(raw, watched)
         if profile is not None:
             warm_steps = len(watched.losses) - steps
             cell["profile"] = [asdict(part) for part in profile.parts(warm_steps)]
             cell["profiled_steps"], cell["missing"] = warm_steps, profile.missing
+        began = time.perf_counter()
         tool.finish()
+        cell["finish"] = time.perf_counter() - began
+        cell["disk_bytes_a_step"] = disk_bytes(Path(folder)) / len(watched.losses)
         if isinstance(tool, Weighbridge):
             cell |= what_was_stored(tool, watched)
     return cell
@@ -84,20 +96,36 @@ def same_bits(raw: Training, watched: Training) -> Cell:
 
 
 def what_was_stored(tool: Weighbridge, watched: Training) -> Cell:
-    from readback import disk_bytes, is_complete, read_rows
-
     from weighbridge.store.record import open_run
 
     steps, tensors = len(watched.losses), len(list(watched.model.parameters()))
     rows = read_rows(tool.run.path)
-    recorded = open_run(tool.run.path).losses().values
+    record = open_run(tool.run.path)
     return {
         "rows": len(rows),
-        "rows_due": steps * tensors * 3 + tensors,
+        "parameter_rows": len(of_parameters(rows)),
+        "parameter_rows_due": steps * tensors * 3 + tensors,
         "rows_complete": is_complete(rows, steps, tensors),
-        "recorded_losses_identical": [float(loss) for loss in recorded] == watched.losses,
+        "sampled_gaps": sampled_gaps(rows, sampled_steps(tool, steps)),
+        "outputs": len(np.unique(rows[rows[:, 2] == Quantity.ACTIVATION][:, 1])),
+        "rows_dropped": tool.run._recorder.rows_dropped,
+        "recorded_losses_identical": [float(loss) for loss in record.losses().values] == watched.losses,
         "tensors": tensors,
         "bytes": disk_bytes(tool.run.path),
+    }
+
+
+def sampled_steps(tool: Weighbridge, steps: int) -> dict[int, list[int]]:
+    """On which steps the plan wants what is not weighed at every step, by quantity."""
+    plan = tool.run.plan
+    names = {Quantity.ACTIVATION: ("activations", "units"), Quantity.ACTIVATION_GRADIENT: ("activation_gradients",)}
+    names |= dict.fromkeys((Quantity.MOMENT1, Quantity.MOMENT2), ("moments",))
+    if plan.activations is False:
+        names[Quantity.ACTIVATION] = ("activations",)
+    schedules = {int(quantity): [plan.schedule(name) for name in those] for quantity, those in names.items()}
+    return {
+        quantity: [step for step in range(steps) if any(schedule.due(step) for schedule in those)]
+        for quantity, those in schedules.items()
     }
 
 
@@ -130,7 +158,14 @@ def problems(cells: list[Cell]) -> list[str]:
         if not cell["losses_finite"]:
             found.append(f"{where}: a loss is not finite")
         if not cell.get("rows_complete", True):
-            found.append(f"{where}: {cell['rows']:,} rows stored, {cell['rows_due']:,} are due, or others than those")
+            counts = f"{cell['parameter_rows']:,} rows of parameters stored, {cell['parameter_rows_due']:,} are due"
+            found.append(f"{where}: {counts}, or others than those")
+        for gap in cell.get("sampled_gaps", [])[:3]:
+            found.append(f"{where}: {gap}")
+        if cell.get("rows_dropped"):
+            found.append(f"{where}: {cell['rows_dropped']:,} rows were dropped")
+        if cell["tool"] in ("weighbridge", "outputs") and not cell.get("outputs", 1):
+            found.append(f"{where}: no activation was recorded")
         if not cell.get("recorded_losses_identical", True):
             found.append(f"{where}: the recorded losses differ from those of the training")
     return found
@@ -138,21 +173,21 @@ def problems(cells: list[Cell]) -> list[str]:
 
 def run_all(arguments: argparse.Namespace) -> tuple[list[Cell], list[str]]:
     """All cells that were asked for, and the rivals that are not there."""
-    tools = [Weighbridge.name] if arguments.quick else ["raw", Weighbridge.name]
+    tools: list[str] = [] if arguments.only_rivals else [*([] if arguments.quick else ["raw"]), *arguments.variants]
     skipped = []
-    if arguments.rivals:
-        for name, rival in RIVALS.items():
-            if missing := rival.missing():
-                skipped.append(f"{name} skipped: {', '.join(missing)} is not installed")
-                print(skipped[-1], file=sys.stderr)
-            else:
-                tools.append(name)
+    for name, tool in ({**VARIANTS, **RIVALS} if arguments.rivals else VARIANTS).items():
+        if name in VARIANTS and name not in tools:
+            continue
+        if missing := tool.missing():
+            skipped.append(f"{name} skipped: {', '.join(missing)} is not there")
+            print(skipped[-1], file=sys.stderr)
+            tools = [one for one in tools if one != name]
+        elif name in RIVALS:
+            tools.append(name)
     cells = []
     for letter in arguments.workloads:
         workload = WORKLOADS[letter]
         for tool in tools:
-            if arguments.only_rivals and tool not in RIVALS:
-                continue
             blocks, steps = size_of(workload, tool, arguments)
             cell = cell_of(workload, tool, blocks, steps)
             if cell is not None:
@@ -177,7 +212,8 @@ def size_of(workload: Workload, tool: str, arguments: argparse.Namespace) -> tup
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-w", "--workloads", nargs="+", choices=list(WORKLOADS), default=list(WORKLOADS))
+    parser.add_argument("-w", "--workloads", nargs="+", choices=list(WORKLOADS), help="default: all")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="of weighbridge; default: all")
     parser.add_argument("--rivals", action="store_true", help="other tools too, where they are installed")
     parser.add_argument("--only-rivals", action="store_true", help="nothing but the other tools")
     parser.add_argument("--profile", action="store_true", help="where the time goes")
@@ -193,11 +229,11 @@ def main() -> int:
         sys.stdout.flush()
         os._exit(0)  # rivals write reports or wait for helpers at exit
     arguments.rivals |= arguments.only_rivals
-    if arguments.quick:
-        arguments.workloads = ["a", "b"]
+    arguments.workloads = arguments.workloads or (["a", "b"] if arguments.quick else list(WORKLOADS))
+    arguments.variants = arguments.variants or ([Weighbridge.name] if arguments.quick else list(VARIANTS))
     load_before = os.getloadavg()[0]
     cells, skipped = run_all(arguments)
-    text = "\n".join([versions(load_before), "", *overhead_table(cells), *rivals_table(cells), *skipped])
+    text = "\n".join([versions(load_before), "", *overhead_table(cells), *size_table(cells), *rivals_table(cells), *skipped])
     print(text)
     if arguments.json:
         arguments.json.write_text(json.dumps(cells))
@@ -206,8 +242,10 @@ def main() -> int:
         print(f"WRONG: {one}", file=sys.stderr)
     if arguments.write:
         append_results(HERE / "RESULTS.md", text)
-    measured = {cell["workload"] for cell in cells if cell["tool"] == Weighbridge.name}
-    return 1 if wrong or (not arguments.only_rivals and measured != set(arguments.workloads)) else 0
+    measured = {(cell["workload"], cell["tool"]) for cell in cells}
+    wanted = {(letter, name) for letter in arguments.workloads for name in arguments.variants}
+    lost = set() if arguments.only_rivals else wanted - measured - {(letter, "two_cores") for letter in arguments.workloads}
+    return 1 if wrong or lost else 0
 
 
 if __name__ == "__main__":

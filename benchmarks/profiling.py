@@ -8,6 +8,7 @@ counts as calls x median, so that a call in the middle of which the core was tak
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import statistics
@@ -42,6 +43,18 @@ _TRAINING = (
     ("capture.stepper", "Stepper.after_step", "hooks"),
     ("capture.stepper", "Stepper.on_backward", "hooks"),
 )
+# Their time depends on whether the step is one of the plan: what they do is in the name of the part.
+_OUTPUTS = (
+    ("capture.outputhook", "OutputHook.__call__", "hooks of modules (Python)", lambda hook, *_: hook.group.is_full),
+    (
+        "capture.outputs",
+        "Outputs.after_step",
+        "rows of outputs",
+        lambda outputs, number, _: number in outputs.groups and outputs.groups[number].is_full,
+    ),
+    ("capture.outputs", "Outputs.before_step", "what biases add", lambda outputs, *_: True),
+    ("capture.outputs", "Outputs._set_pace", "hooks placed and taken away", lambda outputs, *_: True),
+)
 _WRITER = (
     ("capture.recorder", "Recorder._write", "writer: the rest"),
     ("capture.recorder", "Lists.batch", "writer: encoding of the small tables"),
@@ -74,6 +87,9 @@ class Profile:
         self.missing: list[str] = []
         self._inside = self._beside = 0
         self._calibrate(time.perf_counter_ns if is_short else time.thread_time_ns)
+        for module, name, part, kind in _OUTPUTS:
+            self._wrap_kinds(f"weighbridge.{module}", name, part, kind)
+        self._wrap_seats()
         for module, name, part in (*_TRAINING, *_WRITER):
             often = is_short and not part.startswith("writer") and name not in _RARE
             self._wrap(f"weighbridge.{module}", name, part, time.perf_counter_ns if often else time.thread_time_ns)
@@ -91,24 +107,61 @@ class Profile:
         self._own.clear()
 
     def _wrap(self, module_name: str, name: str, part: str, clock: Callable[[], int]) -> None:
-        *path, last = name.split(".")
-        try:
-            owner: Any = functools.reduce(getattr, path, importlib.import_module(module_name))
-            raw = vars(owner)[last]
-        except (ImportError, AttributeError, KeyError):
-            self.missing.append(f"{module_name}.{name}")
+        found = self._find(module_name, name)
+        if found is None:
             return
+        owner, last, raw = found
         static = isinstance(raw, staticmethod)
         key = f"{module_name}.{name}"
         self._part[key] = part
         timed = self._timed(raw.__func__ if static else raw, key, clock)
-        setattr(owner, last, staticmethod(timed) if static else timed)
+        self._put(owner, last, staticmethod(timed) if static else timed, raw)
+
+    def _find(self, module_name: str, name: str) -> tuple[Any, str, Any] | None:
+        """The owner of a function, its name there, and itself; None, noted in `missing`, where it is gone."""
+        *path, last = name.split(".")
+        try:
+            owner: Any = functools.reduce(getattr, path, importlib.import_module(module_name))
+            return owner, last, vars(owner)[last]
+        except (ImportError, AttributeError, KeyError):
+            self.missing.append(f"{module_name}.{name}")
+            return None
+
+    def _put(self, owner: Any, last: str, timed: Any, raw: Any) -> None:
+        setattr(owner, last, timed)
         self._undo.append(lambda: setattr(owner, last, raw))
+
+    def _wrap_kinds(self, module_name: str, name: str, part: str, is_planned: Callable[..., bool]) -> None:
+        """Two lines of the table: steps of the plan, and those between, where only the sentinel is at work."""
+        found = self._find(module_name, name)
+        if found is None:
+            return
+        owner, last, raw = found
+        timed = self._by_kind(raw, f"{module_name}.{name}", part, is_planned)
+        self._put(owner, last, functools.wraps(raw)(lambda *args: timed(*args)), raw)
+
+    def _by_kind(self, function: Any, key: str, part: str, is_planned: Callable[..., bool]) -> Callable[..., Any]:
+        clock = time.perf_counter_ns if self._is_short else time.thread_time_ns
+        planned, between = (self._timed(function, f"{key} {kind}", clock) for kind in ("planned", "between"))
+        self._part |= {f"{key} planned": f"activations: {part}", f"{key} between": f"sentinel: {part}"}
+        return lambda *args: (planned if is_planned(*args) else between)(*args)
+
+    def _wrap_seats(self) -> None:
+        """The C function that reads a tensor is made for each output: wrap it where it is made."""
+        found = self._find("weighbridge.capture.seats", "Library.hook")
+        if found is None:
+            return
+        owner, last, raw = found
+
+        def hook(library: Any, seat: Any, otherwise: Any) -> Callable[..., Any]:
+            made = raw(library, seat, otherwise)
+            return self._by_kind(made, "seat", "reading (C)", lambda _: seat.pace.mode == 2)
+
+        self._put(owner, last, hook, raw)
 
     def _timed(self, function: Callable[..., Any], key: str, clock: Callable[[], int]) -> Callable[..., Any]:
         own, local = self._own[key], self._local
 
-        @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             above = getattr(local, "below", None)
             local.below = below = [0, 0]  # time inside wrapped functions called from here, and their number
@@ -123,6 +176,8 @@ class Profile:
                     above[1] += 1
                 local.below = above
 
+        with contextlib.suppress(AttributeError):
+            functools.update_wrapper(timed, function)
         return timed
 
     def clear(self) -> None:

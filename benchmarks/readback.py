@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +28,41 @@ def read_rows(run: Path) -> np.ndarray:
 
 
 def expected_rows(steps: int, tensors: int) -> np.ndarray:
-    """Every tensor at every step three times, and the closing `parameter` row."""
+    """Every parameter at every step three times, and the closing `parameter` row."""
     keys = np.stack(np.meshgrid(np.arange(steps), np.arange(tensors), np.arange(3), indexing="ij"), axis=-1).reshape(-1, 3)
     closing = np.stack([np.full(tensors, steps), np.arange(tensors), np.full(tensors, PARAMETER)], axis=1)
     return np.concatenate([keys, closing])
 
 
+def of_parameters(rows: np.ndarray) -> np.ndarray:
+    return rows[rows[:, 2] <= UPDATE]
+
+
 def is_complete(rows: np.ndarray, steps: int, tensors: int) -> bool:
-    """Exactly the rows that are due: none missing, none twice, none else."""
+    """Of the parameters exactly the rows that are due: none missing, none twice, none else."""
+    rows = of_parameters(rows).copy()
+    numbers = np.unique(rows[:, 1])
+    rows[:, 1] = np.searchsorted(numbers, rows[:, 1])
     expected = expected_rows(steps, tensors)
     if rows.shape != expected.shape:
         return False
     return bool(np.array_equal(rows[np.lexsort(rows.T)], expected[np.lexsort(expected.T)]))
+
+
+def sampled_gaps(rows: np.ndarray, due: Mapping[int, Sequence[int]]) -> list[str]:
+    """What is wrong with the rows of moments, activations and dL/dh, in words.
+
+    `due`: the steps of the plan, by quantity. Each tensor that has any rows of a quantity has to have one at each of them.
+    """
+    found = []
+    for quantity, steps in due.items():
+        mine = rows[rows[:, 2] == quantity]
+        expected = np.array(sorted(steps), np.int64)
+        for tensor in np.unique(mine[:, 1]):
+            have = np.sort(mine[mine[:, 1] == tensor][:, 0])
+            if not np.array_equal(have, expected):
+                found.append(f"tensor {tensor}, quantity {quantity}: {len(have)} rows, {len(expected)} are due")
+    return found
 
 
 def disk_bytes(run: Path) -> int:

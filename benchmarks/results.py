@@ -13,6 +13,7 @@ from typing import Any
 
 from interleaved import Spread
 from profiling import profile_lines
+from variants import VARIANTS
 from workloads import WORKLOADS
 
 Cell = dict[str, Any]
@@ -88,42 +89,75 @@ def _of(cells: list[Cell], tool: str) -> dict[str, Cell]:
 
 
 def overhead_table(cells: list[Cell]) -> list[str]:
-    """Watched against raw, what was read back, and the profiles."""
-    controls, watched, profiles = _of(cells, "raw"), _of(cells, "weighbridge"), _of(cells, "profile")
-    if not watched:
+    """Each variant against raw, what was read back, and the profiles."""
+    shown = [cell for cell in cells if cell["tool"] in VARIANTS]
+    if not shown:
         return []
     lines = [
         "Step time watched / raw: median of neighbouring blocks (quartiles). CPU time: of this process, all its threads.",
         "",
-        "| workload | raw, ms a step (CPU) | raw / raw | watched / raw | CPU time | aim | pairs x steps "
-        "| losses, weights | rows read back | B a row |",
-        "|---|---:|---:|---:|---:|---:|---:|---|---|---:|",
+        "| workload | variant | raw, ms a step (CPU) | watched / raw | CPU time | aim | pairs x steps | losses, weights "
+        "| rows read back |",
+        "|---|---|---:|---:|---:|---:|---:|---|---|",
     ]
-    for letter, cell in watched.items():
-        workload = WORKLOADS[letter]
-        control = spread_text(controls[letter]["wall"]) if letter in controls else "-"
-        same = "bit-identical" if cell["losses_identical"] and cell["weights_identical"] else "DIFFER"
-        rows = f"{cell['rows']:,}, {'all that are due' if cell['rows_complete'] else 'NOT those that are due'}"
-        raw_ms = f"{each_ms(cell):.3f} ({each_ms(cell, 'cpu'):.3f})"
-        lines.append(
-            f"| {letter}: {workload.title} | {raw_ms} | {control} | {spread_text(cell['wall'])} "
-            f"| {spread_text(cell['cpu'])} | {workload.limit} | {cell['blocks']} x {cell['steps']} | {same} | {rows} "
-            f"| {cell['bytes'] / cell['rows']:.0f} |"
-        )
+    controls, profiles = _of(cells, "raw"), _of(cells, "profile")
+    lines += [_ratio_line(cell, "raw / raw") for cell in controls.values()]
+    lines += [_ratio_line(cell, VARIANTS[cell["tool"]].title) for cell in shown]
     for letter, profile in profiles.items():
-        raw = each_ms(watched[letter], "cpu") / 1e3
-        extra = raw * (Spread.of(watched[letter]["cpu"]).median - 1)
-        lines += ["", f"Profile of {letter}, {profile['profiled_steps']:,} steps:", ""]
-        lines += profile_lines(profile["profile"], profile["profiled_steps"], raw, extra)
-        if profile["missing"]:
-            lines += ["", f"Not found, so not in the profile: {', '.join(profile['missing'])}"]
+        lines += _profile(letter, profile, _of(cells, "weighbridge").get(letter, profile))
+    return lines
+
+
+def _ratio_line(cell: Cell, variant: str) -> str:
+    workload = WORKLOADS[cell["workload"]]
+    same = "bit-identical" if cell["losses_identical"] and cell["weights_identical"] else "DIFFER"
+    rows = f"{cell['rows']:,}, {_completeness(cell)}" if "rows" in cell else "-"
+    return (
+        f"| {workload.letter}: {workload.title} | {variant} | {each_ms(cell):.3f} ({each_ms(cell, 'cpu'):.3f}) "
+        f"| {spread_text(cell['wall'])} | {spread_text(cell['cpu'])} | {workload.aims.get(cell['tool'], '-')} "
+        f"| {cell['blocks']} x {cell['steps']} | {same} | {rows} |"
+    )
+
+
+def _completeness(cell: Cell) -> str:
+    is_whole = cell["rows_complete"] and not cell["sampled_gaps"] and not cell["rows_dropped"]
+    return "all that are due" if is_whole else f"NOT those that are due ({cell['rows_dropped']:,} dropped)"
+
+
+def _profile(letter: str, profile: Cell, unwrapped: Cell) -> list[str]:
+    raw = each_ms(unwrapped, "cpu") / 1e3
+    extra = raw * (Spread.of(unwrapped["cpu"]).median - 1)
+    lines = ["", f"Profile of {letter} with the default plan, {profile['profiled_steps']:,} steps:", ""]
+    lines += profile_lines(profile["profile"], profile["profiled_steps"], raw, extra)
+    if profile["missing"]:
+        lines += ["", f"Not found, so not in the profile: {', '.join(profile['missing'])}"]
+    return lines
+
+
+def size_table(cells: list[Cell]) -> list[str]:
+    """Memory, disk, start and finish of every tool."""
+    lines = [
+        "",
+        "Memory: growth of the process (both copies) from the end of the warming up to the last block. Start: from the",
+    ]
+    lines += ["tool's first call until its copy's first step is done, less the first step of the raw copy.", ""]
+    lines += ["| workload | tool | memory, MiB | disk, bytes a step | bytes a row | start, s | finish, s |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for cell in cells:
+        if cell["tool"] == "profile":
+            continue
+        row_bytes = f"{cell['bytes'] / cell['rows']:.0f}" if cell.get("rows") else "-"
+        lines.append(
+            f"| {cell['workload']} | {cell['tool']} | {cell['rss_growth'] / 2**20:.1f} | {cell['disk_bytes_a_step']:,.0f} "
+            f"| {row_bytes} | {cell['start'] - cell['first_raw_step']:.2f} | {cell['finish']:.2f} |"
+        )
     return lines
 
 
 def rivals_table(cells: list[Cell]) -> list[str]:
     """Tools x workloads, the same method for all."""
     names = [name for name in dict.fromkeys(cell["tool"] for cell in cells) if name != "profile"]
-    if not set(names) - {"raw", "weighbridge"}:
+    if not set(names) - {"raw", *VARIANTS}:
         return []
     letters = list(dict.fromkeys(cell["workload"] for cell in cells))
     lines = ["", "Step time with a tool / raw: median (quartiles) [CPU time of the process, without helper processes].", ""]

@@ -1,4 +1,4 @@
-"""The tool that is measured, and others beside it: each as its own documentation says to use it, at every step."""
+"""Other tools, measured as weighbridge is: each as its own documentation says to use it, at every step."""
 
 from __future__ import annotations
 
@@ -39,34 +39,6 @@ def _has(package: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-class Weighbridge(Idle):
-    """Everything, every step, stored. Its hooks see every optimizer of the process, so they go while the raw copy runs."""
-
-    name = "weighbridge"
-    after_step = None  # type: ignore[assignment]  # nothing is needed in the loop
-
-    def begin(self, training: Training) -> None:
-        import weighbridge
-        from weighbridge.capture import hooks
-
-        self.hooks = hooks
-        self.run = weighbridge.init(dir=self.folder, name="measured", quiet=True)
-        self.run.watch(training.model)
-        self.pause()
-
-    def resume(self) -> None:
-        self.hooks.listen(self.run._stepper)
-
-    def end_of_block(self) -> None:
-        self.run.flush()
-
-    def pause(self) -> None:
-        self.hooks.forget(self.run._stepper)
-
-    def finish(self) -> None:
-        self.run.finish()
 
 
 class WandbWatch(Idle):

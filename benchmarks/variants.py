@@ -1,0 +1,92 @@
+"""Weighbridge as it is measured: what it records in each variant, and where its writer runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rivals import Idle
+from workloads import Training
+
+_NO_OUTPUTS = {"activations": False, "activation_gradients": False, "units": False}
+
+
+class Weighbridge(Idle):
+    """The default plan, stored. Its hooks see every optimizer of the process, so they go while the raw copy runs."""
+
+    name = "weighbridge"
+    title = "default plan"
+    plan: ClassVar[dict[str, Any]] = {}
+    after_step = None  # type: ignore[assignment]  # nothing is needed in the loop
+
+    def begin(self, training: Training) -> None:
+        import weighbridge
+        from weighbridge.capture import hooks
+
+        self.hooks = hooks
+        plan = weighbridge.Plan(**self.plan)
+        self.run = weighbridge.init(dir=self.folder, name="measured", plan=plan, quiet=True)
+        self.run.watch(training.model)
+        self.pause()
+
+    def resume(self) -> None:
+        self.hooks.listen(self.run._stepper)
+
+    def end_of_block(self) -> None:
+        self.run.flush()
+
+    def pause(self) -> None:
+        self.hooks.forget(self.run._stepper)
+
+    def finish(self) -> None:
+        self.run.finish()
+
+
+class Parameters(Weighbridge):
+    """Parameters, gradients and updates at every step, and nothing else."""
+
+    name, title = "parameters", "parameters alone, every step"
+    plan: ClassVar = {**_NO_OUTPUTS, "moments": False, "coherence": False, "sentinel": False}
+
+
+class Outputs(Weighbridge):
+    """The default plan, and activations, dL/dh, units and moments at every step."""
+
+    name, title = "outputs", "all, with activations and dL/dh, every step"
+    plan: ClassVar = {"activations": True, "activation_gradients": True, "units": True, "moments": True}
+
+
+class NoSentinel(Weighbridge):
+    """The default plan without the sentinel: the difference to the default plan is what the sentinel costs."""
+
+    name, title = "no_sentinel", "default plan without sentinel"
+    plan: ClassVar = {"sentinel": False}
+
+
+class TwoCores(Weighbridge):
+    """The default plan; the writer has another core than the training."""
+
+    name, title = "two_cores", "default plan, writer on a second core"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.cores = self.other_cores()
+
+    def begin(self, training: Training) -> None:
+        super().begin(training)
+        if self.cores:
+            os.sched_setaffinity(self.run._recorder._thread.native_id or 0, self.cores)
+
+    @staticmethod
+    def other_cores() -> set[int]:
+        """The cores that the machine lends us beside the one that the calling thread is pinned to."""
+        allowed = {int(core) for core in os.environ.get("WEIGHBRIDGE_CORES", "").split(",") if core}
+        return allowed - os.sched_getaffinity(0)
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        return [] if len(os.sched_getaffinity(0)) > 1 else ["a second core"]
+
+
+VARIANTS = {one.name: one for one in (Weighbridge, Parameters, Outputs, NoSentinel, TwoCores)}
