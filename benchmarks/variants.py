@@ -47,14 +47,14 @@ class Parameters(Weighbridge):
     """Parameters, gradients and updates at every step, and nothing else."""
 
     name, title = "parameters", "parameters alone, every step"
-    plan: ClassVar = {**_NO_OUTPUTS, "moments": False, "coherence": False, "sentinel": False}
+    plan: ClassVar = {**_NO_OUTPUTS, "moments": False, "sentinel": False}
 
 
 class Outputs(Weighbridge):
-    """The default plan, and activations, dL/dh, units and moments at every step."""
+    """The default plan, and activations and dL/dh at every step."""
 
     name, title = "outputs", "all, with activations and dL/dh, every step"
-    plan: ClassVar = {"activations": True, "activation_gradients": True, "units": True, "moments": True}
+    plan: ClassVar = {"activations": True, "activation_gradients": True}
 
 
 class NoSentinel(Weighbridge):
