@@ -285,6 +285,15 @@ def test_evaluation_between_steps_leaves_nothing(tmp_path: Path) -> None:
     assert table(path, "calls") == []
 
 
+def test_a_model_that_is_trained_in_evaluation_mode_is_said_to_have_no_activations(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)).eval()
+    path = train(tmp_path, model, lambda step: model(data(step, 3, 2)).sum())
+    assert output_rows(path) == {}
+    assert [event.message for event in events(path, "reduced")] == [
+        "the model is trained in evaluation mode: its activations are not weighed; parameters are"
+    ]
+
+
 def test_micro_batches_are_added_up(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, truth = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid()), Truth()

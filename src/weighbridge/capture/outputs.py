@@ -297,10 +297,16 @@ class Outputs:
 
     def _note_unseen(self, group: Group) -> None:
         """Say which modules run where no hook of ours can see them."""
-        unseen = [f"{hook.path}/out" for hook in group.hooks if not hook.seats and not hook.gives_the_same]
-        if unseen and compiled_frames() != 0:
+        unseen = [hook for hook in group.hooks if not hook.seats and not hook.gives_the_same]
+        at_rest = any((root := hook.root()) is not None and not root.training for hook in unseen)
+        if at_rest:
+            message = "the model is trained in evaluation mode: its activations are not weighed; parameters are"
+        elif unseen and compiled_frames():
             message = f"{len(unseen)} modules run in compiled code: their activations are not weighed; parameters are"
-            self.recorder.event(self.step, "reduced", message, detail={"outputs": unseen})
+        else:
+            return
+        names = [f"{hook.path}/out" for hook in unseen]
+        self.recorder.event(self.step, "reduced", message, detail={"outputs": names})
 
     def close(self) -> None:
         """The run is over: no hook stays, and what a graph still holds does nothing."""
