@@ -366,6 +366,22 @@ def test_a_shallow_copy_that_shares_the_hooks_leaves_no_row(tmp_path: Path) -> N
     assert {row["count"] for row in rows.values()} == {6}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tracing_and_exporting_a_watched_model_see_the_model_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), data(7, 5, 3)
+
+    def loss(step: int) -> torch.Tensor:
+        if step == 1:
+            assert torch.equal(torch.jit.trace(model, x)(x), model.forward(x))
+            torch.export.export(model, (x,))
+            assert len(torch.fx.symbolic_trace(model).graph.nodes) == 4
+        return model(data(step, 2, 3)).sum()
+
+    rows = output_rows(train(tmp_path, model, loss))
+    assert {row["count"] for key, row in rows.items() if key[0] != 1} == {6}
+
+
 def test_torch_func_passes_through_and_leaves_no_row(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
+_tracing = torch._C._get_tracing_state
 _graph_task = torch._C._current_graph_task_id
 
 
@@ -66,6 +67,8 @@ class OutputHook:
         try:
             root, group, outputs = self.root(), self.group, self.outputs
             if root is None or not root.training or not _is_grad_enabled() or module is not self.module():
+                return
+            if _tracing() is not None:  # torch.jit.trace would take our looking for a part of the model
                 return
             if _graph_task() == -1:
                 self.met_at = group.stamp
