@@ -1,7 +1,7 @@
 # For developers; ./demo and ./test need nothing from here. All of it uses the environment that ./test makes.
 PYTHON ?= .venv/bin/python
 
-.PHONY: bench check dist ui
+.PHONY: bench check dist soak ui
 
 check: ; ./test
 
@@ -9,4 +9,11 @@ dist: ; $(PYTHON) -m build --outdir dist .
 
 ui: ; $(PYTHON) hatch_build.py ui
 
-bench: ; $(PYTHON) benchmarks/overhead.py --profile
+# The cost of a step, the kernel, the store: about an hour on a quiet machine
+bench:
+	$(PYTHON) benchmarks/overhead.py --profile
+	$(PYTHON) benchmarks/kernel.py
+	$(PYTHON) benchmarks/store.py
+
+# One hour of training with a reader beside it
+soak: ; $(PYTHON) benchmarks/soak.py

@@ -8,9 +8,14 @@ GB/s count the bytes of the tensors read and the snapshot written. Median of the
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import os
+import shlex
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +24,7 @@ from weighbridge.capture.kernel import ITEM, Kernel, NativeKernel, load_kernel
 from weighbridge.capture.rowblock import RowBlock
 
 SIZES = {"256 KiB (L2)": 1 << 16, "8 MiB (L3)": 1 << 21, "256 MiB (memory)": 1 << 26}  # float32 elements
+NATIVE = Path(__file__).resolve().parents[1] / "native"
 SECONDS = 0.4  # of repetitions per figure
 
 
@@ -104,10 +110,46 @@ def items(kernel: Kernel) -> None:
         )
 
 
+def sums_alone(folder: Path) -> NativeKernel | None:
+    """The same sources built without the histogram; None (with the reason printed) where there is no compiler."""
+    spec = importlib.util.spec_from_file_location("native_build", NATIVE / "build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    compiler = build.find_compiler()
+    before = os.environ.get("CC")
+    os.environ["CC"] = shlex.join([*(compiler or []), "-DWB_WITHOUT_HISTOGRAM"])
+    try:
+        made = build.build(folder) if compiler else None
+    finally:
+        os.environ.pop("CC")
+        if before is not None:
+            os.environ["CC"] = before
+    return NativeKernel(made, NATIVE) if made is not None else None
+
+
+def limits(kernel: Kernel, elements: int) -> None:
+    """The summary pass over tensors in memory, sums alone and with the sampled histogram, against what is aimed at."""
+    print("| one row, from memory | GB/s: median (best) | aim | |\n|---|---:|---:|---|")
+    tensors = Tensors(1, elements, step=False)
+    with tempfile.TemporaryDirectory(prefix="weighbridge-kernel-") as folder:
+        alone = sums_alone(Path(folder))
+        for words, which, aim in (("moments", alone, 15), ("moments, sampled histogram", kernel, 12)):
+            if which is None:
+                print(f"| {words} | not measured: no C compiler | {aim} | |")
+                continue
+            taken = weigh_ns(which, tensors)
+            word = "reached" if tensors.bytes / taken[0] >= aim else "missed"
+            print(f"| {words} | {rate(tensors.bytes, taken)} | {aim} | {word} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--levels", action="store_true", help="every instruction level, not only the best")
     parser.add_argument("--items-only", action="store_true")
+    parser.add_argument("--limits-only", action="store_true", help="GB/s against the aims: 15 with moments, 12 with histogram")
+    parser.add_argument("--elements", type=int, default=SIZES["256 MiB (memory)"], help="of the tensor of --limits-only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     kernel = load_kernel()
@@ -118,10 +160,14 @@ def main() -> None:
         if isinstance(kernel, NativeKernel):
             kernel.use_level(level)
         print(f"\n{kernel.name} kernel, {name}, numpy {np.__version__}, torch {torch.__version__}\n")
-        items(kernel)
-        if not arguments.items_only:
+        if not arguments.limits_only:
+            items(kernel)
             print()
+        if not arguments.items_only and not arguments.limits_only:
             memory(kernel)
+            print()
+    if isinstance(kernel, NativeKernel) and not arguments.items_only:
+        limits(kernel, arguments.elements)
 
 
 if __name__ == "__main__":

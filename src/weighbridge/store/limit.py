@@ -72,6 +72,14 @@ def thin(unit: Unit, last_step: int) -> tuple[int, int] | None:
     return gone
 
 
+def room_for_more(segment_bytes: int, limit_bytes: int) -> int:
+    """What the folder needs free to stay inside its limit until it is looked after again, when the next segment closes.
+
+    By then as much again has been written, the other tables at most as much, and compacting holds one segment twice.
+    """
+    return min(3 * segment_bytes, limit_bytes // 2)
+
+
 def thinned_ranges(folder: Path) -> list[tuple[int, int]]:
     """First and last step of every thinned unit, in order."""
     found = []
@@ -91,11 +99,11 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._told: set[tuple[int, int]] = set(thinned_ranges(folder))
 
-    def start(self, last_step: int) -> None:
-        """Look after the folder now, unless the last look still lasts. Does not wait."""
+    def start(self, last_step: int, target_bytes: int) -> None:
+        """Bring the folder down to so many bytes, unless the last look still lasts. Does not wait."""
         if self._process is not None and self._process.poll() is None:
             return
-        arguments = [str(self._folder), str(self._limit_bytes), str(last_step)]
+        arguments = [str(self._folder), str(target_bytes), str(last_step)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with suppress(OSError):  # no process to be had: the limit is not kept, the training goes on
             self._process = subprocess.Popen(

@@ -19,7 +19,7 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FORMAT_VERSION, TABLES
 from weighbridge.store.checked import write_sealed
 from weighbridge.store.layout import FINISH_FILE, attempt_file, attempts, process_of, rank_folder, this_process, unit_name
-from weighbridge.store.limit import Keeper, keep_within
+from weighbridge.store.limit import Keeper, keep_within, room_for_more
 from weighbridge.store.segment import SegmentWriter
 from weighbridge.store.status import size_of
 from weighbridge.store.units import last_numbers
@@ -120,8 +120,10 @@ class RankWriter:
             segment.close()
         finally:
             self._closed_bytes += segment.disk_bytes
-        if table == "rows" and self._keeper is not None and self._limit_bytes and size_of(self.folder) > self._limit_bytes:
-            self._keeper.start(self._last_step)
+        if table == "rows" and self._keeper is not None and self._limit_bytes:
+            target = self._limit_bytes - room_for_more(segment.disk_bytes, self._limit_bytes)
+            if size_of(self.folder) > target:
+                self._keeper.start(self._last_step, target)
 
     def _tell_thinned(self, ranges: list[tuple[int, int]]) -> None:
         """An event for each range of which only buckets are left."""
