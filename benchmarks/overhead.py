@@ -111,6 +111,7 @@ def what_was_stored(tool: Weighbridge, watched: Training) -> Cell:
         "rows_dropped": tool.run._recorder.rows_dropped,
         "recorded_losses_identical": [float(loss) for loss in record.losses().values] == watched.losses,
         "tensors": tensors,
+        "sentinel": tool.run.plan.sentinel,
         "bytes": disk_bytes(tool.run.path),
     }
 

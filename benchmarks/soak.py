@@ -29,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -191,11 +192,16 @@ def read_on(run: Path, seed: int) -> None:
         try:
             looks.look(run, dice)
         except Exception as error:
-            looks.wrong.append(f"{type(error).__name__}: {error}")
+            looks.wrong.append(f"{type(error).__name__}: {error} ({_where(error)})")
         if len(looks.known) > 200_000:
             looks.known.clear()
         ended.wait(dice.uniform(0.05, 1.5))
     print(json.dumps(asdict(looks) | {"known": len(looks.known), "wrong": looks.wrong[:20]}))
+
+
+def _where(error: BaseException) -> str:
+    places = traceback.extract_tb(error.__traceback__)
+    return ", ".join(f"{Path(place.filename).name}:{place.lineno}" for place in places[-3:])
 
 
 # --- the verdict ----------------------------------------------------------------------------------------------------------

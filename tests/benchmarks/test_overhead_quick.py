@@ -77,6 +77,8 @@ def test_each_variant_records_what_its_name_says(variants: Cells) -> None:
     }
     rows = {name: variants[f"a {name}"]["rows"] for name in due}
     assert rows == due
+    sentinel = {name: variants[f"a {name}"]["sentinel"] for name in due}
+    assert sentinel == {"parameters": False, "weighbridge": True, "no_sentinel": False, "outputs": True}
     assert all(cell["losses_identical"] and cell["weights_identical"] for cell in variants.values())
 
 

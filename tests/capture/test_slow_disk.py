@@ -44,6 +44,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
     monkeypatch.setattr(os, "write", disk.write)
     monkeypatch.setattr(recorder, "QUEUE_BYTES", BOUND)
+    monkeypatch.setattr(recorder, "FLUSH_STEPS", 16)  # six blocks of these rows fill the queue
     yield disk
     disk.goes_on.set()
 
@@ -91,7 +92,7 @@ def test_while_the_disk_stalls_training_goes_on_in_bounded_memory_and_what_is_lo
     assert disk.is_stalled.is_set()
     assert losses == expected
     assert dropped_from < steps - 1000
-    assert 0 < most <= BOUND
+    assert BOUND / 2 < most <= BOUND
     assert grown < 5 * BOUND  # a block being filled comes and goes; 1,000 steps kept whole would be more
     assert capsys.readouterr().err.count("the disk does not keep up") == 1
     assert verify_run(run.path) == []

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from made_rows import rows, steps, tensors
 
-from weighbridge.store import limit
+from weighbridge.store import limit, verify
 from weighbridge.store.compact import compact_run
 from weighbridge.store.layout import create_run
 from weighbridge.store.limit import keep_within
@@ -87,3 +88,23 @@ def test_a_writer_with_a_limit_thins_and_says_so(tmp_path: Path, monkeypatch: py
     assert record.thinned == [(1024, told[-1][1])]
     assert LAST - told[-1][1] >= limit.PROTECTED_LAST
     assert verify_run(path) == []
+
+
+@pytest.mark.parametrize("moment", ["before the file is looked for", "while it is read"])
+def test_a_unit_that_is_thinned_while_it_is_verified_is_not_damaged(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    path = tmp_path / "thin"
+    shutil.copytree(full, path)
+    real, thinned = verify._blocks, []
+
+    def thin_first(file: Path, entry: dict[str, Any]) -> list[verify.Damage]:
+        if file.name == "rows.parquet" and not thinned:
+            thinned.extend(keep_within(path / "rank-0", 1, LAST - 1))
+            if moment == "while it is read" and not file.exists():
+                file.stat()  # raises, as opening it does where it went just after it was looked for
+        return real(file, entry)
+
+    monkeypatch.setattr(verify, "_blocks", thin_first)
+    assert verify_run(path) == []
+    assert thinned

@@ -144,9 +144,15 @@ def _compacted(unit: Unit) -> list[Damage]:
     if found:
         return found
     content = read_sealed(manifest)
-    for name, entry in content["files"].items():
-        found += _blocks(unit.stem / name, entry)
-    return found
+    while True:
+        try:
+            found = [damage for name, entry in content["files"].items() for damage in _blocks(unit.stem / name, entry)]
+        except FileNotFoundError:  # it went while we read it
+            found = [Damage(unit.stem, 0, 0, "a file is missing")]
+        now = read_sealed(manifest)
+        if not found or now == content:
+            return found
+        content = now  # thinned meanwhile: the new manifest comes before the old file goes
 
 
 def _blocks(path: Path, entry: dict[str, Any]) -> list[Damage]:
