@@ -11,7 +11,8 @@
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
 enum { WB_GATHERED = 0, WB_DIRECT = 1, WB_PLAIN = 2 };        /* how a parameter's numbers are reached */
-enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_NO_ADDRESS = 16 }; /* what wb_look found: bits */
+/* What wb_look found: bits. */
+enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_NO_ADDRESS = 16, WB_GRADIENT_GONE = 32 };
 
 #define WB_BINS 132          /* records.py: sign x exponent -40..23, with under and over on each side */
 #define WB_NO_BIN 132        /* where zeros and non-finite elements are counted, and forgotten */

@@ -52,8 +52,10 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
     }
     int state = 0, in_order;
     dl_tensor t;
-    if (gradient == python->none)
+    if (gradient == python->none) {
+        state = item->gradient ? WB_GRADIENT_GONE : 0;
         item->gradient = 0;
+    }
     else if (!is_plain || had_no_address)
         state = WB_GRADIENT_UNREAD | had_no_address;
     else if (!wb_describe(python, gradient, &t))

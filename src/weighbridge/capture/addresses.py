@@ -15,7 +15,7 @@ import torch
 from weighbridge.capture.kernel import Items, Kernel, code_of
 
 GATHERED, DIRECT, PLAIN = range(3)  # numbers gathered by us; dense in memory; dense, real and in C order
-MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS = 1, 2, 4, 8  # bits of what was found (native/weighbridge_kernel.h)
+MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS, GRADIENT_GONE = 1, 2, 4, 8, 32  # bits of what was found (native/weighbridge_kernel.h)
 
 
 class Look(Protocol):
@@ -23,8 +23,9 @@ class Look(Protocol):
 
     Writes gradients of plain parameters into the items, and into `state` for each: MOVED (it lies elsewhere or has
     another form than its item says), CHANGED (another version than when last asked), GRADIENT_UNREAD (there is a gradient
-    that cannot be read where it lies), DIFFERS (its bytes are not those of its snapshot; asked of the first `compared`
-    items where they lie as before, and not together with gradients). Gives all bits that were found.
+    that cannot be read where it lies), GRADIENT_GONE (there was one when last asked, and there is none), DIFFERS (its
+    bytes are not those of its snapshot; asked of the first `compared` items where they lie as before, and not together
+    with gradients). Gives all bits that were found.
     """
 
     state: np.ndarray[Any, np.dtype[np.uint8]]
@@ -101,6 +102,7 @@ class TorchLook:
 
     def _look_at_gradient(self, i: int, gradient: torch.Tensor | None) -> None:
         if gradient is None:
+            self.state[i] |= GRADIENT_GONE * bool(self._items["gradient"][i])
             self._items["gradient"][i] = 0
         elif (
             self._reached[i] == PLAIN

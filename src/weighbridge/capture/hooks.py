@@ -27,6 +27,7 @@ class Listener(Protocol):
     def before_step(self, optimizer: Optimizer) -> None: ...
     def after_step(self, optimizer: Optimizer) -> None: ...
     def on_backward(self, root: torch.Tensor) -> None: ...
+    def after_backward(self) -> None: ...
     def on_clipped(self, parameter: int, factor: float) -> None: ...
     def step_skipped(self, optimizer: Optimizer) -> None: ...
     def failed(self, error: Exception) -> None: ...
@@ -74,21 +75,17 @@ def _remove() -> None:
 
 
 def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for listener in _listeners:
-        try:
-            listener.before_step(optimizer)
-        except Exception as error:
-            listener.failed(error)
+    if torch.compiler.is_compiling():  # a step that is being compiled: nothing of ours may stand in its graph
+        return
+    _tell("before_step", optimizer)
 
 
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     global _last_stepped
+    if torch.compiler.is_compiling():
+        return
     _last_stepped = id(optimizer)
-    for listener in _listeners:
-        try:
-            listener.after_step(optimizer)
-        except Exception as error:
-            listener.failed(error)
+    _tell("after_step", optimizer)
 
 
 def _has_stepped(optimizer: Any) -> bool:
@@ -100,31 +97,30 @@ def _has_stepped(optimizer: Any) -> bool:
 
 
 def _clipped(parameter: int, factor: float) -> None:
-    for listener in _listeners:
-        try:
-            listener.on_clipped(parameter, factor)
-        except Exception as error:
-            listener.failed(error)
+    _tell("on_clipped", parameter, factor)
 
 
 def _skipped(optimizer: Optimizer) -> None:
-    for listener in _listeners:
-        try:
-            listener.step_skipped(optimizer)
-        except Exception as error:
-            listener.failed(error)
+    _tell("step_skipped", optimizer)
 
 
 def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> None:
     root = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else tensors
     # A nested call (reentrant checkpoint) and a root with more than one element are no loss.
-    if isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1:
-        for listener in _listeners:
-            try:
-                listener.on_backward(root)
-            except Exception as error:
-                listener.failed(error)
+    is_loss = isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1
+    if is_loss:
+        _tell("on_backward", root)
     _torch_backward(tensors, *args, **kwargs)
+    if is_loss:
+        _tell("after_backward")
+
+
+def _tell(what: str, *facts: Any) -> None:
+    for listener in _listeners:
+        try:
+            getattr(listener, what)(*facts)
+        except Exception as error:
+            listener.failed(error)
 
 
 def is_inside_step(optimizer: Optimizer | None, times: int = 1) -> bool:

@@ -160,7 +160,8 @@ class Run:
             stepper.write_passes()
             self._tell(
                 f"no optimizer step in {stepper.early} backward passes of this run: is optimizer.step() called, and was "
-                "the optimizer given this model's parameters?"
+                "the optimizer given this model's parameters? (Updates written by hand, and a compiled step, are seen in "
+                "models of up to a million parameters)"
             )
         detail = {
             "own_seconds": stepper.own_ns / 1e9,

@@ -16,7 +16,17 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from weighbridge.capture.addresses import CHANGED, DIFFERS, DIRECT, GATHERED, GRADIENT_UNREAD, MOVED, PLAIN, look_at
+from weighbridge.capture.addresses import (
+    CHANGED,
+    DIFFERS,
+    DIRECT,
+    GATHERED,
+    GRADIENT_GONE,
+    GRADIENT_UNREAD,
+    MOVED,
+    PLAIN,
+    look_at,
+)
 from weighbridge.capture.kernel import ALL_ROWS, ITEM, Kernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.shards import is_partial, is_sharded, local
@@ -205,6 +215,27 @@ class Snapshots:
         self.rows = rows
         self.items["skip"] = ALL_ROWS & ~rows
 
+    def set_copies(self, before: dict[int, torch.Tensor]) -> None:
+        """Take these, of the parameters' own form, for what stood before the step; by tensor."""
+        for i, weighed in enumerate(self.weighed):
+            if self.addresses[i]:
+                ctypes.memmove(self.addresses[i], before[weighed.tensor].data_ptr(), self.sizes[i])
+
+    def set_gradients(self, gradients: dict[int, torch.Tensor]) -> None:
+        """Weigh these in the place of the parameters' own; by tensor."""
+        self.locate()
+        for i, weighed in enumerate(self.weighed):
+            self._point_at_gradient(i, gradients.get(weighed.tensor))
+
+    def without_gradient(self) -> list[int]:
+        """The items that had a gradient when last asked, and have none now."""
+        found: list[int] = np.flatnonzero(self.look.state & GRADIENT_GONE).tolist()
+        return found
+
+    def leave_out(self, i: int) -> None:
+        """Write no row of this item."""
+        self.items["skip"][i] = ALL_ROWS
+
     def _next_turn(self) -> None:
         self.turn = (self.turn + 1) % len(self.windows)
         self._place(self.windows[self.turn])
@@ -219,7 +250,9 @@ class Snapshots:
 
     def _attach_gradient(self, i: int) -> None:
         """Point the item at a gradient that cannot be read where it lies."""
-        gradient = self.parameters[i].grad
+        self._point_at_gradient(i, self.parameters[i].grad)
+
+    def _point_at_gradient(self, i: int, gradient: torch.Tensor | None) -> None:
         if gradient is None:
             self.items["gradient"][i] = 0
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -24,6 +25,8 @@ class Stepped:
         self.number = number
         self.reference = weakref.ref(optimizer)
         self.ids: list[int] = []
+        self.lent: dict[int, torch.Tensor] | None = None  # gradients of a step by hand: the parameters' own are gone
+        self.tensors: set[int] = set()  # under which its parameters are known
         self.watched = -1  # size of the tensor table when this was prepared
         self.snapshots: Snapshots | None = None
         self.device: DeviceWeigher | None = None
@@ -31,6 +34,7 @@ class Stepped:
         self.rows = ALL_ROWS  # that its snapshots write now
         self.is_stale = False  # the copies are of an earlier step: some steps were not weighed
         self.copies: list[Weighed] = []  # another rank weighs these at every step
+        self.told: Any = None  # what the run was told of this optimizer and its groups
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
@@ -62,6 +66,29 @@ def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[fl
         momenta.append(_number(get("betas", _NO_BETAS)[0] if momentum is None else momentum))
         decays.append(_number(get("weight_decay")))
     return rates, momenta, decays
+
+
+_PLAIN: Final = (bool, int, float, str, type(None))
+
+
+def groups_of(optimizer: Optimizer, tensors: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Settings and watched tensors of each parameter group; `tensors`: ids in the run's table by id of the parameter."""
+    return [
+        {
+            "settings": {key: value for key, value in group.items() if key not in _NO_SETTING and _is_plain(value)},
+            "tensors": [tensors[id(p)] for p in group["params"] if id(p) in tensors],
+        }
+        for group in optimizer.param_groups
+    ]
+
+
+_NO_SETTING: Final = ("params", "param_names", "lr", "weight_decay", "momentum")  # the last three: in every row of `steps`
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(isinstance(one, _PLAIN) for one in value)
+    return isinstance(value, _PLAIN)
 
 
 def _number(value: Any) -> float:

@@ -18,6 +18,8 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
+from weighbridge.capture.addresses import GRADIENT_GONE
+from weighbridge.capture.byhand import NOTE, ByHand, StandIn
 from weighbridge.capture.kernel import ALL_ROWS, Kernel, NativeKernel
 from weighbridge.capture.losses import Passes
 from weighbridge.capture.moments import Moments
@@ -27,7 +29,7 @@ from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.shards import CHECKSUMS
 from weighbridge.capture.snapshots import FormChanged, Snapshots, Weighed
-from weighbridge.capture.stepped import Stepped, found_inf_of, settings_of
+from weighbridge.capture.stepped import Stepped, found_inf_of, groups_of, settings_of
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
@@ -59,6 +61,7 @@ class Stepper:
         self.early = 0  # backward passes before the first step of all, and their rows until it is time to write them
         self.early_rows: list[tuple[Any, ...]] = []
         self.passes = Passes()
+        self.by_hand: ByHand | None = ByHand(table, plan.snapshot_bytes)  # until an optimizer steps
         self.epoch = _NAN
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = 0
@@ -102,10 +105,34 @@ class Stepper:
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root."""
         began = time.perf_counter_ns()
+        if self.by_hand is not None:
+            self._step_by_hand()
         given = self.passes.add(root)
         if self.total_steps == 0:
             self._pass_without_step(given)
         self.pending_own_ns += time.perf_counter_ns() - began
+
+    def after_backward(self) -> None:
+        """It has ended, and nobody has used its gradients yet."""
+        if self.by_hand is not None and not self.by_hand.after_backward(self.clock):
+            self.by_hand = None
+
+    def _step_by_hand(self) -> None:
+        """Write the step that somebody has taken without an optimizer since the last backward pass, if there is one."""
+        by_hand = self.by_hand
+        if by_hand is None or not by_hand.has_stepped(self.steps):
+            return
+        if not self.total_steps:
+            self.recorder.event(self.clock, "by_hand", NOTE)
+            self.let_go()
+            self.outputs = None
+        optimizer: Any = by_hand.optimizer
+        self.before_step(optimizer)
+        stepped = self._known(optimizer)
+        stepped.lent = by_hand.gradients
+        if stepped.snapshots is not None:
+            stepped.snapshots.set_copies(by_hand.before)
+        self.after_step(optimizer)
 
     def on_clipped(self, parameter: int, factor: float) -> None:
         """Gradients, this parameter's among them, were clipped by their norm."""
@@ -123,6 +150,8 @@ class Stepper:
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
         began = time.perf_counter_ns()
+        if self.by_hand is not None and not isinstance(optimizer, StandIn):
+            self.by_hand = None
         stepped = self._known(optimizer)
         if stepped.depth and hooks.is_inside_step(optimizer, 2):
             stepped.depth += 1
@@ -235,8 +264,10 @@ class Stepper:
             self.table.rescan(self.clock)
         if ids != stepped.ids or stepped.watched != self.table.version:
             self.table.rescan(self.clock)
-            self._find_clashes(stepped, ids)
             owned = self.table.owned(ids)
+            stepped.tensors = {w.tensor for w in owned}
+            self._find_clashes(stepped, ids)
+            self._note_groups(stepped, optimizer, {id(w.parameter): w.tensor for w in owned})
             mine = [w for w in owned if not w.is_copy]
             stepped.copies = [w for w in owned if w.is_copy and w.parameter.device.type == "cpu"]
             direct = [w for w in mine if w.parameter.device.type == "cpu"]
@@ -253,6 +284,15 @@ class Stepper:
                 self._note_turns(stepped.snapshots)
         return stepped.is_ours
 
+    def _note_groups(self, stepped: Stepped, optimizer: Optimizer, tensors: dict[int, int]) -> None:
+        """Say which tensors stand in which group of this optimizer, and the settings that are not told at every step."""
+        groups = groups_of(optimizer, tensors)
+        if tensors and groups != stepped.told:
+            stepped.told = groups
+            detail = {"optimizer": stepped.number, "class": type(optimizer).__name__, "groups": groups}
+            is_next = not self.has_stepped.isdisjoint(stepped.clashes)
+            self.recorder.event(self.clock + is_next, "optimizer", "", detail=detail)
+
     def _note_turns(self, snapshots: Snapshots) -> None:
         """Say where memory for the copies allows only some updates at a time: what is missing was not weighed."""
         turns = len(snapshots.windows)
@@ -268,7 +308,7 @@ class Stepper:
     def _find_clashes(self, stepped: Stepped, ids: list[int]) -> None:
         mine = set(ids)
         for one in (*self.optimizers.values(), *self.departed):
-            if one is not stepped and not mine.isdisjoint(one.ids):
+            if one is not stepped and not (mine.isdisjoint(one.ids) and stepped.tensors.isdisjoint(one.tensors)):
                 one.clashes.add(stepped.number)
                 stepped.clashes.add(one.number)
 
@@ -291,7 +331,7 @@ class Stepper:
             snapshots = stepped.snapshots
             if stepped.device is not None:
                 stepped.device.before(self.clock)
-        if stepped.count:
+        if stepped.count and stepped.lent is None:
             for tensor in moved:
                 self._note_change(tensor)
         if snapshots is not None and snapshots.uncopied:
@@ -338,7 +378,10 @@ class Stepper:
         if snapshots is None or not stepped.rows:
             return
         try:
-            snapshots.locate(gradients=True)
+            if stepped.lent is not None:
+                snapshots.set_gradients(stepped.lent)
+            elif snapshots.locate(gradients=True) & GRADIENT_GONE:
+                self._leave_replaced(stepped, snapshots)
         except FormChanged as change:  # inside the step itself: there is no difference to weigh
             stepped.watched = -1
             for tensor in change.tensors:
@@ -354,6 +397,18 @@ class Stepper:
             recorder.room(len(snapshots.weighed))
             recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
+
+    def _leave_replaced(self, stepped: Stepped, snapshots: Snapshots) -> None:
+        """Gradients that no longer come: the model may hold another parameter by now, and the optimizer the one before."""
+        for i in snapshots.without_gradient():
+            weighed = snapshots.weighed[i]
+            if self.table.holds(weighed, self.clock):
+                continue
+            stepped.watched = -1
+            snapshots.leave_out(i)
+            name = self.table.name(weighed.tensor)
+            message = f"{name} was replaced in the model: this optimizer still holds the parameter that stood there before"
+            self.recorder.event(self.clock, "replaced", message, weighed.tensor)
 
     def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> int:
         """The row of this step. Gives the time of ours that stands in it."""
@@ -409,6 +464,7 @@ class Stepper:
 
     def close(self) -> None:
         """The closing `parameter` row of every tensor that can be weighed, and the last values of the small ones."""
+        self._step_by_hand()
         step = self.steps
         self.table.rescan(step)
         with self.recorder.lock:

@@ -141,6 +141,17 @@ class TensorTable:
                 list(known.placement.offset),
             )
 
+    def holds(self, weighed: Weighed, step: int) -> bool:
+        """Does its model still have this very parameter under its name? Looks anew only where the name says no."""
+        known = self.known[weighed.tensor]
+        if known.placement.kind == SHARD:  # FSDP2 lends whole parameters in its place
+            return True
+        model = next((model for name, model in self.alive_models() if name == known.model), None)
+        if model is None or _at(model, known.name) is weighed.parameter:
+            return True
+        self.rescan(step)
+        return known.reference() is weighed.parameter
+
     def add_output(self, model: str, name: str, module: str, output: torch.Tensor, order: int, step: int) -> int:
         """The id of what a module gives; `order`: of execution."""
         known = self.by_key.get((model, name))
@@ -186,6 +197,14 @@ class TensorTable:
             if parameter is not None and not why_not(parameter) and id(parameter) not in found:
                 found[id(parameter)] = Weighed(parameter, known.tensor, _is_direct(parameter), known.placement.kind == COPY)
         return list(found.values())
+
+
+def _at(model: nn.Module, name: str) -> object:
+    *path, last = name.split(".")
+    module: nn.Module | None = model
+    for part in path:
+        module = module._modules.get(part) if module is not None else None
+    return None if module is None else module._parameters.get(last)
 
 
 def _is_gathered(known: Known, parameter: torch.Tensor) -> bool:

@@ -1,7 +1,8 @@
-"""Readers of the tables about what modules give: units, calls, biases."""
+"""Readers of the tables about what modules give (units, calls, biases), and of what optimizers hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weighbridge.records import Quantity
-from weighbridge.store.views import BiasShare, NonFinite, Units
+from weighbridge.store.views import BiasShare, Event, Group, NonFinite, Units
 
 BATCH: Final = "the batch"
 
@@ -58,3 +59,15 @@ def bias_share(table: pa.Table, tensor: int) -> BiasShare:
     for array in (share, cosine):
         array.flags.writeable = False
     return BiasShare(columns["step"], share, cosine)
+
+
+def optimizer_groups(events: Iterable[Event], names: Mapping[int, str]) -> list[Group]:
+    """What stood in the events about optimizers, in their order."""
+    found = []
+    for event in events:
+        if event.kind == "optimizer":
+            optimizer, kind = event.detail["optimizer"], event.detail["class"]
+            for number, group in enumerate(event.detail["groups"]):
+                tensors = tuple(names[tensor] for tensor in group["tensors"])
+                found.append(Group(optimizer, kind, number, event.step, group["settings"], tensors))
+    return found

@@ -36,6 +36,7 @@ from weighbridge.store.views import (
     BiasShare,
     Buckets,
     Event,
+    Group,
     HeatMap,
     NonFinite,
     RunInfo,
@@ -365,6 +366,10 @@ class RunRecord:
     def bias_share(self, tensor: str) -> BiasShare:
         """What a bias adds beside W.x, at the steps at which it was weighed."""
         return extras.bias_share(self._whole("biases"), self.tensor(tensor).id)
+
+    def optimizer_groups(self) -> list[Group]:
+        """Every optimizer's parameter groups; a group whose settings or tensors changed stands there again."""
+        return extras.optimizer_groups(self.events(), {t.id: t.name for t in self._everything})
 
     # ---- per step ----
 

@@ -135,6 +135,18 @@ class Event:
     time_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One parameter group of an optimizer, from the step on at which it was first seen so."""
+
+    optimizer: int  # as in the table of steps
+    kind: str  # class of the optimizer
+    group: int  # place in its param_groups, and in the lists of the table of steps
+    step: int
+    settings: Mapping[str, Any]  # all but lr, momentum and weight decay, which every row of steps has
+    tensors: tuple[str, ...]
+
+
 def read_only(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     for array in arrays:
         array.setflags(write=False)

@@ -1,0 +1,95 @@
+"""Steps that no optimizer takes: `p -= rate * p.grad` written by hand, and an optimizer's step inside a compiled graph.
+
+No hook tells of them. But the parameters stand still from the end of one backward pass to that update, and have moved
+when the next pass begins: what lies between is the step. Its gradient is the one that the backward pass left; whoever
+clips it by hand before using it, we do not see that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import torch
+
+from weighbridge.capture.snapshots import Weighed
+from weighbridge.capture.tensors import TensorTable
+
+ELEMENTS: Final = 1 << 20  # parameters and gradients are copied after each backward pass: for small models only
+# The first step of any descent goes along the gradient or its sign. Weights that were loaded or drawn anew do not.
+FIRST_COSINE: Final = 0.5
+NOTE: Final = (
+    "no step of an optimizer was seen, yet the weights move along their gradients: what changes between two backward passes "
+    "is weighed as a step, its gradient as the backward pass left it. Activations are not weighed"
+)
+
+
+class StandIn:
+    """Stands where an optimizer would: it holds the parameters, and has no settings."""
+
+    def __init__(self) -> None:
+        self.param_groups: list[dict[str, Any]] = [{"params": []}]
+        self.state: dict[Any, Any] = {}
+
+
+class ByHand:
+    """Watches whether parameters move between backward passes. Made until the first optimizer steps."""
+
+    def __init__(self, table: TensorTable, copy_bytes: int) -> None:
+        self.table, self.copy_bytes = table, copy_bytes
+        self.optimizer = StandIn()
+        self.is_certain = False
+        self.before: dict[int, torch.Tensor] = {}  # by tensor: as the last backward pass found it
+        self.gradients: dict[int, torch.Tensor] = {}
+
+    def after_backward(self, step: int) -> bool:
+        """Copy parameters and gradients. False where the model is too large for that, or has nothing to copy."""
+        self.table.rescan(step)  # an update by hand may put new parameters in the place of the old ones
+        weighed = self._weighed()
+        sizes = [(w.parameter.numel(), w.parameter.element_size()) for w in weighed]
+        too_large = sum(n for n, _ in sizes) > ELEMENTS or 2 * sum(n * size + 64 for n, size in sizes) > self.copy_bytes
+        if too_large or not weighed:
+            return False
+        self.before = {w.tensor: w.parameter.detach().clone() for w in weighed}
+        self.gradients = {w.tensor: w.parameter.grad.detach().clone() for w in weighed if w.parameter.grad is not None}
+        return True
+
+    def has_stepped(self, step: int) -> bool:
+        """Have the parameters moved since the last backward pass, along their gradients the first time?"""
+        if not self.before:
+            return False
+        self.table.rescan(step)
+        weighed = [w for w in self._weighed() if w.tensor in self.before and _alike(w.parameter, self.before[w.tensor])]
+        if all(_same(w.parameter, self.before[w.tensor]) for w in weighed):
+            return False
+        if not self.is_certain and not abs(self._cosine(weighed)) >= FIRST_COSINE:
+            return False
+        self.is_certain = True
+        self.optimizer.param_groups = [{"params": [w.parameter for w in weighed]}]
+        return True
+
+    def _weighed(self) -> list[Weighed]:
+        return [w for w in self.table.alive() if w.is_direct and not w.is_copy and w.parameter.requires_grad]
+
+    def _cosine(self, weighed: list[Weighed]) -> float:
+        """Between the gradient and the change, over all parameters together."""
+        both = update = gradient = 0.0
+        for w in weighed:
+            found = self.gradients.get(w.tensor)
+            if found is None or found.is_complex():
+                continue
+            u = w.parameter.detach().double() - self.before[w.tensor].double()
+            g = found.to_dense().double()
+            both += float((u * g).sum())
+            update += float((u * u).sum())
+            gradient += float((g * g).sum())
+        return both / math.sqrt(update * gradient) if update * gradient > 0 else 0.0
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)  # NaN in a weight is no movement
+
+
+def _alike(parameter: torch.Tensor, before: torch.Tensor) -> bool:
+    same_form = (parameter.shape, parameter.dtype, parameter.stride()) == (before.shape, before.dtype, before.stride())
+    return same_form and parameter.device == before.device
