@@ -115,9 +115,32 @@ static void NAME(leave_out_nonfinite)(const NAME(bits) *x, int n, NAME(bits) *cl
                           NAME(value)(key_max < 0 ? SIGN | (U)~key_max : (U)key_max));
 }
 
+/* The same with a power of two divided into 2 or 4: linear inside it, so the bin lies in the mantissa's first bits. */
+static void NAME(count_fine_bins)(const NAME(bits) *x, int n, wb_row *row)
+{
+    const int fine = row->histogram, above = (WB_OCTAVES << fine) + 1;
+    const B low = ((B)(BIAS - 40) << fine) - 1;
+    uint32_t *const counts = row->bins[0];
+    uint16_t bin[WB_BLOCK];
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        B s = (B)x[i], magnitude = s & MAGNITUDE;
+        B place = (magnitude >> (MANTISSA - fine)) - low, sign = s < 0 ? -1 : 0;
+        place = place < 0 ? 0 : place > above ? above : place;
+        B b = WB_SIDE(fine) + (place ^ sign);
+        bin[i] = (uint16_t)((U)(magnitude - 1) < (U)(INFINITE - 1) ? b : WB_NO_FINE_BIN);
+    }
+    for (int i = 0; i < n; i++)
+        counts[bin[i]]++;
+}
+
 /* The histogram's bin of each element, in lanes; then the counting, one element at a time. */
 static inline void NAME(count_bins)(const NAME(bits) *x, int n, wb_row *row)
 {
+    if (row->histogram > 0) {
+        NAME(count_fine_bins)(x, n, row);
+        return;
+    }
     uint8_t bin[WB_BLOCK];
 #pragma omp simd
     for (int i = 0; i < n; i++) {
@@ -134,9 +157,8 @@ static inline void NAME(count_bins)(const NAME(bits) *x, int n, wb_row *row)
 
 static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, wb_row *row)
 {
-#ifdef WB_WITHOUT_HISTOGRAM /* how fast the sums alone are: benchmarks/kernel.py */
-    return;
-#endif
+    if (row->histogram < 0)
+        return;
     if (!line) { /* the whole tensor */
         row->looked_at += n;
         NAME(count_bins)(x, n, row);

@@ -359,13 +359,14 @@ static void weigh_apart(const wb_item *item, int64_t first, int n, int line, wb_
     add_cross(g, wide, u, w, n, dtype, cross);
 }
 
-static void start(wb_row *row, int64_t count)
+static void start(wb_row *row, int64_t count, int histogram)
 {
     row->nan = row->pos_inf = row->neg_inf = row->zero = row->subnormal = row->looked_at = 0;
     row->min = INFINITY;
     row->max = -INFINITY;
     row->sum = row->sum_abs = row->sum_sq = 0;
-    row->tables = count < 256 ? 1 : WB_TABLES;
+    row->histogram = histogram;
+    row->tables = histogram > 0 ? WB_TABLES : histogram < 0 ? 0 : count < 256 ? 1 : WB_TABLES;
     memset(row->bins, 0, (size_t)row->tables * sizeof row->bins[0]);
 }
 
@@ -373,7 +374,7 @@ static void weigh_alone(const wb_item *item, wb_row *row)
 {
     double room[WB_BLOCK], clean[WB_BLOCK];
     const int line = line_of(item->count, item->dtype);
-    start(row, item->count);
+    start(row, item->count, item->histogram);
     for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
         const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
         weigh(load(item->parameter, first, n, item->dtype, room), n, item->dtype, line, clean, row);
@@ -387,10 +388,10 @@ static void weigh_step(const wb_item *item, wb_row rows[3], wb_cross *cross)
     const int dtype = item->dtype, size = size_of(dtype), line = line_of(item->count, dtype);
     const int usual = dtype == WB_F32 && item->gradient && item->gradient_dtype == WB_F32;
 
-    start(&rows[0], item->count);
-    start(&rows[2], item->count);
+    start(&rows[0], item->count, item->histogram);
+    start(&rows[2], item->count, item->histogram);
     if (item->gradient)
-        start(&rows[1], item->count);
+        start(&rows[1], item->count, item->histogram);
     memset(cross, 0, sizeof *cross);
     for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
         const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);

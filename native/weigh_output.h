@@ -30,9 +30,9 @@ static int any_nonfinite(const wb_numbers *x)
     NONFINITE(uint16_t, bits_half, 0x7c00u);
 }
 
-static void start_output(wb_row *row)
+static void start_output(wb_row *row, int histogram)
 {
-    start(row, WB_WHOLE_BELOW);
+    start(row, WB_WHOLE_BELOW, histogram);
 }
 
 /* Adds a tensor to a row that may hold earlier calls. */

@@ -66,22 +66,28 @@ static wb_weigh_item *weigher(void)
     return wb_weigh_item_plain;
 }
 
+static int bins_of(int histogram)
+{
+    return histogram < 0 ? 0 : WB_BINS(histogram);
+}
+
 static void write_histogram(wb_block *to, const wb_row *row, int64_t r)
 {
-    uint32_t sum[WB_BINS];
+    uint32_t sum[WB_BINS(0)];
     const uint32_t *counts = row->bins[0];
-    if (row->tables == WB_TABLES) {
-        for (int b = 0; b < WB_BINS; b++)
+    const int bins = row->looked_at ? bins_of(row->histogram) : 0;
+    if (row->tables == WB_TABLES && row->histogram == 0) {
+        for (int b = 0; b < WB_BINS(0); b++)
             sum[b] = row->bins[0][b] + row->bins[1][b] + row->bins[2][b] + row->bins[3][b];
         counts = sum;
     }
-    int first = 0, end = WB_BINS;
-    while (first < WB_BINS && !counts[first])
+    int first = 0, end = bins;
+    while (first < bins && !counts[first])
         first++;
     while (end > first && !counts[end - 1])
         end--;
     to->hist_count[r] = row->looked_at;
-    to->hist_bits[r] = 0;
+    to->hist_bits[r] = (int8_t)(row->histogram < 0 ? 0 : row->histogram);
     to->hist_first[r] = (int16_t)(first == end ? 0 : first);
     memcpy(to->hist + to->counts, counts + first, (size_t)(end - first) * sizeof *counts);
     to->counts += end - first;
@@ -163,15 +169,17 @@ static int keeps(const wb_item *item, const wb_values *values, int keep)
 /* Is there room for all of them, whatever their histograms? */
 static int has_room(const wb_item *items, int64_t n, const wb_block *to, const wb_values *values, int keep)
 {
-    int64_t rows = to->rows, values_rows = 0, values_bytes = 0;
+    int64_t rows = to->rows, counts = to->counts, values_rows = 0, values_bytes = 0;
     for (int64_t i = 0; i < n; i++) {
-        rows += items[i].snapshot ? 3 : 1;
+        const int of_item = items[i].snapshot ? 3 : 1;
+        rows += of_item;
+        counts += of_item * bins_of(items[i].histogram);
         if (keeps(&items[i], values, keep)) {
             values_rows += 3;
             values_bytes += 3 * items[i].count * (int64_t)sizeof(float);
         }
     }
-    return rows <= to->capacity_rows && to->counts + (rows - to->rows) * WB_BINS <= to->capacity_counts
+    return rows <= to->capacity_rows && counts <= to->capacity_counts
         && (!values
             || (values->rows + values_rows <= values->capacity_rows
                 && values->bytes + values_bytes <= values->capacity_bytes));

@@ -6,16 +6,19 @@
 
 #include <stdint.h>
 
-#define WB_ABI 3
+#define WB_ABI 4
 
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
-enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2 };
+enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2, WB_ACTIVATION_GRADIENT = 6 };
 enum { WB_GATHERED = 0, WB_DIRECT = 1, WB_PLAIN = 2 };        /* how a parameter's numbers are reached */
 /* What wb_look found: bits. */
 enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_NO_ADDRESS = 16, WB_GRADIENT_GONE = 32 };
 
-#define WB_BINS 132          /* records.py: sign x exponent -40..23, with under and over on each side */
+#define WB_OCTAVES 64        /* records.py: 2^-40 .. 2^24 on each side, with a bin below and one above */
+#define WB_SIDE(bits) (2 + (WB_OCTAVES << (bits)))
+#define WB_BINS(bits) (2 * WB_SIDE(bits)) /* 132, 260 or 516 for 0, 1 or 2 mantissa bits */
 #define WB_NO_BIN 132        /* where zeros and non-finite elements are counted, and forgotten */
+#define WB_NO_FINE_BIN 543   /* the same in the one table of a finer histogram */
 #define WB_TABLE 136         /* one table of counts, padded */
 #define WB_TABLES 4          /* neighbours often share a bin; four tables keep increments from waiting for each other */
 #define WB_WHOLE_BELOW 65536 /* elements: smaller tensors have all of their elements in the histogram */
@@ -33,7 +36,8 @@ typedef struct {
     int64_t count;      /* elements */
     int32_t dtype, gradient_dtype, tensor, quantity;
     int32_t values; /* on which steps the numbers themselves are kept: bits of `keep`; float parameter and gradient only */
-    int32_t skip;   /* which rows of a step are not written, as bits 1 << quantity */
+    int16_t skip;   /* which rows of a step are not written, as bits 1 << quantity */
+    int16_t histogram; /* mantissa bits 0, 1 or 2; -1 = no histogram */
 } wb_item;
 
 typedef struct { /* columns of the table of values; the dtype is float32 throughout */
@@ -68,6 +72,7 @@ typedef struct {
 typedef struct {
     int64_t nan, pos_inf, neg_inf, zero, subnormal, looked_at;
     double min, max, sum, sum_abs, sum_sq;
+    int histogram; /* as in wb_item. A finer one takes all tables of `bins` for its one */
     int tables; /* how many of `bins` are in use: one is enough (and quicker to clear) for a few elements */
     uint32_t bins[WB_TABLES][WB_TABLE];
 } wb_row;

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
+#include <time.h>
 
 #include "plain_arithmetic.h"
 #include "weighbridge_look.h"
@@ -86,7 +87,7 @@ static void weigh_numbers(wb_seat *seat, const wb_numbers *x)
     if (seat->pace->mode == WB_WEIGH) {
         wb_row *row = &seat->row;
         if (!seat->weighed++)
-            level->start(row);
+            level->start(row, seat->pace->histogram);
         const int64_t bad = row->nan + row->pos_inf + row->neg_inf;
         level->add(x, row);
         seat->count += x->count;
@@ -99,6 +100,13 @@ static void weigh_numbers(wb_seat *seat, const wb_numbers *x)
     seat->calls++;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    timespec_get(&t, TIME_UTC);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* The `ml_meth` of a PyCFunction (METH_O): `self` is an int, the address of a wb_hook. Gives None, so that a gradient stays
  * what it is. */
 WB_PUBLIC void *wb_meet(void *self, void *tensor)
@@ -106,6 +114,7 @@ WB_PUBLIC void *wb_meet(void *self, void *tensor)
     const wb_hook *hook = (const wb_hook *)(uintptr_t)python->number(self);
     wb_numbers x;
     if (hook->seat->pace->mode != WB_REST) {
+        const int64_t began = hook->seat->quantity == WB_ACTIVATION_GRADIENT ? now_ns() : 0;
         if (read_numbers(tensor, hook->seat, &x)) {
             const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
             weigh_numbers(hook->seat, &x);
@@ -117,6 +126,8 @@ WB_PUBLIC void *wb_meet(void *self, void *tensor)
             else
                 python->forget_error();
         }
+        if (began)
+            hook->seat->scene->own_ns += now_ns() - began;
     }
     python->hold(python->none);
     return python->none;
@@ -134,10 +145,13 @@ WB_PUBLIC void wb_weigh_output(wb_seat *seat, const wb_numbers *x)
  * called more than once in this step, or -1, with nothing done, where there is no room for all rows. */
 WB_PUBLIC int64_t wb_take_outputs(wb_seat *const *seats, int64_t n, int64_t step, int attempt, wb_block *to)
 {
-    int64_t rows = 0, repeated = 0;
+    int64_t rows = 0, counts = 0, repeated = 0;
     for (int64_t i = 0; i < n; i++)
-        rows += seats[i]->weighed > 0;
-    if (to->rows + rows > to->capacity_rows || to->counts + rows * WB_BINS > to->capacity_counts)
+        if (seats[i]->weighed) {
+            rows++;
+            counts += seats[i]->row.histogram < 0 ? 0 : WB_BINS(seats[i]->row.histogram);
+        }
+    if (to->rows + rows > to->capacity_rows || to->counts + counts > to->capacity_counts)
         return -1;
     for (int64_t i = 0; i < n; i++) {
         wb_seat *seat = seats[i];

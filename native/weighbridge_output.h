@@ -10,6 +10,7 @@ enum { WB_REST = 0, WB_GUARD = 1, WB_WEIGH = 2 }; /* nothing; look for NaN and i
 typedef struct { /* one for all outputs of a run */
     int32_t place;   /* how many outputs of this step had something that is not finite */
     int32_t flagged; /* the same, until Python has noted them */
+    int64_t own_ns;  /* spent on gradients; Python counts what its own hooks spend */
     uint64_t last;   /* where the numbers lie that were met last, */
     int64_t count;   /* and how many they are */
 } wb_scene;
@@ -17,6 +18,7 @@ typedef struct { /* one for all outputs of a run */
 typedef struct { /* one for the modules of an optimizer */
     int32_t mode;
     int32_t stamp; /* moves on with every step: what a seat holds of an earlier one is stale */
+    int32_t histogram; /* of the rows: mantissa bits, or -1 = none */
 } wb_pace;
 
 typedef struct { /* one output of one module, or its gradient */
@@ -48,7 +50,7 @@ typedef int wb_any_nonfinite(const wb_numbers *x);
 typedef void wb_add_output(const wb_numbers *x, wb_row *row);
 typedef void wb_add_units(const wb_numbers *x, wb_seat *seat);
 
-typedef void wb_start_output(wb_row *row);
+typedef void wb_start_output(wb_row *row, int histogram);
 
 typedef struct {
     wb_any_nonfinite *any_nonfinite;

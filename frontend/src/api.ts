@@ -19,6 +19,7 @@ export interface RunDetail extends RunFacts {
   logged: string[];
   own_seconds: number | null;
   wall_seconds: number | null;
+  less_detail: { step: number; words: string; cost: number; allowed: number } | null;
 }
 
 export interface RunList {

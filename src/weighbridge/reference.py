@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from weighbridge.records import (
-    EXPONENT_HIGH,
     EXPONENT_LOW,
-    HISTOGRAM_BINS,
     HISTOGRAM_LINE_BYTES,
     HISTOGRAM_STRIDE,
     HISTOGRAM_WHOLE_BELOW,
+    histogram_bins,
 )
 
 Array = np.ndarray[Any, Any]
@@ -54,10 +53,11 @@ class CrossTerms:
     lost: int
 
 
-def summarize(x: Array, itemsize: int | None = None) -> Summary:
+def summarize(x: Array, itemsize: int | None = None, bits: int = 0) -> Summary:
     """The summary of one tensor.
 
     x : any float dtype, any shape. bfloat16, which NumPy does not have, is given as float32 with itemsize=2.
+    bits : the histogram has 2^bits bins in each power of two.
     """
     itemsize = x.dtype.itemsize if itemsize is None else itemsize
     normal = SMALLEST_NORMAL[x.dtype.itemsize]
@@ -79,7 +79,7 @@ def summarize(x: Array, itemsize: int | None = None) -> Summary:
         sum_abs=float(total_abs),
         sum_sq=float(total_sq),
         hist_count=looked_at.size,
-        hist=np.bincount(bins_of(looked_at), minlength=HISTOGRAM_BINS),
+        hist=np.bincount(bins_of(looked_at, bits), minlength=histogram_bins(bits)),
     )
 
 
@@ -94,12 +94,14 @@ def is_looked_at(count: int, itemsize: int) -> Array:
     return np.asarray((line % HISTOGRAM_STRIDE == 0) | (count < HISTOGRAM_WHOLE_BELOW))
 
 
-def bins_of(values: Array) -> Array:
-    """The bin of each element that has one: sign times exponent, in the order of the values."""
+def bins_of(values: Array, bits: int = 0) -> Array:
+    """The bin of each element that has one: sign times exponent (and part of it), in the order of the values."""
     with_bin = values[np.isfinite(values) & (values != 0)]
-    _, exponent = np.frexp(with_bin)  # |x| = m * 2^exponent with 0.5 <= m < 1, so floor(log2 |x|) is one less
-    place = np.clip(exponent - 1, EXPONENT_LOW - 1, EXPONENT_HIGH + 1) - (EXPONENT_LOW - 1)  # 0 below, 65 above
-    half = HISTOGRAM_BINS // 2
+    mantissa, exponent = np.frexp(with_bin)  # |x| = m * 2^exponent with 0.5 <= m < 1, so floor(log2 |x|) is one less
+    part = np.floor((np.abs(mantissa) * 2 - 1) * 2**bits).astype(np.int64)
+    half = histogram_bins(bits) // 2
+    inside = (exponent - 1 - EXPONENT_LOW) * 2**bits + part + 1
+    place = np.clip(inside, 0, half - 1)  # 0 below the range, half - 1 above it
     return np.asarray(np.where(with_bin > 0, half + place, half - 1 - place), dtype=np.int64)
 
 

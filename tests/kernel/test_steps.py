@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from weighing import BITS, CODES, Placed, agrees, crosses, item_of, place, rows_of
 
 from weighbridge import reference
-from weighbridge.capture.kernel import ITEM_SIZES, Kernel
+from weighbridge.capture.kernel import ITEM_SIZES, NO_HISTOGRAM, Kernel
 from weighbridge.records import Quantity
 
 
-def check(kernel: Kernel, after: Placed, before: Placed, gradient: Placed | None) -> None:
+def check(kernel: Kernel, after: Placed, before: Placed, gradient: Placed | None, bits: int = 0) -> None:
     was, now, used = before.values, after.values, None if gradient is None else gradient.values
-    rows = rows_of(kernel, item_of(after, before, gradient, tensor=5), step=9)
+    rows = rows_of(kernel, item_of(after, before, gradient, tensor=5, histogram=bits), step=9)
     wanted = [Quantity.PARAMETER, Quantity.UPDATE] if gradient is None else list(Quantity)[:3]
     assert [row["quantity"] for row in rows] == wanted
     assert {(row["tensor"], row["step"]) for row in rows} == {(5, 9)}
-    agrees(rows[0], reference.summarize(was, before.itemsize))
+    agrees(rows[0], reference.summarize(was, before.itemsize, bits))
     if gradient is not None:
-        agrees(rows[1], reference.summarize(gradient.values, gradient.itemsize))
+        agrees(rows[1], reference.summarize(gradient.values, gradient.itemsize, bits))
     update = reference.update_of(was, now)
-    agrees(rows[-1], reference.summarize(update, before.itemsize))
+    agrees(rows[-1], reference.summarize(update, before.itemsize, bits))
     terms = reference.update_terms(was, now, used)
     crosses(rows[-1], terms, scales(was, update, used)) if gradient is not None else no_gradient(rows[-1], terms)
     assert before.raw == after.raw, "the snapshot holds the parameter's bytes"
@@ -32,7 +32,8 @@ def check(kernel: Kernel, after: Placed, before: Placed, gradient: Placed | None
 def scales(was: np.ndarray, update: np.ndarray, used: np.ndarray | None) -> reference.CrossTerms:
     assert used is not None
     dot = lambda a, b: reference._dot(np.abs(reference._wide(a)), np.abs(reference._wide(b)))
-    return reference.CrossTerms(dot(used, was), dot(used, update), dot(update, was), 0)
+    with np.errstate(over="ignore"):  # of doubles of any size
+        return reference.CrossTerms(dot(used, was), dot(used, update), dot(update, was), 0)
 
 
 def no_gradient(row: dict, terms: reference.CrossTerms) -> None:
@@ -50,6 +51,38 @@ def test_every_pair_of_dtypes(kernel: Kernel, parameter: str, gradient: str) -> 
         used = place(random.standard_normal(size), CODES[gradient])
         moves = random.standard_normal(size) * (random.random(size) < 0.7) * 0.01
         check(kernel, place(before.values + moves, CODES[parameter]), before, used)
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("dtype", CODES)
+def test_finer_histograms(kernel: Kernel, dtype: str, bits: int) -> None:
+    """Bits of every kind: NaN, infinities, subnormals, and magnitudes below and above the range."""
+    random = np.random.default_rng(7)
+    size = ITEM_SIZES[CODES[dtype]]
+    for count in (0, 1, 300, 5000, 65_536, 70_001):
+        raw = random.integers(0, 2 ** (8 * size), count, dtype=np.uint64).astype(BITS[size])
+        usual = place(random.standard_normal(count) * 2.0 ** random.integers(-50, 30, count), CODES[dtype])
+        kept = usual.values
+        check(kernel, place(raw, CODES[dtype]), usual, place(random.standard_normal(count), CODES[dtype]), bits)
+        check(kernel, place(np.roll(kept, 1), CODES[dtype]), place(kept, CODES[dtype]), place(raw, CODES[dtype]), bits)
+
+
+def test_without_histogram_everything_else_is_the_same(kernel: Kernel) -> None:
+    random = np.random.default_rng(7)
+    for count in (0, 3, 4000, 70_000):
+        found = []
+        for histogram in (0, NO_HISTOGRAM):
+            random = np.random.default_rng(count)
+            before, used = place(random.standard_normal(count), 0), place(random.standard_normal(count), 1)
+            after = place(before.values * 1.01, 0)
+            found.append(rows_of(kernel, item_of(after, before, used, histogram=histogram)))
+            assert before.raw == after.raw
+        for whole, without in zip(*found, strict=True):
+            assert (without["hist_count"], without["hist"].sum()) == (0, 0)
+            assert whole["hist_count"] == whole["hist"].sum() + whole["zero"] or count > 65_536
+            assert {k: repr(v) for k, v in whole.items() if "hist" not in k} == {
+                k: repr(v) for k, v in without.items() if "hist" not in k
+            }
 
 
 @pytest.mark.parametrize("parameter", CODES)

@@ -10,7 +10,7 @@ import numpy as np
 
 from weighbridge.capture.kernel import BF16, F16, F32, F64, ITEM, ITEM_SIZES, Kernel
 from weighbridge.capture.rowblock import RowBlock
-from weighbridge.records import HISTOGRAM_BINS
+from weighbridge.records import histogram_bins
 from weighbridge.reference import CrossTerms, Summary
 
 NUMPY = {F32: np.float32, F64: np.float64, F16: np.float16}
@@ -77,14 +77,15 @@ def item_of(
 
 
 def rows_of(kernel: Kernel, items: np.ndarray[Any, Any], step: int = 0, attempt: int = 0) -> list[dict[str, Any]]:
-    """Weigh, and give each row as a dict with all 132 counts."""
-    block = RowBlock(len(items) * 3, len(items) * 3 * HISTOGRAM_BINS)
+    """Weigh, and give each row as a dict with all counts of its histogram."""
+    bins = histogram_bins(int(items["histogram"].max(initial=0)))
+    block = RowBlock(len(items) * 3, len(items) * 3 * bins, bins)
     kernel.weigh(items, step, attempt, block)
     batch = block.take()
     batch.validate(full=True)
     rows: list[dict[str, Any]] = batch.to_pylist()
     for row in rows:
-        hist = np.zeros(HISTOGRAM_BINS, np.int64)
+        hist = np.zeros(histogram_bins(row["hist_bits"]), np.int64)
         hist[row["hist_first"] : row["hist_first"] + len(row["hist"])] = row["hist"]
         assert not row["hist"] or (row["hist"][0] and row["hist"][-1]), "leading and trailing zeros are left out"
         row["hist"] = hist

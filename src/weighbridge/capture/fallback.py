@@ -13,10 +13,18 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from weighbridge.capture.kernel import ALL_ROWS, BF16, F16, F32, F64, ITEM_SIZES, Items
+from weighbridge.capture.kernel import ALL_ROWS, BF16, F16, F32, F64, ITEM_SIZES, NO_HISTOGRAM, Items
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.valueblock import ValueBlock
-from weighbridge.records import HISTOGRAM_BINS, HISTOGRAM_LINE_BYTES, HISTOGRAM_STRIDE, HISTOGRAM_WHOLE_BELOW, Quantity
+from weighbridge.records import (
+    EXPONENT_LOW,
+    HISTOGRAM_BINS,
+    HISTOGRAM_LINE_BYTES,
+    HISTOGRAM_STRIDE,
+    HISTOGRAM_WHOLE_BELOW,
+    Quantity,
+    histogram_bins,
+)
 
 DTYPES: Final = {F32: torch.float32, F64: torch.float64, F16: torch.float16, BF16: torch.bfloat16}
 # The vector of `summarize`: these columns of a row, then the counts of all bins.
@@ -27,16 +35,17 @@ VECTOR_LENGTH: Final = len(VECTOR) + HISTOGRAM_BINS
 _PIECE: Final = 1 << 22  # elements at once: bounds the temporaries; a multiple of the histogram's period
 
 
-def summarize(tensor: torch.Tensor, itemsize: int | None = None) -> torch.Tensor:
+def summarize(tensor: torch.Tensor, itemsize: int | None = None, bits: int = 0) -> torch.Tensor:
     """One vector (see VECTOR) in float64 on the tensor's own device, without waiting for it.
 
     mps has no float64: there the vector is float32, and counts above 2^24 are rounded. `itemsize`: of the tensor whose
-    lines the histogram looks at, where `tensor` is an update computed in a wider dtype.
+    lines the histogram looks at, where `tensor` is an update computed in a wider dtype. `bits`: of its mantissa that the
+    histogram tells apart.
     """
     flat = _real(tensor.detach()).reshape(-1)
     line = HISTOGRAM_LINE_BYTES // (itemsize or flat.element_size())
     whole = flat.numel() < HISTOGRAM_WHOLE_BELOW
-    pieces = [_summarize_piece(piece, 0 if whole else line) for piece in torch.split(flat, _PIECE)]
+    pieces = [_summarize_piece(piece, 0 if whole else line, bits) for piece in torch.split(flat, _PIECE)]
     merged = torch.stack(pieces).sum(0)
     merged[_MIN] = torch.stack([piece[_MIN] for piece in pieces]).min()
     merged[_MAX] = torch.stack([piece[_MAX] for piece in pieces]).max()
@@ -47,7 +56,7 @@ def _real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def _summarize_piece(x: torch.Tensor, line: int) -> torch.Tensor:
+def _summarize_piece(x: torch.Tensor, line: int, fine: int) -> torch.Tensor:
     wide = torch.float32 if x.device.type == "mps" else torch.float64
     bits, infinite, mantissa, bias = _bits(x)
     magnitude = bits & (2 ** (bits.element_size() * 8 - 1) - 1)
@@ -70,7 +79,7 @@ def _summarize_piece(x: torch.Tensor, line: int) -> torch.Tensor:
         values.abs().sum(),
         (values * values).sum(),
     ]
-    counts, looked_at = _histogram(bits, magnitude, finite & ~zero, (mantissa, bias), line)
+    counts, looked_at = _histogram(bits, magnitude, finite & ~zero, (mantissa, bias, fine), line)
     vector = torch.stack([part.to(wide) for part in [*parts, looked_at]])
     return torch.cat([vector, counts.to(wide)])
 
@@ -83,19 +92,21 @@ def _bits(x: torch.Tensor) -> tuple[torch.Tensor, int, int, int]:
 
 
 def _histogram(
-    bits: torch.Tensor, magnitude: torch.Tensor, has_bin: torch.Tensor, form: tuple[int, int], line: int
+    bits: torch.Tensor, magnitude: torch.Tensor, has_bin: torch.Tensor, form: tuple[int, int, int], line: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    mantissa, bias = form
-    place = ((magnitude >> mantissa).clamp(bias - 41, bias + 24) - (bias - 41)).to(torch.int64)
-    half = HISTOGRAM_BINS // 2
+    mantissa, bias, fine = form
+    number = histogram_bins(fine)
+    half = number // 2
+    low = ((bias + EXPONENT_LOW) << fine) - 1
+    place = ((magnitude >> (mantissa - fine)) - low).clamp(0, half - 1).to(torch.int64)
     bins = torch.where(bits < 0, half - 1 - place, half + place)
-    bins = torch.where(has_bin, bins, HISTOGRAM_BINS)  # zeros and non-finite ones: counted one past the end
+    bins = torch.where(has_bin, bins, number)  # zeros and non-finite ones: counted one past the end
     looked_at = torch.ones_like(bins)
     if line:
         index = torch.arange(len(bins), device=bits.device)
         looked_at = (index // line % HISTOGRAM_STRIDE == 0).to(torch.int64)
-    counts = torch.zeros(HISTOGRAM_BINS + 1, dtype=torch.int64, device=bits.device)  # integers: any order, same counts
-    return counts.scatter_add_(0, bins, looked_at)[:HISTOGRAM_BINS], looked_at.sum()
+    counts = torch.zeros(number + 1, dtype=torch.int64, device=bits.device)  # integers: any order, same counts
+    return counts.scatter_add_(0, bins, looked_at)[:number], looked_at.sum()
 
 
 def row_from_vector(vector: np.ndarray[Any, Any] | torch.Tensor) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
@@ -128,7 +139,7 @@ class TorchKernel:
                 _weigh_step(item, key, block)
             else:
                 after = _view(item["parameter"], item["count"], item["dtype"])
-                _add(block, key | {"quantity": item["quantity"]}, after)
+                _add(block, key | {"quantity": item["quantity"]}, after, item)
 
     def moved(self, items: Items) -> list[int]:
         differ = [bool(item["snapshot"]) and _bytes(item, "parameter") != _bytes(item, "snapshot") for item in items]
@@ -162,12 +173,12 @@ def _weigh_step(item: np.void, key: dict[str, Any], block: RowBlock) -> None:
     update = after.to(wide) - before.to(wide)
     rows = ALL_ROWS & ~int(item["skip"])
     if rows & 1 << Quantity.PARAMETER:
-        _add(block, key | {"quantity": Quantity.PARAMETER}, before)
+        _add(block, key | {"quantity": Quantity.PARAMETER}, before, item)
     if gradient is not None and rows & 1 << Quantity.GRADIENT:
-        _add(block, key | {"quantity": Quantity.GRADIENT}, gradient)
+        _add(block, key | {"quantity": Quantity.GRADIENT}, gradient, item)
     if rows & 1 << Quantity.UPDATE:
         cross = _cross(update, before, gradient)
-        _add(block, key | {"quantity": Quantity.UPDATE} | cross, update, ITEM_SIZES[item["dtype"]])
+        _add(block, key | {"quantity": Quantity.UPDATE} | cross, update, item, ITEM_SIZES[item["dtype"]])
     size = int(item["count"]) * ITEM_SIZES[item["dtype"]]
     if size:
         ctypes.memmove(int(item["snapshot"]), int(item["parameter"]), size)
@@ -182,9 +193,12 @@ def _cross(update: torch.Tensor, before: torch.Tensor, gradient: torch.Tensor | 
     return cross
 
 
-def _add(block: RowBlock, known: dict[str, Any], tensor: torch.Tensor, itemsize: int | None = None) -> None:
-    values, hist = row_from_vector(summarize(tensor, itemsize).numpy())
-    block.add(values | known, hist)
+def _add(block: RowBlock, known: dict[str, Any], tensor: torch.Tensor, item: np.void, itemsize: int | None = None) -> None:
+    bits = int(item["histogram"])
+    values, hist = row_from_vector(summarize(tensor, itemsize, max(bits, 0)).numpy())
+    if bits == NO_HISTOGRAM:
+        values["hist_count"], hist = 0, hist[:0]
+    block.add(values | known | {"hist_bits": max(bits, 0)}, hist)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 F32, F64, F16, BF16 = range(4)
 ALL_ROWS: Final = 7
+NO_HISTOGRAM: Final = -1
 ITEM_SIZES: Final = (4, 8, 2, 2)  # bytes of an element, by code
 
 # One work item (wb_item in native/weighbridge_kernel.h).
@@ -30,7 +31,7 @@ ITEM_SIZES: Final = (4, 8, 2, 2)  # bytes of an element, by code
 # and the snapshot gets the parameter's bytes. Without (0): one row of `parameter` alone, as `quantity`. A tensor without
 # elements may have the address 0; give its snapshot any other number, nothing is read. `values`: bits; where one of them is
 # in the call's `keep`, the numbers themselves are written too (float32 parameter and gradient only). `skip`: which rows of a
-# step are not written, as bits 1 << quantity.
+# step are not written, as bits 1 << quantity. `histogram`: mantissa bits of the rows' histograms, NO_HISTOGRAM = none.
 ITEM: Final = np.dtype(
     [
         ("parameter", np.uint64),
@@ -42,7 +43,8 @@ ITEM: Final = np.dtype(
         ("tensor", np.int32),
         ("quantity", np.int32),
         ("values", np.int32),
-        ("skip", np.int32),
+        ("skip", np.int16),
+        ("histogram", np.int16),
     ]
 )
 

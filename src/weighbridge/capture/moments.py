@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.budget import Thinned
 from weighbridge.capture.kernel import ITEM, Kernel, code_of
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
@@ -31,6 +32,8 @@ class Moments:
         self.kernel, self.table = kernel, table
         self.schedule = plan.schedule("moments")
         self.is_never = self.schedule == NEVER
+        self.histogram = plan.histogram_bits
+        self.thinned = Thinned()
         self._asked = (-1, False)
 
     def is_due(self, step: int) -> bool:
@@ -38,16 +41,16 @@ class Moments:
         if self.is_never:
             return False
         if self._asked[0] != step:
-            self._asked = (step, self.schedule.due(step))
+            self._asked = (step, self.schedule.due(step) and self.thinned.passes())
         return self._asked[1]
 
     def weigh(self, stepped: Stepped, optimizer: Optimizer, step: int, recorder: Recorder) -> None:
         """Write a row for each moment of each parameter. Call with the recorder's lock held."""
-        if stepped.snapshots is None:
+        if stepped.work is None:
             return
         keep: list[torch.Tensor] = []
         found = []
-        for weighed in stepped.snapshots.weighed:
+        for weighed in stepped.work.weighed:
             state = optimizer.state.get(weighed.parameter)
             for quantity, names in ((Quantity.MOMENT1, FIRST), (Quantity.MOMENT2, SECOND)):
                 moment = _moment(state, names, weighed.parameter)
@@ -60,6 +63,7 @@ class Moments:
                 ("parameter", "count", "dtype", "tensor", "quantity"), zip(*found, strict=True), strict=True
             ):
                 items[column] = values
+            items["histogram"] = self.histogram
             self.kernel.weigh(items, step, recorder.attempt, recorder.room(len(items)))
 
 

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterable
 from typing import Any
 
+from weighbridge.capture.budget import Thinned
 from weighbridge.capture.outputhook import OutputHook
 from weighbridge.capture.seats import Pace, Seat
 
@@ -13,9 +14,10 @@ from weighbridge.capture.seats import Pace, Seat
 class Group:
     """The modules of one optimizer: they are weighed and written with its steps."""
 
-    def __init__(self, rest: int) -> None:
+    def __init__(self, rest: int, histogram: int = 0) -> None:
         self.rest = rest  # between the steps of the plan: GUARD or REST
-        self.forward, self.backward = Pace(rest), Pace(rest)
+        self.forward, self.backward = Pace(rest, 0, histogram), Pace(rest, 0, histogram)
+        self.thinned = Thinned()
         self.stamp = 0
         self.weighs = self.weighs_gradients = self.is_full = False
         self.due_at = 0  # the step at which there is something to change
@@ -25,8 +27,10 @@ class Group:
 
     def twin(self) -> Group:
         """One that is at the same work, for modules that are about to move there."""
-        other = Group(self.rest)
-        other.forward, other.backward = Pace(self.forward.mode, self.stamp), Pace(self.backward.mode, self.stamp)
+        other = Group(self.rest, self.forward.histogram)
+        other.forward.mode, other.backward.mode = self.forward.mode, self.backward.mode
+        other.forward.stamp = other.backward.stamp = self.stamp
+        other.thinned.one_in = self.thinned.one_in
         other.stamp, other.is_full = self.stamp, self.is_full
         other.due_at = self.due_at
         other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
@@ -44,6 +48,11 @@ class Group:
         if self.table is None:
             self.table = (ctypes.c_void_p * len(self.seats))(*(seat.address for seat in self.seats))
         return self.table
+
+    def set_detail(self, histogram: int, one_in: int) -> None:
+        """From now on with these histograms, at one in so many of the steps of the plan."""
+        self.forward.histogram = self.backward.histogram = histogram
+        self.thinned.one_in = one_in
 
     def next_step(self) -> None:
         """What the seats hold of this step is over."""

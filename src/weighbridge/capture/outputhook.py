@@ -7,6 +7,7 @@ evaluation pass or a copy of the model, or be the reason why a saved model does 
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from weighbridge.capture.outputgroup import Group
     from weighbridge.capture.outputs import Outputs
 
+_now = time.perf_counter_ns
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _tracing = torch._C._get_tracing_state
@@ -64,6 +66,7 @@ class OutputHook:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if _is_compiling():  # in a compiled graph there is nothing of us
             return
+        began = _now()
         try:
             root, group, outputs = self.root(), self.group, self.outputs
             if root is None or not root.training or not _is_grad_enabled() or module is not self.module():
@@ -85,6 +88,8 @@ class OutputHook:
                 follow(output, self.gradients["out"][1])
         except Exception as error:
             self.outputs.failed(error)
+        finally:
+            self.outputs.own_ns += _now() - began
 
     def __deepcopy__(self, memo: Any) -> Any:
         return contextlib.nullcontext().__exit__  # takes three arguments and returns None: the copy is not watched

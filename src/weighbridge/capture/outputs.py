@@ -51,12 +51,13 @@ class Outputs:
         self.units_due = plan.schedule("units") if self.activations != NEVER else NEVER
         self.library = Library(kernel)
         self.scene = Scene()
-        self.unowned = Group(GUARD if plan.sentinel else REST)
+        self.unowned = Group(GUARD if plan.sentinel else REST, plan.histogram_bits)
         self.groups: dict[int, Group] = {}
         self.hooks: dict[int, OutputHook] = {}  # by id of the module
         self.is_compiled, self.compiled_before = False, compiled_frames()
         self.order, self.step = itertools.count(), 0
         self.units_left = MOST_UNITS
+        self.own_ns = 0  # spent in forward hooks
         self.biases = Biases(table)
         self.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
@@ -154,6 +155,8 @@ class Outputs:
         group.weighs = writes_units or self.activations.due(step)
         group.weighs_gradients = self.gradients.due(step)
         group.is_full = group.weighs or group.weighs_gradients
+        if group.is_full and not group.thinned.passes():
+            writes_units = group.weighs = group.weighs_gradients = group.is_full = False
         group.due_at = step + 1 if group.is_full else self._next_due(step)
         group.forward.mode = WEIGH if group.weighs else group.rest
         group.backward.mode = WEIGH if group.weighs_gradients else group.rest
@@ -161,6 +164,17 @@ class Outputs:
             self._place_hooks(group)
         if writes_units:
             self.biases.begin(group.hooks)
+
+    def set_detail(self, histogram: int, one_in: int) -> None:
+        """The budget allows this much: mantissa bits of histograms, and one in so many of the steps of the plan."""
+        for group in (self.unowned, *self.groups.values()):
+            group.set_detail(histogram, one_in)
+
+    def take_own_ns(self) -> int:
+        """Time spent in hooks since it was last asked for."""
+        spent = self.own_ns + int(self.scene.own_ns)
+        self.own_ns = self.scene.own_ns = 0
+        return spent
 
     def _next_due(self, step: int) -> int:
         """The next step of the plan; looks ahead so far that to look again costs nothing that counts."""

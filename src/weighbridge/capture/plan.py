@@ -62,6 +62,7 @@ EVERY_STEP: Final = Schedule(every=1)
 NEVER: Final = Schedule()
 When = Schedule | int | bool  # a number: every k-th step
 QUANTITIES: Final = ("parameters", "gradients", "updates")  # in the order of their bits in `Plan.rows_due`
+HISTOGRAMS: Final = (0, 1, 2, 4)  # by mantissa bits, plus one
 SCHEDULED: Final = (*QUANTITIES, "moments", "activations", "activation_gradients", "units")
 Pattern = str | re.Pattern[str] | Callable[[str], bool]  # a glob, a regular expression, a function of the dotted name
 
@@ -77,12 +78,16 @@ class Plan:
     activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
                           every 10th
     units                 each unit of an output on its own; default 20 steps per decade and every 100th
+    histogram             bins in each power of two: 1, 2 or 4 (errors of a quantile up to 33, 20 or 11 %), 0 for none
     sentinel              look for NaN and infinity in what every module gives, at every step
     values                keep the actual numbers of small tensors (architecture decision 15)
     disk                  limit of the run's folder, e.g. "2 GB"; beyond it the oldest full-resolution ranges give way to
                           buckets
     snapshot              limit of the memory that holds the parameters as they were before the step; beyond it the update
                           of each tensor is weighed on rotating steps only
+    budget                share of a training step that weighing may cost, e.g. 0.02; detail is lowered to stay inside it
+                          (histograms first, then tensors in turns, then every k-th step) and each change is an event.
+                          None: everything of the plan
 
     "When" is a Schedule, a number k for every k-th step, True for every step or False for never. Raises BadPlan for what
     cannot be read.
@@ -97,10 +102,12 @@ class Plan:
     activations: When = Schedule(first=20, every=10)
     activation_gradients: When = Schedule(first=20, every=10)
     units: When = Schedule(every=100, per_decade=20)
+    histogram: int = 1
     sentinel: bool = True
     values: bool = True
     disk: str | int = "2 GB"
     snapshot: str | int = "1 GB"
+    budget: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("disk", "snapshot"):
@@ -108,6 +115,10 @@ class Plan:
                 raise BadPlan(f"Plan({name}={getattr(self, name)!r}) is negative; a size is 0 or more.")
         for name in SCHEDULED:
             _check_when(name, getattr(self, name))
+        if self.histogram not in HISTOGRAMS:
+            raise BadPlan(f"Plan(histogram={self.histogram!r}): bins in each power of two are 1, 2 or 4, or 0 for none.")
+        if self.budget is not None and not (type(self.budget) in (int, float) and 0 < self.budget <= 1):
+            raise BadPlan(f"Plan(budget={self.budget!r}): a share of a training step is above 0 and at most 1, such as 0.02.")
         for name in ("include", "exclude"):
             _check_patterns(name, getattr(self, name))
 
@@ -138,6 +149,11 @@ class Plan:
         if isinstance(when, Schedule):
             return when
         return EVERY_STEP if when is True else NEVER if when is False else Schedule(every=when)
+
+    @property
+    def histogram_bits(self) -> int:
+        """Mantissa bits of the histograms; -1 = there is none."""
+        return HISTOGRAMS.index(self.histogram) - 1
 
     @property
     def disk_bytes(self) -> int:

@@ -56,8 +56,9 @@ SMALL_TABLES: Final = ("tensors", "steps", "passes", "logs", "values", "events",
 class Recorder:
     """Buffers of one run and rank, and the thread that writes them."""
 
-    def __init__(self, writer: RankWriter, tell: Callable[[str], None], attempt: int = 0) -> None:
+    def __init__(self, writer: RankWriter, tell: Callable[[str], None], attempt: int = 0, bins: int = HISTOGRAM_BINS) -> None:
         self.writer, self.tell, self.attempt = writer, tell, attempt
+        self.bins = bins  # of the largest histogram
         self.lock = threading.RLock()
         self.block = RowBlock(0, 0)
         self.values = ValueBlock(0, 0)
@@ -82,7 +83,7 @@ class Recorder:
         if self.block.room_for(items):
             return self.block
         capacity = max(rows, min(rows * FLUSH_STEPS, BLOCK_ROWS))
-        self.block = RowBlock(capacity, max(rows * HISTOGRAM_BINS, capacity * _USUAL_BINS))
+        self.block = RowBlock(capacity, max(rows * self.bins, capacity * _USUAL_BINS), self.bins)
         return self.block
 
     def values_room(self, rows: int, size: int) -> ValueBlock:

@@ -42,11 +42,12 @@ class BlockStruct(ctypes.Structure):
 class RowBlock:
     """Room for `capacity_rows` rows and `capacity_counts` counts of histograms.
 
-    A row of a histogram can need 132 counts (a usual one 15 to 40), so there is room only while 132 a row are left.
-    `address` is that of the C struct and stays the same for the life of the block.
+    A histogram can need all of its `bins` counts (a usual one of 132 bins needs 15 to 40), so there is room only while so
+    many a row are left. `address` is that of the C struct and stays the same for the life of the block.
     """
 
-    def __init__(self, capacity_rows: int, capacity_counts: int) -> None:
+    def __init__(self, capacity_rows: int, capacity_counts: int, bins: int = HISTOGRAM_BINS) -> None:
+        self.bins = bins
         self._struct = BlockStruct(capacity_rows=capacity_rows, capacity_counts=capacity_counts)
         self.address: Final = ctypes.addressof(self._struct)
         self._start()
@@ -69,9 +70,7 @@ class RowBlock:
     def room_for(self, n_items: int, rows_each: int = 3) -> bool:
         """Is there room for the rows of so many items, whatever their histograms?"""
         more, struct = n_items * rows_each, self._struct
-        return bool(
-            struct.rows + more <= struct.capacity_rows and struct.counts + more * HISTOGRAM_BINS <= struct.capacity_counts
-        )
+        return bool(struct.rows + more <= struct.capacity_rows and struct.counts + more * self.bins <= struct.capacity_counts)
 
     def add(self, values: Mapping[str, Any], hist: np.ndarray[Any, Any]) -> None:
         """One row from Python: the columns by name (what is not given is 0), and all 132 counts."""

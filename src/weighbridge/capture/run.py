@@ -29,6 +29,7 @@ from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.errors import NothingToWatch
 from weighbridge.format import duration, size
+from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
 
 _active: Run | None = None
@@ -55,7 +56,7 @@ class Run:
             self._tell(place.error)
             return
         self._writer = RankWriter(place.path, place.rank, place.attempt, disk_limit_bytes=plan.disk_bytes)
-        self._recorder = Recorder(self._writer, self._tell, place.attempt)
+        self._recorder = Recorder(self._writer, self._tell, place.attempt, histogram_bins(plan.histogram_bits))
         self._table = TensorTable(self._recorder, self._tell, plan.wants, place.is_alone)
         kernel = load_kernel()
         self._stepper = Stepper(self._recorder, kernel, plan, self._table, self._fail)

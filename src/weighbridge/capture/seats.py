@@ -28,6 +28,7 @@ class Scene(ctypes.Structure):
     _fields_ = [
         ("place", ctypes.c_int32),
         ("flagged", ctypes.c_int32),
+        ("own_ns", ctypes.c_int64),
         ("last", ctypes.c_uint64),
         ("count", ctypes.c_int64),
     ]
@@ -36,7 +37,7 @@ class Scene(ctypes.Structure):
 class Pace(ctypes.Structure):
     """wb_pace: what the modules of one optimizer do in this step."""
 
-    _fields_ = [("mode", ctypes.c_int32), ("stamp", ctypes.c_int32)]
+    _fields_ = [("mode", ctypes.c_int32), ("stamp", ctypes.c_int32), ("histogram", ctypes.c_int32)]
 
 
 class SeatHead(ctypes.Structure):

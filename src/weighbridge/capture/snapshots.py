@@ -103,7 +103,7 @@ class Snapshots:
     them is copied (in the pre hook) and gets an update row, the others (`uncopied`) get parameter and gradient rows only.
     """
 
-    def __init__(self, kernel: Kernel, weighed: list[Weighed], budget: int) -> None:
+    def __init__(self, kernel: Kernel, weighed: list[Weighed], budget: int, histogram: int = 0) -> None:
         self.kernel = kernel
         self.weighed = sorted(weighed, key=lambda w: local(w.parameter).numel())
         self.parameters = [w.parameter for w in self.weighed]
@@ -117,6 +117,7 @@ class Snapshots:
         self.items["dtype"] = [code_of(real.dtype) for real in reals]
         self.items["tensor"] = [w.tensor for w in self.weighed]
         self.items["quantity"] = int(Quantity.PARAMETER)
+        self.items["histogram"] = histogram
         self.compared = int(np.searchsorted(self.items["count"], COMPARED_ELEMENTS, side="right"))
         self.rows = ALL_ROWS
         self.windows = self._windows(budget)

@@ -9,10 +9,9 @@ from typing import Any, Final
 import torch
 from torch.optim.optimizer import Optimizer
 
-from weighbridge.capture.kernel import ALL_ROWS
-from weighbridge.capture.snapshots import Snapshots, Weighed
+from weighbridge.capture.snapshots import Weighed
 from weighbridge.capture.transfer import DeviceWeigher
-from weighbridge.capture.values import Values
+from weighbridge.capture.work import Work
 
 _NAN: Final = float("nan")
 _NO_BETAS: Final = (None,)
@@ -28,11 +27,8 @@ class Stepped:
         self.lent: dict[int, torch.Tensor] | None = None  # gradients of a step by hand: the parameters' own are gone
         self.tensors: set[int] = set()  # under which its parameters are known
         self.watched = -1  # size of the tensor table when this was prepared
-        self.snapshots: Snapshots | None = None
+        self.work: Work | None = None
         self.device: DeviceWeigher | None = None
-        self.values: Values | None = None
-        self.rows = ALL_ROWS  # that its snapshots write now
-        self.is_stale = False  # the copies are of an earlier step: some steps were not weighed
         self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.told: Any = None  # what the run was told of this optimizer and its groups
         self.depth = 0
@@ -45,7 +41,7 @@ class Stepped:
     @property
     def is_ours(self) -> bool:
         """Does this optimizer step any tensor that is watched?"""
-        return self.snapshots is not None or self.device is not None or bool(self.copies)
+        return self.work is not None or self.device is not None or bool(self.copies)
 
 
 def found_inf_of(optimizer: Optimizer) -> float:

@@ -18,21 +18,21 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
-from weighbridge.capture.addresses import GRADIENT_GONE
+from weighbridge.capture.budget import Budget, Level
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
-from weighbridge.capture.kernel import ALL_ROWS, Kernel, NativeKernel
+from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.losses import Passes
 from weighbridge.capture.moments import Moments
 from weighbridge.capture.outputs import Outputs
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.shards import CHECKSUMS
 from weighbridge.capture.snapshots import FormChanged, Snapshots, Weighed
 from weighbridge.capture.stepped import Stepped, found_inf_of, groups_of, settings_of
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.values import Values
+from weighbridge.capture.work import Work
 
 _NAN: Final = float("nan")
 _CLIPS_KEPT: Final = 16  # of models that nobody steps
@@ -47,8 +47,9 @@ class Stepper:
     ) -> None:
         self.failed = failed
         self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
-        self.is_all_due = plan.is_all_due
         self.moments = Moments(kernel, plan, table)
+        self.budget = Budget(plan.budget, plan.histogram > 0) if plan.budget is not None else None
+        self.level = self.budget.level if self.budget is not None else Level()
         self.clips: list[tuple[int, float]] = []  # since the last step of an optimizer that holds them
         self.is_skipping = False
         self.clock = 0
@@ -64,7 +65,7 @@ class Stepper:
         self.by_hand: ByHand | None = ByHand(table, plan.snapshot_bytes)  # until an optimizer steps
         self.epoch = _NAN
         self.own_ns = self.first_ns = self.last_ns = 0
-        self.pending_own_ns = 0
+        self.pending_own_ns = self.told_own_ns = 0
         self.outputs = self._outputs()
         self.changes: dict[int, int] = {}  # tensor -> times that it was changed outside its optimizer
 
@@ -130,8 +131,8 @@ class Stepper:
         self.before_step(optimizer)
         stepped = self._known(optimizer)
         stepped.lent = by_hand.gradients
-        if stepped.snapshots is not None:
-            stepped.snapshots.set_copies(by_hand.before)
+        if stepped.work is not None:
+            stepped.work.set_copies(by_hand.before)
         self.after_step(optimizer)
 
     def on_clipped(self, parameter: int, factor: float) -> None:
@@ -219,13 +220,31 @@ class Stepper:
                 self._of_outputs(self.outputs.after_step, stepped)
             self.has_stepped.add(stepped.number)
             self.total_steps += 1
-            noted = self._note_step(stepped, optimizer, began)
+            noted, counted = self._note_step(stepped, optimizer, began)
             self.recorder.step_done(self.clock)
         spent = time.perf_counter_ns()
         self.own_ns += noted
-        self.pending_own_ns += spent - began + stepped.own_ns - noted  # what came after the row was written: the next one's
+        self.pending_own_ns = spent - counted  # what came after the row was written: the next one's
+        if self.budget is not None:
+            self._keep_to_budget(self.budget, spent)
         self.first_ns = self.first_ns or stepped.began_ns
         self.last_ns = spent
+
+    def _keep_to_budget(self, budget: Budget, now: int) -> None:
+        """Another level of detail, where the cost of the last steps asks for it or allows it."""
+        total = self.own_ns + self.pending_own_ns
+        own, self.told_own_ns = total - self.told_own_ns, total
+        change = budget.add(own, now - self.last_ns) if self.last_ns else None
+        if change is None:
+            return
+        self.level = change.level
+        histogram = self.plan.histogram_bits if change.level.has_histograms else NO_HISTOGRAM
+        for stepped in self.optimizers.values():
+            stepped.watched = -1  # its work is prepared anew
+        self.moments.histogram, self.moments.thinned.one_in = histogram, change.level.thinning
+        if self.outputs is not None:
+            self.outputs.set_detail(histogram, change.level.thinning)
+        self.recorder.event(self.steps, "detail", change.message(), detail=change.detail())
 
     # --- preparing --------------------------------------------------------------------------------------------------
 
@@ -243,7 +262,7 @@ class Stepper:
         if stepped.device is not None:
             with self.recorder.lock:
                 stepped.device.drain(self.recorder)
-        stepped.snapshots = stepped.device = stepped.values = None
+        stepped.work = stepped.device = None
         del self.optimizers[key]
         if self.outputs is not None:
             self.outputs.release(stepped.number)
@@ -272,16 +291,13 @@ class Stepper:
             stepped.copies = [w for w in owned if w.is_copy and w.parameter.device.type == "cpu"]
             direct = [w for w in mine if w.parameter.device.type == "cpu"]
             elsewhere = [w for w in mine if w.parameter.device.type != "cpu"]
-            stepped.snapshots = Snapshots(self.kernel, direct, self.plan.snapshot_bytes) if direct else None
-            stepped.rows, stepped.is_stale = ALL_ROWS, False
+            stepped.work = Work(self.kernel, direct, self.plan, self.level) if direct else None
             stepped.device = DeviceWeigher(elsewhere, self.table.tell) if elsewhere else None
             stepped.ids, stepped.watched = ids, self.table.version
             if self.outputs is not None and stepped.is_ours:
                 self.outputs.assign(stepped.number, ids, self.table.alive_models())
-            if stepped.snapshots is not None:
-                stepped.snapshots.take()
-                stepped.values = Values(stepped.snapshots) if self.plan.values else None
-                self._note_turns(stepped.snapshots)
+            if stepped.work is not None:
+                self._note_turns(stepped.work)
         return stepped.is_ours
 
     def _note_groups(self, stepped: Stepped, optimizer: Optimizer, tensors: dict[int, int]) -> None:
@@ -293,11 +309,10 @@ class Stepper:
             is_next = not self.has_stepped.isdisjoint(stepped.clashes)
             self.recorder.event(self.clock + is_next, "optimizer", "", detail=detail)
 
-    def _note_turns(self, snapshots: Snapshots) -> None:
+    def _note_turns(self, work: Work) -> None:
         """Say where memory for the copies allows only some updates at a time: what is missing was not weighed."""
-        turns = len(snapshots.windows)
-        copied = {i for window in snapshots.windows for i in window}
-        never = [self.table.name(w.tensor) for i, w in enumerate(snapshots.weighed) if i not in copied]
+        turns = work.windows
+        never = [self.table.name(w.tensor) for w in work.never_copied()]
         if turns > 1:
             message = f"updates of large tensors are weighed in turns, each at one step in {turns}"
             self.recorder.event(self.clock, "reduced", f"{message}: the copies are bounded by Plan(snapshot=...)")
@@ -318,42 +333,24 @@ class Stepper:
             stepped.device.before(self.clock)
         if stepped.copies and CHECKSUMS.due(self.clock):
             self._weigh_once(stepped.copies, self.clock)
-        snapshots = stepped.snapshots
-        if snapshots is None:
-            return
-        if not self.is_all_due and not self._is_due(stepped, snapshots):
+        work = stepped.work
+        if work is None or not work.begin(self.clock):
             return
         try:
-            moved = [snapshots.weighed[i].tensor for i in self._refreshed(stepped, snapshots)]
+            moved = work.refresh()
         except FormChanged as change:
             stepped.watched, moved = -1, change.tensors
             self._prepare(stepped, optimizer)
-            snapshots = stepped.snapshots
+            work = stepped.work
             if stepped.device is not None:
                 stepped.device.before(self.clock)
+            if work is not None:
+                work.begin(self.clock)
         if stepped.count and stepped.lent is None:
             for tensor in moved:
                 self._note_change(tensor)
-        if snapshots is not None and snapshots.uncopied:
-            with self.recorder.lock:
-                snapshots.weigh_uncopied(self.clock, self.recorder.attempt, self.recorder.room(len(snapshots.weighed)))
-
-    def _is_due(self, stepped: Stepped, snapshots: Snapshots) -> bool:
-        """Are rows of this optimizer's parameters due at this step? Sets which."""
-        rows = self.plan.rows_due(self.clock)
-        if rows != stepped.rows:
-            stepped.rows = rows
-            snapshots.write_rows(rows)
-        stepped.is_stale |= rows == 0
-        return rows != 0
-
-    def _refreshed(self, stepped: Stepped, snapshots: Snapshots) -> list[int]:
-        """The items that changed since the last step, their copies refreshed; after steps that were not weighed: none."""
-        if not stepped.is_stale:
-            return snapshots.refresh_moved()
-        snapshots.renew()
-        stepped.is_stale = False
-        return []
+        if work is not None:
+            work.weigh_uncopied(self.clock, self.recorder)
 
     def _weigh_once(self, weighed: list[Weighed], step: int) -> Snapshots:
         """`parameter` rows of tensors that are not followed from step to step."""
@@ -374,33 +371,23 @@ class Stepper:
         """Write the rows of this step. Call with the recorder's lock held."""
         if stepped.device is not None:
             stepped.device.after(self.clock, self.recorder)
-        snapshots = stepped.snapshots
-        if snapshots is None or not stepped.rows:
+        work = stepped.work
+        if work is None or not work.rows:
             return
         try:
-            if stepped.lent is not None:
-                snapshots.set_gradients(stepped.lent)
-            elif snapshots.locate(gradients=True) & GRADIENT_GONE:
-                self._leave_replaced(stepped, snapshots)
+            gone = work.locate(stepped.lent)
         except FormChanged as change:  # inside the step itself: there is no difference to weigh
             stepped.watched = -1
             for tensor in change.tensors:
                 self._note_change(tensor)
             return
-        recorder, values, keep = self.recorder, stepped.values, 0
-        if values is not None and (keep := values.kept_at(self.clock)) and values.rest:
-            values.keep_rest(keep, self.clock, recorder.attempt, recorder.small["values"].rows)
-        key = (self.clock, recorder.attempt)
-        try:
-            snapshots.weigh(*key, recorder.block, recorder.values, keep)
-        except BlockFull:
-            recorder.room(len(snapshots.weighed))
-            recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
-            snapshots.weigh(*key, recorder.block, recorder.values, keep)
+        if gone:
+            self._leave_replaced(stepped, work.snapshots, gone)
+        work.weigh(self.clock, self.recorder)
 
-    def _leave_replaced(self, stepped: Stepped, snapshots: Snapshots) -> None:
+    def _leave_replaced(self, stepped: Stepped, snapshots: Snapshots, gone: list[int]) -> None:
         """Gradients that no longer come: the model may hold another parameter by now, and the optimizer the one before."""
-        for i in snapshots.without_gradient():
+        for i in gone:
             weighed = snapshots.weighed[i]
             if self.table.holds(weighed, self.clock):
                 continue
@@ -410,11 +397,14 @@ class Stepper:
             message = f"{name} was replaced in the model: this optimizer still holds the parameter that stood there before"
             self.recorder.event(self.clock, "replaced", message, weighed.tensor)
 
-    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> int:
-        """The row of this step. Gives the time of ours that stands in it."""
+    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> tuple[int, int]:
+        """The row of this step. Gives the time of ours that stands in it, and up to when."""
         passes = self.passes
         passes.settle()
-        own = time.perf_counter_ns() - began + stepped.own_ns + self.pending_own_ns
+        now = time.perf_counter_ns()
+        own = now - began + stepped.own_ns + self.pending_own_ns
+        if self.outputs is not None:
+            own += self.outputs.take_own_ns()
         settings = settings_of(optimizer)
         found_inf = 1.0 if self.is_skipping else found_inf_of(optimizer)
         self.recorder.small["steps"].rows.append(
@@ -438,7 +428,7 @@ class Stepper:
         )
         stepped.count += 1
         passes.clear()
-        return own
+        return own, now
 
     def _clip_factor(self, stepped: Stepped) -> float:
         """What clipping multiplied this optimizer's gradients with; NaN where none of them was clipped."""

@@ -63,6 +63,8 @@ def head(record: RunRecord, width: int) -> list[Text]:
     own, wall = record.own_cost()
     if wall > 0:
         facts.append(f"own cost {plain.share(own / wall)}")
+    if record.detail is not None:
+        facts.append(f"less detail since step {plain.count(record.detail.step)}: {record.detail.words}")
     return [*wrapped(title, width), *wrapped(Text(" · ".join(facts)), width), *loss_lines(record, width), Text()]
 
 

@@ -6,6 +6,7 @@ others. Names of runs and tensors come as query parameters, as they are.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -72,6 +73,7 @@ class Api:
                 "logged": list(record.log_keys()),
                 "own_seconds": shapes.number(own_seconds),
                 "wall_seconds": shapes.number(wall_seconds),
+                "less_detail": dataclasses.asdict(record.detail) if record.detail is not None else None,
             }
         return JSONResponse(facts)
 

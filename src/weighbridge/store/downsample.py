@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from weighbridge.catalog import RATIO, STATISTICS, Statistic, evaluate
 from weighbridge.records import HISTOGRAM_BINS, Quantity
+from weighbridge.store.histogram import coarser_bins
 
 WIDTHS: Final = (64, 256, 1024, 4096)  # steps in a bucket, per level; each is made from the one before
 ADDED: Final = ("count", "nan", "pos_inf", "neg_inf", "zero", "subnormal", "lost", "hist_count")
@@ -71,7 +72,8 @@ def buckets_of(columns: Mapping[str, np.ndarray], hist_offsets: np.ndarray, hist
             made[f"{statistic.name}_sum"] = np.add.reduceat(np.where(is_number, values, 0.0), starts)
             made[f"{statistic.name}_low"] = np.fmin.reduceat(values, starts)
             made[f"{statistic.name}_high"] = np.fmax.reduceat(values, starts)
-    made["hist_first"], made["hist"] = _merged_histograms(columns["hist_first"], hist_offsets, hist, starts)
+    histograms = columns["hist_first"], hist_offsets, hist
+    made["hist_first"], made["hist"] = _merged_histograms(*histograms, starts, columns["hist_bits"].astype(np.int64))
     return pa.table([pa.array(made[field.name], field.type) for field in schema], schema=schema)
 
 
@@ -126,15 +128,19 @@ def _parameter_rms(columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _merged_histograms(
-    first: np.ndarray, offsets: np.ndarray, counts: np.ndarray, starts: np.ndarray
+    first: np.ndarray, offsets: np.ndarray, counts: np.ndarray, starts: np.ndarray, bits: np.ndarray | None = None
 ) -> tuple[object, pa.Array]:
-    """Sums of the stored histograms of each group, trimmed like the rows' own."""
+    """Sums of the stored histograms of each group in one bin per power of two, trimmed like the rows' own."""
     lengths = np.diff(offsets)
     group = np.zeros(len(first), dtype=np.int64)
     group[starts[1:]] = 1
     group = np.cumsum(group)
     position = np.arange(len(counts)) - np.repeat(offsets[:-1] - offsets[0], lengths)
-    cell = np.repeat(group * HISTOGRAM_BINS + first, lengths) + position
+    bins = np.repeat(first.astype(np.int64), lengths) + position
+    if bits is not None and bits.any():
+        of_each = np.repeat(bits, lengths)
+        bins = coarser_bins(bins, of_each, of_each)
+    cell = np.repeat(group * HISTOGRAM_BINS, lengths) + bins
     # float64 holds these integers exactly: fewer than 2^53 elements in a bucket
     summed = np.bincount(cell, weights=counts, minlength=len(starts) * HISTOGRAM_BINS).astype(np.int64)
     grid = summed.reshape(len(starts), HISTOGRAM_BINS)
@@ -142,7 +148,7 @@ def _merged_histograms(
     any_filled = filled.any(axis=1)
     low = np.where(any_filled, filled.argmax(axis=1), 0)
     high = np.where(any_filled, HISTOGRAM_BINS - filled[:, ::-1].argmax(axis=1), 0)
-    bins = np.arange(HISTOGRAM_BINS)
-    kept = grid[(bins >= low[:, None]) & (bins < high[:, None])]
+    number = np.arange(HISTOGRAM_BINS)
+    kept = grid[(number >= low[:, None]) & (number < high[:, None])]
     ends = np.concatenate([[0], np.cumsum(high - low)]).astype(np.int32)
     return low, pa.ListArray.from_arrays(pa.array(ends), pa.array(kept), type=bucket_schema().field("hist").type)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weighbridge.records import Quantity
-from weighbridge.store.views import BiasShare, Event, Group, NonFinite, Units
+from weighbridge.store.views import BiasShare, Detail, Event, Group, NonFinite, Units
 
 BATCH: Final = "the batch"
 
@@ -59,6 +59,15 @@ def bias_share(table: pa.Table, tensor: int) -> BiasShare:
     for array in (share, cosine):
         array.flags.writeable = False
     return BiasShare(columns["step"], share, cosine)
+
+
+def last_detail(events: Iterable[Event]) -> Detail | None:
+    """The last change of detail, where it left something out."""
+    changes = [event for event in events if event.kind == "detail"]
+    if not changes or not changes[-1].detail["level"]:
+        return None
+    last = changes[-1]
+    return Detail(last.step, last.detail["words"], last.detail["cost"], last.detail["allowed"])
 
 
 def optimizer_groups(events: Iterable[Event], names: Mapping[int, str]) -> list[Group]:

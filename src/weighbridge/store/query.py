@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from weighbridge.catalog import Statistic
 from weighbridge.errors import CorruptRun
-from weighbridge.records import HISTOGRAM_BINS, WHOLE, Quantity
-from weighbridge.store.histogram import full_histogram
+from weighbridge.records import WHOLE, Quantity
+from weighbridge.store.histogram import merged_histograms
 from weighbridge.store.shards import Merge
 from weighbridge.store.sources import Plan, buckets_sql, plan_buckets, plan_rows, rows_sql, tail_name, values_sql
 from weighbridge.store.tables import RankTables, read_part
@@ -115,17 +115,17 @@ class RowQuery:
         return found[-1] if found else None
 
     def _merged_histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
-        plan, counts, seen, elements = self._plan_rows(step, step + 1), np.zeros(HISTOGRAM_BINS, np.int64), 0, 0
+        parts: list[dict[str, Any]] = []
+        plan = self._plan_rows(step, step + 1)
         for one, share in plan.merged:
             for own in [own for own, number in share.items() if number == tensor]:
                 where = f"step = {int(step)} AND part = {WHOLE} AND tensor = {own} AND quantity = {int(quantity)}"
-                source = rows_sql(one, '"count", hist_count, hist_first, hist', where)
-                for row in self._run(one, source).to_pylist()[-1:] if source else []:
-                    counts += full_histogram(row["hist_first"], row["hist"])
-                    seen, elements = seen + row["hist_count"], elements + row["count"]
+                source = rows_sql(one, '"count", hist_count, hist_bits, hist_first, hist', where)
+                parts += self._run(one, source).to_pylist()[-1:] if source else []
+        elements = sum(part["count"] for part in parts)
         if not elements or elements != plan.whole.get(tensor, elements):
             return None
-        return {"hist_count": seen, "hist_bits": 0, "hist_first": 0, "hist": counts}
+        return merged_histograms(parts)
 
     def _plan_rows(self, start: int, stop: int) -> Plan:
         if self._merge is None:

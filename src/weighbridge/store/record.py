@@ -35,6 +35,7 @@ from weighbridge.store.values import decode_values
 from weighbridge.store.views import (
     BiasShare,
     Buckets,
+    Detail,
     Event,
     Group,
     HeatMap,
@@ -314,12 +315,21 @@ class RunRecord:
         return found
 
     def histogram(self, tensor: str, quantity: str, step: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """Edges (133, from -inf to +inf), counts (132) and how many elements were looked at. Raises NothingRecorded."""
+        """Edges (from -inf to +inf), counts (one fewer) and how many elements were looked at. Raises NothingRecorded.
+
+        132 bins, or 260 or 516 where the plan asked for 2 or 4 bins in each power of two.
+        """
         found = self.tensor(tensor)
         row = self._ask(lambda: self._query.histogram(found.id, QUANTITIES[quantity], step))
         if row is None:
             raise NothingRecorded(f"No {quantity} of {found.name} was recorded at step {step} of {self.path}.")
-        return edges_of(), full_histogram(row["hist_first"], row["hist"]), int(row["hist_count"])
+        if not row["hist_count"] and self.tensor(tensor).count:
+            raise NothingRecorded(
+                f"The {quantity} of {found.name} was weighed without a histogram at step {step} of {self.path}: the plan, or "
+                "its budget, left it out (weighbridge show says when)."
+            )
+        bits = row["hist_bits"]
+        return edges_of(bits), full_histogram(row["hist_first"], row["hist"], bits), int(row["hist_count"])
 
     # ---- values of small tensors ----
 
@@ -411,6 +421,11 @@ class RunRecord:
         if not table.num_rows:
             raise NothingRecorded(f"Nothing was logged as {key!r} in {self.path}.{nearest(key, self.log_keys())}")
         return Series(key, *read_only(table.column("step").to_numpy(), table.column("value").to_numpy()))
+
+    @property
+    def detail(self) -> Detail | None:
+        """What `Plan(budget=...)` has left out since its last change; None where everything of the plan is recorded."""
+        return extras.last_detail(self.events())
 
     def own_cost(self) -> tuple[float, float]:
         """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""

@@ -136,6 +136,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Detail:
+    """Less than the plan asks for is recorded from `step` on, to keep inside its budget."""
+
+    step: int
+    words: str
+    cost: float  # own time over the rest of a step, before this change, and what the budget allowed
+    allowed: float
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One parameter group of an optimizer, from the step on at which it was first seen so."""
 
