@@ -354,7 +354,7 @@ class Stepper:
 
     def _weigh_once(self, weighed: list[Weighed], step: int) -> Snapshots:
         """`parameter` rows of tensors that are not followed from step to step."""
-        once = Snapshots(self.kernel, weighed, 0)
+        once = Snapshots(self.kernel, weighed, 0, self.plan.histogram_bits)
         with self.recorder.lock:
             once.weigh_uncopied(step, self.recorder.attempt, self.recorder.room(len(weighed)))
         return once
