@@ -43,7 +43,7 @@ class Level:
         if self.turns > 1:
             parts.append(f"each tensor at one weighed step in {self.turns}")
         if self.every > 1:
-            parts.append(f"every {self.every}th step")
+            parts.append(f"one step in {self.every} is weighed")
         return ", ".join(parts) or "everything of the plan"
 
 
