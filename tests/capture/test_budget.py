@@ -258,8 +258,10 @@ def test_activations_and_moments_are_thinned_and_the_sentinel_is_not(tmp_path: P
     assert (found.step, found.name) == (34, "2/out")
 
 
-def test_two_optimizers_in_turn_are_both_weighed(tmp_path: Path, scripted: type[Scripted]) -> None:
-    """Every second step of each, not of the clock: else one of the two would never be met."""
+def test_an_optimizer_that_steps_at_every_second_reading_of_the_clock_is_weighed_too(
+    tmp_path: Path, scripted: type[Scripted]
+) -> None:
+    """Every second step of its own, not of the clock: else it would never be met."""
     scripted.script = {0: Level(False, 1, 2)}
     one, other = nn.Linear(2, 2), nn.Linear(2, 2)
     with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(budget=0.02)) as run:
@@ -267,9 +269,9 @@ def test_two_optimizers_in_turn_are_both_weighed(tmp_path: Path, scripted: type[
         run.watch(other)
         optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (one, other)]
         for step in range(20):
-            model = (one, other)[step % 2]
-            model(torch.ones(1, 2)).sum().backward()
-            optimizers[step % 2].step()
+            for model, optimizer in list(zip((one, other), optimizers, strict=True))[: 1 + step % 2]:
+                model(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
     named = {row["tensor"] for row in table(run.path, "rows") if row["quantity"] == 2}
     assert len(named) == 4
 
