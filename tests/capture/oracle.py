@@ -7,7 +7,8 @@ every parameter after. `check` then compares the whole table of rows with it: no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,20 @@ def train(
             oracle.step(optimizer)
         oracle.close()
     return run.path, oracle
+
+
+@contextmanager
+def watched(
+    folder: Path, *models: nn.Module, may_lack: Callable[[tuple[int, str, Quantity]], bool] = lambda key: False
+) -> Iterator[tuple[weighbridge.Run, Oracle]]:
+    """A run that watches the models; when it has ended, all its rows are compared with what the oracle saw."""
+    oracle = Oracle(*models)
+    with weighbridge.init(dir=folder, name="run", quiet=True) as run:
+        for model in models:
+            run.watch(model)
+        yield run, oracle
+        oracle.close()
+    check(run.path, oracle, may_lack)
 
 
 def is_weighable(parameter: torch.Tensor) -> bool:

@@ -6,14 +6,16 @@ of what it gives, and asks `torch.autograd.grad` for the gradient by it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 import weighbridge
-from tests.capture.oracle import Expected, array, compare, table
+from tests.capture.oracle import Expected, array, compare, events, table
 from weighbridge.records import Quantity
 from weighbridge.reference import summarize
 
@@ -71,3 +73,62 @@ def check_outputs(path: Path, truth: Truth, *, only: tuple[str, ...] = (), witho
         summary = summarize(numbers, truth.seen[key][0].element_size())
         terms = {"sum": summary.sum_abs, "sum_abs": summary.sum_abs, "sum_sq": summary.sum_sq}
         compare(key, row, Expected(summary, None, terms))
+
+
+def train(
+    folder: Path,
+    model: nn.Module,
+    loss: Callable[[int], torch.Tensor],
+    steps: int = 4,
+    plan: weighbridge.Plan = EVERYTHING,
+    truth: Callable[[int], None] = lambda step: None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Path:
+    """A watched training; `truth` runs the same step by hand before it, while the weights are the same."""
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.05)
+    with weighbridge.init(dir=folder, name="run", quiet=True, plan=plan) as run:
+        for step in range(steps):
+            with unwatched(model):
+                truth(step)
+            if step == 0:
+                run.watch(model)
+            optimizer.zero_grad()
+            loss(step).backward()
+            optimizer.step()
+    assert "weighing has stopped" not in str(events(run.path, "warned"))
+    return run.path
+
+
+class unwatched:
+    """The test's own passes leave no rows: hooks are lifted off while they run."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __enter__(self) -> None:
+        self.kept = [(module, dict(module._forward_hooks)) for module in self.model.modules()]
+        for module, _ in self.kept:
+            module._forward_hooks.clear()
+
+    def __exit__(self, *error: object) -> None:
+        for module, hooks in self.kept:
+            module._forward_hooks.update(hooks)
+
+
+def data(step: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(step))
+
+
+def sequential_truth(
+    model: nn.Sequential, inputs: Callable[[int], torch.Tensor], truth: Truth, loss: Any
+) -> Callable[[int], None]:
+    def by_hand(step: int) -> None:
+        truth.step, x = step, inputs(step)
+        given: dict[str, torch.Tensor] = {}
+        for name, module in model.named_children():
+            x = module(x)
+            given[f"{name}/out"] = truth.add(f"{name}/out", x)
+            x = x.clone() if x.requires_grad else x  # what an in-place module changes next is not what was given
+        truth.gradients(loss(x), given)
+
+    return by_hand

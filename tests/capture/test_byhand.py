@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import Oracle, Seen, check, dense, events, table
+from tests.capture.oracle import Oracle, Seen, check, dense, events, table, watched
 
 RATE = 0.1
 
@@ -57,9 +57,7 @@ def follow_the_sign(model: nn.Module) -> None:
 @pytest.mark.parametrize("update", [descend, descend_by_data, follow_the_sign])
 def test_updates_written_by_hand_are_steps(update: Callable[[nn.Module], None], forget: bool, tmp_path: Path) -> None:
     model = small()
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         losses = []
         for step in range(8):
             loss = model(batch(step)).square().mean()
@@ -67,32 +65,24 @@ def test_updates_written_by_hand_are_steps(update: Callable[[nn.Module], None], 
             loss.backward()
             oracle.step(Updates(model, lambda: update(model)))  # type: ignore[arg-type]
             model.zero_grad(set_to_none=forget)
-        oracle.close()
-    check(run.path, oracle)
     assert len(events(run.path, "by_hand")) == 1
     assert [row["loss"] for row in sorted(table(run.path, "steps"), key=lambda row: row["step"])] == losses
 
 
 def test_accumulation_by_hand_is_one_step_of_several_passes(tmp_path: Path) -> None:
     model = small()
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(12):
             backward(model, step)
             if step % 3 == 2:
                 oracle.step(Updates(model, lambda: descend(model)))  # type: ignore[arg-type]
                 model.zero_grad()
-        oracle.close()
-    check(run.path, oracle)
     assert [row["backward_passes"] for row in table(run.path, "steps")] == [3, 3, 3, 3]
 
 
 def test_parameters_that_an_update_by_hand_replaces_keep_their_names(tmp_path: Path) -> None:
     model = small()
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (_run, oracle):
         for step in range(6):
             backward(model, step)
             for name, old in list(model.named_parameters()):
@@ -101,17 +91,13 @@ def test_parameters_that_an_update_by_hand_replaces_keep_their_names(tmp_path: P
                 setattr(model.get_submodule(layer), kind, new)
                 oracle.seen[step, name] = Seen(dense(old), dense(old.grad), dense(new))
         oracle.clock = 6
-        oracle.close()
-    check(run.path, oracle)
 
 
 def test_weights_loaded_or_drawn_anew_are_no_step(tmp_path: Path) -> None:
     """A trial pass, then other weights, then a training with an optimizer."""
     model = small(64)
-    oracle = Oracle(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         backward(model, 0)
         torch.manual_seed(1)
         for layer in (model[0], model[2]):
@@ -120,23 +106,18 @@ def test_weights_loaded_or_drawn_anew_are_no_step(tmp_path: Path) -> None:
             optimizer.zero_grad()
             backward(model, step)
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     assert not events(run.path, "by_hand")
 
 
 def test_an_optimizer_that_begins_later_takes_over(tmp_path: Path) -> None:
     model = small()
-    oracle = Oracle(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    # the last by hand: no pass began before the optimizer stepped
+    with watched(tmp_path, model, may_lack=lambda key: key[0] == 2) as (_run, oracle):
         for step in range(6):
             model.zero_grad()
             backward(model, step)
             oracle.step(Updates(model, lambda: descend(model)) if step < 3 else optimizer)  # type: ignore[arg-type]
-        oracle.close()
-    check(run.path, oracle, may_lack=lambda key: key[0] == 2)  # the last by hand: no pass began before the optimizer stepped
 
 
 def test_a_large_model_updated_by_hand_is_said_to_have_no_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import PARAMETERS_ALONE, Oracle, check, events, recorded_rows
+from tests.capture.oracle import PARAMETERS_ALONE, Oracle, check, events, recorded_rows, watched
 from weighbridge.capture import recorder
 from weighbridge.store.writer import RankWriter
 
@@ -153,16 +153,12 @@ def test_a_disk_that_was_full_only_at_the_start_costs_rows_and_no_names(
     monkeypatch.setattr(RankWriter, "write", full_at_first)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model, may_lack=lambda key: key[0] < 2) as (run, oracle):
         for _ in range(6):
             optimizer.zero_grad()
             model(torch.ones(2, 3)).square().mean().backward()
             oracle.step(optimizer)
             run.flush()
-        oracle.close()
-    check(run.path, oracle, may_lack=lambda key: key[0] < 2)
     assert [t.name for t in weighbridge.open_run(run.path).tensors] == ["weight", "bias"]
     assert capsys.readouterr().err.count("could not write") == 1
 

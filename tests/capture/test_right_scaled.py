@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import weighbridge
-from tests.capture.oracle import GRADIENT, UPDATE, Oracle, check, events, recorded_rows, table
+from tests.capture.oracle import GRADIENT, UPDATE, Oracle, check, events, recorded_rows, table, watched
 
 SCALE = 1024.0
 OVERFLOWS = (3, 4, 9)
@@ -67,12 +67,8 @@ class Scaled:
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_grad_scaler_s_steps_and_those_that_it_leaves_out(tmp_path: Path, fused: bool, micro: int) -> None:
     training = Scaled(fused, micro)
-    oracle = Oracle(training.model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(training.model)
+    with watched(tmp_path, training.model) as (run, oracle):
         training.run(14, oracle.step)  # type: ignore[arg-type]
-        oracle.close()
-    check(run.path, oracle)
     rows = steps_of(run.path)
     assert [row["step"] for row in rows] == list(range(14))
     assert [row["step"] for row in rows if row["skipped"]] == list(OVERFLOWS)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
-from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of, train
+from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of, train, watched
 from weighbridge.records import HISTOGRAM_WHOLE_BELOW
 
 STEPS = 6
@@ -123,17 +123,13 @@ def test_sparse_adam_with_a_sparse_embedding(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.EmbeddingBag(50, 4, sparse=True, mode="sum")
     optimizer = optim.SparseAdam(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(STEPS):
             optimizer.zero_grad()
             model(torch.tensor([[step, step + 1, step, 7]])).square().sum().backward()
             assert model.weight.grad is not None
             assert model.weight.grad.is_sparse
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     row = recorded_rows(run.path)[0, "weight", GRADIENT]
     assert row["count"] == 200  # it counts as the dense tensor that it stands for
     assert row["zero"] == 200 - 3 * 4
@@ -144,33 +140,25 @@ def test_muon_and_adamw_share_one_clock(tmp_path: Path) -> None:
     matrices = [p for p in model.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if p.ndim != 2]
     optimizers = [optim.SGD(matrices, lr=0.1), optim.AdamW(others, lr=0.01)]
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(STEPS):
             model.zero_grad()
             loss_of(model, step).backward()
             for optimizer in optimizers:
                 oracle.step(optimizer, at=step)
-        oracle.close()
-    check(run.path, oracle)
     assert weighbridge.open_run(run.path).last_step == STEPS
 
 
 def test_clipping_and_accumulation_are_in_the_gradient_that_is_weighed(tmp_path: Path) -> None:
     model = network()
     optimizer = optim.Adam(model.parameters())
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(STEPS):
             optimizer.zero_grad()
             for part in range(3):
                 (loss_of(model, 3 * step + part) / 3).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 0.01)
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     record = weighbridge.open_run(run.path)
     total = sum(record.series(t.name, "gradient.l2_norm").values ** 2 for t in record.tensors)
     assert (abs(total**0.5 - 0.01) < 1e-6).all()
@@ -188,9 +176,7 @@ def test_a_large_weight_has_every_eighth_line_in_its_histogram(tmp_path: Path) -
 def test_nan_and_infinity_are_counted_and_harm_no_other_number(tmp_path: Path) -> None:
     model = network()
     optimizer = optim.SGD(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(STEPS):
             optimizer.zero_grad()
             loss_of(model, step).backward()
@@ -198,7 +184,5 @@ def test_nan_and_infinity_are_counted_and_harm_no_other_number(tmp_path: Path) -
             assert bias.grad is not None
             bias.grad[0], bias.grad[1], bias.grad[2] = torch.nan, torch.inf, -torch.inf
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     row = recorded_rows(run.path)[0, "0.bias", GRADIENT]
     assert (row["nan"], row["pos_inf"], row["neg_inf"]) == (1, 1, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of, train
+from tests.capture.oracle import PARAMETER, UPDATE, Oracle, check, recorded_rows, steps_of, train, watched
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import open_place
 from weighbridge.capture.run import Run
@@ -107,9 +107,7 @@ def test_after_an_exception_inside_step_the_rows_go_on_right(tmp_path: Path) -> 
 
     model = small()
     optimizer = Moody(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (_run, oracle):
         for step in range(6):
             backward(model)
             optimizer.angry = step == 3
@@ -118,8 +116,6 @@ def test_after_an_exception_inside_step_the_rows_go_on_right(tmp_path: Path) -> 
                     optimizer.step()
             else:
                 oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     assert oracle.clock == 5
 
 
@@ -183,15 +179,11 @@ def test_an_optimizer_around_another_one_is_one_step(tmp_path: Path) -> None:
 def test_two_optimizers_over_one_parameter_never_write_one_row_twice(tmp_path: Path) -> None:
     model = small()
     optimizers = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.Adam(model.parameters())]
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (_run, oracle):
         for step in range(4):
             for n, optimizer in enumerate(optimizers):
                 backward(model)
                 oracle.step(optimizer, at=2 * step + n)
-        oracle.close()
-    check(run.path, oracle)
 
 
 def test_an_optimizer_stepping_inside_backward_gives_one_step_per_iteration(tmp_path: Path) -> None:
@@ -212,31 +204,23 @@ def test_an_optimizer_stepping_inside_backward_gives_one_step_per_iteration(tmp_
 def test_an_optimizer_of_an_unwatched_model_leaves_no_step(tmp_path: Path) -> None:
     model, other = small(0), small(1)
     mine, theirs = torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD(other.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for _ in range(5):
             backward(other)
             theirs.step()
             backward(model)
             oracle.step(mine)
-        oracle.close()
-    check(run.path, oracle)
     assert [row["optimizer_step"] for row in weighbridge.open_run(run.path).steps_table().to_pylist()] == [*range(5)]
 
 
 def test_many_optimizers_that_come_and_go_keep_their_own_numbers(tmp_path: Path) -> None:
     model = small()
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(6):
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # anew in each step, where the last one was
             backward(model)
             oracle.step(optimizer, at=step)
             del optimizer
-        oracle.close()
-    check(run.path, oracle)
     assert weighbridge.open_run(run.path).steps_table().column("optimizer").to_pylist() == [*range(6)]
 
 

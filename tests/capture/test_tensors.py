@@ -17,7 +17,8 @@ from tests.capture.oracle import train as train_watched
 STEPS = 4
 
 
-class Bag(nn.Module):
+class Bag(nn.Module, watched
+):
     """Parameters without layers: each adds the sum of its elements' squares to the loss."""
 
     def __init__(self, **tensors: torch.Tensor) -> None:
@@ -101,15 +102,11 @@ def test_tied_parameters_are_one_tensor_with_two_names(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 4), nn.Linear(4, 10, bias=False))
     model[2].weight = model[0].weight
     optimizer = torch.optim.Adam(model.parameters())
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for _ in range(STEPS):
             optimizer.zero_grad()
             model(torch.arange(5)).square().mean().backward()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     record = weighbridge.open_run(run.path)
     assert record.tensor("0.weight").aliases == ("2.weight",)
     assert record.tensor("2.weight").name == "0.weight"
@@ -128,14 +125,10 @@ def test_two_parameters_on_one_storage_are_weighed_each_on_its_own(tmp_path: Pat
 def test_an_expanded_gradient_has_every_element(tmp_path: Path) -> None:
     model = Bag(weight=normal(4, 6), slow=normal(3).double())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for _ in range(STEPS):
             model.get_parameter("weight").grad = torch.tensor([[2.0]]).expand(4, 6)
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     rows = recorded_rows(run.path)
     assert rows[0, "weight", GRADIENT]["sum"] == 48
     assert steps_of(rows, "slow", UPDATE) == [*range(STEPS)]
@@ -147,25 +140,19 @@ def test_a_sparse_gradient_is_weighed_as_the_dense_one_that_it_stands_for(coales
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(20, 3, sparse=True), nn.Linear(3, 2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (_run, oracle):
         for _ in range(STEPS):
             optimizer.zero_grad()
             model(torch.tensor([1, 1, 4])).square().sum().backward()
             if coalesced:
                 model[0].weight.grad = model[0].weight.grad.coalesce()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
 
 
 def test_a_lazy_layer_is_known_before_and_weighed_after_its_first_forward(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 1))
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         run.flush()
         before = weighbridge.open_run(run.path).tensor("0.weight")
         assert "not initialised" in before.note
@@ -174,8 +161,6 @@ def test_a_lazy_layer_is_known_before_and_weighed_after_its_first_forward(tmp_pa
             optimizer.zero_grad()
             model(torch.ones(2, 3)).square().mean().backward()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     after = weighbridge.open_run(run.path).tensor("0.weight")
     assert (after.shape, after.count, after.note) == ((4, 3), 12, "")
 
@@ -184,26 +169,19 @@ def test_a_lazy_layer_that_first_runs_in_the_middle_of_training_is_weighed_from_
     torch.manual_seed(0)
     model = nn.ModuleDict({"first": nn.Linear(3, 3), "late": nn.LazyLinear(2)})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(6):
             optimizer.zero_grad()
             out = model["first"](torch.ones(2, 3))
             (model["late"](out) if step >= 3 else out).square().mean().backward()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     assert steps_of(recorded_rows(run.path), "late.weight", UPDATE) == [3, 4, 5]
 
 
 def test_meta_tensors_are_said_to_have_no_numbers_until_they_do(tmp_path: Path) -> None:
     model = nn.Linear(3, 2, device="meta")
     other = nn.Linear(2, 2, device="meta")
-    oracle = Oracle(model, other)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
-        run.watch(other)
+    with watched(tmp_path, model, other) as (run, oracle):
         model.to_empty(device="cpu")
         nn.init.ones_(model.weight)
         nn.init.zeros_(model.bias)
@@ -212,8 +190,6 @@ def test_meta_tensors_are_said_to_have_no_numbers_until_they_do(tmp_path: Path) 
             optimizer.zero_grad()
             model(torch.ones(2, 3)).square().mean().backward()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     notes = {(t.model, t.name): t.note for t in weighbridge.open_run(run.path).tensors}
     assert notes["model", "weight"] == notes["model", "bias"] == ""
     assert "meta" in notes["model-2", "weight"]
@@ -226,9 +202,7 @@ def test_frozen_and_later_unfrozen_parameters(tmp_path: Path) -> None:
     model[0].requires_grad_(False)
     model[1].requires_grad_(False)
     optimizer = torch.optim.SGD([*model[0].parameters(), *model[2].parameters()], lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(6):
             if step == 2:
                 model[0].requires_grad_(True)
@@ -238,8 +212,6 @@ def test_frozen_and_later_unfrozen_parameters(tmp_path: Path) -> None:
             optimizer.zero_grad()
             model(torch.ones(2, 3)).square().mean().backward()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     rows = recorded_rows(run.path)
     assert steps_of(rows, "0.weight", GRADIENT) == [2, 3, 4, 5]
     assert steps_of(rows, "1.weight", UPDATE) == [4, 5]
@@ -267,9 +239,7 @@ def test_a_parameter_replaced_during_training_keeps_its_name_and_series(tmp_path
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for step in range(6):
             if step == 3:  # a wider layer takes the place of the first, and of its input's
                 model[0], model[1] = nn.Linear(3, 9), nn.Linear(9, 1)
@@ -277,8 +247,6 @@ def test_a_parameter_replaced_during_training_keeps_its_name_and_series(tmp_path
             optimizer.zero_grad()
             model(torch.ones(2, 3)).square().mean().backward()
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
     record = weighbridge.open_run(run.path)
     assert len(record.tensors) == 4
     assert record.tensor("0.weight").shape == (9, 3)
