@@ -43,6 +43,8 @@ class Stepper:
         self.moments = Moments(kernel, plan, table)
         self.budget = Budget(plan.budget, plan.histogram > 0) if plan.budget is not None else None
         self.optimizers = Optimizers(recorder, kernel, plan, table, self._joined, self._left)
+        if self.budget is not None:
+            self.optimizers.level = self.budget.level
         self.step_rows = StepRows(recorder)
         self.is_skipping = False
         self.clock = 0
