@@ -40,7 +40,7 @@ Array = np.ndarray[Any, Any]
 def has_triton() -> bool:
     """Can kernels be made here? Triton comes with PyTorch for CUDA."""
     try:
-        import triton  # type: ignore[import-untyped]  # noqa: F401
+        import triton  # noqa: F401
     except ImportError:
         return False
     return True

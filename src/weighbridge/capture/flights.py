@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from weighbridge.capture.devicetable import GRADIENT, PARAMETER, UPDATE, Table
+from weighbridge.capture.devicetable import UPDATE, Table
 from weighbridge.capture.recorder import Recorder
 
 MOST_BYTES: Final = 64 << 20  # of pinned memory, of one optimizer on one device
@@ -91,16 +91,18 @@ def _write(flight: Flight, recorder: Recorder) -> None:
         columns[name][none] = np.nan
     columns["lost"][none] = 0
     key = {"step": flight.step, "attempt": recorder.attempt, "tensor": flight.tensors[tensor]}
-    columns |= key | {"quantity": np.array(flight.quantities)[row], "hist_bits": max(flight.table.fine, 0)}
+    every: dict[str, Any] = (
+        columns | key | {"quantity": np.array(flight.quantities)[row], "hist_bits": max(flight.table.fine, 0)}
+    )
     for first in range(0, len(tensor), 4096):
         part = slice(first, first + 4096)
-        some = {name: column[part] if isinstance(column, np.ndarray) else column for name, column in columns.items()}
+        some = {name: column[part] if isinstance(column, np.ndarray) else column for name, column in every.items()}
         block = recorder.room(-(-len(hists[part]) // 3))
         block.add_many(some, hists[part])
 
 
 def columns_of(table: Table, words: Array, wanted: Array) -> tuple[dict[str, Array], Array]:
-    """Columns of the wanted rows (bool [n, 3]) in the order of tensors, then rows; and their histograms, uint32 [rows, bins]."""
+    """Columns of the wanted rows (bool [n, 3]) in the order of tensors, then rows; their histograms, uint32 [rows, bins]."""
     numbers, hists = table.read(words)
     tensor, row = np.nonzero(wanted)
     numbers = numbers[tensor, row]

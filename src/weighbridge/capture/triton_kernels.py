@@ -233,9 +233,7 @@ def _histograms(
 
 
 @triton.jit
-def _step_tile(
-    sums, after, before, gradient, offsets, mask, kind: tl.constexpr, gradient_kind: tl.constexpr
-):
+def _step_tile(sums, after, before, gradient, offsets, mask, kind: tl.constexpr, gradient_kind: tl.constexpr):
     """Add a tile to the three rows and the cross terms, and refresh the copy."""
     w_row, g_row, u_row, gw, gu, uw, lost = sums
     wide: tl.constexpr = kind == F64
@@ -295,11 +293,9 @@ def weigh_steps(
     lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
     after, before, gradient = after + first, before + first, gradient + first
     whole = length // (T * E)
-    for tile in range(0, whole):
+    for tile in range(whole):
         everywhere = tl.full([T, E], 1, tl.int1)
-        sums = _step_tile(
-            sums, after, before, gradient, tile * (T * E) + lanes, everywhere, kind, gradient_kind
-        )
+        sums = _step_tile(sums, after, before, gradient, tile * (T * E) + lanes, everywhere, kind, gradient_kind)
     rest = whole * (T * E) + lanes
     sums = _step_tile(sums, after, before, gradient, rest, rest < length, kind, gradient_kind)
     w_row, g_row, u_row, gw, gu, uw, lost = sums
@@ -333,7 +329,7 @@ def weigh_alone(
     lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
     x += first
     whole = length // (T * E)
-    for tile in range(0, whole):
+    for tile in range(whole):
         everywhere = tl.full([T, E], 1, tl.int1)
         sums = _count(sums, _widen(tl.load(x + tile * (T * E) + lanes), kind), everywhere, kind, wide)
     rest = whole * (T * E) + lanes
