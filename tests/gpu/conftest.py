@@ -35,6 +35,7 @@ def _wide_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     if IS_INTERPRETED:
         monkeypatch.setattr(devicetable, "LANES", 2048)
         monkeypatch.setattr(devicetable, "TILE", 8192)
+        monkeypatch.setattr(devicetable, "REGISTERS", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.capture.oracle import Expected, Oracle, check, compare, dense, events, table, train
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import Expected, Oracle, check, compare, dense, events, table, train
 from weighbridge.records import Quantity
 from weighbridge.reference import summarize
 
