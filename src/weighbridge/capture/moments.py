@@ -50,6 +50,8 @@ class Moments:
 
     def weigh(self, stepped: Stepped, optimizer: Optimizer, step: int, recorder: Recorder) -> None:
         """Write a row for each moment of each parameter. Call with the recorder's lock held."""
+        for device in stepped.devices:
+            device.weigh_moments(optimizer, step)
         if stepped.work is None:
             return
         keep: list[torch.Tensor] = []

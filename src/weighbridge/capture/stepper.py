@@ -16,8 +16,9 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
-from weighbridge.capture.budget import Budget
+from weighbridge.capture.budget import Budget, Level
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
+from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.moments import Moments
 from weighbridge.capture.optimizers import Optimizers
@@ -205,7 +206,6 @@ class Stepper:
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1
             noted, counted = self._note_step(stepped, optimizer, began)
-            self.recorder.step_done(self.clock)
         spent = time.perf_counter_ns()
         self.own_ns += noted
         self.pending_own_ns = spent - counted  # what came after the row was written: the next one's
@@ -242,8 +242,8 @@ class Stepper:
 
     def _refresh(self, stepped: Stepped, optimizer: Optimizer) -> None:
         """Copies that no longer agree with their parameter: somebody else has changed it."""
-        if stepped.device is not None:
-            stepped.device.before(self.clock)
+        if stepped.devices:
+            self._refresh_devices(stepped, optimizer)
         if stepped.copies and CHECKSUMS.due(self.clock):
             self._weigh_once(stepped.copies, self.clock)
         work = stepped.work
@@ -255,8 +255,8 @@ class Stepper:
             stepped.watched, moved = -1, change.tensors
             self.optimizers.prepare(stepped, optimizer, self.clock)
             work = stepped.work
-            if stepped.device is not None:
-                stepped.device.before(self.clock)
+            for device in stepped.devices:
+                device.before(self.clock)
             if work is not None:
                 work.begin(self.clock)
         if stepped.count and stepped.lent is None:
@@ -264,6 +264,18 @@ class Stepper:
                 self._note_change(tensor)
         if work is not None:
             work.weigh_uncopied(self.clock, self.recorder)
+
+    def _refresh_devices(self, stepped: Stepped, optimizer: Optimizer) -> None:
+        try:
+            moved = [tensor for device in stepped.devices for tensor in device.before(self.clock)]
+        except FormChanged as change:
+            stepped.watched, moved = -1, change.tensors
+            self.optimizers.prepare(stepped, optimizer, self.clock)
+            for device in stepped.devices:
+                device.before(self.clock)
+        if stepped.count and stepped.lent is None:
+            for tensor in moved:
+                self._note_change(tensor)
 
     def _weigh_once(self, weighed: list[Weighed], step: int) -> Snapshots:
         """`parameter` rows of tensors that are not followed from step to step."""
@@ -282,8 +294,13 @@ class Stepper:
 
     def _weigh(self, stepped: Stepped) -> None:
         """Write the rows of this step. Call with the recorder's lock held."""
-        if stepped.device is not None:
-            stepped.device.after(self.clock, self.recorder)
+        try:
+            for device in stepped.devices:
+                device.after(self.clock, stepped.lent, self.recorder)
+        except FormChanged as change:  # inside the step itself: there is no difference to weigh
+            stepped.watched = -1
+            for tensor in change.tensors:
+                self._note_change(tensor)
         work = stepped.work
         if work is None or not work.rows:
             return
@@ -318,7 +335,9 @@ class Stepper:
         if self.outputs is not None:
             own += self.outputs.take_own_ns()
         found_inf = 1.0 if self.is_skipping else found_inf_of(optimizer)
-        self.step_rows.add(stepped, optimizer, self.clock, found_inf, own)
+        is_written = self.step_rows.add(stepped, optimizer, self.clock, found_inf, own)
+        for step in [self.clock] if is_written else self.step_rows.fetch():
+            self.recorder.step_done(step)
         return own, now
 
     # --- the end ----------------------------------------------------------------------------------------------------
@@ -329,11 +348,20 @@ class Stepper:
         step = self.steps
         self.table.rescan(step)
         with self.recorder.lock:
-            self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
             for stepped in self.optimizers.known.values():
-                if stepped.device is not None:
-                    stepped.device.drain(self.recorder)
-            weighed = [w for w in self.table.alive() if w.parameter.device.type == "cpu"]
+                for device in stepped.devices:
+                    device.drain(self.recorder)
+            for late in self.step_rows.fetch(wait=True):
+                self.recorder.step_done(late)
+            self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
+            alive = self.table.alive()
+            if self.plan.schedule("parameters") != NEVER:
+                for device in works_on_devices(
+                    [w for w in alive if not is_direct(w.parameter)], self.plan, Level(), self.table.tell, False
+                ):
+                    device.closing(step)
+                    device.drain(self.recorder)
+            weighed = [w for w in alive if is_direct(w.parameter)]
             if weighed and self.plan.schedule("parameters") != NEVER:
                 last = self._weigh_once(weighed, step)
                 if self.plan.values:

@@ -51,7 +51,7 @@ class Work:
         return self.parts[self.turn]
 
     @property
-    def windows(self) -> int:
+    def number_of_turns(self) -> int:
         """In how many turns the updates of large tensors are weighed, because memory for copies is bounded."""
         return max(len(snapshots.windows) for snapshots in self.parts)
 
