@@ -87,8 +87,10 @@ class Passes:
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
         if self.count:
-            self._empty()
-            self.before = None
+            self.given.clear()
+            self.scales.clear()
+            self.shares.clear()
+            self.count, self.before = 0, None
 
     def _empty(self) -> None:
         self.given, self.scales, self.shares, self.count, self.is_all_here = [], [], [], 0, True

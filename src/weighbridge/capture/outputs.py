@@ -59,7 +59,7 @@ class Outputs:
         self.units_left = MOST_UNITS
         self.own_ns = 0  # spent in forward hooks
         self.biases = Biases(table)
-        self.awaits_batch = plan.sentinel
+        self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
         self._set_pace(self.unowned, 0)
@@ -160,6 +160,7 @@ class Outputs:
         group.due_at = step + 1 if group.is_full else self._next_due(step)
         group.forward.mode = WEIGH if group.weighs else group.rest
         group.backward.mode = WEIGH if group.weighs_gradients else group.rest
+        group.forward.follows = group.weighs_gradients
         if was_full != group.is_full:
             self._place_hooks(group)
         if writes_units:
@@ -197,7 +198,7 @@ class Outputs:
 
     def meet_batch(self, args: Any) -> None:
         """The first module of a pass was called with this: the batch."""
-        self.awaits_batch = False
+        self.scene.awaits_batch = False
         if len(args) == 1 and type(args[0]) is torch.Tensor and args[0].is_floating_point():
             self._batch.meet(args[0])
             return
@@ -220,7 +221,7 @@ class Outputs:
             if (hook.group.weighs_gradients or hook.is_opaque) and tensor.requires_grad:
                 follow(tensor, hook.gradients[name][1])
             if tensor is output:
-                hook.seat = seat
+                hook.settle(seat)
 
     def _is_met(self, output: Any) -> bool:
         """Are these the numbers that the last module gave, unchanged? So a model gives what its last layer gives."""
@@ -262,7 +263,7 @@ class Outputs:
             self._write(group, step)
         group.next_step()
         self._batch_pace.stamp += 1
-        self.awaits_batch = self.plan.sentinel
+        self.scene.awaits_batch = self.plan.sentinel
         if step + 1 >= group.due_at:
             self._set_pace(group, step + 1)
 

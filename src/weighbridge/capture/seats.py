@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from weighbridge.capture.addresses import lent_to_c
 from weighbridge.capture.kernel import Kernel, NativeKernel, code_of
@@ -31,13 +32,14 @@ class Scene(ctypes.Structure):
         ("own_ns", ctypes.c_int64),
         ("last", ctypes.c_uint64),
         ("count", ctypes.c_int64),
+        ("awaits_batch", ctypes.c_int32),
     ]
 
 
 class Pace(ctypes.Structure):
     """wb_pace: what the modules of one optimizer do in this step."""
 
-    _fields_ = [("mode", ctypes.c_int32), ("stamp", ctypes.c_int32), ("histogram", ctypes.c_int32)]
+    _fields_ = [(name, ctypes.c_int32) for name in ("mode", "stamp", "histogram", "follows")]
 
 
 class SeatHead(ctypes.Structure):
@@ -69,11 +71,18 @@ class _Hook(ctypes.Structure):
     _fields_ = [("seat", ctypes.c_void_p), ("otherwise", ctypes.c_void_p)]
 
 
+class ForwardState(ctypes.Structure):
+    """wb_forward: what C knows of a forward hook."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("seat", "root", "module")), ("met_at", ctypes.c_int32)]
+
+
 class _Method(ctypes.Structure):  # PyMethodDef
     _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
 
 
 _METH_O: Final = 8
+_METH_FASTCALL: Final = 0x80
 
 
 class _Address(int):
@@ -189,6 +198,8 @@ class Library:
             library.wb_lend(ctypes.addressof(lent))
             function = ctypes.cast(library.wb_meet, ctypes.c_void_p).value
             self._method = _Method(b"meet", function, _METH_O, b"weighs a tensor")
+            function = ctypes.cast(library.wb_forward_hook, ctypes.c_void_p).value
+            self._forward = _Method(b"forward", function, _METH_FASTCALL, b"meets what a module gives")
         self._make = ctypes.pythonapi.PyCFunction_NewEx
         self._make.restype, self._make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
 
@@ -200,6 +211,15 @@ class Library:
         address = _Address(ctypes.addressof(hook))
         address.keeps = (hook, seat, otherwise, self)
         made: Callable[[torch.Tensor], None] = self._make(ctypes.addressof(self._method), address, None)
+        return made
+
+    def forward(self, state: ForwardState, *kept: Any) -> Callable[[nn.Module, Any], bool] | None:
+        """The C function that does the usual work of a forward hook and says whether that was all. `kept` lives with it."""
+        if self._method is None:
+            return None
+        address = _Address(ctypes.addressof(state))
+        address.keeps = (state, self, *kept)
+        made: Callable[[nn.Module, Any], bool] = self._make(ctypes.addressof(self._forward), address, None)
         return made
 
     def weigh(self, seat: int, numbers: Numbers) -> None:

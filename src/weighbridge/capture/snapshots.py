@@ -128,6 +128,7 @@ class Snapshots:
         self.arena = np.empty(max((self._padded(w) for w in self.windows), default=0) + _ALIGN, dtype=np.uint8)
         self.look = look_at(kernel, self.parameters, self.reached, self.items, self.compared)
         self.keep: list[torch.Tensor] = []  # what must live until the kernel has read it
+        self._found = -1  # what was found and not settled yet; -1 = nobody has looked
 
     def _padded(self, window: list[int]) -> int:
         return sum(_padded(self.sizes[i]) for i in window)
@@ -142,12 +143,21 @@ class Snapshots:
         self.items["snapshot"] = self.addresses
         self.uncopied = [i for i, address in enumerate(self.addresses) if not address]
 
+    def is_as_before(self, gradients: bool) -> bool:
+        """Does everything lie where it did? (Before a step: with the same versions and bytes too.) If not, `locate` goes on
+        from what was found here: to ask again would find nothing new."""
+        found = self.look(gradients)
+        unsettled = found & ~CHANGED if gradients else found
+        self._found = found if unsettled else -1
+        return not unsettled
+
     def locate(self, gradients: bool = False) -> int:
         """Find where every parameter lies now (and the gradient that the optimizer has used). Gives the bits of `Look`.
 
         Raises FormChanged where a parameter is no longer what it was.
         """
-        found = self.look(gradients)
+        found = self.look(gradients) if self._found < 0 else self._found
+        self._found = -1
         for i, weighed in self.gathered:
             dense = weighed.contiguous()
             self.keep.append(dense)
