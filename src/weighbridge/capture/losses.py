@@ -22,6 +22,7 @@ class Passes:
     scales: list[float] = field(default_factory=list)  # factor that GradScaler put on
     shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
     count: int = 0
+    scale: float = 1.0  # of the last pass; stays for an optimizer that steps after another one
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
     def add(self, loss: torch.Tensor) -> float:
@@ -31,9 +32,9 @@ class Passes:
             return float("nan")
         given = loss.item()
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
-            scale, share = factors(loss)
+            self.scale, share = factors(loss)
             self.given.append(given)
-            self.scales.append(scale)
+            self.scales.append(self.scale)
             self.shares.append(share)
         return given
 

@@ -217,6 +217,7 @@ class Stepper:
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
             if self.outputs is not None:
+                self.outputs.loss_scale = self.passes.scale
                 self._of_outputs(self.outputs.after_step, stepped)
             self.has_stepped.add(stepped.number)
             self.total_steps += 1
@@ -419,7 +420,7 @@ class Stepper:
                 found_inf > 0,
                 found_inf,
                 self._clip_factor(stepped) if self.clips else _NAN,
-                passes.scales[-1] if passes.scales else 1.0,
+                passes.scale,
                 *settings,
                 self.epoch,
                 time.time_ns(),
@@ -462,7 +463,8 @@ class Stepper:
             for stepped in self.optimizers.values():
                 if stepped.device is not None:
                     stepped.device.drain(self.recorder)
-            weighed = [w for w in self.table.alive() if w.parameter.device.type == "cpu"]
+            held = [w for one in self.optimizers.values() for w in (*(one.work.weighed if one.work else ()), *one.copies)]
+            weighed = [w for w in (*self.table.alive(), *self.table.orphans(held)) if w.parameter.device.type == "cpu"]
             if weighed and self.plan.schedule("parameters") != NEVER:
                 last = self._weigh_once(weighed, step)
                 if self.plan.values:
@@ -471,3 +473,7 @@ class Stepper:
             if self.changes:
                 total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
                 self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
+        self.table.remove_model(None)  # a run that is kept keeps no parameters, and no copies of them
+        self.optimizers.clear()
+        self.departed.clear()
+        self.by_hand = None
