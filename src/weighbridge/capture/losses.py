@@ -26,6 +26,7 @@ class Passes:
     shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
     count: int = 0
     is_all_here: bool = True  # no number of these is awaited from a device
+    scale: Number = 1.0  # of the last pass; stays for an optimizer that steps after another one
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
     def add(self, loss: torch.Tensor) -> float:
@@ -35,27 +36,28 @@ class Passes:
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
-            scale, share = factors(loss)
-            self.is_all_here &= isinstance(given, float) and isinstance(scale, float)
+            self.scale, share = factors(loss)
+            self.is_all_here &= isinstance(given, float) and isinstance(self.scale, float)
             self.given.append(given)
-            self.scales.append(scale)
+            self.scales.append(self.scale)
             self.shares.append(share)
         return given if isinstance(given, float) else float("nan")
 
     def taken(self) -> Passes:
         """These passes on their own; this one may be cleared."""
-        return Passes(self.given, self.scales, self.shares, self.count, self.is_all_here)
+        return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale)
 
     def awaited(self) -> list[torch.Tensor]:
         """Numbers that a device has yet to give."""
-        return [number for number in (*self.given, *self.scales) if isinstance(number, torch.Tensor)]
+        return [number for number in (*self.given, *self.scales, self.scale) if isinstance(number, torch.Tensor)]
 
     def settled(self, arrived: list[float]) -> Passes:
         """The same with these numbers in the place of those awaited."""
         numbers = iter(arrived)
         given = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.given]
-        scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.scales]
-        return Passes([*given], [scale if is_scale(scale) else 1.0 for scale in scales], self.shares, self.count)
+        scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in (*self.scales, self.scale)]
+        *all_scales, scale = [scale if is_scale(scale) else 1.0 for scale in scales]
+        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale)
 
     def set_apart(self) -> None:
         """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
@@ -90,7 +92,7 @@ class Passes:
             self.given.clear()
             self.scales.clear()
             self.shares.clear()
-            self.count, self.before = 0, None
+            self.count, self.before, self.is_all_here = 0, None, True
 
     def _empty(self) -> None:
         self.given, self.scales, self.shares, self.count, self.is_all_here = [], [], [], 0, True

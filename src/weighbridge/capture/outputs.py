@@ -22,7 +22,7 @@ from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.roles import plain_name
+from weighbridge.capture.roles import plain_path
 from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_readable
 from weighbridge.capture.tensors import TensorTable
@@ -57,6 +57,7 @@ class Outputs:
         self.is_compiled, self.compiled_before = False, compiled_frames()
         self.order, self.step = itertools.count(), 0
         self.units_left = MOST_UNITS
+        self.loss_scale = 1.0  # that a GradScaler has put on the gradients of this step
         self.own_ns = 0  # spent in forward hooks
         self.biases = Biases(table)
         self.scene.awaits_batch = plan.sentinel
@@ -74,8 +75,9 @@ class Outputs:
         for path, module in model.named_modules():
             if id(module) in self.hooks and self.hooks[id(module)].module() is module:
                 continue
-            if computes(path, module) and self.plan.wants(f"{plain_name(path)}/out"):
-                hook = OutputHook(self, self.unowned, name, plain_name(path), module, model)
+            plain = plain_path(model, path)
+            if computes(path, module) and self.plan.wants(f"{plain}/out"):
+                hook = OutputHook(self, self.unowned, name, plain, module, model)
                 hook.around = around(model, path)
                 hook.is_bounded = isinstance(module, BOUNDED)
                 hook.is_opaque = not hook.is_bounded and not any(True for _ in module.parameters())
@@ -279,10 +281,15 @@ class Outputs:
     def _write_rows(self, group: Group, step: int) -> int:
         recorder, seats = self.recorder, group.addresses()
         number = len(seats)
+        block, written = recorder.block, recorder.block.rows
         try:
-            return self.library.take(seats, number, step, recorder.attempt, recorder.block)
+            repeated = self.library.take(seats, number, step, recorder.attempt, block)
         except BlockFull:
-            return self.library.take(seats, number, step, recorder.attempt, recorder.room(number))
+            block, written = recorder.room(number), recorder.block.rows
+            repeated = self.library.take(seats, number, step, recorder.attempt, block)
+        if self.loss_scale != 1:
+            block.divide(written, int(Quantity.ACTIVATION_GRADIENT), self.loss_scale)
+        return repeated
 
     def _note_calls(self, group: Group, step: int, repeated: bool) -> None:
         rows = self.recorder.small["calls"].rows

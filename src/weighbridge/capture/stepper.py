@@ -202,6 +202,7 @@ class Stepper:
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
             if self.outputs is not None:
+                self.outputs.loss_scale = self.step_rows.passes.scale
                 self._of_outputs(self.outputs.after_step, stepped)
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1
@@ -354,7 +355,9 @@ class Stepper:
             for late in self.step_rows.fetch(wait=True):
                 self.recorder.step_done(late)
             self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
-            alive = self.table.alive()
+            known = self.optimizers.known.values()
+            held = [w for one in known for w in (*(one.work.weighed if one.work else ()), *one.copies)]
+            alive = [*self.table.alive(), *self.table.orphans(held)]
             if self.plan.schedule("parameters") != NEVER:
                 for device in works_on_devices(
                     [w for w in alive if not is_direct(w.parameter)], self.plan, Level(), self.table.tell, False
@@ -370,3 +373,7 @@ class Stepper:
             if self.changes:
                 total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
                 self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
+        self.table.remove_model(None)  # a run that is kept keeps no parameters, and no copies of them
+        self.optimizers.clear()
+        self.departed.clear()
+        self.by_hand = None

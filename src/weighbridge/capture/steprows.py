@@ -60,7 +60,7 @@ class StepRows:
         before = (step, self.recorder.attempt, stepped.number, stepped.count)
         clip = self._clip_factor(stepped) if self.clips else _NAN
         after = (*settings_of(optimizer), self.epoch, time.time_ns(), own_ns)
-        awaited = passes.awaited() if passes.given and not passes.is_all_here else []
+        awaited = [] if passes.is_all_here and isinstance(passes.scale, float) else passes.awaited()
         if isinstance(found_inf, torch.Tensor):
             awaited.append(held(found_inf))
         is_late = bool(awaited or self.under_way)  # rows stand in the order of their steps
@@ -84,9 +84,8 @@ class StepRows:
         return steps
 
     def _write(self, before: tuple[Any, ...], passes: Passes, clip: float, found_inf: float, after: tuple[Any, ...]) -> None:
-        scale = passes.scales[-1] if passes.scales else 1.0
         given = sum(passes.given) if passes.given else None
-        row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, scale, *after)
+        row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, passes.scale, *after)
         self.recorder.small["steps"].rows.append(row)
 
     def _clip_factor(self, stepped: Stepped) -> float:
