@@ -6,7 +6,10 @@ GradScaler multiplies the loss by its scale, and accumulation divides it by the 
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -80,22 +83,32 @@ def factors(loss: torch.Tensor) -> tuple[float, float]:
     scale is a power of two (it begins at 2^16 and is doubled and halved); any other tensor is a weight of the user's own.
     """
     scale = share = 1.0
+    for value, is_tensor in _products(loss):
+        if not is_tensor:
+            share *= value
+        elif value < 2 or math.frexp(value)[0] != 0.5:
+            break
+        else:
+            scale *= value
+    return scale, share
+
+
+def multiples(loss: torch.Tensor) -> list[float]:
+    """What the loss was multiplied with: the last factor, the last two together, ... whatever they are for."""
+    return list(itertools.accumulate((value for value, _ in _products(loss)), operator.mul))
+
+
+def _products(loss: torch.Tensor) -> Iterator[tuple[float, bool]]:
+    """The factors at the root, the last one first, and whether each was a tensor."""
     node = loss.grad_fn
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
-            break
+            return
         other = getattr(node, "_saved_other", None)
         if not isinstance(other, torch.Tensor) or other.numel() != 1 or other.requires_grad or other.device.type != "cpu":
-            break
+            return
         value = float(other)
         if value == 0:
-            break
-        value = value if type(node).__name__ == "MulBackward0" else 1 / value
-        if other.dtype is torch.float32:
-            if value < 2 or math.frexp(value)[0] != 0.5:
-                break
-            scale *= value
-        else:
-            share *= value
+            return
+        yield value if type(node).__name__ == "MulBackward0" else 1 / value, other.dtype is torch.float32
         node = next((n for n, _ in node.next_functions if n is not None), None)
-    return scale, share

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.coherence import Pair
 from weighbridge.capture.snapshots import Weighed
 from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.work import Work
@@ -31,6 +32,7 @@ class Stepped:
         self.device: DeviceWeigher | None = None
         self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.told: Any = None  # what the run was told of this optimizer and its groups
+        self.pair = Pair()
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step

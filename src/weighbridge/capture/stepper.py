@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 from weighbridge.capture import hooks
 from weighbridge.capture.budget import Budget, Level
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
+from weighbridge.capture.coherence import Coherence
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.losses import Passes
 from weighbridge.capture.moments import Moments
@@ -48,6 +49,7 @@ class Stepper:
         self.failed = failed
         self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
         self.moments = Moments(kernel, plan, table)
+        self.coherence = Coherence(kernel, plan, table) if plan.schedule("coherence") != NEVER else None
         self.budget = Budget(plan.budget, plan.histogram > 0) if plan.budget is not None else None
         self.level = self.budget.level if self.budget is not None else Level()
         self.clips: list[tuple[int, float]] = []  # since the last step of an optimizer that holds them
@@ -111,12 +113,18 @@ class Stepper:
         given = self.passes.add(root)
         if self.total_steps == 0:
             self._pass_without_step(given)
+        if self.coherence is not None:
+            self.coherence.accumulation.before_pass(root)
         self.pending_own_ns += time.perf_counter_ns() - began
 
     def after_backward(self) -> None:
         """It has ended, and nobody has used its gradients yet."""
         if self.by_hand is not None and not self.by_hand.after_backward(self.clock):
             self.by_hand = None
+        if self.coherence is not None and self.coherence.accumulation.is_in_pass:
+            began = time.perf_counter_ns()
+            self.coherence.accumulation.after_pass()
+            self.pending_own_ns += time.perf_counter_ns() - began
 
     def _step_by_hand(self) -> None:
         """Write the step that somebody has taken without an optimizer since the last backward pass, if there is one."""
@@ -216,11 +224,16 @@ class Stepper:
             self._weigh(stepped)
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
+            self.passes.settle()
+            factor = _NAN
+            if self.coherence is not None and self.coherence.is_due(stepped):
+                is_skipped = self.is_skipping or found_inf_of(optimizer) > 0
+                factor = self.coherence.after_step(stepped, self.clock, self.recorder, self.passes, is_skipped)
             if self.outputs is not None:
                 self._of_outputs(self.outputs.after_step, stepped)
             self.has_stepped.add(stepped.number)
             self.total_steps += 1
-            noted, counted = self._note_step(stepped, optimizer, began)
+            noted, counted = self._note_step(stepped, optimizer, began, factor)
             self.recorder.step_done(self.clock)
         spent = time.perf_counter_ns()
         self.own_ns += noted
@@ -242,6 +255,8 @@ class Stepper:
         for stepped in self.optimizers.values():
             stepped.watched = -1  # its work is prepared anew
         self.moments.histogram, self.moments.thinned.one_in = histogram, change.level.thinning
+        if self.coherence is not None:
+            self.coherence.one_in = change.level.thinning
         if self.outputs is not None:
             self.outputs.set_detail(histogram, change.level.thinning)
         self.recorder.event(self.steps, "detail", change.message(), detail=change.detail())
@@ -397,10 +412,9 @@ class Stepper:
             message = f"{name} was replaced in the model: this optimizer still holds the parameter that stood there before"
             self.recorder.event(self.clock, "replaced", message, weighed.tensor)
 
-    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> tuple[int, int]:
+    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int, factor: float) -> tuple[int, int]:
         """The row of this step. Gives the time of ours that stands in it, and up to when."""
         passes = self.passes
-        passes.settle()
         now = time.perf_counter_ns()
         own = now - began + stepped.own_ns + self.pending_own_ns
         if self.outputs is not None:
@@ -418,7 +432,7 @@ class Stepper:
                 passes.count,
                 found_inf > 0,
                 found_inf,
-                self._clip_factor(stepped) if self.clips else _NAN,
+                self._clip_factor(stepped, factor) if self.clips else factor,
                 passes.scales[-1] if passes.scales else 1.0,
                 *settings,
                 self.epoch,
@@ -430,12 +444,14 @@ class Stepper:
         passes.clear()
         return own, now
 
-    def _clip_factor(self, stepped: Stepped) -> float:
-        """What clipping multiplied this optimizer's gradients with; NaN where none of them was clipped."""
+    def _clip_factor(self, stepped: Stepped, otherwise: float) -> float:
+        """What torch's clipping multiplied this optimizer's gradients with; NaN where it clipped some of them apart."""
         mine = set(stepped.ids)
-        factors = [factor for parameter, factor in self.clips if parameter in mine]
+        clips = [clip for clip in self.clips if clip[0] in mine]
         self.clips = [clip for clip in self.clips if clip[0] not in mine][-_CLIPS_KEPT:]
-        return math.prod(factors) if factors else _NAN
+        if not clips:
+            return otherwise
+        return math.prod(factor for _, factor in clips) if len({parameter for parameter, _ in clips}) == 1 else _NAN
 
     def _pass_without_step(self, given: float) -> None:
         """Nobody has stepped yet: after a while write the passes themselves, so that a run without steps has a loss."""
