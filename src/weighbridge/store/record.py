@@ -25,6 +25,7 @@ from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import BadInput, NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity
 from weighbridge.store import extras, layout
+from weighbridge.store.coherence import Gradients, add_ranks, with_variance
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.histogram import edges_of, full_histogram
 from weighbridge.store.query import RowQuery
@@ -35,10 +36,12 @@ from weighbridge.store.values import decode_values
 from weighbridge.store.views import (
     BiasShare,
     Buckets,
+    Coherence,
     Detail,
     Event,
     Group,
     HeatMap,
+    NoiseScale,
     NonFinite,
     RunInfo,
     Series,
@@ -97,6 +100,7 @@ class RunRecord:
         self._lock = threading.RLock()
         self._described: tuple[object, tuple[Tensor, ...]] = (None, ())
         self._merged: tuple[dict[int, pa.Table], Merge | None] = ({}, None)
+        self._compared: tuple[tuple[int, ...], Gradients] | None = None
         self._look_for_ranks()
 
     # ---- the run ----
@@ -380,6 +384,34 @@ class RunRecord:
     def optimizer_groups(self) -> list[Group]:
         """Every optimizer's parameter groups; a group whose settings or tensors changed stands there again."""
         return extras.optimizer_groups(self.events(), {t.id: t.name for t in self._everything})
+
+    # ---- successive gradients ----
+
+    def coherence(self, tensor: str | None = None, start: int = 0, stop: int = FOREVER) -> Coherence:
+        """How alike successive gradients were at the steps of the plan: of one tensor, or of all of them together."""
+        return self.gradients.coherence(None if tensor is None else self.tensor(tensor).id, start, stop)
+
+    def noise_scales(self, tensor: str | None = None, start: int = 0, stop: int = FOREVER) -> list[NoiseScale]:
+        """The gradient noise scale over these steps, of one tensor or of all together: from successive steps, and from
+        backward passes that add up (right where those are micro-batches of one loss)."""
+        return self.gradients.noise_scales(None if tensor is None else self.tensor(tensor).id, start, stop)
+
+    @property
+    def gradients(self) -> Gradients:
+        """The same by the tensors' ids."""
+        versions = tuple(tables.version for tables in self._all.values())
+        if self._compared is None or self._compared[0] != versions:
+            self._compared = (versions, Gradients(self._of_ranks("coherence"), self._of_ranks("accumulation")))
+        return self._compared[1]
+
+    def _of_ranks(self, table: str) -> pa.Table:
+        """A table whose rows of shards add up, of all ranks as one."""
+        with self._lock:
+            merged = self._ask(self._merge)
+        ranks = self._all if merged is not None else {self._lead: self._tables}
+        tables = {rank: self._ask(functools.partial(one.whole, table)) for rank, one in ranks.items()}
+        tables = {rank: with_variance(one) for rank, one in tables.items()} if table == "coherence" else tables
+        return add_ranks(tables, merged.shares, merged.whole) if merged is not None else tables[self._lead]
 
     # ---- per step ----
 
