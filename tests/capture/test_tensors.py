@@ -17,7 +17,8 @@ from tests.capture.oracle import train as train_watched
 STEPS = 4
 
 
-class Bag(nn.Module, watched):
+class Bag(nn.Module, watched
+):
     """Parameters without layers: each adds the sum of its elements' squares to the loss."""
 
     def __init__(self, **tensors: torch.Tensor) -> None:
