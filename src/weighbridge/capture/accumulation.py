@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from weighbridge.capture.kernel import Kernel
-from weighbridge.capture.losses import Passes, multiples
+from weighbridge.capture.losses import Passes, multiple
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.sketch import EPSILONS, Items, gather
 from weighbridge.capture.snapshots import Weighed
@@ -23,6 +23,7 @@ from weighbridge.records import LOCAL, SHARD
 
 MOST_PASSES: Final = 64  # looked at without a step
 _NAN: Final = float("nan")
+_ALIKE: Final = 1e-5
 Sums = dict[int, tuple[float, float]]  # by tensor: of squares, of absolute values; no entry = no gradient, or 0 throughout
 
 
@@ -39,7 +40,7 @@ class Accumulation:
         self.first: Sums = {}
         self.last = sums  # after the last pass; None = nothing is known
         self.is_clean = not sums
-        self.multiples: list[float] = []  # of the loss, by what it was multiplied with last
+        self.multiple = 1.0  # of the loss that the last root was
         self.passes = self.looks = 0
         self.is_in_pass = self.has_stepped = False
 
@@ -59,7 +60,7 @@ class Accumulation:
             self._start(self._measure())
         elif (sums := self._measure()) != self.last:  # set to zero without a step, or clipped: a new beginning
             self._start(sums)
-        self.is_in_pass, self.multiples = True, multiples(root)
+        self.is_in_pass, self.multiple = True, multiple(root)
 
     def after_pass(self) -> None:
         """It has ended, and nobody has used its gradients yet."""
@@ -95,7 +96,7 @@ class Accumulation:
         if self.is_clean and self.passes > 1 and len(set(passes.scales)) <= 1:
             self._add_rows(weighed, items, step, recorder, scale)
         factor = factor_of([self.last.get(w.tensor, (0.0, 0.0)) for w in weighed], items, scale)
-        return _NAN if self._is_unscaled(factor, passes) else factor
+        return factor if _is_clipping(factor, self.multiple / scale, passes.count) else _NAN
 
     def _add_rows(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder, scale: float) -> None:
         assert self.last is not None
@@ -106,11 +107,6 @@ class Accumulation:
             first, last = (sums.get(w.tensor, (0.0, 0.0))[0] / scale**2 for sums in (self.first, self.last))
             if np.isfinite(first) and np.isfinite(last):
                 recorder.add("accumulation", step, recorder.attempt, w.tensor, count, self.passes, first, last)
-
-    def _is_unscaled(self, factor: float, passes: Passes) -> bool:
-        """Is this factor the inverse of one that the loss has, or that of averaging over the passes? Neither is clipping."""
-        inverses = [*self.multiples, *passes.shares, float(passes.count)]
-        return any(inverse != 1 and abs(factor * inverse - 1) < 1e-5 for inverse in inverses)
 
 
 def _by_tensor(weighed: list[Weighed], items: Items) -> Sums:
@@ -138,3 +134,12 @@ def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> fl
         factor = float(np.sqrt(now[:, 0].sum() / before[:, 0].sum()))
         is_one = np.abs(ratios / factor - 1) <= rounding[:, None] + rounding[np.argmax(before[:, 0])]
     return factor * scale if factor > 0 and np.isfinite(factor) and is_one.all() else _NAN
+
+
+def _is_clipping(factor: float, multiple: float, passes: int) -> bool:
+    """Is it certain that this factor is no other? A loss that was enlarged (by a hand-made loss scale, perhaps), and the sum of
+    several passes, may have been divided again before or after it was clipped."""
+    if abs(factor - 1) < _ALIKE:
+        return True
+    may_be_mean = passes > 1 and abs(multiple * passes - 1) > _ALIKE
+    return not (may_be_mean or multiple > 1 + _ALIKE or abs(factor * multiple - 1) < _ALIKE)

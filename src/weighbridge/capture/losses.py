@@ -6,9 +6,7 @@ GradScaler multiplies the loss by its scale, and accumulation divides it by the 
 
 from __future__ import annotations
 
-import itertools
 import math
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -93,9 +91,9 @@ def factors(loss: torch.Tensor) -> tuple[float, float]:
     return scale, share
 
 
-def multiples(loss: torch.Tensor) -> list[float]:
-    """What the loss was multiplied with: the last factor, the last two together, ... whatever they are for."""
-    return list(itertools.accumulate((value for value, _ in _products(loss)), operator.mul))
+def multiple(loss: torch.Tensor) -> float:
+    """What the loss was multiplied with, whatever for."""
+    return math.prod(value for value, _ in _products(loss))
 
 
 def _products(loss: torch.Tensor) -> Iterator[tuple[float, bool]]:
