@@ -218,6 +218,28 @@ def test_a_step_in_the_middle_ends_the_sum(tmp_path: Path) -> None:
     assert rows_of(training.run(tmp_path, 4)) == {}
 
 
+def test_a_second_step_with_the_same_gradients_says_nothing_new(tmp_path: Path) -> None:
+    training = Passes()
+    path = training.run(tmp_path, 4, before_step=lambda step: training.optimizer.step())
+    assert sorted(rows_of(path)) == [0, 2, 4, 6]
+    assert [math.isnan(factor) for factor in factors(path)] == [False, True] * 4
+
+
+def test_where_nobody_steps_the_passes_are_soon_no_longer_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, looks = small(), []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        monkeypatch.setattr(run._stepper, "by_hand", None)  # of a model too large for it
+        accumulation = run._stepper.coherence.accumulation
+        monkeypatch.setattr(accumulation, "_measure", lambda: looks.append(1) or {})
+        for step in range(100):
+            model.zero_grad()
+            loss_of(model, step).backward()
+    assert len(looks) < 2 * 65
+
+
 def test_very_many_passes_are_not_all_looked_at(tmp_path: Path) -> None:
     training = Passes(passes=70)
     path = training.run(tmp_path, 2)

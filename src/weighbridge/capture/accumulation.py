@@ -33,6 +33,7 @@ class Accumulation:
     def __init__(self, kernel: Kernel, table: TensorTable) -> None:
         self.kernel, self.table = kernel, table
         self.is_sampling = False
+        self.looks = 0  # since the last step
         self.weighed: list[Weighed] = []
         self._start(None)
 
@@ -41,7 +42,8 @@ class Accumulation:
         self.last = sums  # after the last pass; None = nothing is known
         self.is_clean = not sums
         self.multiple = 1.0  # of the loss that the last root was
-        self.passes = self.looks = 0
+        self.passes = 0
+        self.used: set[int] = set()  # tensors that an optimizer has stepped with since
         self.is_in_pass = self.has_stepped = False
 
     @property
@@ -54,6 +56,10 @@ class Accumulation:
         if not self.is_sampling:
             if self.last is not None:
                 self._let_go()
+            return
+        self.looks = 0 if self.has_stepped else self.looks + 1
+        if self.looks > MOST_PASSES:
+            self._let_go()
             return
         if self.last is None or self.has_stepped or self.is_in_pass:
             self.weighed = [w for w in self.table.alive() if not w.is_copy and w.parameter.device.type == "cpu"]
@@ -68,13 +74,10 @@ class Accumulation:
             return
         self.is_in_pass = False
         sums = self._measure()
-        self.looks += 1
         if sums != self.last:  # it was a pass through these
             self.passes += 1
             self.first = sums if self.passes == 1 else self.first
             self.last = sums
-        if self.looks == MOST_PASSES:
-            self._let_go()
 
     def _let_go(self) -> None:
         """Nobody steps, or very many passes add up: this step is left out."""
@@ -89,8 +92,10 @@ class Accumulation:
     def after_step(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder, passes: Passes) -> float:
         """An optimizer has used these gradients. Writes the rows of `accumulation`, and gives the factor that the gradients
         were multiplied with since the last pass; NaN where it is not certain that there is one for all."""
-        if not self.has_measured or self.last is None:
+        tensors = {w.tensor for w in weighed}
+        if not self.has_measured or self.last is None or self.used & tensors:
             return _NAN
+        self.used |= tensors
         self.weighed = []
         scale = passes.scales[-1] if passes.scales else 1.0
         if self.is_clean and self.passes > 1 and len(set(passes.scales)) <= 1:
