@@ -30,7 +30,7 @@ _TRAINING = (
     ("capture.values", "Values.keep_rest", "values of small tensors"),
     ("capture.recorder", "Recorder.values_room", "handing over"),
     ("capture.losses", "Passes.add", "loss"),
-    ("capture.stepper", "Stepper._prepare", "whose step it is"),
+    ("capture.optimizers", "Optimizers.prepare", "whose step it is"),
     ("capture.stepper", "Stepper._note_step", "row of the step"),
     ("capture.recorder", "Recorder.room", "handing over"),
     ("capture.recorder", "Recorder.step_done", "handing over"),

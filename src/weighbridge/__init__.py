@@ -14,8 +14,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from weighbridge.capture.active import config, epochs, finish, flush, init, log, unwatch, watch
     from weighbridge.capture.plan import Plan, Schedule
-    from weighbridge.capture.run import Run, config, epochs, finish, flush, init, log, unwatch, watch
+    from weighbridge.capture.run import Run
     from weighbridge.errors import WeighbridgeError
     from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
     from weighbridge.teaching.lab import lab
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "weighbridge.capture.active": ("config", "epochs", "finish", "flush", "init", "log", "unwatch", "watch"),
     "weighbridge.capture.plan": ("Plan", "Schedule"),
-    "weighbridge.capture.run": ("Run", "config", "epochs", "finish", "flush", "init", "log", "unwatch", "watch"),
+    "weighbridge.capture.run": ("Run",),
     "weighbridge.errors": ("WeighbridgeError",),
     "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
     "weighbridge.teaching.lab": ("lab",),

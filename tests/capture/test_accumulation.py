@@ -225,9 +225,7 @@ def test_a_second_step_with_the_same_gradients_says_nothing_new(tmp_path: Path) 
     assert [math.isnan(factor) for factor in factors(path)] == [False, True] * 4
 
 
-def test_where_nobody_steps_the_passes_are_soon_no_longer_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nobody_steps_the_passes_are_soon_no_longer_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, looks = small(), []
     with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
         run.watch(model)

@@ -59,17 +59,8 @@ def loss_of(model: nn.Module, step: int) -> torch.Tensor:
     return F.mse_loss(model(x), x[:, :2] * 2)
 
 
-def watched(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, steps: int = STEPS) -> tuple[Path, Oracle]:
-    """Train a watched model in a plain loop, with the oracle around each step."""
-    oracle = Oracle(model)
-    with weighbridge.init(dir=folder, name="run", quiet=True) as run:
-        run.watch(model)
-        for step in range(steps):
-            optimizer.zero_grad()
-            loss_of(model, step).backward()
-            oracle.step(optimizer)
-        oracle.close()
-    return run.path, oracle
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[Path, Oracle]:
+    return train(folder, model, optimizer, lambda step: loss_of(model, step), STEPS)
 
 
 def test_no_optimizer_of_torch_is_left_out() -> None:
@@ -80,7 +71,7 @@ def test_no_optimizer_of_torch_is_left_out() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_row_of_every_step_is_what_the_optimizer_did(name: str, tmp_path: Path) -> None:
     model = network()
-    path, oracle = watched(model, OPTIMIZERS[name](list(model.parameters())), tmp_path)
+    path, oracle = trained(model, OPTIMIZERS[name](list(model.parameters())), tmp_path)
     check(path, oracle)
     rows = recorded_rows(path)
     assert steps_of(rows, "0.weight", PARAMETER) == [*range(STEPS), STEPS]  # the last one closes
@@ -91,7 +82,7 @@ def test_every_row_of_every_step_is_what_the_optimizer_did(name: str, tmp_path: 
 def test_the_torch_fallback_writes_the_same_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_KERNEL", "torch")
     model = network()
-    check(*watched(model, OPTIMIZERS[name](list(model.parameters())), tmp_path))
+    check(*trained(model, OPTIMIZERS[name](list(model.parameters())), tmp_path))
 
 
 def test_lbfgs_calls_its_closure_many_times_and_steps_once(tmp_path: Path) -> None:

@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, events, recorded_rows, steps_of
+from tests.capture.oracle import GRADIENT, PARAMETER, UPDATE, Oracle, check, events, recorded_rows, steps_of, watched
 from tests.capture.oracle import train as train_watched
 
 STEPS = 4
 
 
-class Bag(nn.Module, watched
-):
+class Bag(nn.Module):
     """Parameters without layers: each adds the sum of its elements' squares to the loss."""
 
     def __init__(self, **tensors: torch.Tensor) -> None:

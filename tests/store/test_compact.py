@@ -14,8 +14,9 @@ from made_rows import event, logs, rows, steps, tensors, values
 
 from weighbridge.catalog import all_names
 from weighbridge.store.compact import compact_run
+from weighbridge.store.grid import bucket_grid
 from weighbridge.store.layout import create_run
-from weighbridge.store.record import RunRecord, bucket_grid, open_run
+from weighbridge.store.record import RunRecord, open_run
 from weighbridge.store.writer import RankWriter
 
 LAST = 1100

@@ -1,4 +1,4 @@
-"""`Run`, and the functions on the active run: init, watch, log, config, epochs, flush, finish, unwatch.
+"""`Run`: one training process group and its folder. active.py has the functions on the one that is active.
 
 After set-up nothing here raises into training: if our code fails, the run stops recording, the user is told once on
 stderr, and training goes on.
@@ -6,12 +6,10 @@ stderr, and training goes on.
 
 from __future__ import annotations
 
-import atexit
 import os
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +21,7 @@ from torch.optim.optimizer import Optimizer
 from weighbridge.capture import hooks
 from weighbridge.capture.kernel import load_kernel
 from weighbridge.capture.plan import Plan
-from weighbridge.capture.ranks import Place, open_place
+from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
@@ -32,9 +30,7 @@ from weighbridge.format import duration, size
 from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
 
-_active: Run | None = None
 _kernel_notes: set[str] = set()
-_lock = threading.RLock()
 
 
 class Run:
@@ -44,9 +40,17 @@ class Run:
     is left open is finished by the next one or at exit, and can be read meanwhile.
     """
 
-    def __init__(self, place: Place, plan: Plan, quiet: bool, config: Mapping[str, Any] | None, by_watch: bool) -> None:
+    def __init__(
+        self,
+        place: Place,
+        plan: Plan,
+        quiet: bool,
+        config: Mapping[str, Any] | None,
+        by_watch: bool,
+        at_end: Callable[[Run], None] = lambda run: None,
+    ) -> None:
         self.path: Path = place.path
-        self.plan, self.quiet, self.by_watch = plan, quiet, by_watch
+        self.plan, self.quiet, self.by_watch, self._at_end = plan, quiet, by_watch, at_end
         self.is_recording = place.error == ""
         self.is_finished = False
         self._pid = os.getpid()
@@ -108,7 +112,7 @@ class Run:
             for key, value in values.items():
                 number, text = _logged(value)
                 if key == "epoch" and text is None:
-                    self._stepper.epoch = number
+                    self._stepper.step_rows.epoch = number
                 row = (at, self._recorder.attempt, str(key), number, text, time.time_ns())
                 self._recorder.small["logs"].rows.append(row)
 
@@ -122,7 +126,7 @@ class Run:
         """Count epochs: `for epoch in run.epochs(50):`. Steps inside are recorded with their epoch."""
         for epoch in range(number):
             if self._is_on():
-                self._stepper.epoch = float(epoch)
+                self._stepper.step_rows.epoch = float(epoch)
             yield epoch
 
     def flush(self) -> None:
@@ -138,7 +142,7 @@ class Run:
         if self.is_finished or os.getpid() != self._pid:
             return
         self.is_finished = True
-        _forget_active(self)
+        self._at_end(self)
         if not self.is_recording:
             return
         hooks.forget(self._stepper)
@@ -157,11 +161,11 @@ class Run:
 
     def _note_end(self) -> None:
         stepper = self._stepper
-        if self._watched and stepper.total_steps == 0 and stepper.early:
-            stepper.write_passes()
+        if self._watched and stepper.total_steps == 0 and stepper.step_rows.early:
+            stepper.step_rows.write_passes()
             self._tell(
-                f"no optimizer step in {stepper.early} backward passes of this run: is optimizer.step() called, and was "
-                "the optimizer given this model's parameters? (Updates written by hand, and a compiled step, are seen in "
+                f"no optimizer step in {stepper.step_rows.early} backward passes of this run: is optimizer.step() called, and "
+                "was the optimizer given this model's parameters? (Updates written by hand, and a compiled step, are seen in "
                 "models of up to a million parameters)"
             )
         detail = {
@@ -193,7 +197,9 @@ class Run:
 
     # --- do no harm -------------------------------------------------------------------------------------------------
 
-    def _has_steps(self) -> bool:
+    @property
+    def has_steps(self) -> bool:
+        """Was any optimizer step recorded?"""
         return self.is_recording and self._stepper.total_steps > 0
 
     def _is_on(self) -> bool:
@@ -258,116 +264,3 @@ def _logged(value: Any) -> tuple[float, str | None]:
         return float(value), None
     except (TypeError, ValueError):
         return float("nan"), repr(value)
-
-
-# --- the active run -------------------------------------------------------------------------------------------------
-
-
-def init(
-    project: str | None = None,
-    name: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    dir: str | os.PathLike[str] | None = None,
-    *,
-    group: str | None = None,
-    tags: Sequence[str] = (),
-    plan: Plan | None = None,
-    quiet: bool = False,
-) -> Run:
-    """Open a run below `dir` (default ./weighbridge-runs) and make it the active one; an open one is finished first.
-
-    An existing name gets -2, -3, ...: a run is never appended to and never overwritten.
-    """
-    return _open(name, dir, config, plan, quiet, {"project": project, "group": group, "tags": list(tags)}, by_watch=False)
-
-
-def _open(
-    name: str | None,
-    dir: str | os.PathLike[str] | None,
-    config: Mapping[str, Any] | None,
-    plan: Plan | None,
-    quiet: bool,
-    info: dict[str, Any],
-    by_watch: bool,
-) -> Run:
-    global _active
-    with _lock:
-        finish()
-        place = open_place(Path(dir) if dir is not None else Path("weighbridge-runs"), name, info)
-        _active = Run(place, plan or Plan(), quiet, config, by_watch)
-        return _active
-
-
-def watch(
-    model: nn.Module,
-    optimizer: Optimizer | None = None,
-    *,
-    name: str | None = None,
-    plan: Plan | None = None,
-    run: Run | None = None,
-    on_finding: Callable[[Any], None] | None = None,
-    stop_on: str | None = None,
-    also: Sequence[object] = (),
-) -> Run:
-    """Weigh every weight, bias, gradient and update of `model` at every optimizer step. Nothing else is needed.
-
-    model      any torch.nn.Module with parameters
-    optimizer  not needed: it is found when it steps
-    name       tells several models of one run apart (default: model, model-2, ...)
-    plan       what to record within which bounds
-    run        the run to record into; default: the active one, else a new one in ./weighbridge-runs
-
-    A run that `watch` itself opened and that has steps already is finished, and a new one opened: a notebook cell run
-    twice gives two runs. `on_finding`, `stop_on` and `also` are kept for the diagnosis and have no effect yet.
-    Raises NothingToWatch for what is no module or has no parameters.
-    """
-    check_model(model)
-    with _lock:
-        target = run or _active
-        if target is None or target.is_finished or (run is None and target.by_watch and target._has_steps()):
-            target = _open(None, None, None, plan, False, {}, by_watch=True)
-        return target.watch(model, optimizer, name=name)
-
-
-def log(values: Mapping[str, Any], *, step: int | None = None) -> None:
-    """Record metrics in the active run; without one nothing happens."""
-    if _active is not None:
-        _active.log(values, step=step)
-
-
-def config(values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-    """Record settings of the active run; without one nothing happens."""
-    if _active is not None:
-        _active.config(values, **more)
-
-
-def epochs(number: int) -> Iterator[int]:
-    """Count epochs of the active run."""
-    yield from _active.epochs(number) if _active is not None else range(number)
-
-
-def flush() -> None:
-    """Return when all that the active run has recorded is readable by others."""
-    if _active is not None:
-        _active.flush()
-
-
-def unwatch(model: nn.Module | None = None) -> None:
-    """Stop weighing one model of the active run, or all."""
-    if _active is not None:
-        _active.unwatch(model)
-
-
-def finish() -> None:
-    """Finish the active run."""
-    if _active is not None:
-        _active.finish()
-
-
-def _forget_active(run: Run) -> None:
-    global _active
-    if _active is run:
-        _active = None
-
-
-atexit.register(finish)

@@ -165,32 +165,32 @@ def _statistics() -> str:
 def as_table(record: RunRecord, wish: Wish) -> Table:
     """The wish answered for a program."""
     from weighbridge.catalog import all_names
-    from weighbridge.report import coherence, outputs, views
+    from weighbridge.report import coherence, named, outputs, views
 
     if wish.outputs:
         return outputs.table(record)
-    tensors = views.choose_tensors(record, wish.tensors)
+    tensors = named.choose_tensors(record, wish.tensors)
     if wish.coherence:
         return coherence.series(record, tensors) if wish.tensors else coherence.table(record, tensors)
     if wish.values:
         return views.values(record, tensors, _step(record, wish.step))
     if wish.per is Per.EPOCH:
-        return views.epochs(record, tensors, views.choose_statistics(wish.statistics, views.LAST_STATISTICS))
+        return views.epochs(record, tensors, named.choose_statistics(wish.statistics, views.LAST_STATISTICS))
     if wish.step is not None:
-        return views.overview(record, tensors, views.choose_statistics(wish.statistics, all_names()), _step(record, wish.step))
+        return views.overview(record, tensors, named.choose_statistics(wish.statistics, all_names()), _step(record, wish.step))
     if wish.tensors:
-        everything = dict.fromkeys(name for tensor in tensors for name in views.statistics_of(record, tensor))
-        return views.series(record, tensors, views.choose_statistics(wish.statistics, list(everything)))
-    return views.overview(record, tensors, views.choose_statistics(wish.statistics, all_names()))
+        everything = dict.fromkeys(name for tensor in tensors for name in named.statistics_of(record, tensor))
+        return views.series(record, tensors, named.choose_statistics(wish.statistics, list(everything)))
+    return views.overview(record, tensors, named.choose_statistics(wish.statistics, all_names()))
 
 
 def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
     """The wish answered for a person, without the run's head."""
-    from weighbridge.report import coherence, outputs, text, views
+    from weighbridge.report import coherence, named, outputs, text
 
     if wish.outputs:
         return [*outputs.lines(record, width), *outputs.origin_lines(record)]
-    tensors = views.choose_tensors(record, wish.tensors)
+    tensors = named.choose_tensors(record, wish.tensors)
     if not tensors:
         return [*text.wrapped(_words("No tensors are known yet; they are from the first optimizer step on."), width)]
     if wish.coherence:
@@ -205,9 +205,9 @@ def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
 
 
 def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.report import folded, outputs, text, views
+    from weighbridge.report import folded, named, outputs, text, views
 
-    statistics = views.choose_statistics(wish.statistics, views.LAST_STATISTICS)
+    statistics = named.choose_statistics(wish.statistics, views.LAST_STATISTICS)
     step = None if wish.step is None else _step(record, wish.step)
     spark = None if step is not None else (statistics[0] if wish.statistics else "gradient.rms")
     many = len(tensors) > folded.FOLD_ABOVE and not wish.every
@@ -224,11 +224,11 @@ def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: i
 
 
 def _series(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.report import detail, views
+    from weighbridge.report import detail, named
 
     lines: list[Text] = []
     for tensor in tensors:
-        statistics = views.choose_statistics(wish.statistics, views.statistics_of(record, tensor))
+        statistics = named.choose_statistics(wish.statistics, named.statistics_of(record, tensor))
         if wish.statistics or wish.every:
             part = detail.series_lines(record, tensor, statistics, wish.every, width)
         else:
@@ -250,16 +250,16 @@ def _values(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int
 
 
 def _epochs(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.report import detail, views
+    from weighbridge.report import detail, named, views
 
     lines = [] if wish.tensors else [*detail.run_epoch_lines(record, wish.every, width), _words("")]
     if not wish.tensors and not wish.every and len(tensors) > MOST_TENSORS_BY_EPOCH:
         return [*lines, _words("one tensor by epoch: --tensor NAME --per epoch")]
-    statistics = views.choose_statistics(wish.statistics, ("parameter.rms", "gradient.rms", "update.ratio"))
+    statistics = named.choose_statistics(wish.statistics, ("parameter.rms", "gradient.rms", "update.ratio"))
     table = views.epochs(record, tensors, statistics)
     lines += [_words("each statistic at the epoch's last step, then its mean over the epoch")]
     for tensor in tensors:
-        heading, name = detail.title(record, tensor), views.label(record, tensor)
+        heading, name = detail.title(record, tensor), named.label(record, tensor)
         lines += [_words(""), *detail.epoch_lines(table, heading, name, wish.every, width)]
     return lines
 

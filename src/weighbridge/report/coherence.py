@@ -9,12 +9,11 @@ from typing import Final
 from rich.text import Text
 
 from weighbridge import format as plain
-from weighbridge.report import grid, views
+from weighbridge.report import grid, named, views
 from weighbridge.report.machine import Cell, Table
 from weighbridge.report.text import LEAST_SPARK, MOST_SPARK, number_text, thinned, wrapped
 from weighbridge.store.coherence import Gradients
 from weighbridge.store.record import RunRecord, Tensor
-from weighbridge.store.tables import FOREVER
 
 ALL: Final = "(all together)"
 COLUMNS: Final = ("compared", "last_step", "cosine", "cosine_error", "noise_scale_steps", "noise_scale_passes")
@@ -31,8 +30,8 @@ def table(record: RunRecord, tensors: Sequence[Tensor]) -> Table:
 
 
 def _facts(gradients: Gradients, tensor: int | None, half: int) -> tuple[Cell, ...]:
-    found = gradients.coherence(tensor, 0, FOREVER)
-    scales = {one.batch: one.value for one in gradients.noise_scales(tensor, half, FOREVER)}
+    found = gradients.coherence(tensor)
+    scales = {one.batch: one.value for one in gradients.noise_scales(tensor, half)}
     noise = (scales.get("step"), scales.get("backward pass"))
     if not len(found.steps):
         return (0, None, None, None, *noise)
@@ -43,8 +42,8 @@ def series(record: RunRecord, tensors: Sequence[Tensor]) -> Table:
     """One row per tensor and step at which its gradient was compared with the one before."""
     rows: list[tuple[Cell, ...]] = []
     for tensor in tensors:
-        name = views.label(record, tensor)
-        found = record.gradients.coherence(tensor.id, 0, FOREVER)
+        name = named.label(record, tensor)
+        found = record.gradients.coherence(tensor.id)
         columns = (found.steps, found.steps_before, found.cosine, found.errors, found.count, found.numbers)
         rows += [(name, *row) for row in zip(*(column.tolist() for column in columns), strict=True)]
     return Table("coherence", ("tensor", "step", "step_before", "cosine", "cosine_error", "count", "numbers"), rows)
@@ -55,7 +54,7 @@ def lines(record: RunRecord, tensors: Sequence[Tensor], width: int) -> list[Text
     rows = [row[len(views.TENSOR_COLUMNS) :] for row in table(record, tensors).rows]
     if not any(row[0] for row in rows):
         return wrapped(Text("no successive gradients were compared: the plan leaves it out, or no two steps were taken"), width)
-    names = [ALL, *(views.label(record, t) for t in tensors)]
+    names = [ALL, *(named.label(record, t) for t in tensors)]
     columns = [
         grid.column("tensor", [plain.visible(name) for name in names], right=False),
         grid.column("cosine", [_cosine(row[2], row[3]) for row in rows]),
@@ -67,7 +66,7 @@ def lines(record: RunRecord, tensors: Sequence[Tensor], width: int) -> list[Text
     room = min(width - grid.total_width(columns) - grid.GAP, MOST_SPARK)
     if room >= LEAST_SPARK:
         wanted = [None, *(t.id for t in tensors)]
-        values = [record.gradients.coherence(tensor, 0, FOREVER).cosine.tolist() for tensor in wanted]
+        values = [record.gradients.coherence(tensor).cosine.tolist() for tensor in wanted]
         columns.append(grid.column("cosine over steps", [plain.sparkline(thinned(one, room)) for one in values], right=False))
     legend = (
         "cosine: of a gradient and the one of the step before (± of an estimate)   noise scale: the gradient of a batch of so "

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from weighbridge import format as plain
 from weighbridge.catalog import parse
-from weighbridge.report import grid, views
+from weighbridge.report import grid, named, views
 from weighbridge.report.machine import Cell, Table
 from weighbridge.report.text import MARKS, ROLE_STYLES, TROUBLE, number_text, thinned
 from weighbridge.store.record import RunRecord, Tensor
@@ -24,7 +24,7 @@ MOST_VALUE_ROWS: Final = 64
 
 def title(record: RunRecord, tensor: Tensor) -> Text:
     """The tensor's name, mark, shape, dtype and module."""
-    name = plain.visible(views.label(record, tensor))
+    name = plain.visible(named.label(record, tensor))
     mark = Text(MARKS.get(tensor.role, "p"), style=ROLE_STYLES.get(tensor.role, ""))
     facts = (
         f"{plain.shape(tensor.shape)}  {plain.counted(tensor.count, 'number')}  {tensor.dtype}  {plain.visible(tensor.module)}"
@@ -218,7 +218,7 @@ def _value(value: object) -> Text:
 
 
 def _no_values(record: RunRecord, tensor: Tensor, step: int) -> str:
-    name = views.label(record, tensor)
+    name = named.label(record, tensor)
     steps = record.value_steps(name, "parameter")
     if not len(steps):
         of = plain.counted(tensor.count, "number")

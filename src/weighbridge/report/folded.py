@@ -11,7 +11,7 @@ from typing import Final
 from rich.text import Text
 
 from weighbridge import format as plain
-from weighbridge.report import grid, views
+from weighbridge.report import grid, named, views
 from weighbridge.report.machine import Cell
 from weighbridge.report.text import SHORT, number_text, tensor_lines, wrapped
 from weighbridge.store.record import RunRecord, Tensor
@@ -26,7 +26,7 @@ def folded_lines(
 ) -> list[Text]:
     """The tensors in at most some 60 lines, with a line that says how to see the rest."""
     groups = module_groups(tensors)
-    name = plain.visible(views.typed_name(record))
+    name = plain.visible(named.typed_name(record))
     if groups is None:
         between = len(tensors) - 2 * ENDS
         lines = tensor_lines(record, [*tensors[:ENDS], *tensors[-ENDS:]], statistics, spark, step, width)
@@ -65,7 +65,7 @@ def module_groups(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]] | None:
     for depth in range(1, 9):
         groups: dict[str, list[Tensor]] = {}
         for tensor in tensors:
-            path = views.module_path(tensor.name).split(".")
+            path = named.module_path(tensor.name).split(".")
             groups.setdefault(".".join(path[:depth]), []).append(tensor)
         if len(groups) > MOST_GROUPS:
             break

@@ -7,7 +7,7 @@ from typing import Final
 from rich.text import Text
 
 from weighbridge import format as plain
-from weighbridge.report import grid, views
+from weighbridge.report import grid, named, views
 from weighbridge.report.machine import Cell, Table
 from weighbridge.report.text import LEAST_SPARK, MOST_SPARK, TROUBLE, number_text
 from weighbridge.store.record import RunRecord
@@ -35,7 +35,7 @@ def lines(record: RunRecord, width: int) -> list[Text]:
         return [Text("no outputs were recorded: the plan leaves them out, or the model runs in compiled code (see the events)")]
     rows = [row[len(views.TENSOR_COLUMNS) :] for row in table(record).rows]
     columns = [
-        grid.column("output", [plain.visible(views.label(record, t)) for t in record.outputs], right=False),
+        grid.column("output", [plain.visible(named.label(record, t)) for t in record.outputs], right=False),
         grid.column("module", [plain.visible(t.module) for t in record.outputs], right=False),
         grid.column("shape", [plain.shape(t.shape) for t in record.outputs]),
         grid.column("value range", [_range(row[0], row[1]) for row in rows]),

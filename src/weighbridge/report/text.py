@@ -16,7 +16,7 @@ from rich.text import Text
 
 from weighbridge import format as plain
 from weighbridge.catalog import parse
-from weighbridge.report import grid, views
+from weighbridge.report import grid, named, views
 from weighbridge.report.machine import Cell
 from weighbridge.store.record import RunInfo, RunRecord, Tensor
 from weighbridge.store.status import ENDED
@@ -131,7 +131,7 @@ def _columns(
     digits: int,
     by_module: bool,
 ) -> list[grid.Column]:
-    names = [plain.visible(t.name.rpartition(".")[2] if by_module else views.label(record, t)) for t in tensors]
+    names = [plain.visible(t.name.rpartition(".")[2] if by_module else named.label(record, t)) for t in tensors]
     columns = [
         grid.column("tensor", names, right=False),
         grid.column("", [Text(MARKS.get(t.role, "p"), style=ROLE_STYLES.get(t.role, "")) for t in tensors]),
@@ -188,9 +188,9 @@ def _narrowed(names: grid.Column, missing: int) -> grid.Column:
 def _under_modules(record: RunRecord, tensors: Sequence[Tensor], lines: list[Text]) -> list[Text]:
     """The heading, then each module's name and type over the lines of its tensors."""
     out, place = [lines[0]], 1
-    for (_model, path), group in groupby(tensors, key=lambda t: (t.model, views.module_path(t.name))):
+    for (_model, path), group in groupby(tensors, key=lambda t: (t.model, named.module_path(t.name))):
         members = list(group)
-        prefix = views.label(record, members[0]).removesuffix(members[0].name)
+        prefix = named.label(record, members[0]).removesuffix(members[0].name)
         title = plain.visible(f"{prefix}{path}") or "(the model itself)"
         out.append(Text.assemble((title, "bold"), "  ", (plain.visible(members[0].module), "dim")))
         out += lines[place : place + len(members)]
@@ -218,7 +218,7 @@ def trouble_lines(record: RunRecord, most: int = 6) -> list[Text]:
                 since = (
                     f"step {plain.count(first)}" if final == first else f"steps {plain.count(first)} to {plain.count(final)}"
                 )
-                name = plain.visible(views.label(record, tensor))
+                name = plain.visible(named.label(record, tensor))
                 met.append((first, f"! NaN or Inf in the {quantity} of {name}, first at {since}"))
     met.sort(key=lambda one: one[0])
     lines = [Text(words, style=TROUBLE) for _, words in met[:most]]
@@ -227,10 +227,10 @@ def trouble_lines(record: RunRecord, most: int = 6) -> list[Text]:
 
 def note_lines(record: RunRecord, tensors: Sequence[Tensor]) -> list[Text]:
     """Why a tensor is not weighed, and which names are the same tensor."""
-    frozen = [plain.visible(views.label(record, t)) for t in tensors if not t.requires_grad and not t.note]
+    frozen = [plain.visible(named.label(record, t)) for t in tensors if not t.requires_grad and not t.note]
     lines = [Text(f"frozen (requires_grad is False): {', '.join(frozen)}", style="dim")] if frozen else []
     for tensor in tensors:
-        name = plain.visible(views.label(record, tensor))
+        name = plain.visible(named.label(record, tensor))
         if tensor.note:
             lines.append(Text(f"{name}: {plain.visible(tensor.note)}", style="dim"))
         if tensor.aliases:

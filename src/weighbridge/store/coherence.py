@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from weighbridge.catalog import ACCUMULATED, SUCCESSIVE, evaluate
+from weighbridge.store.tables import FOREVER
 from weighbridge.store.views import Coherence, NoiseScale, read_only
 
 CLEAR: Final = 2.0  # standard errors by which the signal must stand above 0 before anything is divided by it
@@ -36,11 +37,11 @@ class Sums:
         self._tensors = self.table.column("tensor").to_numpy()
         self._all: pa.Table | None = None
 
-    def columns(self, tensor: int | None, start: int, stop: int) -> Columns:
+    def columns(self, tensor: int | None, start: int | None, stop: int | None) -> Columns:
         """One entry a step, start <= step < stop; `tensor` None: of all together."""
         table = self.together if tensor is None else self._of(tensor)
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
-        low, high = np.searchsorted(columns["step"], [start, stop])
+        low, high = np.searchsorted(columns["step"], [start or 0, FOREVER if stop is None else stop])
         return {name: column[low:high] for name, column in columns.items()}
 
     def _of(self, tensor: int) -> pa.Table:
@@ -64,7 +65,7 @@ class Gradients:
     def __init__(self, successive: pa.Table, accumulated: pa.Table) -> None:
         self._ways = (("step", SUCCESSIVE, Sums(successive)), ("backward pass", ACCUMULATED, Sums(accumulated)))
 
-    def coherence(self, tensor: int | None, start: int, stop: int) -> Coherence:
+    def coherence(self, tensor: int | None = None, start: int | None = None, stop: int | None = None) -> Coherence:
         """Of one tensor, by its id, or of all of them together, at start <= step < stop."""
         columns = self._ways[0][2].columns(tensor, start, stop)
         cosine = evaluate(SUCCESSIVE["cosine"], columns)
@@ -73,7 +74,7 @@ class Gradients:
         others = (columns[name] for name in ("count", "numbers"))
         return Coherence(*read_only(columns["step"], columns["step_before"], cosine, errors, *others))
 
-    def noise_scales(self, tensor: int | None, start: int, stop: int) -> list[NoiseScale]:
+    def noise_scales(self, tensor: int | None = None, start: int | None = None, stop: int | None = None) -> list[NoiseScale]:
         """The noise scale in each way for which there are rows."""
         found = []
         for batch, statistics, sums in self._ways:

@@ -10,29 +10,25 @@ A RunRecord is used by one thread at a time. Everything raises WeighbridgeError 
 from __future__ import annotations
 
 import functools
-import itertools
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from weighbridge.catalog import Statistic, parse
-from weighbridge.errors import BadInput, NothingRecorded, UnknownTensor, WeighbridgeError, nearest
+from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity
-from weighbridge.store import extras, layout
-from weighbridge.store.coherence import Gradients, add_ranks, with_variance
+from weighbridge.store import extras, layout, persteps
+from weighbridge.store.allranks import AllRanks
+from weighbridge.store.coherence import Gradients
 from weighbridge.store.downsample import WIDTHS
+from weighbridge.store.grid import bucket_grid, joined
 from weighbridge.store.histogram import edges_of, full_histogram
-from weighbridge.store.query import RowQuery
-from weighbridge.store.shards import Merge, merge
-from weighbridge.store.status import info_of, last_flush_of, require_run, state_of
-from weighbridge.store.tables import FOREVER, Part, RankTables, parse_detail
-from weighbridge.store.values import decode_values
+from weighbridge.store.status import info_of, require_run
+from weighbridge.store.values import kept_at, kept_of
 from weighbridge.store.views import (
     BiasShare,
     Buckets,
@@ -55,8 +51,6 @@ from weighbridge.store.views import (
 # their ranges are wider than asked for by up to 64 / COARSE_FROM.
 MANY_ROWS = 500_000
 COARSE_FROM = 8
-
-Answer = TypeVar("Answer")
 
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
 
@@ -85,64 +79,30 @@ class RunRecord:
     """
 
     def __init__(self, path: Path, rank: int | None = None) -> None:
-        self.path = path
+        self.path, self.rank = path, rank
         self._run = require_run(path)
-        self.ranks: tuple[int, ...] = tuple(layout.ranks(path))
-        self.rank = rank
-        lead = rank if rank is not None else (self.ranks[0] if self.ranks else 0)
-        if rank is not None and rank not in self.ranks:
-            there = ", ".join(map(str, self.ranks)) or "none"
-            raise BadInput(f"{path} holds no rank {rank}. Ranks that recorded something: {there}.")
-        self._lead = lead
-        self._tables = RankTables(layout.rank_folder(path, lead))
-        self._all = {lead: self._tables}
-        self._query = RowQuery(self._tables)
-        self._lock = threading.RLock()
-        self._described: tuple[object, tuple[Tensor, ...]] = (None, ())
-        self._merged: tuple[dict[int, pa.Table], Merge | None] = ({}, None)
-        self._compared: tuple[tuple[int, ...], Gradients] | None = None
-        self._look_for_ranks()
+        self._all = AllRanks(path, rank)
+        self._query = self._all.query
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The numbers of all ranks that recorded something."""
+        return self._all.numbers
 
     # ---- the run ----
 
     @property
     def info(self) -> RunInfo:
         self.refresh()
-        return self._ask(lambda: info_of(self.path, self._run, self._tables))
+        return self._all.ask(lambda: info_of(self.path, self._run, self._all.lead))
 
     def refresh(self) -> bool:
         """See newly acknowledged flushes; returns whether there are any."""
-        with self._lock:
-            news = [self._look_for_ranks(), *(tables.refresh() for tables in self._all.values())]
-            return any(news)
-
-    def _look_for_ranks(self) -> bool:
-        """Ranks begin one after the other; those that came since the last look. A rank alone looks at no other."""
-        if self.rank is None:
-            self.ranks = tuple(layout.ranks(self.path))
-        new = [rank for rank in self.ranks if rank not in self._all] if self.rank is None else []
-        self._all |= {rank: RankTables(layout.rank_folder(self.path, rank)) for rank in new}
-        return bool(new)
+        return self._all.refresh()
 
     def rank_states(self) -> list[tuple[int, str, int]]:
         """Of each rank: its number, its state (as RunInfo.state) and the last step that it recorded."""
-        states = []
-        for rank in self.ranks:
-            tables = self._all.get(rank) or RankTables(layout.rank_folder(self.path, rank))
-            state = state_of(self._run, tables.folder, last_flush_of(tables.folder))
-            states.append((rank, state, max((min(p.last_step, p.limit - 1) for p in tables.parts["steps"]), default=-1)))
-        return states
-
-    def _merge(self) -> Merge | None:
-        """How the ranks go together; None where one rank's rows say everything. Makes the query read them so."""
-        if len(self._all) == 1:
-            return None
-        tables = {rank: one.whole("tensors") for rank, one in self._all.items()}
-        if not _is_same(self._merged[0], tables):
-            found = merge({rank: table.to_pylist() for rank, table in tables.items()})
-            self._merged = (tables, None if found.is_of_one(self._lead) else found)
-            self._query.read_as_one(self._all, self._merged[1])
-        return self._merged[1]
+        return self._all.states(self._run)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -159,37 +119,20 @@ class RunRecord:
         return {name: value for name, value in self._run["info"].items() if name != "config"}
 
     def events(self) -> list[Event]:
-        rows = self._whole("events").to_pylist()
-        return [
-            Event(r["step"], r["kind"], r["tensor"], r["message"] or "", parse_detail(r["detail"]), r["time_ns"]) for r in rows
-        ]
-
-    def _whole(self, table: str) -> pa.Table:
-        return self._ask(lambda: self._tables.whole(table))
+        """Everything that happened to the run, in the order it was written."""
+        return persteps.events(self._all.whole("events"))
 
     # ---- tensors ----
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """All watched parameters in order of definition; a later description of the same tensor wins."""
-        return tuple(tensor for tensor in self._everything if not tensor.is_output)
+        return tuple(tensor for tensor in self._all.tensors() if not tensor.is_output)
 
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         """All watched outputs of modules ("encoder.0/out"), in order of execution."""
-        return tuple(tensor for tensor in self._everything if tensor.is_output)
-
-    @property
-    def _everything(self) -> tuple[Tensor, ...]:
-        with self._lock:
-            merged = self._ask(self._merge)
-        table: object = merged or self._whole("tensors")
-        if self._described[0] is not table:
-            rows = merged.tensors if merged else self._whole("tensors").to_pylist()
-            by_id = {row["tensor"]: row for row in rows}
-            found = sorted((_tensor(row) for row in by_id.values()), key=lambda tensor: (tensor.order, tensor.id))
-            self._described = (table, tuple(found))
-        return self._described[1]
+        return tuple(tensor for tensor in self._all.tensors() if tensor.is_output)
 
     def tensors_of(self, quantity: Quantity) -> tuple[Tensor, ...]:
         """Those that this quantity is weighed of: outputs for activations and their gradients, else parameters."""
@@ -197,7 +140,7 @@ class RunRecord:
 
     def tensor(self, name: str) -> Tensor:
         """By name, by one of its aliases or by "model:name" where several models share names. Raises UnknownTensor."""
-        everything = self._everything
+        everything = self._all.tensors()
         found = [t for t in everything if name in (t.name, f"{t.model}:{t.name}", *t.aliases)]
         if not found:
             known = [t.name for t in everything]
@@ -211,36 +154,17 @@ class RunRecord:
     @property
     def thinned(self) -> list[tuple[int, int]]:
         """First and last steps of the ranges of which only buckets are left (the disk limit), in order."""
-        ranges: list[tuple[int, int]] = []
-        for first, last in sorted(part.thinned for part in self._parts if part.thinned):
-            if ranges and first <= ranges[-1][1] + 1:
-                ranges[-1] = (ranges[-1][0], max(last, ranges[-1][1]))
-            else:
-                ranges.append((first, last))
-        return ranges
-
-    @property
-    def _parts(self) -> list[Part]:
-        return [part for tables in self._all.values() for part in tables.parts["rows"]]
+        return joined(part.thinned for part in self._all.parts if part.thinned)
 
     @property
     def first_step(self) -> int:
-        return min((part.first_step for part in self._parts), default=-1)
+        """The first step with rows; -1 where there is none."""
+        return min((part.first_step for part in self._all.parts), default=-1)
 
     @property
     def last_step(self) -> int:
-        return max((min(part.last_step, part.limit - 1) for part in self._parts), default=-1)
-
-    def _ask(self, question: Callable[[], Answer]) -> Answer:
-        """Ask the query engine; once more if somebody compacted a segment away meanwhile."""
-        with self._lock:
-            try:
-                self._merge()
-                return question()
-            except FileNotFoundError:
-                self.refresh()
-                self._merge()
-                return question()
+        """The last one, as `first_step`."""
+        return max((min(part.last_step, part.limit - 1) for part in self._all.parts), default=-1)
 
     def _range(self, start: int | None, stop: int | None) -> tuple[int, int]:
         first = max(self.first_step, 0)
@@ -252,7 +176,7 @@ class RunRecord:
         """One statistic of one tensor at every recorded step, start <= step < stop."""
         quantity, which = parse(statistic)
         found = self.tensor(tensor)
-        answer = self._ask(lambda: self._query.series(found.id, quantity, which, *self._range(start, stop)))
+        answer = self._all.ask(lambda: self._query.series(found.id, quantity, which, *self._range(start, stop)))
         return Series(f"{found.name} {statistic}", *read_only(answer["step"], answer["value"]))
 
     def series_buckets(
@@ -266,7 +190,7 @@ class RunRecord:
     def at_step(self, step: int, statistics: Sequence[str]) -> dict[str, np.ndarray]:
         """Per statistic one value per tensor, in the order of `tensors` (activations: `outputs`); NaN = not recorded."""
         wanted: list[tuple[Quantity, Statistic]] = [parse(name) for name in statistics]
-        answers = self._ask(lambda: self._query.at_step(step, wanted))
+        answers = self._all.ask(lambda: self._query.at_step(step, wanted))
         return {
             name: _placed(self.tensors_of(quantity), answer["tensor"], answer["value"])
             for name, (quantity, _), answer in zip(statistics, wanted, answers, strict=True)
@@ -289,7 +213,7 @@ class RunRecord:
         cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned or many else 0)
         ids = np.array([tensor.id for tensor in chosen], dtype=np.int64)
         span, size = (low, high), len(edges) - 1
-        grids = self._ask(lambda: self._query.buckets(quantity, which, span, cells, ids, size))
+        grids = self._all.ask(lambda: self._query.buckets(quantity, which, span, cells, ids, size))
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last, *grids)
         return HeatMap(statistic, chosen, first, last, *grids)
@@ -313,7 +237,7 @@ class RunRecord:
         """The last rows of `recorded` tensors, looking further and further back."""
         low, high = self._range(None, None)
         for back in (100, 10_000, high - low):
-            found = self._ask(functools.partial(self._query.last, *parse(statistic), max(low, high - back), high))
+            found = self._all.ask(functools.partial(self._query.last, *parse(statistic), max(low, high - back), high))
             if len(found["tensor"]) >= recorded:
                 break
         return found
@@ -324,7 +248,7 @@ class RunRecord:
         132 bins, or 260 or 516 where the plan asked for 2 or 4 bins in each power of two.
         """
         found = self.tensor(tensor)
-        row = self._ask(lambda: self._query.histogram(found.id, QUANTITIES[quantity], step))
+        row = self._all.ask(lambda: self._query.histogram(found.id, QUANTITIES[quantity], step))
         if row is None:
             raise NothingRecorded(f"No {quantity} of {found.name} was recorded at step {step} of {self.path}.")
         if not row["hist_count"] and self.tensor(tensor).count:
@@ -343,55 +267,46 @@ class RunRecord:
 
     def values(self, tensor: str, quantity: str, step: int | None = None) -> tuple[int, np.ndarray]:
         """The tensor's own numbers at the last recorded step <= `step` (None = the last). Raises NothingRecorded."""
-        kept = self._values_of(tensor, quantity)
-        steps = kept.column("step").to_numpy()
-        possible = np.flatnonzero(steps <= (FOREVER if step is None else step))
-        if not len(possible):
+        found = kept_at(self._values_of(tensor, quantity), step, self.tensor(tensor).shape)
+        if found is None:
             raise NothingRecorded(
                 f"The values of {quantity} of {tensor} were not recorded at or before step {step} of {self.path}. "
                 "Values are kept of small tensors only; the statistics are there for all: weighbridge show --tensor"
             )
-        row = int(possible[np.argmax(steps[possible])])
-        data, dtype = kept.column("data")[row].as_py(), kept.column("dtype")[row].as_py()
-        return int(steps[row]), decode_values(data, dtype, self.tensor(tensor).shape)
+        return found
 
     def _values_of(self, tensor: str, quantity: str) -> pa.Table:
-        table = self._whole("values")
-        mine = pc.and_(
-            pc.equal(table.column("tensor"), self.tensor(tensor).id),
-            pc.equal(table.column("quantity"), int(QUANTITIES[quantity])),
-        )
-        return table.filter(mine)
+        return kept_of(self._all.whole("values"), self.tensor(tensor).id, QUANTITIES[quantity])
 
     # ---- what modules give ----
 
     def units(self, output: str) -> list[Units]:
         """Each unit of an output, one record per row of the plan's schedule, in order of steps."""
-        return extras.units_of(self._whole("units"), self.tensor(output).id)
+        return extras.units_of(self._all.whole("units"), self.tensor(output).id)
 
     def last_units(self) -> dict[int, Units]:
         """The last of these of every output, by its id."""
-        return extras.last_units(self._whole("units"))
+        return extras.last_units(self._all.whole("units"))
 
     def first_nonfinite(self) -> NonFinite | None:
         """Where NaN or infinity was first in what modules give; None = nowhere."""
-        return extras.first_nonfinite(self._whole("calls"), {t.id: t.name for t in self.outputs})
+        return extras.first_nonfinite(self._all.whole("calls"), {t.id: t.name for t in self.outputs})
 
     def bias_share(self, tensor: str) -> BiasShare:
         """What a bias adds beside W.x, at the steps at which it was weighed."""
-        return extras.bias_share(self._whole("biases"), self.tensor(tensor).id)
+        return extras.bias_share(self._all.whole("biases"), self.tensor(tensor).id)
 
     def optimizer_groups(self) -> list[Group]:
         """Every optimizer's parameter groups; a group whose settings or tensors changed stands there again."""
-        return extras.optimizer_groups(self.events(), {t.id: t.name for t in self._everything})
+        return extras.optimizer_groups(self.events(), {t.id: t.name for t in self._all.tensors()})
 
     # ---- successive gradients ----
 
-    def coherence(self, tensor: str | None = None, start: int = 0, stop: int = FOREVER) -> Coherence:
+    def coherence(self, tensor: str | None = None, start: int | None = None, stop: int | None = None) -> Coherence:
         """How alike successive gradients were at the steps of the plan: of one tensor, or of all of them together."""
         return self.gradients.coherence(None if tensor is None else self.tensor(tensor).id, start, stop)
 
-    def noise_scales(self, tensor: str | None = None, start: int = 0, stop: int = FOREVER) -> list[NoiseScale]:
+    def noise_scales(self, tensor: str | None = None, start: int | None = None, stop: int | None = None) -> list[NoiseScale]:
         """The gradient noise scale over these steps, of one tensor or of all together: from successive steps, and from
         backward passes that add up (right where those are micro-batches of one loss)."""
         return self.gradients.noise_scales(None if tensor is None else self.tensor(tensor).id, start, stop)
@@ -399,60 +314,32 @@ class RunRecord:
     @property
     def gradients(self) -> Gradients:
         """The same by the tensors' ids."""
-        versions = tuple(tables.version for tables in self._all.values())
-        if self._compared is None or self._compared[0] != versions:
-            self._compared = (versions, Gradients(self._of_ranks("coherence"), self._of_ranks("accumulation")))
-        return self._compared[1]
-
-    def _of_ranks(self, table: str) -> pa.Table:
-        """A table whose rows of shards add up, of all ranks as one."""
-        with self._lock:
-            merged = self._ask(self._merge)
-        ranks = self._all if merged is not None else {self._lead: self._tables}
-        tables = {rank: self._ask(functools.partial(one.whole, table)) for rank, one in ranks.items()}
-        tables = {rank: with_variance(one) for rank, one in tables.items()} if table == "coherence" else tables
-        return add_ranks(tables, merged.shares, merged.whole) if merged is not None else tables[self._lead]
+        return self._all.gradients()
 
     # ---- per step ----
 
     def steps_table(self, start: int | None = None, stop: int | None = None) -> pa.Table:
         """The table of steps, start <= step < stop, in order of steps."""
-        table = self._whole("steps")
-        step = table.column("step")
-        inside = pc.and_(pc.greater_equal(step, start or 0), pc.less(step, FOREVER if stop is None else stop))
-        return table.filter(inside).sort_by([("step", "ascending"), ("optimizer", "ascending")])
+        return persteps.between(self._all.whole("steps"), start, stop)
 
     def losses(self, buckets: int | None = None) -> Series:
         """The loss of each step; with `buckets`, the lowest and highest of each range of steps only."""
-        table = self.steps_table()
-        steps, values = table.column("step").to_numpy(), table.column("loss").to_numpy()
-        seen = table.column("loss").is_valid().to_numpy()  # null = none seen; NaN is a loss
-        steps, first = np.unique(steps[seen], return_index=True)
-        values = values[seen][first]
-        if buckets is not None and len(steps) > 2 * buckets:
-            kept = extremes(values, buckets)
-            steps, values = steps[kept], values[kept]
-        return Series("loss", *read_only(steps, values))
+        return persteps.losses(self.steps_table(), buckets)
 
     def epochs(self) -> tuple[np.ndarray, np.ndarray]:
         """Steps and the epoch at each of them, where one is known."""
-        table = self.steps_table()
-        steps, epochs = table.column("step").to_numpy(), table.column("epoch").to_numpy()
-        known = ~np.isnan(epochs)
-        steps, first = np.unique(steps[known], return_index=True)
-        return steps, epochs[known][first]
+        return persteps.epochs(self.steps_table())
 
     def log_keys(self) -> list[str]:
         """Everything the user logged, by name."""
-        return sorted(set(self._whole("logs").column("key").to_pylist()))
+        return sorted(set(self._all.whole("logs").column("key").to_pylist()))
 
     def logged(self, key: str) -> Series:
         """What was logged under one name. Raises NothingRecorded."""
-        table = self._whole("logs")
-        table = table.filter(pc.equal(table.column("key"), key)).sort_by("step")
-        if not table.num_rows:
+        found = persteps.logged(self._all.whole("logs"), key)
+        if found is None:
             raise NothingRecorded(f"Nothing was logged as {key!r} in {self.path}.{nearest(key, self.log_keys())}")
-        return Series(key, *read_only(table.column("step").to_numpy(), table.column("value").to_numpy()))
+        return found
 
     @property
     def detail(self) -> Detail | None:
@@ -461,70 +348,10 @@ class RunRecord:
 
     def own_cost(self) -> tuple[float, float]:
         """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
-        table = self._whole("steps")
-        if not table.num_rows:
-            return 0.0, 0.0
-        times = table.column("time_ns").to_numpy()
-        return float(pc.sum(table.column("own_ns")).as_py()) / 1e9, float(times.max() - times.min()) / 1e9
-
-
-def bucket_grid(start: int, stop: int, buckets: int, level: int = 0) -> tuple[tuple[int, int, int], np.ndarray]:
-    """At most `buckets` ranges of equal width over start <= step < stop, and the edges cut to it.
-
-    Returns (where bucket 0 begins, steps in a bucket, level of bucket files to use) and the edges. Wide buckets begin
-    and end where those on disk do, so that nothing has to be split; `level` is the least level to use.
-    """
-    most = max(1, buckets)
-    wanted = _whole(stop - start, most)
-    for size in WIDTHS:
-        if wanted > (size * 3 // 4 if size > WIDTHS[0] else size // 2):
-            level = size
-    unit = level or 1
-    base = start - start % unit
-    width = unit * max(1, _whole(_whole(stop - base, most), unit))
-    edges = np.append(np.arange(base, stop, width, dtype=np.int64), stop).astype(np.int64)
-    edges[0] = start
-    return (base, width, level), edges
-
-
-def _whole(amount: int, parts: int) -> int:
-    """amount / parts, rounded up."""
-    return -(-amount // parts)
-
-
-def extremes(values: np.ndarray, buckets: int) -> np.ndarray:
-    """Indices of the lowest and highest of `values` in each of `buckets` equal stretches, in order."""
-    cuts = np.linspace(0, len(values), buckets + 1).astype(np.int64)
-    kept: list[int] = []
-    for low, high in itertools.pairwise(cuts):
-        if high > low:
-            kept += [int(low + np.argmin(values[low:high])), int(low + np.argmax(values[low:high]))]
-    return np.unique(kept)
+        return persteps.own_cost(self._all.whole("steps"))
 
 
 def _placed(tensors: Sequence[Tensor], ids: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values by id, put in the order of the tensors."""
     by_id = dict(zip(ids.tolist(), values.tolist(), strict=True))
     return np.array([by_id.get(tensor.id, np.nan) for tensor in tensors], dtype=np.float64)
-
-
-def _is_same(one: dict[int, pa.Table], other: dict[int, pa.Table]) -> bool:
-    """The very same tables (each is kept until something is added to it)?"""
-    return one.keys() == other.keys() and all(one[rank] is other[rank] for rank in one)
-
-
-def _tensor(row: dict[str, Any]) -> Tensor:
-    return Tensor(
-        id=row["tensor"],
-        model=row["model"],
-        name=row["name"],
-        role=row["role"],
-        module=row["module"],
-        shape=tuple(row["shape"] or ()),
-        dtype=row["dtype"],
-        count=row["count"],
-        order=row["order"],
-        aliases=tuple(row["aliases"] or ()),
-        requires_grad=row["requires_grad"],
-        note=row["note"] or "",
-    )

@@ -43,6 +43,24 @@ class Tensor:
     requires_grad: bool
     note: str  # why it is not weighed; empty where it is
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Tensor:
+        """From a row of the table of tensors."""
+        return cls(
+            id=row["tensor"],
+            model=row["model"],
+            name=row["name"],
+            role=row["role"],
+            module=row["module"],
+            shape=tuple(row["shape"] or ()),
+            dtype=row["dtype"],
+            count=row["count"],
+            order=row["order"],
+            aliases=tuple(row["aliases"] or ()),
+            requires_grad=row["requires_grad"],
+            note=row["note"] or "",
+        )
+
     @property
     def is_output(self) -> bool:
         """Is it what a module gives, and no parameter?"""

@@ -21,9 +21,10 @@ from torch import nn
 from weighbridge.errors import BadInput, nearest
 from weighbridge.teaching import answer, compare, networks
 from weighbridge.teaching.data import Dataset, Task, load
-from weighbridge.teaching.options import Variant, only_difference, variants, whole
+from weighbridge.teaching.options import Variant, only_difference, variants
 from weighbridge.teaching.progress import Progress
 from weighbridge.teaching.training import Training, one_thread, train
+from weighbridge.teaching.words import whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from torch import nn
 
 from weighbridge.errors import BadInput, nearest
 from weighbridge.teaching.data import Dataset
-from weighbridge.teaching.options import Options, optimizer_arguments
+from weighbridge.teaching.options import Options
+from weighbridge.teaching.words import optimizer_arguments
 
 ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {
     "relu": nn.ReLU,

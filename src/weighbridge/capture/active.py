@@ -1,0 +1,130 @@
+"""The active run, and the functions on it: init, watch, log, config, epochs, flush, finish, unwatch."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture.plan import Plan
+from weighbridge.capture.ranks import open_place
+from weighbridge.capture.run import Run, check_model
+
+_active: Run | None = None
+_lock = threading.RLock()
+
+
+def init(
+    project: str | None = None,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    dir: str | os.PathLike[str] | None = None,
+    *,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    plan: Plan | None = None,
+    quiet: bool = False,
+) -> Run:
+    """Open a run below `dir` (default ./weighbridge-runs) and make it the active one; an open one is finished first.
+
+    An existing name gets -2, -3, ...: a run is never appended to and never overwritten.
+    """
+    return _open(name, dir, config, plan, quiet, {"project": project, "group": group, "tags": list(tags)}, by_watch=False)
+
+
+def _open(
+    name: str | None,
+    dir: str | os.PathLike[str] | None,
+    config: Mapping[str, Any] | None,
+    plan: Plan | None,
+    quiet: bool,
+    info: dict[str, Any],
+    by_watch: bool,
+) -> Run:
+    global _active
+    with _lock:
+        finish()
+        place = open_place(Path(dir) if dir is not None else Path("weighbridge-runs"), name, info)
+        _active = Run(place, plan or Plan(), quiet, config, by_watch, _forget)
+        return _active
+
+
+def watch(
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    *,
+    name: str | None = None,
+    plan: Plan | None = None,
+    run: Run | None = None,
+    on_finding: Callable[[Any], None] | None = None,
+    stop_on: str | None = None,
+    also: Sequence[object] = (),
+) -> Run:
+    """Weigh every weight, bias, gradient and update of `model` at every optimizer step. Nothing else is needed.
+
+    model      any torch.nn.Module with parameters
+    optimizer  not needed: it is found when it steps
+    name       tells several models of one run apart (default: model, model-2, ...)
+    plan       what to record within which bounds
+    run        the run to record into; default: the active one, else a new one in ./weighbridge-runs
+
+    A run that `watch` itself opened and that has steps already is finished, and a new one opened: a notebook cell run
+    twice gives two runs. `on_finding`, `stop_on` and `also` are kept for the diagnosis and have no effect yet.
+    Raises NothingToWatch for what is no module or has no parameters.
+    """
+    check_model(model)
+    with _lock:
+        target = run or _active
+        if target is None or target.is_finished or (run is None and target.by_watch and target.has_steps):
+            target = _open(None, None, None, plan, False, {}, by_watch=True)
+        return target.watch(model, optimizer, name=name)
+
+
+def log(values: Mapping[str, Any], *, step: int | None = None) -> None:
+    """Record metrics in the active run; without one nothing happens."""
+    if _active is not None:
+        _active.log(values, step=step)
+
+
+def config(values: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+    """Record settings of the active run; without one nothing happens."""
+    if _active is not None:
+        _active.config(values, **more)
+
+
+def epochs(number: int) -> Iterator[int]:
+    """Count epochs of the active run."""
+    yield from _active.epochs(number) if _active is not None else range(number)
+
+
+def flush() -> None:
+    """Return when all that the active run has recorded is readable by others."""
+    if _active is not None:
+        _active.flush()
+
+
+def unwatch(model: nn.Module | None = None) -> None:
+    """Stop weighing one model of the active run, or all."""
+    if _active is not None:
+        _active.unwatch(model)
+
+
+def finish() -> None:
+    """Finish the active run."""
+    if _active is not None:
+        _active.finish()
+
+
+def _forget(run: Run) -> None:
+    global _active
+    if _active is run:
+        _active = None
+
+
+atexit.register(finish)

@@ -1,0 +1,60 @@
+"""Readers of what stands once per step: losses, epochs, what was logged, own cost; and events."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from weighbridge.store.grid import extremes
+from weighbridge.store.tables import FOREVER, parse_detail
+from weighbridge.store.views import Event, Series, read_only
+
+
+def between(table: pa.Table, start: int | None, stop: int | None) -> pa.Table:
+    """Rows of the table of steps with start <= step < stop, in order of steps."""
+    step = table.column("step")
+    inside = pc.and_(pc.greater_equal(step, start or 0), pc.less(step, FOREVER if stop is None else stop))
+    return table.filter(inside).sort_by([("step", "ascending"), ("optimizer", "ascending")])
+
+
+def losses(table: pa.Table, buckets: int | None) -> Series:
+    """The loss of each step (table in order of steps); with `buckets`, the lowest and highest of each range of steps only."""
+    steps, values = table.column("step").to_numpy(), table.column("loss").to_numpy()
+    seen = table.column("loss").is_valid().to_numpy()  # null = none seen; NaN is a loss
+    steps, first = np.unique(steps[seen], return_index=True)
+    values = values[seen][first]
+    if buckets is not None and len(steps) > 2 * buckets:
+        kept = extremes(values, buckets)
+        steps, values = steps[kept], values[kept]
+    return Series("loss", *read_only(steps, values))
+
+
+def epochs(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Steps (table in order of steps) and the epoch at each of them, where one is known."""
+    steps, told = table.column("step").to_numpy(), table.column("epoch").to_numpy()
+    known = ~np.isnan(told)
+    steps, first = np.unique(steps[known], return_index=True)
+    return steps, told[known][first]
+
+
+def logged(table: pa.Table, key: str) -> Series | None:
+    """What was logged under one name; None where nothing was."""
+    found = table.filter(pc.equal(table.column("key"), key)).sort_by("step")
+    if not found.num_rows:
+        return None
+    return Series(key, *read_only(found.column("step").to_numpy(), found.column("value").to_numpy()))
+
+
+def own_cost(table: pa.Table) -> tuple[float, float]:
+    """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
+    if not table.num_rows:
+        return 0.0, 0.0
+    times = table.column("time_ns").to_numpy()
+    return float(pc.sum(table.column("own_ns")).as_py()) / 1e9, float(times.max() - times.min()) / 1e9
+
+
+def events(table: pa.Table) -> list[Event]:
+    """What happened to the run, in the order it was written."""
+    rows = table.to_pylist()
+    return [Event(r["step"], r["kind"], r["tensor"], r["message"] or "", parse_detail(r["detail"]), r["time_ns"]) for r in rows]
