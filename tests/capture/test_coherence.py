@@ -170,7 +170,7 @@ def test_nothing_is_kept_or_read_between_the_steps_of_the_plan(tmp_path: Path, m
             optimizer.zero_grad()
             loss(step).backward()
             optimizer.step()
-            (stepped,) = run._stepper.optimizers.values()
+            (stepped,) = run._stepper.optimizers.known.values()
             held = stepped.pair.kept
             kept.append((bool(sketches), held is not None, held is not None and held.numbers.size))
             assert bool(run._stepper.coherence.accumulation.weighed) is False
