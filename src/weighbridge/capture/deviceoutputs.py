@@ -16,11 +16,13 @@ import torch
 from weighbridge.capture.devicetable import KINDS, PIECE, TILE, WIDTH, Layout, add_up, lanes
 from weighbridge.capture.flights import Flights
 from weighbridge.capture.late import is_capturing
+from weighbridge.capture.losses import Number
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.seats import WEIGH, Pace, Seat
 from weighbridge.capture.snapshots import as_real, is_dense
 
 MOST_FLAGS: Final = 1 << 14  # outputs of one step; later ones of the same step are not looked at
+MOST_ARENAS: Final = 64
 _SLOTS: Final = 1 << 12  # pieces in one arena; a step takes as many arenas as it needs
 
 Array = np.ndarray[Any, Any]
@@ -57,8 +59,8 @@ class Met:
 class DeviceOutputs:
     """`note_call(step, seat, calls, first call that was not finite, place in the step)` is told of each flag."""
 
-    def __init__(self, note_call: Callable[[int, Seat, int, int, int], None]) -> None:
-        self.note_call = note_call
+    def __init__(self, note_call: Callable[[int, Seat, int, int, int], None], failed: Callable[[Exception], None]) -> None:
+        self.note_call, self.failed = note_call, failed
         self.met: dict[int, Met] = {}  # by id of the pace
         self.flights = Flights()
         self.flags_under_way: list[tuple[int, list[Seat], torch.Tensor, Any]] = []
@@ -66,9 +68,14 @@ class DeviceOutputs:
         self.last: tuple[int, int] = (0, 0)  # where the last tensor lay, and its size
 
     def meet(self, seat: Seat, tensor: torch.Tensor) -> None:
-        """Weigh a module's output, or the gradient by it."""
-        if is_capturing(tensor.device) or not tensor.numel():
-            return
+        """Weigh a module's output, or the gradient by it. Called from autograd too: raises nothing."""
+        try:
+            if tensor.numel() and not is_capturing(tensor.device):
+                self._meet(seat, tensor)
+        except Exception as error:
+            self.failed(error)
+
+    def _meet(self, seat: Seat, tensor: torch.Tensor) -> None:
         met = self.met.get(id(seat.pace))
         if met is None or met.device != tensor.device:
             met = self.met[id(seat.pace)] = Met(tensor.device)
@@ -112,6 +119,10 @@ class DeviceOutputs:
     def _arena(self, met: Met, pieces: int, fine: int) -> Arena:
         """The one that is being filled, or the next."""
         bins = 256 << max(fine, 0)
+        if met.used >= MOST_ARENAS:  # of modules whose optimizer does not step: what they gave is let go
+            met.used = 0
+            for arena in met.arenas:
+                arena.clear()
         while met.used < len(met.arenas):
             arena = met.arenas[met.used]
             if arena.ends[-1] + pieces <= arena.slots and arena.hists.shape[2] == bins:
@@ -120,25 +131,33 @@ class DeviceOutputs:
         met.arenas.append(Arena(met.device, max(_SLOTS, pieces), bins))
         return met.arenas[-1]
 
-    def send(self, pace: Pace, step: int) -> None:
-        """A step is done: send what its modules have given."""
-        met = self.met.get(id(pace))
+    def send(self, pace: Pace, step: int, scale: Number) -> None:
+        """A step is done: send what its modules have given. `scale`: that a GradScaler has put on it."""
+        met = self.met.get(id(pace)) or self._moved(pace)
         if met is None or not met.order:
             return
         for arena in met.arenas:
             if arena.seats:
-                self._send_rows(arena, step, pace)
+                self._send_rows(arena, step, pace, scale)
         self._send_flags(met, step)
         met.used, met.order = 0, []
 
-    def _send_rows(self, arena: Arena, step: int, pace: Pace) -> None:
+    def _moved(self, pace: Pace) -> Met | None:
+        """What was met before this pace was known: an optimizer's first step, whose modules had none to keep pace with."""
+        for key, met in self.met.items():
+            if met.order and all(seat.pace is pace for seat in met.order):
+                self.met[id(pace)] = self.met.pop(key)
+                return met
+        return None
+
+    def _send_rows(self, arena: Arena, step: int, pace: Pace, scale: Number) -> None:
         layout = Layout(np.array(arena.counts, np.int64), np.array(arena.kinds, np.int64)[:, None], pace.histogram)
         ends = torch.tensor(arena.ends, dtype=torch.int64)
         ends = ends.pin_memory().to(arena.stats.device, non_blocking=True) if arena.stats.is_cuda else ends
         tensors = np.array([seat.tensor for seat in arena.seats])
         words = add_up(arena.stats, arena.hists, ends, layout)
         every, none = np.ones((len(tensors), 1), bool), np.zeros(len(tensors), bool)
-        self.flights.send(step, words, layout, tensors, (int(arena.seats[0].quantity),), every, none, True)
+        self.flights.send(step, words, layout, tensors, (int(arena.seats[0].quantity),), every, none, True, scale)
         arena.clear()
 
     def _send_flags(self, met: Met, step: int) -> None:

@@ -6,6 +6,7 @@ that it has queued is done; what PyTorch frees meanwhile is given away on the sa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -40,6 +41,7 @@ _BINS_AT_ONCE: Final = 64
 Array = np.ndarray[Any, Any]
 
 
+@functools.cache
 def has_triton() -> bool:
     """Can kernels be made here? Triton comes with PyTorch for CUDA."""
     try:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from weighbridge.capture.devicetable import UPDATE, Layout
+from weighbridge.capture.late import Late
+from weighbridge.capture.losses import Number, is_scale
 from weighbridge.capture.recorder import Recorder
 
 MOST_BYTES: Final = 64 << 20  # of pinned memory, of one optimizer on one device
@@ -41,6 +43,7 @@ class Flight:
     host: torch.Tensor
     done: Any  # an event of the device, or None where everything is done when the call returns
     adds_calls: bool  # several rows of one tensor are one
+    scale: Late | float
 
 
 class Flights:
@@ -61,8 +64,11 @@ class Flights:
         wanted: Array,
         has_gradient: Array,
         adds_calls: bool = False,
+        scale: Number = 1.0,
     ) -> None:
-        """Send what `add_up` gives, behind the work that is queued on the current stream."""
+        """Send what `add_up` gives, behind the work that is queued on the current stream. The rows are divided by the scale,
+        if it is one of a GradScaler's."""
+        late = Late([scale]) if isinstance(scale, torch.Tensor) else None
         host = self._buffer(layout.words)
         if host is None:
             self.dropped += int(wanted.sum())
@@ -72,7 +78,8 @@ class Flights:
         if words.device.type == "cuda":
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
-        self.under_way.append(Flight(step, layout, tensors, quantities, wanted, has_gradient, host, done, adds_calls))
+        factor = late if late is not None else float(scale)
+        self.under_way.append(Flight(step, layout, tensors, quantities, wanted, has_gradient, host, done, adds_calls, factor))
 
     def _buffer(self, words: int) -> torch.Tensor | None:
         for i, buffer in enumerate(self.free):
@@ -108,10 +115,15 @@ def _write(flight: Flight, recorder: Recorder) -> None:
         columns["lost"][none] = 0
         key |= {"tensor": flight.tensors[tensor], "quantity": np.array(flight.quantities)[row]}
     every = columns | key
+    scale = flight.scale.numbers()[0] if isinstance(flight.scale, Late) else flight.scale
     for first in range(0, len(hists), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
         some = {name: column[part] if isinstance(column, np.ndarray) else column for name, column in every.items()}
-        recorder.room(-(-len(hists[part]) // 3)).add_many(some, hists[part])
+        block = recorder.room(-(-len(hists[part]) // 3))
+        start = block.rows
+        block.add_many(some, hists[part])
+        if is_scale(scale):
+            block.divide(start, flight.quantities[0], scale)
 
 
 def columns_of(layout: Layout, words: Array, wanted: Array, tensors: Array | None = None) -> tuple[dict[str, Array], Array]:

@@ -19,12 +19,15 @@ SOURCES: Final = (
     "weigh_level.c",
     "weigh_output.h",
     "weighbridge_forward.c",
+    "weigh_sketch.h",
     "weighbridge_kernel.c",
     "weighbridge_kernel.h",
     "weighbridge_look.c",
     "weighbridge_look.h",
     "weighbridge_output.c",
     "weighbridge_output.h",
+    "weighbridge_sketch.c",
+    "weighbridge_sketch.h",
 )
 
 

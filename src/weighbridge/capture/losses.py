@@ -7,6 +7,7 @@ GradScaler multiplies the loss by its scale, and accumulation divides it by the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -111,28 +112,43 @@ def factors(loss: torch.Tensor) -> tuple[Number, float]:
     """
     scale: Number = 1.0
     share = 1.0
+    for value, is_tensor in _products(loss):
+        if isinstance(value, torch.Tensor):  # on its device: whether it is a scale is seen when it arrives
+            if isinstance(scale, torch.Tensor):
+                break
+            scale = held(value)
+        elif not is_tensor:
+            share *= value
+        elif not is_scale(value):
+            break
+        else:
+            scale = scale * value
+    return scale, share
+
+
+def multiple(loss: torch.Tensor) -> float:
+    """What the loss was multiplied with, whatever for; NaN where a device knows."""
+    factors = [value for value, _ in _products(loss)]
+    return math.prod(value if isinstance(value, float) else math.nan for value in factors)
+
+
+def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool]]:
+    """The factors at the root, the last one first, and whether each was a tensor."""
     node = loss.grad_fn
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
-            break
+            return
         other = getattr(node, "_saved_other", None)
         if not isinstance(other, torch.Tensor) or other.numel() != 1 or other.requires_grad:
-            break
-        if not other.is_cpu:  # a scale on its device: whether it is one is seen when it arrives
-            if isinstance(scale, torch.Tensor) or type(node).__name__ != "MulBackward0":
-                break
-            scale = held(other)
-            node = next((n for n, _ in node.next_functions if n is not None), None)
-            continue
-        value = float(other)
-        if value == 0:
-            break
-        value = value if type(node).__name__ == "MulBackward0" else 1 / value
-        if other.dtype is torch.float32:
-            if not is_scale(value):
-                break
-            scale = scale * value
+            return
+        is_product = type(node).__name__ == "MulBackward0"
+        if not other.is_cpu:
+            if not is_product:
+                return
+            yield other, True
         else:
-            share *= value
+            value = float(other)
+            if value == 0:
+                return
+            yield value if is_product else 1 / value, other.dtype is torch.float32
         node = next((n for n, _ in node.next_functions if n is not None), None)
-    return scale, share
