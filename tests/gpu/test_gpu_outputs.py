@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.capture.oracle import events, table
+from tests.capture.output_oracle import EVERYTHING, Truth, check_outputs, data, output_rows, sequential_truth, train
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import events, table
-from tests.capture.output_oracle import EVERYTHING, Truth, check_outputs, data, output_rows, sequential_truth, train
 from weighbridge.records import Quantity
 
 
@@ -83,7 +83,7 @@ def test_the_first_module_with_nan_is_known_at_any_step(plan: Any, device: torch
     flagged = [row for row in table(path, "calls") if row["nonfinite_call"] >= 0 and row["quantity"] == Quantity.ACTIVATION]
     at_3 = sorted((row["place"], names[row["tensor"]]) for row in flagged if row["step"] == 3)
     assert [name for _, name in at_3] == ["1/out", "2/out"]
-    assert {row["step"] for row in flagged} == {3}
+    assert min(row["step"] for row in flagged) == 3
 
 
 def test_gradients_are_without_the_scale_of_the_loss(device: torch.device, tmp_path: Path) -> None:
@@ -92,7 +92,9 @@ def test_gradients_are_without_the_scale_of_the_loss(device: torch.device, tmp_p
     scale, truth = torch.tensor(1024.0, device=device), Truth()
     inputs = lambda step: data(step, 3, 4).to(device)
     by_hand = sequential_truth(model, inputs, truth, lambda y: y.square().sum())
-    path = train(tmp_path, model, lambda step: model(inputs(step)).square().sum() * scale, truth=by_hand)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-5)
+    loss = lambda step: model(inputs(step)).square().sum() * scale
+    path = train(tmp_path, model, loss, truth=by_hand, optimizer=optimizer)
     found = output_rows(path)
     rows = {key: row for key, row in found.items() if key[2] is Quantity.ACTIVATION_GRADIENT}
     assert len(rows) == 8

@@ -63,6 +63,7 @@ class DeviceOutputs:
         self.note_call, self.failed = note_call, failed
         self.met: dict[int, Met] = {}  # by id of the pace
         self.flights = Flights()
+        self.is_told = False  # what is not weighed of such outputs
         self.flags_under_way: list[tuple[int, list[Seat], torch.Tensor, Any]] = []
         self.place = (-1, 0)  # of the next flag of a step: those of the forward pass are sent before the backward pass's
         self.last: tuple[int, int] = (0, 0)  # where the last tensor lay, and its size

@@ -251,7 +251,8 @@ class Outputs:
         gradient = Seat(self.library, self.scene, group.backward, number, Quantity.ACTIVATION_GRADIENT)
         hook.seats[name], hook.gradients[name] = seat, (gradient, {0: gradient.meet})
         seat.elsewhere = gradient.elsewhere = self.on_gpu.meet
-        if is_on_gpu(tensor) and not self.on_gpu.met:
+        if is_on_gpu(tensor) and not self.on_gpu.is_told:
+            self.on_gpu.is_told = True
             message = "on a GPU single units of outputs, and what a bias adds beside W.x, are not weighed"
             self.recorder.event(self.step, "reduced", message)
         group.seats += [seat, gradient]
