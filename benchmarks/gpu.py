@@ -213,12 +213,20 @@ def main() -> None:
         sweep()
         return
     results: dict[str, Any] = head | {"copy_GBps": ceiling, "kernels": kernels(ceiling), "steps": []}
-    everything = weighbridge.Plan(moments=True)
-    for size, plan, words, blocks, each, micro in (
-        ("small", weighbridge.Plan(), "default plan", 7, 10, 1),
-        ("small", everything, "moments at every step", 5, 10, 1),
-        *([] if options.quick else [("1B", weighbridge.Plan(snapshot="8 GB"), "default plan, copies of all", 5, 3, 4)]),
-    ):
+    alone = {"activations": False, "activation_gradients": False, "units": False, "moments": False}
+    plans = {
+        "parameters, gradients, updates": weighbridge.Plan(sentinel=False, **alone),
+        "these and the sentinel": weighbridge.Plan(**alone),
+        "default plan": weighbridge.Plan(),
+        "everything at every step": weighbridge.Plan(moments=True, activations=True, activation_gradients=True),
+    }
+    runs = [("small", words, plan, 5, 10, 1) for words, plan in plans.items()]
+    if not options.quick:
+        whole = weighbridge.Plan(snapshot="8 GB")
+        runs += [
+            ("1B", words, plan, 4, 3, 4) for words, plan in (("default plan", weighbridge.Plan()), ("copies of all", whole))
+        ]
+    for size, words, plan, blocks, each, micro in runs:
         results["steps"].append({"plan": words} | steps(size, plan, blocks, each, micro))
         print(json.dumps(results["steps"][-1]), flush=True)
         torch.cuda.empty_cache()
