@@ -359,9 +359,31 @@ def set_to_zero(model: nn.Module) -> None:
     "change", [by_value, tensor_by_tensor, torch_tensor_by_tensor, half_of_them, noise, averaged, set_to_zero]
 )
 def test_what_is_not_one_factor_for_all_is_none(tmp_path: Path, change: Callable[[nn.Module], None]) -> None:
-    training = Passes()
+    training = Passes(passes=3 if change is averaged else 1)
     path = training.run(tmp_path, 6, before_step=lambda step: change(training.model))
     assert all(math.isnan(factor) for factor in factors(path)), factors(path)
+
+
+def test_what_a_step_inside_a_backward_pass_has_used_is_compared_with_nothing(tmp_path: Path) -> None:
+    """Of one number the gradients of two passes are always in proportion."""
+    model = nn.Linear(1, 1, bias=False)
+    optimizer, passes = torch.optim.SGD(model.parameters(), lr=0.01), 0
+
+    def step(parameter: torch.Tensor) -> None:
+        nonlocal passes
+        passes += 1
+        if passes % 2 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model.weight.register_post_accumulate_grad_hook(step)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        for number in range(10):
+            (model(torch.ones(1, 1) + number) / 2).sum().backward()
+    assert len(factors(run.path)) == 5
+    assert all(math.isnan(factor) for factor in factors(run.path))
+    assert rows_of(run.path) == {}
 
 
 def test_one_tensor_clipped_by_value_has_no_factor(tmp_path: Path) -> None:
