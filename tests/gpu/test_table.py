@@ -34,7 +34,21 @@ def summary(x: torch.Tensor, itemsize: int, bits: int = 0) -> dict[str, Any]:
     wide = x if x.dtype == torch.float64 else x.float()
     as_it_is = x if x.dtype in (torch.float16, torch.float32, torch.float64) else wide
     found = reference.summarize(as_it_is.numpy(), itemsize, bits)
-    names = ("count", "nan", "pos_inf", "neg_inf", "zero", "subnormal", "min", "max", "sum", "sum_abs", "sum_sq", "hist_count", "hist")
+    names = (
+        "count",
+        "nan",
+        "pos_inf",
+        "neg_inf",
+        "zero",
+        "subnormal",
+        "min",
+        "max",
+        "sum",
+        "sum_abs",
+        "sum_sq",
+        "hist_count",
+        "hist",
+    )
     row = {name: getattr(found, name) for name in names}
     if x.dtype in EIGHT_BITS:
         numbers = wide[wide.isfinite() & (wide != 0)].abs()
@@ -71,7 +85,7 @@ class Weighed:
         words = self.table.add_up().cpu().numpy()
         wanted = np.zeros((len(self.now), 3), bool)
         wanted[:, which] = True
-        columns, hists = columns_of(self.table, words, wanted)
+        columns, hists = columns_of(self.table.layout(), words, wanted)
         return [
             {name: column[i] for name, column in columns.items()} | {"hist": hists[i].astype(np.int64)}
             for i in range(len(self.now))
@@ -100,7 +114,10 @@ def test_a_row_of_any_numbers(device: torch.device, dtype: torch.dtype, fine: in
 def test_a_step(device: torch.device, dtype: torch.dtype, gradient_dtype: torch.dtype, make: Any) -> None:
     counts = (0, 1, 513, 5000, 70_001)
     before, after = [make(n, dtype, n) for n in counts], [make(n, dtype, n + 1) for n in counts]
-    half = [torch.where(torch.arange(n) % 3 == 0, a.float(), b.float()).to(dtype) for n, a, b in zip(counts, before, after, strict=True)]
+    half = [
+        torch.where(torch.arange(n) % 3 == 0, a.float(), b.float()).to(dtype)
+        for n, a, b in zip(counts, before, after, strict=True)
+    ]
     after = half if make is usual else after
     gradients: list[torch.Tensor | None] = [make(n, gradient_dtype, n + 2) for n in counts]
     gradients[2] = None
@@ -154,7 +171,7 @@ def test_the_same_bytes_give_the_same_bits(device: torch.device) -> None:
     seen = set()
     for _ in range(3):
         weighed.table.weigh_alone(weighed.all, PARAMETER, PARAMETER)
-        numbers, _ = weighed.table.read(weighed.table.add_up().cpu().numpy())
+        numbers, _ = weighed.table.layout().read(weighed.table.add_up().cpu().numpy())
         seen.add(numbers[:, PARAMETER].tobytes())
     assert len(seen) == 1
 

@@ -97,7 +97,9 @@ class Accumulation:
             return _NAN
         self.used |= tensors
         self.weighed = []
-        scale = passes.scales[-1] if passes.scales else 1.0
+        if not passes.is_all_here:
+            return _NAN
+        scale = float(passes.scales[-1]) if passes.scales else 1.0
         if self.is_clean and self.passes > 1 and len(set(passes.scales)) <= 1:
             self._add_rows(weighed, items, step, recorder, scale)
         factor = factor_of([self.last.get(w.tensor, (0.0, 0.0)) for w in weighed], items, scale)

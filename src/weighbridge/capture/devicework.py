@@ -7,7 +7,7 @@ moved. Where the copies of all tensors do not fit into `Plan(snapshot=...)`, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,10 +17,11 @@ from weighbridge.capture.budget import Level
 from weighbridge.capture.devicetable import COPY, GRADIENT, KINDS, PARAMETER, SIZES, UPDATE, Table
 from weighbridge.capture.flights import Flights
 from weighbridge.capture.kernel import NO_HISTOGRAM
+from weighbridge.capture.late import is_capturing
 from weighbridge.capture.moments import FIRST, SECOND
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.snapshots import COMPARED_ELEMENTS, Weighed, as_real, in_windows, is_dense
+from weighbridge.capture.snapshots import COMPARED_ELEMENTS, FormChanged, Weighed, as_real, in_windows, is_dense
 from weighbridge.records import Quantity
 
 _ALIGN: Final = 512  # bytes between copies: no two share a line of the device's memory
@@ -32,7 +33,7 @@ Array = np.ndarray[Any, Any]
 class DeviceWork:
     """`weighed` must not be empty, and all of it lie on one cuda device. Copies are made at once."""
 
-    def __init__(self, weighed: list[Weighed], plan: Plan, level: Level) -> None:
+    def __init__(self, weighed: list[Weighed], plan: Plan, level: Level, has_copies: bool = True) -> None:
         self.plan, self.level = plan, level
         self.weighed = sorted(weighed, key=lambda w: here(w.parameter).numel())
         self.parameters = [w.parameter for w in self.weighed]
@@ -45,7 +46,7 @@ class DeviceWork:
         self.sizes = (self.table.counts * SIZES[self.table.kinds]).tolist()
         self.small = int(np.searchsorted(self.table.counts, COMPARED_ELEMENTS, side="right"))
         padded = [_padded(size) for size in self.sizes]
-        self.windows = in_windows(padded, self.small, plan.snapshot_bytes)
+        self.windows = in_windows(padded, self.small, plan.snapshot_bytes) if has_copies else [[]]
         self.arena = torch.empty(
             max((sum(padded[i] for i in window) for window in self.windows), default=0), dtype=torch.uint8, device=self.device
         )
@@ -60,10 +61,23 @@ class DeviceWork:
         self.stream: Any = None
         self._place(self.windows[0])
 
+    @property
+    def number_of_turns(self) -> int:
+        """In how many turns the updates of large tensors are weighed, because memory for copies is bounded."""
+        return len(self.windows)
+
+    def never_copied(self) -> Iterable[Weighed]:
+        """Tensors that alone are larger than all memory for copies."""
+        copied = {i for window in self.windows for i in window}
+        return [w for i, w in enumerate(self.weighed) if i not in copied]
+
     # --- before the optimizer steps -------------------------------------------------------------------------------------
 
-    def before(self, step: int, recorder: Recorder) -> list[int]:
-        """A step begins: bring the copies up to date. Gives the tensors that changed since the last one, as far as known."""
+    def before(self, step: int) -> list[int]:
+        """A step begins: bring the copies up to date. Gives the tensors that changed since the last one, as far as known.
+
+        Raises FormChanged.
+        """
         is_due = self.steps % self.level.every == 0
         self.steps += 1
         self.rows = self.plan.rows_due(step) if is_due and not is_capturing(self.device) else 0
@@ -105,7 +119,7 @@ class DeviceWork:
         """The tensor's numbers without gaps, in their order in memory. Raises FormChanged where it is another tensor by now."""
         real = as_real(local.detach())
         if _form(real) != self.forms[i]:
-            raise DeviceFormChanged([int(self.tensors[i])])
+            raise FormChanged([int(self.tensors[i])])
         if is_dense(real):
             return real
         self.versions[i] = -2  # gathered anew each time
@@ -143,9 +157,12 @@ class DeviceWork:
             self.table.weigh_steps(self.is_copied)
             if not self.is_copied.all():
                 self.table.weigh_alone(~self.is_copied & self.has_gradient, GRADIENT, GRADIENT)
-            self.flights.send(step, self.table, self.tensors, STEP, self._wanted(), self.has_gradient.copy())
+            self._send(step, self.table, STEP, self._wanted(), self.has_gradient.copy())
             self.keep.clear()
         self.flights.fetch(recorder)
+
+    def _send(self, step: int, table: Table, quantities: Sequence[int], wanted: Array, has_gradient: Array) -> None:
+        self.flights.send(step, table.add_up(), table.layout(), self.tensors, quantities, wanted, has_gradient)
 
     def _wanted(self) -> Array:
         due = np.array([bool(self.rows & 1 << quantity) for quantity in STEP])
@@ -182,9 +199,6 @@ class DeviceWork:
         self.keep.append(tensor)
         return tensor
 
-    def without_gradient(self) -> list[int]:
-        return []
-
     # --- moments, the end -----------------------------------------------------------------------------------------------
 
     def weigh_moments(self, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -193,12 +207,16 @@ class DeviceWork:
         if not any(moment is not None for row in found for moment in row) or is_capturing(self.device):
             return
         first, second = found
-        kinds = [KINDS[m.dtype] if (m := a if a is not None else b) is not None else 0 for a, b in zip(first, second, strict=True)]
+        kinds = [
+            KINDS[m.dtype] if (m := a if a is not None else b) is not None else 0 for a, b in zip(first, second, strict=True)
+        ]
         if self.moments is None or self.moments.kinds.tolist() != kinds:
             self.moments = Table(self.device, self.table.counts.tolist(), kinds, self.table.fine)
         wanted = np.zeros((len(self.tensors), len(STEP)), bool)
         for row, moments in enumerate(found):
-            addresses = [m.data_ptr() if m is not None and KINDS[m.dtype] == k else 0 for m, k in zip(moments, kinds, strict=True)]
+            addresses = [
+                m.data_ptr() if m is not None and KINDS[m.dtype] == k else 0 for m, k in zip(moments, kinds, strict=True)
+            ]
             self.moments.addresses[row] = addresses
             wanted[:, row] = self.moments.addresses[row] != 0
         self.moments.send_addresses()
@@ -206,7 +224,7 @@ class DeviceWork:
             self.moments.weigh_alone(wanted[:, row], row, row)
         none = np.zeros(len(self.tensors), bool)
         quantities = (Quantity.MOMENT1, Quantity.MOMENT2, Quantity.UPDATE)
-        self.flights.send(step, self.moments, self.tensors, quantities, wanted, none)
+        self._send(step, self.moments, quantities, wanted, none)
 
     def closing(self, step: int) -> None:
         """The `parameter` row of every tensor as it stands at the end."""
@@ -217,7 +235,7 @@ class DeviceWork:
         self.table.weigh_alone(every, PARAMETER, PARAMETER)
         wanted = np.zeros((len(self.tensors), len(STEP)), bool)
         wanted[:, PARAMETER] = True
-        self.flights.send(step, self.table, self.tensors, STEP, wanted, ~every)
+        self._send(step, self.table, STEP, wanted, ~every)
         self.keep.clear()
 
     def drain(self, recorder: Recorder) -> None:
@@ -234,23 +252,10 @@ class DeviceWork:
         self.stream = stream
 
 
-class DeviceFormChanged(Exception):
-    """Parameters have another size, dtype or place than before: the work has to be prepared anew."""
-
-    def __init__(self, tensors: list[int]) -> None:
-        super().__init__(f"another size or dtype: tensors {tensors}")
-        self.tensors = tensors
-
-
 def here(tensor: torch.Tensor) -> torch.Tensor:
     """What this process holds of a tensor. Asked of every tensor at every step, so not by way of autograd."""
     part: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
     return part
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Is a CUDA graph being captured? Nothing of ours may be in it: at its replay nobody would fetch what it writes."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _form(real: torch.Tensor) -> tuple[object, ...]:
@@ -265,7 +270,11 @@ def _moment(state: Any, names: tuple[str, ...], parameter: torch.Tensor) -> torc
     """The first of these in the state that has the parameter's own form, as a real tensor without gaps."""
     for name in names:
         moment = state.get(name) if isinstance(state, dict) else None
-        if isinstance(moment, torch.Tensor) and here(moment).shape == here(parameter).shape and here(moment).is_cuda == here(parameter).is_cuda:
+        if (
+            isinstance(moment, torch.Tensor)
+            and here(moment).shape == here(parameter).shape
+            and here(moment).is_cuda == here(parameter).is_cuda
+        ):
             real = as_real(here(moment).detach())
             return real if is_dense(real) and real.dtype in KINDS else None
     return None

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from weighbridge.capture.late import held, is_capturing
+
+Number = float | torch.Tensor  # a 0-dim tensor: a device has yet to give it
 _DEPTH = 4  # a loss is scaled once or twice; a longer chain of factors is the user's own formula
 
 
@@ -19,29 +22,48 @@ _DEPTH = 4  # a loss is scaled once or twice; a longer chain of factors is the u
 class Passes:
     """Backward passes since the last step of an optimizer."""
 
-    given: list[float] = field(default_factory=list)  # as given to backward
-    scales: list[float] = field(default_factory=list)  # factor that GradScaler put on
+    given: list[Number] = field(default_factory=list)  # as given to backward
+    scales: list[Number] = field(default_factory=list)  # factor that GradScaler put on
     shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
     count: int = 0
+    is_all_here: bool = True  # no number of these is awaited from a device
+    scale: Number = 1.0  # of the last pass; stays for an optimizer that steps after another one
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
     def add(self, loss: torch.Tensor) -> float:
-        """Note one root. Reads the value only where that does not wait for a device; gives NaN elsewhere."""
+        """Note one root. Gives its value where that can be read without waiting for a device, NaN elsewhere."""
         self.count += 1
-        if not loss.is_cpu or loss.is_complex():
+        if loss.is_complex() or is_capturing(loss.device):
             return float("nan")
-        given = loss.item()
+        given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
-            scale, share = factors(loss)
+            self.scale, share = factors(loss)
+            self.is_all_here &= isinstance(given, float) and isinstance(self.scale, float)
             self.given.append(given)
-            self.scales.append(scale)
+            self.scales.append(self.scale)
             self.shares.append(share)
-        return given
+        return given if isinstance(given, float) else float("nan")
+
+    def taken(self) -> Passes:
+        """These passes on their own; this one may be cleared."""
+        return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale)
+
+    def awaited(self) -> list[torch.Tensor]:
+        """Numbers that a device has yet to give."""
+        return [number for number in (*self.given, *self.scales, self.scale) if isinstance(number, torch.Tensor)]
+
+    def settled(self, arrived: list[float]) -> Passes:
+        """The same with these numbers in the place of those awaited."""
+        numbers = iter(arrived)
+        given = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.given]
+        scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in (*self.scales, self.scale)]
+        *all_scales, scale = [scale if is_scale(scale) else 1.0 for scale in scales]
+        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale)
 
     def set_apart(self) -> None:
         """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
         if self.count:
-            self.before = Passes(self.given, self.scales, self.shares, self.count)
+            self.before = self.taken()
             self._empty()
 
     def settle(self) -> None:
@@ -49,6 +71,7 @@ class Passes:
         if self.before is not None and not self.count:
             earlier = self.before
             self.given, self.scales, self.shares, self.count = earlier.given, earlier.scales, earlier.shares, earlier.count
+            self.is_all_here = earlier.is_all_here
         self.before = None
 
     def mean(self) -> float | None:
@@ -57,56 +80,75 @@ class Passes:
         if n == 0:
             return None
         if n == 1 and self.scales[0] == 1.0:
-            return self.given[0]
+            return float(self.given[0])
         total = 0.0
         for given, scale, share in zip(self.given, self.scales, self.shares, strict=True):
             divided = n > 1 and abs(share * n - 1) < 1e-6
-            total += given / scale * (n if divided else 1)
+            total += float(given) / float(scale) * (n if divided else 1)
         return total / n
 
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
         if self.count:
-            self._empty()
-            self.before = None
+            self.given.clear()
+            self.scales.clear()
+            self.shares.clear()
+            self.count, self.before, self.is_all_here = 0, None, True
 
     def _empty(self) -> None:
-        self.given, self.scales, self.shares, self.count = [], [], [], 0
+        self.given, self.scales, self.shares, self.count, self.is_all_here = [], [], [], 0, True
 
 
-def factors(loss: torch.Tensor) -> tuple[float, float]:
+def is_scale(value: float) -> bool:
+    """Can this be the scale of a GradScaler?"""
+    return value >= 2 and math.frexp(value)[0] == 0.5
+
+
+def factors(loss: torch.Tensor) -> tuple[Number, float]:
     """(factor that was a tensor, factor that was a plain number) of the products at the root.
 
     autograd keeps a plain number as a 0-dim float64 or int64 tensor, and GradScaler's scale as the float32 that it is. A
     scale is a power of two (it begins at 2^16 and is doubled and halved); any other tensor is a weight of the user's own.
     """
-    scale = share = 1.0
+    scale: Number = 1.0
+    share = 1.0
     for value, is_tensor in _products(loss):
-        if not is_tensor:
+        if isinstance(value, torch.Tensor):  # on its device: whether it is a scale is seen when it arrives
+            if isinstance(scale, torch.Tensor):
+                break
+            scale = held(value)
+        elif not is_tensor:
             share *= value
-        elif value < 2 or math.frexp(value)[0] != 0.5:
+        elif not is_scale(value):
             break
         else:
-            scale *= value
+            scale = scale * value
     return scale, share
 
 
 def multiple(loss: torch.Tensor) -> float:
-    """What the loss was multiplied with, whatever for."""
-    return math.prod(value for value, _ in _products(loss))
+    """What the loss was multiplied with, whatever for; NaN where a device knows."""
+    factors = [value for value, _ in _products(loss)]
+    return math.prod(value if isinstance(value, float) else math.nan for value in factors)
 
 
-def _products(loss: torch.Tensor) -> Iterator[tuple[float, bool]]:
+def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool]]:
     """The factors at the root, the last one first, and whether each was a tensor."""
     node = loss.grad_fn
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
             return
         other = getattr(node, "_saved_other", None)
-        if not isinstance(other, torch.Tensor) or other.numel() != 1 or other.requires_grad or other.device.type != "cpu":
+        if not isinstance(other, torch.Tensor) or other.numel() != 1 or other.requires_grad:
             return
-        value = float(other)
-        if value == 0:
-            return
-        yield value if type(node).__name__ == "MulBackward0" else 1 / value, other.dtype is torch.float32
+        is_product = type(node).__name__ == "MulBackward0"
+        if not other.is_cpu:
+            if not is_product:
+                return
+            yield other, True
+        else:
+            value = float(other)
+            if value == 0:
+                return
+            yield value if is_product else 1 / value, other.dtype is torch.float32
         node = next((n for n, _ in node.next_functions if n is not None), None)

@@ -9,12 +9,13 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
 from weighbridge.capture.budget import Level
+from weighbridge.capture.devices import is_direct, works_on_devices
+from weighbridge.capture.devicework import DeviceWork
 from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepped import Stepped, groups_of
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.work import Work
 
 
@@ -51,10 +52,10 @@ class Optimizers:
 
     def _forget(self, key: int) -> None:
         stepped = self.known.pop(key)
-        if stepped.device is not None:
-            with self.recorder.lock:
-                stepped.device.drain(self.recorder)
-        stepped.work = stepped.device = None
+        with self.recorder.lock:
+            for device in stepped.devices:
+                device.drain(self.recorder)
+        stepped.work, stepped.devices = None, []
         self.left(stepped)
         if stepped.number in self.has_stepped:
             self.departed.append(stepped)
@@ -96,15 +97,20 @@ class Optimizers:
         self._note_groups(stepped, optimizer, {id(w.parameter): w.tensor for w in owned}, step)
         mine = [w for w in owned if not w.is_copy]
         stepped.copies = [w for w in owned if w.is_copy and w.parameter.device.type == "cpu"]
-        direct = [w for w in mine if w.parameter.device.type == "cpu"]
-        elsewhere = [w for w in mine if w.parameter.device.type != "cpu"]
+        direct = [w for w in mine if is_direct(w.parameter)]
         stepped.work = Work(self.kernel, direct, self.plan, self.level) if direct else None
-        stepped.device = DeviceWeigher(elsewhere, self.table.tell) if elsewhere else None
+        for device in stepped.devices:  # those of before: what they have under way must not be lost
+            with self.recorder.lock:
+                device.drain(self.recorder)
+        stepped.devices = works_on_devices(
+            [w for w in mine if not is_direct(w.parameter)], self.plan, self.level, self.table.tell
+        )
         stepped.ids, stepped.watched = ids, self.table.version
         if stepped.is_ours:
             self.joined(stepped)
-        if stepped.work is not None:
-            self._note_turns(stepped.work, step)
+        for work in (stepped.work, *stepped.devices):
+            if isinstance(work, Work | DeviceWork):
+                self._note_turns(work, step)
 
     def _find_clashes(self, stepped: Stepped, ids: list[int]) -> None:
         mine = set(ids)
@@ -122,9 +128,9 @@ class Optimizers:
             is_next = not self.has_stepped.isdisjoint(stepped.clashes)
             self.recorder.event(step + is_next, "optimizer", "", detail=detail)
 
-    def _note_turns(self, work: Work, step: int) -> None:
+    def _note_turns(self, work: Work | DeviceWork, step: int) -> None:
         """Say where memory for the copies allows only some updates at a time: what is missing was not weighed."""
-        turns = work.windows
+        turns = work.number_of_turns
         never = [self.table.name(w.tensor) for w in work.never_copied()]
         if turns > 1:
             message = f"updates of large tensors are weighed in turns, each at one step in {turns}"

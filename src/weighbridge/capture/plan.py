@@ -51,6 +51,10 @@ class Schedule:
             if type(value) is not int or value < 0:
                 raise BadPlan(f"Schedule({name}={value!r}): a number of steps is a whole number, 0 or more.")
 
+    def next_due(self, step: int, ahead: int) -> int:
+        """The first step from this one on at which something is due; `ahead` steps further at most."""
+        return next((one for one in range(step, step + ahead) if self.due(one)), step + ahead)
+
     def due(self, step: int) -> bool:
         """Is something to be weighed at this step?"""
         if step < self.first or (self.every and step % self.every == 0):
@@ -223,6 +227,13 @@ def is_sampled_step(step: int) -> bool:
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 17, 19, 22, 25, 28]
     """
     return step < 10 or step in log_spaced(len(str(step)) - 1, SAMPLES_PER_DECADE)
+
+
+def next_sampled_step(step: int) -> int:
+    """The first sampled step from this one on."""
+    while not is_sampled_step(step):
+        step += 1
+    return step
 
 
 @functools.cache

@@ -17,9 +17,10 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
-from weighbridge.capture.budget import Budget
+from weighbridge.capture.budget import Budget, Level
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
 from weighbridge.capture.coherence import Coherence
+from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.moments import Moments
 from weighbridge.capture.optimizers import Optimizers
@@ -212,14 +213,15 @@ class Stepper:
             self.step_rows.passes.settle()
             factor = math.nan
             if self.coherence is not None and self.coherence.is_due(stepped):
-                is_skipped = self.is_skipping or found_inf_of(optimizer) > 0
+                found_inf = found_inf_of(optimizer)
+                is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
                 factor = self.coherence.after_step(stepped, self.clock, self.recorder, self.step_rows.passes, is_skipped)
             if self.outputs is not None:
+                self.outputs.loss_scale = self.step_rows.passes.scale
                 self._of_outputs(self.outputs.after_step, stepped)
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1
             noted, counted = self._note_step(stepped, optimizer, began, factor)
-            self.recorder.step_done(self.clock)
         spent = time.perf_counter_ns()
         self.own_ns += noted
         self.pending_own_ns = spent - counted  # what came after the row was written: the next one's
@@ -258,8 +260,8 @@ class Stepper:
 
     def _refresh(self, stepped: Stepped, optimizer: Optimizer) -> None:
         """Copies that no longer agree with their parameter: somebody else has changed it."""
-        if stepped.device is not None:
-            stepped.device.before(self.clock)
+        if stepped.devices:
+            self._refresh_devices(stepped, optimizer)
         if stepped.copies and CHECKSUMS.due(self.clock):
             self._weigh_once(stepped.copies, self.clock)
         work = stepped.work
@@ -271,8 +273,8 @@ class Stepper:
             stepped.watched, moved = -1, change.tensors
             self.optimizers.prepare(stepped, optimizer, self.clock)
             work = stepped.work
-            if stepped.device is not None:
-                stepped.device.before(self.clock)
+            for device in stepped.devices:
+                device.before(self.clock)
             if work is not None:
                 work.begin(self.clock)
         if stepped.count and stepped.lent is None:
@@ -280,6 +282,18 @@ class Stepper:
                 self._note_change(tensor)
         if work is not None:
             work.weigh_uncopied(self.clock, self.recorder)
+
+    def _refresh_devices(self, stepped: Stepped, optimizer: Optimizer) -> None:
+        try:
+            moved = [tensor for device in stepped.devices for tensor in device.before(self.clock)]
+        except FormChanged as change:
+            stepped.watched, moved = -1, change.tensors
+            self.optimizers.prepare(stepped, optimizer, self.clock)
+            for device in stepped.devices:
+                device.before(self.clock)
+        if stepped.count and stepped.lent is None:
+            for tensor in moved:
+                self._note_change(tensor)
 
     def _weigh_once(self, weighed: list[Weighed], step: int) -> Snapshots:
         """`parameter` rows of tensors that are not followed from step to step."""
@@ -298,8 +312,13 @@ class Stepper:
 
     def _weigh(self, stepped: Stepped) -> None:
         """Write the rows of this step. Call with the recorder's lock held."""
-        if stepped.device is not None:
-            stepped.device.after(self.clock, self.recorder)
+        try:
+            for device in stepped.devices:
+                device.after(self.clock, stepped.lent, self.recorder)
+        except FormChanged as change:  # inside the step itself: there is no difference to weigh
+            stepped.watched = -1
+            for tensor in change.tensors:
+                self._note_change(tensor)
         work = stepped.work
         if work is None or not work.rows:
             return
@@ -333,7 +352,9 @@ class Stepper:
         if self.outputs is not None:
             own += self.outputs.take_own_ns()
         found_inf = 1.0 if self.is_skipping else found_inf_of(optimizer)
-        self.step_rows.add(stepped, optimizer, self.clock, found_inf, own, factor)
+        is_written = self.step_rows.add(stepped, optimizer, self.clock, found_inf, own, factor)
+        for step in [self.clock] if is_written else self.step_rows.fetch():
+            self.recorder.step_done(step)
         return own, now
 
     # --- the end ----------------------------------------------------------------------------------------------------
@@ -344,11 +365,24 @@ class Stepper:
         step = self.steps
         self.table.rescan(step)
         with self.recorder.lock:
-            self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
             for stepped in self.optimizers.known.values():
-                if stepped.device is not None:
-                    stepped.device.drain(self.recorder)
-            weighed = [w for w in self.table.alive() if w.parameter.device.type == "cpu"]
+                for device in stepped.devices:
+                    device.drain(self.recorder)
+            if self.outputs is not None:
+                self.outputs.on_gpu.fetch(self.recorder, wait=True)
+            for late in self.step_rows.fetch(wait=True):
+                self.recorder.step_done(late)
+            self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
+            known = self.optimizers.known.values()
+            held = [w for one in known for w in (*(one.work.weighed if one.work else ()), *one.copies)]
+            alive = [*self.table.alive(), *self.table.orphans(held)]
+            if self.plan.schedule("parameters") != NEVER:
+                for device in works_on_devices(
+                    [w for w in alive if not is_direct(w.parameter)], self.plan, Level(), self.table.tell, False
+                ):
+                    device.closing(step)
+                    device.drain(self.recorder)
+            weighed = [w for w in alive if is_direct(w.parameter)]
             if weighed and self.plan.schedule("parameters") != NEVER:
                 last = self._weigh_once(weighed, step)
                 if self.plan.values:
@@ -357,3 +391,7 @@ class Stepper:
             if self.changes:
                 total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
                 self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
+        self.table.remove_model(None)  # a run that is kept keeps no parameters, and no copies of them
+        self.optimizers.known.clear()
+        self.optimizers.departed.clear()
+        self.by_hand = None
