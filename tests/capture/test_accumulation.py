@@ -425,6 +425,47 @@ def test_the_loss_scale_is_no_clipping(tmp_path: Path, fused: bool, clips: bool,
         assert all(math.isnan(factor) for factor in found)
 
 
+def test_a_second_optimizer_that_uses_the_same_pass_has_its_factor_too(tmp_path: Path) -> None:
+    model, expected = small(), []
+    optimizers = [torch.optim.SGD(model[i].parameters(), lr=0.1) for i in (0, 2)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        for step in range(5):
+            model.zero_grad()
+            scaler.scale(loss_of(model, step)).backward()
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
+            expected.append(own_clip(model, 0.05))
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+    assert factors(run.path) == pytest.approx([factor for factor in expected for _ in optimizers], rel=1e-5)
+
+
+def test_what_was_not_zero_before_the_pass_may_have_been_averaged(tmp_path: Path) -> None:
+    """The passes of one model are looked at from its second on only: the step of another one came between."""
+    one, other = small(), small()
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (one, other)]
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(one)
+        run.watch(other)
+        for step in range(8):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss_of(one, step).backward()
+            loss_of(other, step).backward()
+            optimizers[1].step()
+            loss_of(one, 100 + step).backward()
+            for p in one.parameters():
+                assert p.grad is not None
+                p.grad /= 2
+            optimizers[0].step()
+    expected = {0: 1.0, 1: math.nan}  # in the order in which they stepped first
+    for row in table(run.path, "steps"):
+        assert row["clip_factor"] == pytest.approx(expected[row["optimizer"]], nan_ok=True)
+
+
 @pytest.mark.parametrize("divides", [True, False])
 def test_clipping_of_a_sum_that_may_have_been_averaged_is_not_certain(tmp_path: Path, divides: bool) -> None:
     model, expected = small(), []

@@ -14,7 +14,6 @@ import numpy as np
 from weighbridge.capture.accumulation import Accumulation
 from weighbridge.capture.budget import Thinned
 from weighbridge.capture.kernel import Kernel
-from weighbridge.capture.losses import Passes
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.shards import local
@@ -80,7 +79,7 @@ class Coherence:
         self.accumulation.is_sampling = pair.is_next_due
         return pair.is_due or pair.is_next_due or self.accumulation.has_measured
 
-    def after_step(self, stepped: Stepped, step: int, recorder: Recorder, passes: Passes, is_skipped: bool) -> float:
+    def after_step(self, stepped: Stepped, step: int, recorder: Recorder, is_skipped: bool) -> float:
         """It was due. Gives the factor that its gradients were multiplied with after the last backward pass; NaN
         where it is not known. Call with the recorder's lock held."""
         pair = stepped.pair
@@ -94,7 +93,7 @@ class Coherence:
         pair.kept = now if pair.is_next_due else None
         if stepped.lent is not None:  # a step by hand: what happened to its gradients is not known
             return np.nan
-        return self.accumulation.after_step(stepped.work.weighed, items, step, recorder, passes)
+        return self.accumulation.after_step(stepped.work.weighed, items, step, recorder)
 
     def _look(self, stepped: Stepped, step: int, keeps: bool) -> tuple[Items, Kept | None]:
         """The gradients that this optimizer has used: their sums, and what is kept of them."""
