@@ -386,6 +386,36 @@ def test_what_a_step_inside_a_backward_pass_has_used_is_compared_with_nothing(tm
     assert rows_of(run.path) == {}
 
 
+def test_a_division_of_the_loss_taken_back_is_no_clipping(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            (loss_of(model, step) / 4).backward()
+            for p in model.parameters():
+                assert p.grad is not None
+                p.grad *= 4
+            optimizer.step()
+    assert all(math.isnan(factor) for factor in factors(run.path))
+
+
+def test_a_gradient_that_was_zero_and_is_not_has_no_factor(tmp_path: Path) -> None:
+    model = small()
+    model.extra = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            (loss_of(model, step) + (0 * model.extra).sum()).backward()
+            if step % 2:
+                model.extra.grad += 1
+            optimizer.step()
+    assert factors(run.path) == pytest.approx([1.0, math.nan] * 2, nan_ok=True)
+
+
 def test_one_tensor_clipped_by_value_has_no_factor(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Linear(9, 4, bias=False)
