@@ -215,7 +215,7 @@ class Stepper:
             if self.coherence is not None and self.coherence.is_due(stepped):
                 found_inf = found_inf_of(optimizer)
                 is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
-                factor = self.coherence.after_step(stepped, self.clock, self.recorder, self.step_rows.passes, is_skipped)
+                factor = self.coherence.after_step(stepped, self.clock, self.recorder, is_skipped)
             if self.outputs is not None:
                 self.outputs.loss_scale = self.step_rows.passes.scale
                 self._of_outputs(self.outputs.after_step, stepped)
