@@ -1,7 +1,7 @@
 """The loss, from the root that was given to backward.
 
-GradScaler multiplies the loss by its scale, and accumulation divides it by the number of micro-steps. Both leave a
-`MulBackward0` or `DivBackward0` node at the root that still holds its factor.
+GradScaler multiplies the loss by its scale, and accumulation divides it by the number of micro-steps, or a sum over tokens
+by the tokens of all micro-steps. Each leaves a `MulBackward0` or `DivBackward0` node at the root that still holds its factor.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+_SUM = 2  # torch's number for reduction="sum"
 _DEPTH = 4  # a loss is scaled once or twice; a longer chain of factors is the user's own formula
 
 
@@ -20,7 +21,7 @@ class Passes:
 
     given: list[float] = field(default_factory=list)  # as given to backward
     scales: list[float] = field(default_factory=list)  # factor that GradScaler put on
-    shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
+    shares: list[float] = field(default_factory=list)  # of the step's loss: 1 / micro-steps, or own tokens / all tokens
     count: int = 0
     scale: float = 1.0  # of the last pass; stays for an optimizer that steps after another one
     before: Passes | None = None  # those before somebody else's optimizer stepped
@@ -52,17 +53,18 @@ class Passes:
         self.before = None
 
     def mean(self) -> float | None:
-        """Mean loss over the passes, loss scale and accumulation's division taken out; None where none was seen."""
+        """The loss of the step: the sum of the passes where they are its parts, else their mean; without loss scale.
+
+        None where no pass was seen.
+        """
         n = len(self.given)
         if n == 0:
             return None
         if n == 1 and self.scales[0] == 1.0:
             return self.given[0]
-        total = 0.0
-        for given, scale, share in zip(self.given, self.scales, self.shares, strict=True):
-            divided = n > 1 and abs(share * n - 1) < 1e-6
-            total += given / scale * (n if divided else 1)
-        return total / n
+        total = sum(given / scale for given, scale in zip(self.given, self.scales, strict=True))
+        are_parts = n > 1 and abs(sum(self.shares) - 1) < 1e-6
+        return total if are_parts else total / n
 
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
@@ -75,7 +77,7 @@ class Passes:
 
 
 def factors(loss: torch.Tensor) -> tuple[float, float]:
-    """(factor that was a tensor, factor that was a plain number) of the products at the root.
+    """(factor that was a tensor, share that a plain number made of the loss) of the products at the root.
 
     autograd keeps a plain number as a 0-dim float64 or int64 tensor, and GradScaler's scale as the float32 that it is. A
     scale is a power of two (it begins at 2^16 and is doubled and halved); any other tensor is a weight of the user's own.
@@ -99,4 +101,11 @@ def factors(loss: torch.Tensor) -> tuple[float, float]:
         else:
             share *= value
         node = next((n for n, _ in node.next_functions if n is not None), None)
-    return scale, share
+    return scale, share * _summed(node)
+
+
+def _summed(node: object) -> float:
+    """How many targets a cross entropy has added up (those ignored do not count); 1 where it is a mean, or something else."""
+    if type(node).__name__ not in ("NllLossBackward0", "NllLoss2DBackward0") or getattr(node, "_saved_reduction", 0) != _SUM:
+        return 1.0
+    return float(node._saved_total_weight)  # type: ignore[attr-defined]
