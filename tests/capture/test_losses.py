@@ -86,9 +86,15 @@ def test_a_loss_with_a_weight_of_its_own_is_left_as_it_is(tmp_path: Path) -> Non
     assert losses(run.path) == true
 
 
+@pytest.mark.parametrize("counted", [torch.tensor(10), torch.tensor(10.0), 10, 12])
 @pytest.mark.parametrize("scaled", [False, True])
-def test_a_sum_over_tokens_divided_by_those_of_all_micro_steps_is_added_up(tmp_path: Path, scaled: bool) -> None:
-    """As transformers' Trainer accumulates: each pass is a part of the step's loss, as large as its tokens are many."""
+def test_a_sum_over_tokens_divided_by_those_of_all_micro_steps_is_added_up(
+    tmp_path: Path, scaled: bool, counted: torch.Tensor | int
+) -> None:
+    """As transformers' Trainer accumulates: each pass is a part of the step's loss, as large as its tokens are many.
+
+    It may count more tokens than the loss has, so what is shown is what was minimised: the sum over tokens by that number.
+    """
     torch.manual_seed(0)
     model = nn.Linear(3, 7)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -101,9 +107,9 @@ def test_a_sum_over_tokens_divided_by_those_of_all_micro_steps_is_added_up(tmp_p
             torch.manual_seed(step)
             x, labels = torch.randn(12, 3), torch.randint(0, 7, (12,))
             labels[:2] = -100  # ignored, all of them in the first micro-step
-            true.append(nn.functional.cross_entropy(model(x), labels).item())
+            true.append(nn.functional.cross_entropy(model(x), labels).item() * 10 / float(counted))
             for rows in (slice(0, 3), slice(3, 12)):
-                loss = nn.functional.cross_entropy(model(x[rows]), labels[rows], reduction="sum") / torch.tensor(10)
+                loss = nn.functional.cross_entropy(model(x[rows]), labels[rows], reduction="sum") / counted
                 scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
