@@ -134,14 +134,46 @@ static void NAME(count_fine_bins)(const NAME(bits) *x, int n, wb_row *row)
         counts[bin[i]]++;
 }
 
-/* The histogram's bin of each element, in lanes; then the counting, one element at a time. */
-static inline void NAME(count_bins)(const NAME(bits) *x, int n, wb_row *row)
+static inline int NAME(octave)(U magnitude)
+{
+    const B exponent = (B)(magnitude >> MANTISSA) - (BIAS - 41);
+    return exponent < 0 ? 0 : exponent > WB_OCTAVES + 1 ? WB_OCTAVES + 1 : (int)exponent;
+}
+
+/* The powers of two that elements of a block may have, from its extremes; where it has zeros, the elements are looked at
+ * for their smallest. */
+static inline void NAME(octaves)(const NAME(bits) *x, int n, NAME(extremes) e, int *low, int *high)
+{
+    const U most_positive = e.signed_max < 0 ? 0 : (U)e.signed_max;
+    const U most_negative = (B)e.unsigned_max < 0 ? e.unsigned_max & (U)MAGNITUDE : 0;
+    const U least_positive = (B)e.unsigned_min < 0 ? (U)MAGNITUDE : e.unsigned_min;
+    const U least_negative = e.signed_min < 0 ? (U)e.signed_min & (U)MAGNITUDE : (U)MAGNITUDE;
+    U least = least_positive < least_negative ? least_positive : least_negative;
+    if (least == 0) {
+        least = ~(U)0;
+#pragma omp simd reduction(min : least)
+        for (int i = 0; i < n; i++) {
+            const U below = (x[i] & (U)MAGNITUDE) - 1; /* zero becomes the largest */
+            least = below < least ? below : least;
+        }
+        least++;
+    }
+    *low = NAME(octave)(least);
+    *high = NAME(octave)(most_positive > most_negative ? most_positive : most_negative);
+}
+
+/* The histogram's bin of each element, in lanes; then the counting. */
+static inline void NAME(count_bins)(const NAME(bits) *x, int n, int is_whole, NAME(extremes) e, wb_row *row)
 {
     if (row->histogram > 0) {
         NAME(count_fine_bins)(x, n, row);
         return;
     }
-    uint8_t bin[WB_BLOCK];
+    int low = 0, high = WB_OCTAVES + 1;
+    if (is_whole && NAME(all_finite)(e))
+        NAME(octaves)(x, n, e, &low, &high);
+    row->octave = high > row->octave ? high : row->octave;
+    uint8_t bin[WB_BLOCK] __attribute__((aligned(64)));
 #pragma omp simd
     for (int i = 0; i < n; i++) {
         B s = (B)x[i], magnitude = s & MAGNITUDE;
@@ -149,19 +181,19 @@ static inline void NAME(count_bins)(const NAME(bits) *x, int n, wb_row *row)
         exponent = exponent < BIAS - 41 ? BIAS - 41 : exponent; /* below the range */
         exponent = exponent > BIAS + 24 ? BIAS + 24 : exponent; /* above it */
         exponent -= BIAS - 41;
-        B b = 66 + (exponent ^ sign); /* 66 + e, or 65 - e for a negative element */
+        B b = WB_SIDE(0) + (exponent ^ sign); /* 66 + e, or 65 - e for a negative element */
         bin[i] = (uint8_t)((U)(magnitude - 1) < (U)(INFINITE - 1) ? b : WB_NO_BIN);
     }
-    add_to_bins(bin, n, row);
+    add_to_bins(bin, n, is_whole, low, high, row);
 }
 
-static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, wb_row *row)
+static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, NAME(extremes) e, wb_row *row)
 {
     if (row->histogram < 0)
         return;
     if (!line) { /* the whole tensor */
         row->looked_at += n;
-        NAME(count_bins)(x, n, row);
+        NAME(count_bins)(x, n, 1, e, row);
         return;
     }
     U seen[WB_BLOCK / WB_STRIDE];
@@ -172,7 +204,7 @@ static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, w
     for (; i < n; i++, k++) /* the tensor ends inside a line that is looked at */
         seen[k] = x[i];
     row->looked_at += k;
-    NAME(count_bins)((const NAME(bits) *)seen, k, row);
+    NAME(count_bins)((const NAME(bits) *)seen, k, 0, e, row);
 }
 
 /* Adds a block without NaN or infinity to its row. `line`: elements in a 64-byte line of the tensor as it is stored,
@@ -182,7 +214,7 @@ static inline void NAME(add_block)(const NAME(bits) *x, int n, B normal, int lin
 {
     if (NAME(any_below)(e, normal))
         NAME(count_small)(x, n, normal, row);
-    NAME(count_histogram)(x, n, line, row);
+    NAME(count_histogram)(x, n, line, e, row);
     NAME(widen_range)(row, NAME(value)((B)e.unsigned_max < 0 ? e.unsigned_max : e.unsigned_min),
                       NAME(value)(e.signed_max < 0 ? (U)e.signed_min : (U)e.signed_max));
     row->sum += sums.sum;
@@ -202,7 +234,7 @@ static const NAME(bits) *NAME(weigh)(const NAME(bits) *x, int n, B normal, int l
     }
     if (NAME(any_below)(e, normal))
         NAME(count_small)(x, n, normal, row);
-    NAME(count_histogram)(x, n, line, row);
+    NAME(count_histogram)(x, n, line, e, row);
     NAME(leave_out_nonfinite)(x, n, clean, row);
     NAME(look)(clean, n, &sums);
     row->sum += sums.sum;

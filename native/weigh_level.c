@@ -2,6 +2,9 @@
  * Everything here but weigh_item is static, so no code of a higher level can be linked into a lower one. */
 #include <math.h>
 #include <string.h>
+#if defined(__AVX512BW__)
+#include <immintrin.h>
+#endif
 
 #include "weighbridge_kernel.h"
 
@@ -24,10 +27,36 @@ typedef double doubles_vector __attribute__((vector_size(8 * WB_LANES)));
 typedef uint64_t words_vector __attribute__((vector_size(8 * WB_LANES)));
 typedef float floats_vector __attribute__((vector_size(4 * WB_LANES)));
 
-static inline void add_to_bins(const uint8_t *bin, int n, wb_row *row)
+#define WIDE_RANGE 24 /* powers of two: where they are more, to count one by one is quicker */
+#define MANY 128      /* elements: from here on four tables are quicker than one, which is quicker to clear */
+
+#if defined(__AVX512BW__)
+/* Compares 64 elements at once with every bin that may occur, on both sides, and counts the bits. */
+static inline void compare_bins(uint8_t *bin, int n, int low, int high, uint32_t *counts)
+{
+    memset(bin + n, WB_NO_BIN, (size_t)(-n & 63));
+    for (int e = low; e <= high; e++) {
+        const __m512i above = _mm512_set1_epi8((char)(WB_SIDE(0) + e)), below = _mm512_set1_epi8((char)(WB_SIDE(0) - 1 - e));
+        int n_above = 0, n_below = 0;
+        for (int i = 0; i < n; i += 64) {
+            const __m512i bins = _mm512_load_si512(bin + i);
+            n_above += __builtin_popcountll(_mm512_cmpeq_epi8_mask(bins, above));
+            n_below += __builtin_popcountll(_mm512_cmpeq_epi8_mask(bins, below));
+        }
+        counts[WB_SIDE(0) + e] += (uint32_t)n_above;
+        counts[WB_SIDE(0) - 1 - e] += (uint32_t)n_below;
+    }
+}
+#endif
+
+static inline void add_one_by_one(const uint8_t *bin, int n, wb_row *row)
 {
     uint32_t(*table)[WB_TABLE] = row->bins;
     int i = 0;
+    if (n >= MANY && row->tables == 1) {
+        memset(table[1], 0, (WB_TABLES - 1) * sizeof table[0]);
+        row->tables = WB_TABLES;
+    }
     if (row->tables == WB_TABLES)
         for (; i + 8 <= n; i += 8) {
             uint64_t eight; /* one load instead of eight; which byte is which does not matter */
@@ -43,6 +72,20 @@ static inline void add_to_bins(const uint8_t *bin, int n, wb_row *row)
         }
     for (; i < n; i++)
         table[0][bin[i]]++;
+}
+
+/* `low` to `high`: the powers of two that may occur, counted from the lowest bin of a side. `bin` has room for whole
+ * registers. Comparing takes a third of the time of a whole block; of the few lines of a large tensor it takes more. */
+static inline void add_to_bins(uint8_t *bin, int n, int is_whole, int low, int high, wb_row *row)
+{
+#if defined(__AVX512BW__)
+    if (is_whole && high - low <= WIDE_RANGE) {
+        compare_bins(bin, n, low, high, row->bins[0]);
+        return;
+    }
+#endif
+    (void)is_whole, (void)low, (void)high;
+    add_one_by_one(bin, n, row);
 }
 
 #define T float
@@ -359,14 +402,15 @@ static void weigh_apart(const wb_item *item, int64_t first, int n, int line, wb_
     add_cross(g, wide, u, w, n, dtype, cross);
 }
 
-static void start(wb_row *row, int64_t count, int histogram)
+static void start(wb_row *row, int histogram)
 {
     row->nan = row->pos_inf = row->neg_inf = row->zero = row->subnormal = row->looked_at = 0;
     row->min = INFINITY;
     row->max = -INFINITY;
     row->sum = row->sum_abs = row->sum_sq = 0;
     row->histogram = histogram;
-    row->tables = histogram > 0 ? WB_TABLES : histogram < 0 ? 0 : count < 256 ? 1 : WB_TABLES;
+    row->octave = histogram == 0 ? 0 : WB_OCTAVES + 1;
+    row->tables = histogram > 0 ? WB_TABLES : histogram < 0 ? 0 : 1;
     memset(row->bins, 0, (size_t)row->tables * sizeof row->bins[0]);
 }
 
@@ -374,7 +418,7 @@ static void weigh_alone(const wb_item *item, wb_row *row)
 {
     double room[WB_BLOCK], clean[WB_BLOCK];
     const int line = line_of(item->count, item->dtype);
-    start(row, item->count, item->histogram);
+    start(row, item->histogram);
     for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
         const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
         weigh(load(item->parameter, first, n, item->dtype, room), n, item->dtype, line, clean, row);
@@ -388,10 +432,10 @@ static void weigh_step(const wb_item *item, wb_row rows[3], wb_cross *cross)
     const int dtype = item->dtype, size = size_of(dtype), line = line_of(item->count, dtype);
     const int usual = dtype == WB_F32 && item->gradient && item->gradient_dtype == WB_F32;
 
-    start(&rows[0], item->count, item->histogram);
-    start(&rows[2], item->count, item->histogram);
+    start(&rows[0], item->histogram);
+    start(&rows[2], item->histogram);
     if (item->gradient)
-        start(&rows[1], item->count, item->histogram);
+        start(&rows[1], item->histogram);
     memset(cross, 0, sizeof *cross);
     for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
         const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
@@ -413,3 +457,4 @@ void JOIN(wb_weigh_item, WB_LEVEL)(const wb_item *item, wb_row rows[3], wb_cross
 }
 
 #include "weigh_output.h"
+#include "weigh_sketch.h"

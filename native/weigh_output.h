@@ -32,7 +32,7 @@ static int any_nonfinite(const wb_numbers *x)
 
 static void start_output(wb_row *row, int histogram)
 {
-    start(row, WB_WHOLE_BELOW, histogram);
+    start(row, histogram);
 }
 
 /* Adds a tensor to a row that may hold earlier calls. */

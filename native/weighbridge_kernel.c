@@ -75,14 +75,14 @@ static void write_histogram(wb_block *to, const wb_row *row, int64_t r)
 {
     uint32_t sum[WB_BINS(0)];
     const uint32_t *counts = row->bins[0];
-    const int bins = row->looked_at ? bins_of(row->histogram) : 0;
     if (row->tables == WB_TABLES && row->histogram == 0) {
         for (int b = 0; b < WB_BINS(0); b++)
             sum[b] = row->bins[0][b] + row->bins[1][b] + row->bins[2][b] + row->bins[3][b];
         counts = sum;
     }
-    int first = 0, end = bins;
-    while (first < bins && !counts[first])
+    const int bins = row->looked_at ? bins_of(row->histogram) : 0, empty = bins ? WB_OCTAVES + 1 - row->octave : 0;
+    int first = empty, end = bins - empty;
+    while (first < end && !counts[first])
         first++;
     while (end > first && !counts[end - 1])
         end--;

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define WB_ABI 4
+#define WB_ABI 5
 
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2, WB_ACTIVATION_GRADIENT = 6 };
@@ -73,7 +73,8 @@ typedef struct {
     int64_t nan, pos_inf, neg_inf, zero, subnormal, looked_at;
     double min, max, sum, sum_abs, sum_sq;
     int histogram; /* as in wb_item. A finer one takes all tables of `bins` for its one */
-    int tables; /* how many of `bins` are in use: one is enough (and quicker to clear) for a few elements */
+    int octave;    /* no bin beyond it is occupied, on both sides; of the finer histograms it says nothing */
+    int tables;    /* how many of `bins` are in use */
     uint32_t bins[WB_TABLES][WB_TABLE];
 } wb_row;
 

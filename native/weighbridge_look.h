@@ -23,7 +23,14 @@ typedef struct {
     void *none, *gradient, *version; /* None, "grad", "_version" */
     void (*hold)(void *object);
     void *(*call)(void *callable, void *argument);
+    void *(*call_nothing)(void *callable);
+    void *(*type_of)(void *object);
+    void *yes, *no, *training; /* True, False, "training" */
+    void *tensor_type;         /* torch.Tensor, and functions of torch that take nothing: */
+    void *is_grad_enabled, *tracing_state, *graph_task;
 } wb_python;
+
+const wb_python *wb_lent(void); /* what Python has lent for hooks */
 
 int wb_describe(const wb_python *python, void *object, dl_tensor *t); /* 0 where it does not lie in CPU memory as it is */
 int wb_dtype_of(const dl_tensor *t);                                  /* WB_F32, ..., or -1 */

@@ -24,6 +24,7 @@ typedef struct { /* behind `self` of a hook */
 static const wb_python *python;
 
 WB_PUBLIC void wb_lend(const wb_python *lent) { python = lent; } /* before the first hook is made */
+const wb_python *wb_lent(void) { return python; }
 
 static const wb_output_level *output_level(void)
 {
@@ -100,11 +101,24 @@ static void weigh_numbers(wb_seat *seat, const wb_numbers *x)
     seat->calls++;
 }
 
-static int64_t now_ns(void)
+int64_t wb_now_ns(void)
 {
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+int wb_meet_tensor(wb_seat *seat, void *tensor)
+{
+    wb_numbers x;
+    if (seat->pace->mode == WB_REST)
+        return 1;
+    if (!read_numbers(tensor, seat, &x))
+        return 0;
+    const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
+    weigh_numbers(seat, &x);
+    leave_plain_arithmetic(before);
+    return 1;
 }
 
 /* The `ml_meth` of a PyCFunction (METH_O): `self` is an int, the address of a wb_hook. Gives None, so that a gradient stays
@@ -112,14 +126,9 @@ static int64_t now_ns(void)
 WB_PUBLIC void *wb_meet(void *self, void *tensor)
 {
     const wb_hook *hook = (const wb_hook *)(uintptr_t)python->number(self);
-    wb_numbers x;
     if (hook->seat->pace->mode != WB_REST) {
-        const int64_t began = hook->seat->quantity == WB_ACTIVATION_GRADIENT ? now_ns() : 0;
-        if (read_numbers(tensor, hook->seat, &x)) {
-            const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
-            weigh_numbers(hook->seat, &x);
-            leave_plain_arithmetic(before);
-        } else {
+        const int64_t began = hook->seat->quantity == WB_ACTIVATION_GRADIENT ? wb_now_ns() : 0;
+        if (!wb_meet_tensor(hook->seat, tensor)) {
             void *answer = python->call(hook->otherwise, tensor);
             if (answer)
                 python->release(answer);
@@ -127,7 +136,7 @@ WB_PUBLIC void *wb_meet(void *self, void *tensor)
                 python->forget_error();
         }
         if (began)
-            hook->seat->scene->own_ns += now_ns() - began;
+            hook->seat->scene->own_ns += wb_now_ns() - began;
     }
     python->hold(python->none);
     return python->none;

@@ -13,12 +13,14 @@ typedef struct { /* one for all outputs of a run */
     int64_t own_ns;  /* spent on gradients; Python counts what its own hooks spend */
     uint64_t last;   /* where the numbers lie that were met last, */
     int64_t count;   /* and how many they are */
+    int32_t awaits_batch; /* the next module that is called gets the batch */
 } wb_scene;
 
 typedef struct { /* one for the modules of an optimizer */
     int32_t mode;
     int32_t stamp; /* moves on with every step: what a seat holds of an earlier one is stale */
     int32_t histogram; /* of the rows: mantissa bits, or -1 = none */
+    int32_t follows;   /* the gradients by outputs are wanted too: Python asks autograd for them */
 } wb_pace;
 
 typedef struct { /* one output of one module, or its gradient */
@@ -64,6 +66,8 @@ extern const wb_output_level wb_output_level_plain;
 extern const wb_output_level wb_output_level_avx2, wb_output_level_avx512;
 #endif
 
+int wb_meet_tensor(wb_seat *seat, void *tensor); /* 0, with nothing done, where it cannot be read where it lies */
+int64_t wb_now_ns(void);
 int wb_level(void); /* the instruction level in use: 0 plain, 1, 2 */
 void wb_write_output_row(wb_block *to, int64_t step, int attempt, const wb_seat *seat);
 

@@ -43,7 +43,7 @@ def dense(tensor: torch.Tensor) -> torch.Tensor:
     tensor = tensor.detach()
     tensor = tensor.to_dense() if tensor.layout is not torch.strided else tensor
     tensor = tensor.resolve_conj().resolve_neg()
-    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).clone()
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).clone().cpu()
 
 
 class Oracle:

@@ -34,7 +34,7 @@ class Truth:
 
     def add(self, name: str, output: torch.Tensor, quantity: Quantity = Quantity.ACTIVATION) -> torch.Tensor:
         """Note what a module gave just now; returns it."""
-        self.seen.setdefault((self.step, name, quantity), []).append(output.detach().clone())
+        self.seen.setdefault((self.step, name, quantity), []).append(output.detach().clone().cpu())
         return output
 
     def gradients(self, loss: torch.Tensor, outputs: dict[str, torch.Tensor]) -> None:

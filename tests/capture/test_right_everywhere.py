@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import weighbridge
-from tests.capture.oracle import PARAMETER, UPDATE, Oracle, check, events, recorded_rows, steps_of
+from tests.capture.oracle import PARAMETER, UPDATE, events, recorded_rows, steps_of, watched
 
 Step = Callable[[torch.optim.Optimizer], None]
 
@@ -31,13 +31,9 @@ def batch(step: int) -> torch.Tensor:
 
 def followed(folder: Path, model: nn.Module, steps: int, loop: Callable[[int, Step], None]) -> Path:
     """Watch the model, let `loop` train, and compare every row with what happened."""
-    oracle = Oracle(model)
-    with weighbridge.init(dir=folder, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(folder, model) as (run, oracle):
         for step in range(steps):
             loop(step, oracle.step)
-        oracle.close()
-    check(run.path, oracle)
     return run.path
 
 

@@ -59,7 +59,10 @@ def loss_of(model: nn.Module, step: int) -> torch.Tensor:
     return F.mse_loss(model(x), x[:, :2] * 2)
 
 
-def trained(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> tuple[Path, Oracle]:
+def trained(folder: Path, name: str) -> tuple[Path, Oracle]:
+    """A watched training of the network by the optimizer of that name."""
+    model = network()
+    optimizer = OPTIMIZERS[name](list(model.parameters()))
     return train(folder, model, optimizer, lambda step: loss_of(model, step), STEPS)
 
 
@@ -70,8 +73,7 @@ def test_no_optimizer_of_torch_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_row_of_every_step_is_what_the_optimizer_did(name: str, tmp_path: Path) -> None:
-    model = network()
-    path, oracle = trained(model, OPTIMIZERS[name](list(model.parameters())), tmp_path)
+    path, oracle = trained(tmp_path, name)
     check(path, oracle)
     rows = recorded_rows(path)
     assert steps_of(rows, "0.weight", PARAMETER) == [*range(STEPS), STEPS]  # the last one closes
@@ -81,14 +83,12 @@ def test_every_row_of_every_step_is_what_the_optimizer_did(name: str, tmp_path: 
 @pytest.mark.parametrize("name", ["SGD", "Adam foreach", "AdamW fused"])
 def test_the_torch_fallback_writes_the_same_rows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEIGHBRIDGE_KERNEL", "torch")
-    model = network()
-    check(*trained(model, OPTIMIZERS[name](list(model.parameters())), tmp_path))
+    check(*trained(tmp_path, name))
 
 
 def test_lbfgs_calls_its_closure_many_times_and_steps_once(tmp_path: Path) -> None:
     model = network()
     optimizer = optim.LBFGS(model.parameters(), lr=0.5, max_iter=4)
-    oracle = Oracle(model)
     passes = 0
 
     def closure() -> torch.Tensor:
@@ -99,12 +99,9 @@ def test_lbfgs_calls_its_closure_many_times_and_steps_once(tmp_path: Path) -> No
         loss.backward()
         return loss
 
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (run, oracle):
         for _ in range(STEPS):
             oracle.step(optimizer, closure)
-        oracle.close()
-    check(run.path, oracle)
     steps = weighbridge.open_run(run.path).steps_table()
     assert steps.column("step").to_pylist() == [*range(STEPS)]
     assert sum(steps.column("backward_passes").to_pylist()) == passes > STEPS

@@ -122,21 +122,17 @@ def test_after_an_exception_inside_step_the_rows_go_on_right(tmp_path: Path) -> 
 def test_a_closure_that_raises_leaves_the_next_step_whole(tmp_path: Path) -> None:
     model = small()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    oracle = Oracle(model)
 
     def broken() -> float:
         raise ValueError("theirs")
 
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
-        run.watch(model)
+    with watched(tmp_path, model) as (_run, oracle):
         for step in range(4):
             backward(model)
             if step == 1:
                 with pytest.raises(ValueError, match="theirs"):
                     optimizer.step(broken)
             oracle.step(optimizer)
-        oracle.close()
-    check(run.path, oracle)
 
 
 def test_a_step_that_calls_the_step_of_its_base_is_one_step(tmp_path: Path) -> None:

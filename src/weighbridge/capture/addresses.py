@@ -132,6 +132,15 @@ class _Lent(ctypes.Structure):
             "version",
             "hold",
             "call",
+            "call_nothing",
+            "type_of",
+            "yes",
+            "no",
+            "training",
+            "tensor_type",
+            "is_grad_enabled",
+            "tracing_state",
+            "graph_task",
         )
     ]
 
@@ -161,6 +170,15 @@ class _Exchange(ctypes.Structure):
 
 
 _NAMES: Final = ("grad", "_version")  # C compares nothing by address, but the strings have to live
+_LASTING: Final = (
+    True,
+    False,
+    "training",
+    torch.Tensor,
+    torch.is_grad_enabled,
+    torch._C._get_tracing_state,
+    torch._C._current_graph_task_id,
+)
 _CAPSULE: Final = b"dlpack_exchange_api"
 _known: list[_Lent | None] = []
 
@@ -184,5 +202,6 @@ def _makelent_to_c() -> _Lent | None:
     python = ctypes.pythonapi
     functions = (python.PyObject_GetAttr, python.PyLong_AsLongLong, python.Py_DecRef, python.PyErr_Clear)
     addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
-    more = [ctypes.cast(function, ctypes.c_void_p).value for function in (python.Py_IncRef, python.PyObject_CallOneArg)]
-    return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES), *more)
+    calls = (python.Py_IncRef, python.PyObject_CallOneArg, python.PyObject_CallNoArgs, python.PyObject_Type)
+    more = [ctypes.cast(function, ctypes.c_void_p).value for function in calls]
+    return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES), *more, *map(id, _LASTING))

@@ -77,7 +77,11 @@ def _remove() -> None:
 def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():  # a step that is being compiled: nothing of ours may stand in its graph
         return
-    _tell("before_step", optimizer)
+    for listener in _listeners:
+        try:
+            listener.before_step(optimizer)
+        except Exception as error:
+            listener.failed(error)
 
 
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -85,7 +89,11 @@ def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():
         return
     _last_stepped = id(optimizer)
-    _tell("after_step", optimizer)
+    for listener in _listeners:
+        try:
+            listener.after_step(optimizer)
+        except Exception as error:
+            listener.failed(error)
 
 
 def _has_stepped(optimizer: Any) -> bool:
@@ -105,7 +113,7 @@ def _skipped(optimizer: Optimizer) -> None:
 
 
 def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> None:
-    root = tensors[0] if isinstance(tensors, list | tuple) and len(tensors) == 1 else tensors
+    root = tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
     # A nested call (reentrant checkpoint) and a root with more than one element are no loss.
     is_loss = isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1
     if is_loss:

@@ -11,19 +11,23 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-ABI: Final = 4  # WB_ABI in native/weighbridge_kernel.h
+ABI: Final = 5  # WB_ABI in native/weighbridge_kernel.h
 SOURCES: Final = (
     "build.py",
     "plain_arithmetic.h",
     "weigh_block.h",
     "weigh_level.c",
     "weigh_output.h",
+    "weighbridge_forward.c",
+    "weigh_sketch.h",
     "weighbridge_kernel.c",
     "weighbridge_kernel.h",
     "weighbridge_look.c",
     "weighbridge_look.h",
     "weighbridge_output.c",
     "weighbridge_output.h",
+    "weighbridge_sketch.c",
+    "weighbridge_sketch.h",
 )
 
 

@@ -24,6 +24,7 @@ from weighbridge.records import Quantity
 # Names in `optimizer.state[parameter]`: of torch's own optimizers, and of those that follow them.
 FIRST: Final = ("exp_avg", "momentum_buffer")
 SECOND: Final = ("exp_avg_sq", "square_avg", "exp_inf", "sum", "variance")
+_LOOK_AHEAD: Final = 1_000  # steps
 
 
 class Moments:
@@ -37,17 +38,22 @@ class Moments:
         self.histogram = plan.histogram_bits
         self.thinned = Thinned()
         self._asked = (-1, False)
+        self._due_at = 0  # not before this step
 
     def is_due(self, step: int) -> bool:
         """Is the state weighed at this step?"""
-        if self.is_never:
+        if self.is_never or step < self._due_at:
             return False
         if self._asked[0] != step:
-            self._asked = (step, self.schedule.due(step) and self.thinned.passes())
+            is_due = self.schedule.due(step)
+            self._due_at = step if is_due else self.schedule.next_due(step + 1, _LOOK_AHEAD)
+            self._asked = (step, is_due and self.thinned.passes())
         return self._asked[1]
 
     def weigh(self, stepped: Stepped, optimizer: Optimizer, step: int, recorder: Recorder) -> None:
         """Write a row for each moment of each parameter. Call with the recorder's lock held."""
+        for device in stepped.devices:
+            device.weigh_moments(optimizer, step)
         if stepped.work is None:
             return
         keep: list[torch.Tensor] = []

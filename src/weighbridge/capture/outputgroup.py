@@ -29,6 +29,7 @@ class Group:
         """One that is at the same work, for modules that are about to move there."""
         other = Group(self.rest, self.forward.histogram)
         other.forward.mode, other.backward.mode = self.forward.mode, self.backward.mode
+        other.forward.follows = self.forward.follows
         other.forward.stamp = other.backward.stamp = self.stamp
         other.thinned.one_in = self.thinned.one_in
         other.stamp, other.is_full = self.stamp, self.is_full

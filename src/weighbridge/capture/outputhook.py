@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from weighbridge.capture.seats import Seat
+from weighbridge.capture.seats import ForwardState, Seat
 
 if TYPE_CHECKING:
     from weighbridge.capture.outputgroup import Group
@@ -40,14 +40,15 @@ class OutputHook:
         "handle",
         "is_bounded",
         "is_opaque",
-        "met_at",
         "model",
         "module",
         "outputs",
         "path",
+        "quick",
         "root",
         "seat",
         "seats",
+        "state",
     )
 
     def __init__(self, outputs: Outputs, group: Group, model: str, path: str, module: nn.Module, root: nn.Module) -> None:
@@ -61,11 +62,23 @@ class OutputHook:
         self.seat: Seat | None = None
         self.seats: dict[str, Seat] = {}
         self.gradients: dict[str, tuple[Seat, dict[int, Any]]] = {}  # the dictionary is what autograd takes as hooks
-        self.met_at = -1
+        self.state = ForwardState(root=id(self.root), module=id(self.module), met_at=-1)
+        self.quick = outputs.library.forward(self.state, self.root, self.module)
+
+    def settle(self, seat: Seat) -> None:
+        """The module gives one tensor, and this is its seat: from now on C meets it."""
+        self.seat = seat
+        if not self.is_opaque:
+            self.state.seat = seat.address
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if _is_compiling():  # in a compiled graph there is nothing of us
             return
+        if self.quick is None or not self.quick(module, output):
+            self._meet(module, args, output)
+
+    def _meet(self, module: nn.Module, args: Any, output: Any) -> None:
+        """What C leaves to us: a first call, several tensors, gradients that are wanted too, a tensor in no order."""
         began = _now()
         try:
             root, group, outputs = self.root(), self.group, self.outputs
@@ -74,10 +87,10 @@ class OutputHook:
             if _tracing() is not None:  # torch.jit.trace would take our looking for a part of the model
                 return
             if _graph_task() == -1:
-                self.met_at = group.stamp
-            elif self.met_at == group.stamp:  # a checkpoint computes anew what was met before
+                self.state.met_at = group.stamp
+            elif self.state.met_at == group.stamp:  # a checkpoint computes anew what was met before
                 return
-            if outputs.awaits_batch:
+            if outputs.scene.awaits_batch:
                 outputs.meet_batch(args)
             seat = self.seat
             if seat is None or type(output) is not torch.Tensor:

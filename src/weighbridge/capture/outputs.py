@@ -16,7 +16,9 @@ import torch
 from torch import nn
 
 from weighbridge.capture.biases import Biases
+from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.losses import Number
 from weighbridge.capture.modulekinds import BOUNDED, CHANNELS_SECOND, around, computes, first_parameter, is_owned
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
@@ -24,7 +26,7 @@ from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import plain_path
 from weighbridge.capture.rowblock import BlockFull
-from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_readable
+from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_on_gpu, is_readable
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.records import Quantity
 
@@ -57,12 +59,14 @@ class Outputs:
         self.is_compiled, self.compiled_before = False, compiled_frames()
         self.order, self.step = itertools.count(), 0
         self.units_left = MOST_UNITS
-        self.loss_scale = 1.0  # that a GradScaler has put on the gradients of this step
+        self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.own_ns = 0  # spent in forward hooks
         self.biases = Biases(table)
-        self.awaits_batch = plan.sentinel
+        self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
+        self.on_gpu = DeviceOutputs(self._note_flag, failed)
+        self._batch.elsewhere = self.on_gpu.meet
         self._set_pace(self.unowned, 0)
 
     # --- which modules ----------------------------------------------------------------------------------------------
@@ -162,6 +166,7 @@ class Outputs:
         group.due_at = step + 1 if group.is_full else self._next_due(step)
         group.forward.mode = WEIGH if group.weighs else group.rest
         group.backward.mode = WEIGH if group.weighs_gradients else group.rest
+        group.forward.follows = group.weighs_gradients
         if was_full != group.is_full:
             self._place_hooks(group)
         if writes_units:
@@ -199,12 +204,12 @@ class Outputs:
 
     def meet_batch(self, args: Any) -> None:
         """The first module of a pass was called with this: the batch."""
-        self.awaits_batch = False
+        self.scene.awaits_batch = False
         if len(args) == 1 and type(args[0]) is torch.Tensor and args[0].is_floating_point():
             self._batch.meet(args[0])
             return
         for _, tensor in leaves(args)[:_MOST_LEAVES]:
-            if is_readable(tensor):
+            if is_readable(tensor) or is_on_gpu(tensor):
                 self._batch.meet(tensor)
 
     def meet(self, hook: OutputHook, module: nn.Module, output: Any) -> None:
@@ -213,7 +218,7 @@ class Outputs:
         if hook.gives_the_same:
             return
         for name, tensor in leaves(output)[:_MOST_LEAVES]:
-            if not is_readable(tensor):
+            if not (is_readable(tensor) or is_on_gpu(tensor)):
                 if tensor.is_floating_point() and tensor.device.type not in ("cpu", "meta"):
                     self.tell(f"activations on {tensor.device.type} are not weighed yet; parameters are")
                 continue
@@ -222,11 +227,15 @@ class Outputs:
             if (hook.group.weighs_gradients or hook.is_opaque) and tensor.requires_grad:
                 follow(tensor, hook.gradients[name][1])
             if tensor is output:
-                hook.seat = seat
+                hook.settle(seat)
 
     def _is_met(self, output: Any) -> bool:
         """Are these the numbers that the last module gave, unchanged? So a model gives what its last layer gives."""
-        if type(output) is not torch.Tensor or output._version or not is_readable(output):
+        if type(output) is not torch.Tensor or output._version:
+            return False
+        if is_on_gpu(output):
+            return (output.data_ptr(), output.numel()) == self.on_gpu.last
+        if not is_readable(output):
             return False
         return bool(output.data_ptr() == self.scene.last and output.numel() == self.scene.count)
 
@@ -235,12 +244,17 @@ class Outputs:
         full = f"{hook.path}/{name}"
         number = self.table.add_output(hook.model, full, type(module).__name__, tensor, next(self.order), self.step)
         axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
-        units = int(tensor.shape[axis]) if tensor.dim() >= 2 else 0
+        units = int(tensor.shape[axis]) if tensor.dim() >= 2 and not is_on_gpu(tensor) else 0
         units = units if units <= self.units_left and self.units_due != NEVER else 0
         self.units_left -= units
         seat = Seat(self.library, self.scene, group.forward, number, Quantity.ACTIVATION, units, axis)
         gradient = Seat(self.library, self.scene, group.backward, number, Quantity.ACTIVATION_GRADIENT)
         hook.seats[name], hook.gradients[name] = seat, (gradient, {0: gradient.meet})
+        seat.elsewhere = gradient.elsewhere = self.on_gpu.meet
+        if is_on_gpu(tensor) and not self.on_gpu.is_told:
+            self.on_gpu.is_told = True
+            message = "on a GPU single units of outputs, and what a bias adds beside W.x, are not weighed"
+            self.recorder.event(self.step, "reduced", message)
         group.seats += [seat, gradient]
         group.table = None
         self.biases.meet(hook, seat, module, name)
@@ -263,8 +277,9 @@ class Outputs:
         if group.is_full or self.scene.flagged:
             self._write(group, step)
         group.next_step()
+        self._send_gpu(group, step)
         self._batch_pace.stamp += 1
-        self.awaits_batch = self.plan.sentinel
+        self.scene.awaits_batch = self.plan.sentinel
         if step + 1 >= group.due_at:
             self._set_pace(group, step + 1)
 
@@ -286,9 +301,19 @@ class Outputs:
         except BlockFull:
             block, written = recorder.room(number), recorder.block.rows
             repeated = self.library.take(seats, number, step, recorder.attempt, block)
-        if self.loss_scale != 1:
+        if isinstance(self.loss_scale, float) and self.loss_scale != 1:
             block.divide(written, int(Quantity.ACTIVATION_GRADIENT), self.loss_scale)
         return repeated
+
+    def _send_gpu(self, group: Group, step: int) -> None:
+        """The same for what lies on a GPU: sent now, and written when it has arrived."""
+        for pace in (self._batch_pace, group.forward, group.backward):
+            self.on_gpu.send(pace, step, self.loss_scale if pace is group.backward else 1.0)
+        self.on_gpu.fetch(self.recorder)
+
+    def _note_flag(self, step: int, seat: Seat, calls: int, first: int, place: int) -> None:
+        row = (step, self.recorder.attempt, seat.tensor, int(seat.quantity), calls, first, place)
+        self.recorder.small["calls"].rows.append(row)
 
     def _note_calls(self, group: Group, step: int, repeated: bool) -> None:
         rows = self.recorder.small["calls"].rows

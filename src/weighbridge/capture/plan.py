@@ -51,6 +51,10 @@ class Schedule:
             if type(value) is not int or value < 0:
                 raise BadPlan(f"Schedule({name}={value!r}): a number of steps is a whole number, 0 or more.")
 
+    def next_due(self, step: int, ahead: int) -> int:
+        """The first step from this one on at which something is due; `ahead` steps further at most."""
+        return next((one for one in range(step, step + ahead) if self.due(one)), step + ahead)
+
     def due(self, step: int) -> bool:
         """Is something to be weighed at this step?"""
         if step < self.first or (self.every and step % self.every == 0):
@@ -63,7 +67,7 @@ NEVER: Final = Schedule()
 When = Schedule | int | bool  # a number: every k-th step
 QUANTITIES: Final = ("parameters", "gradients", "updates")  # in the order of their bits in `Plan.rows_due`
 HISTOGRAMS: Final = (0, 1, 2, 4)  # by mantissa bits, plus one
-SCHEDULED: Final = (*QUANTITIES, "moments", "activations", "activation_gradients", "units")
+SCHEDULED: Final = (*QUANTITIES, "moments", "coherence", "activations", "activation_gradients", "units")
 Pattern = str | re.Pattern[str] | Callable[[str], bool]  # a glob, a regular expression, a function of the dotted name
 
 
@@ -75,6 +79,8 @@ class Plan:
                           of the name, or several of these; what is excluded is not weighed
     parameters, gradients, updates   when; default every step
     moments               the optimizer's running averages (Adam's two); default 10 steps per decade and every 100th
+    coherence             successive gradients of an optimizer compared (their cosine; the gradient noise scale; the factor
+                          of clipping by own code), counted in its own steps; default as for moments
     activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
                           every 10th
     units                 each unit of an output on its own; default 20 steps per decade and every 100th
@@ -99,6 +105,7 @@ class Plan:
     gradients: When = True
     updates: When = True
     moments: When = Schedule(every=100, per_decade=10)
+    coherence: When = Schedule(every=100, per_decade=10)
     activations: When = Schedule(first=20, every=10)
     activation_gradients: When = Schedule(first=20, every=10)
     units: When = Schedule(every=100, per_decade=20)
@@ -220,6 +227,13 @@ def is_sampled_step(step: int) -> bool:
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 17, 19, 22, 25, 28]
     """
     return step < 10 or step in log_spaced(len(str(step)) - 1, SAMPLES_PER_DECADE)
+
+
+def next_sampled_step(step: int) -> int:
+    """The first sampled step from this one on."""
+    while not is_sampled_step(step):
+        step += 1
+    return step
 
 
 @functools.cache

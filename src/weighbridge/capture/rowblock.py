@@ -88,6 +88,27 @@ class RowBlock:
         self._arrays["hist_offsets"][row + 1] = filled + end - first
         self._struct.rows, self._struct.counts = row + 1, filled + end - first
 
+    def add_many(self, values: Mapping[str, Any], hists: np.ndarray[Any, Any]) -> None:
+        """Rows from Python: columns by name (arrays, or one number for all), and all counts, uint32 [rows, bins]."""
+        row, filled, number = self._struct.rows, self._struct.counts, len(hists)
+        place = np.arange(hists.shape[1])
+        occupied = hists > 0
+        is_some = occupied.any(1)
+        first = np.where(is_some, occupied.argmax(1), 0) if hists.size else np.zeros(number, np.int64)
+        end = np.where(is_some, hists.shape[1] - occupied[:, ::-1].argmax(1), 0) if hists.size else first
+        ends = filled + np.cumsum(end - first)
+        if row + number > self._struct.capacity_rows or (number and ends[-1] > self._struct.capacity_counts):
+            raise BlockFull("the block of rows is full: ask room_for first, then take")
+        for name in _COLUMNS:
+            self._arrays[name][row : row + number] = values.get(name, WHOLE)
+        self._arrays["hist_first"][row : row + number] = first
+        self._arrays["hist_offsets"][row + 1 : row + number + 1] = ends
+        if number:
+            inside = (place >= first[:, None]) & (place < end[:, None])
+            self._arrays["hist"][filled : ends[-1]] = hists[inside]
+            self._struct.counts = int(ends[-1])
+        self._struct.rows = row + number
+
     def divide(self, first: int, quantity: int, scale: float) -> None:
         """Divide what was weighed of this quantity, in the rows from `first` on, by a power of two.
 

@@ -112,7 +112,7 @@ class Run:
             for key, value in values.items():
                 number, text = _logged(value)
                 if key == "epoch" and text is None:
-                    self._stepper.epoch = number
+                    self._stepper.step_rows.epoch = number
                 row = (at, self._recorder.attempt, str(key), number, text, time.time_ns())
                 self._recorder.small["logs"].rows.append(row)
 
@@ -126,7 +126,7 @@ class Run:
         """Count epochs: `for epoch in run.epochs(50):`. Steps inside are recorded with their epoch."""
         for epoch in range(number):
             if self._is_on():
-                self._stepper.epoch = float(epoch)
+                self._stepper.step_rows.epoch = float(epoch)
             yield epoch
 
     def flush(self) -> None:
@@ -161,11 +161,11 @@ class Run:
 
     def _note_end(self) -> None:
         stepper = self._stepper
-        if self._watched and stepper.total_steps == 0 and stepper.early:
-            stepper.write_passes()
+        if self._watched and stepper.total_steps == 0 and stepper.step_rows.early:
+            stepper.step_rows.write_passes()
             self._tell(
-                f"no optimizer step in {stepper.early} backward passes of this run: is optimizer.step() called, and was "
-                "the optimizer given this model's parameters? (Updates written by hand, and a compiled step, are seen in "
+                f"no optimizer step in {stepper.step_rows.early} backward passes of this run: is optimizer.step() called, and "
+                "was the optimizer given this model's parameters? (Updates written by hand, and a compiled step, are seen in "
                 "models of up to a million parameters)"
             )
         elif self._watched and stepper.total_steps == 0:

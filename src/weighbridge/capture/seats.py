@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import nn
 
 from weighbridge.capture.addresses import lent_to_c
+from weighbridge.capture.devicetable import KINDS, has_triton
 from weighbridge.capture.kernel import Kernel, NativeKernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.records import Quantity
@@ -31,13 +33,14 @@ class Scene(ctypes.Structure):
         ("own_ns", ctypes.c_int64),
         ("last", ctypes.c_uint64),
         ("count", ctypes.c_int64),
+        ("awaits_batch", ctypes.c_int32),
     ]
 
 
 class Pace(ctypes.Structure):
     """wb_pace: what the modules of one optimizer do in this step."""
 
-    _fields_ = [("mode", ctypes.c_int32), ("stamp", ctypes.c_int32), ("histogram", ctypes.c_int32)]
+    _fields_ = [(name, ctypes.c_int32) for name in ("mode", "stamp", "histogram", "follows")]
 
 
 class SeatHead(ctypes.Structure):
@@ -69,11 +72,18 @@ class _Hook(ctypes.Structure):
     _fields_ = [("seat", ctypes.c_void_p), ("otherwise", ctypes.c_void_p)]
 
 
+class ForwardState(ctypes.Structure):
+    """wb_forward: what C knows of a forward hook."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("seat", "root", "module")), ("met_at", ctypes.c_int32)]
+
+
 class _Method(ctypes.Structure):  # PyMethodDef
     _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
 
 
 _METH_O: Final = 8
+_METH_FASTCALL: Final = 0x80
 
 
 class _Address(int):
@@ -110,6 +120,7 @@ class Seat:
         self.address = ctypes.addressof(self.head)
         self.units = Units(units) if units else None
         self.unit_steps = 0
+        self.elsewhere: Callable[[Seat, torch.Tensor], None] | None = None  # weighs what lies on a GPU
         head = self.head
         head.scene, head.tensor, head.quantity = ctypes.addressof(scene), tensor, int(quantity)
         head.stamp, head.nonfinite_call, head.place = -1, -1, -1
@@ -129,7 +140,11 @@ class Seat:
     def weigh_anyhow(self, tensor: torch.Tensor) -> None:
         """A tensor that C could not read where it lies: brought in order first, or left out."""
         try:
-            if self.pace.mode == REST or not is_readable(tensor):
+            if self.pace.mode == REST:
+                return
+            if not is_readable(tensor):
+                if self.elsewhere is not None and is_on_gpu(tensor):
+                    self.elsewhere(self, tensor)
                 return
             dense = tensor.detach()
             dense = (dense.to_dense() if dense.layout is not torch.strided else dense).contiguous()
@@ -154,9 +169,17 @@ class Seat:
 
 def is_readable(tensor: torch.Tensor) -> bool:
     """Can its numbers be read here? Not those of functorch's wrappers, fakes, other devices and other dtypes."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
-    return tensor.device.type == "cpu" and code_of(tensor.dtype) is not None
+    return is_plain(tensor) and tensor.device.type == "cpu" and code_of(tensor.dtype) is not None
+
+
+def is_on_gpu(tensor: torch.Tensor) -> bool:
+    """Can Triton's kernels read it?"""
+    return is_plain(tensor) and tensor.device.type == "cuda" and tensor.dtype in KINDS and has_triton()
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """No subclass, and none of functorch's wrappers."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def numbers_of(dense: torch.Tensor, units: int, axis: int) -> Numbers:
@@ -189,6 +212,8 @@ class Library:
             library.wb_lend(ctypes.addressof(lent))
             function = ctypes.cast(library.wb_meet, ctypes.c_void_p).value
             self._method = _Method(b"meet", function, _METH_O, b"weighs a tensor")
+            function = ctypes.cast(library.wb_forward_hook, ctypes.c_void_p).value
+            self._forward = _Method(b"forward", function, _METH_FASTCALL, b"meets what a module gives")
         self._make = ctypes.pythonapi.PyCFunction_NewEx
         self._make.restype, self._make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
 
@@ -200,6 +225,15 @@ class Library:
         address = _Address(ctypes.addressof(hook))
         address.keeps = (hook, seat, otherwise, self)
         made: Callable[[torch.Tensor], None] = self._make(ctypes.addressof(self._method), address, None)
+        return made
+
+    def forward(self, state: ForwardState, *kept: Any) -> Callable[[nn.Module, Any], bool] | None:
+        """The C function that does the usual work of a forward hook and says whether that was all. `kept` lives with it."""
+        if self._method is None:
+            return None
+        address = _Address(ctypes.addressof(state))
+        address.keeps = (state, self, *kept)
+        made: Callable[[nn.Module, Any], bool] = self._make(ctypes.addressof(self._forward), address, None)
         return made
 
     def weigh(self, seat: int, numbers: Numbers) -> None:

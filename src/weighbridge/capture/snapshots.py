@@ -36,6 +36,7 @@ from weighbridge.records import Quantity
 _ALIGN: Final = 64
 # Up to this size a tensor is compared byte by byte before each step: `.data` edits and fused steps do not move `_version`.
 COMPARED_ELEMENTS: Final = 4096
+EIGHT_BITS: Final = (torch.float8_e4m3fn, torch.float8_e5m2)  # weighed on GPUs only
 
 
 def as_real(tensor: torch.Tensor) -> torch.Tensor:
@@ -83,7 +84,7 @@ def why_not(tensor: torch.Tensor) -> str:
         return "its memory is given back: not weighed"
     if tensor.layout is not torch.strided:
         return f"layout {str(tensor.layout).removeprefix('torch.')}: not weighed"
-    if code_of(as_real(tensor.detach()).dtype) is None:
+    if code_of(as_real(tensor.detach()).dtype) is None and not (tensor.is_cuda and tensor.dtype in EIGHT_BITS):
         return f"{str(tensor.dtype).removeprefix('torch.')}: not weighed yet"
     return ""
 
@@ -120,29 +121,17 @@ class Snapshots:
         self.items["histogram"] = histogram
         self.compared = int(np.searchsorted(self.items["count"], COMPARED_ELEMENTS, side="right"))
         self.rows = ALL_ROWS
-        self.windows = self._windows(budget)
+        self.windows = in_windows([_padded(size) for size in self.sizes], self.compared, budget)
         self.turn = 0
         self.uncopied: list[int] = []
         self.addresses = [0] * len(reals)
         self.arena = np.empty(max((self._padded(w) for w in self.windows), default=0) + _ALIGN, dtype=np.uint8)
         self.look = look_at(kernel, self.parameters, self.reached, self.items, self.compared)
         self.keep: list[torch.Tensor] = []  # what must live until the kernel has read it
+        self._found = -1  # what was found and not settled yet; -1 = nobody has looked
 
     def _padded(self, window: list[int]) -> int:
         return sum(_padded(self.sizes[i]) for i in window)
-
-    def _windows(self, budget: int) -> list[list[int]]:
-        """The turns: each holds the small tensors and as many of the large ones as fit. One turn where all fit."""
-        small, large = list(range(self.compared)), list(range(self.compared, len(self.sizes)))
-        room = budget - self._padded(small)
-        turns: list[list[int]] = [[]]
-        for i in large:
-            if _padded(self.sizes[i]) > room:
-                continue  # larger than the whole budget: its update is never weighed
-            if self._padded(turns[-1]) + _padded(self.sizes[i]) > room:
-                turns.append([])
-            turns[-1].append(i)
-        return [small + turn for turn in turns]
 
     def _place(self, window: list[int]) -> None:
         """Give each tensor of the window its place in the arena; the others have none."""
@@ -154,12 +143,21 @@ class Snapshots:
         self.items["snapshot"] = self.addresses
         self.uncopied = [i for i, address in enumerate(self.addresses) if not address]
 
+    def is_as_before(self, gradients: bool) -> bool:
+        """Does everything lie where it did? (Before a step: with the same versions and bytes too.) If not, `locate` goes on
+        from what was found here: to ask again would find nothing new."""
+        found = self.look(gradients)
+        unsettled = found & ~CHANGED if gradients else found
+        self._found = found if unsettled else -1
+        return not unsettled
+
     def locate(self, gradients: bool = False) -> int:
         """Find where every parameter lies now (and the gradient that the optimizer has used). Gives the bits of `Look`.
 
         Raises FormChanged where a parameter is no longer what it was.
         """
-        found = self.look(gradients)
+        found = self.look(gradients) if self._found < 0 else self._found
+        self._found = -1
         for i, weighed in self.gathered:
             dense = weighed.contiguous()
             self.keep.append(dense)
@@ -308,6 +306,23 @@ class Snapshots:
         items["gradient"] = 0
         self.kernel.weigh(items, step, attempt, block)
         self.keep.clear()
+
+
+def in_windows(sizes: list[int], small: int, budget: int) -> list[list[int]]:
+    """The turns in which copies of these sizes are made: each holds the first `small` tensors and as many of the others as
+    fit into the budget, in bytes. One turn where all fit."""
+    head, room = list(range(small)), budget - sum(sizes[:small])
+    turns: list[list[int]] = [[]]
+    filled = 0
+    for i in range(small, len(sizes)):
+        if sizes[i] > room:
+            continue  # larger than the whole budget: its update is never weighed
+        if filled + sizes[i] > room:
+            turns.append([])
+            filled = 0
+        turns[-1].append(i)
+        filled += sizes[i]
+    return [head + turn for turn in turns]
 
 
 def _reached(weighed: Weighed) -> int:

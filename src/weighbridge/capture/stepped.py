@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.coherence import Pair
 from weighbridge.capture.snapshots import Weighed
-from weighbridge.capture.transfer import DeviceWeigher
 from weighbridge.capture.work import Work
+
+if TYPE_CHECKING:
+    from weighbridge.capture.devicework import DeviceWork
+    from weighbridge.capture.transfer import DeviceWeigher
 
 _NAN: Final = float("nan")
 _NO_BETAS: Final = (None,)
@@ -28,9 +32,10 @@ class Stepped:
         self.tensors: set[int] = set()  # under which its parameters are known
         self.watched = -1  # size of the tensor table when this was prepared
         self.work: Work | None = None
-        self.device: DeviceWeigher | None = None
+        self.devices: list[DeviceWork | DeviceWeigher] = []  # one for each device with tensors of this optimizer
         self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.told: Any = None  # what the run was told of this optimizer and its groups
+        self.pair = Pair()
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
@@ -41,15 +46,15 @@ class Stepped:
     @property
     def is_ours(self) -> bool:
         """Does this optimizer step any tensor that is watched?"""
-        return self.work is not None or self.device is not None or bool(self.copies)
+        return self.work is not None or bool(self.devices) or bool(self.copies)
 
 
-def found_inf_of(optimizer: Optimizer) -> float:
-    """What a GradScaler tells a fused optimizer while it steps: above 0, it changes nothing. NaN: a device knows."""
+def found_inf_of(optimizer: Optimizer) -> float | torch.Tensor:
+    """What a GradScaler tells a fused optimizer while it steps: above 0, it changes nothing. A tensor: a device knows."""
     found = optimizer.__dict__.get("found_inf")
     if found is None:
         return 0.0
-    return float(found) if not isinstance(found, torch.Tensor) or found.device.type == "cpu" else _NAN
+    return found if isinstance(found, torch.Tensor) and not found.is_cpu else float(found)
 
 
 def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[float]]:

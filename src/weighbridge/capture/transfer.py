@@ -7,7 +7,7 @@ steps later, when the device says that it is done; nothing here waits for a devi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,12 +49,13 @@ class DeviceWeigher:
         """Is this step sampled?"""
         return (is_sampled_step(step) or step % EVERY == 0) and len(self.waiting) < _WAITING
 
-    def before(self, step: int) -> None:
-        """Keep the parameters of a sampled step as they are before it."""
+    def before(self, step: int) -> list[int]:
+        """Keep the parameters of a sampled step as they are before it. Whether others changed them is not known."""
         if self.is_due(step):
             self.before_values = {w.tensor: as_real(local(w.parameter)).clone() for w in self.weighed}
+        return []
 
-    def after(self, step: int, recorder: Recorder) -> None:
+    def after(self, step: int, lent: Mapping[int, torch.Tensor] | None, recorder: Recorder) -> None:
         """Start weighing a sampled step, and fetch what has arrived from earlier ones."""
         for one in self.weighed:
             before = self.before_values.get(one.tensor)
@@ -62,10 +63,19 @@ class DeviceWeigher:
                 continue
             self._start(step, one.tensor, Quantity.PARAMETER, before)
             self._start(step, one.tensor, Quantity.UPDATE, as_real(local(one.parameter)) - before)
-            if one.parameter.grad is not None:
-                self._start(step, one.tensor, Quantity.GRADIENT, as_real(local(one.parameter.grad).to_dense()))
+            gradient = one.parameter.grad if lent is None else lent.get(one.tensor)
+            if gradient is not None:
+                self._start(step, one.tensor, Quantity.GRADIENT, as_real(local(gradient).to_dense()))
         self.before_values = {}
         self._fetch(recorder, wait=False)
+
+    def weigh_moments(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Not here."""
+
+    def closing(self, step: int) -> None:
+        """The `parameter` row of every tensor as it stands at the end."""
+        for one in self.weighed:
+            self._start(step, one.tensor, Quantity.PARAMETER, as_real(local(one.parameter)))
 
     def drain(self, recorder: Recorder) -> None:
         """Fetch everything that is under way; waits for the device."""

@@ -18,7 +18,7 @@ from weighbridge.capture.plan import (
     EVERY_STEP_UNTIL,
     SAMPLED_ELEMENTS,
     SAMPLED_MODEL_ELEMENTS,
-    is_sampled_step,
+    next_sampled_step,
 )
 from weighbridge.capture.shards import is_sharded
 from weighbridge.capture.snapshots import Snapshots, as_real
@@ -35,6 +35,7 @@ class Values:
 
     def __init__(self, snapshots: Snapshots) -> None:
         self.snapshots = snapshots
+        self._sampled_at = 0  # the next step of the samples; steps only grow
         self.every_step, self.sampled = _chosen(snapshots)
         marks = dict.fromkeys(self.every_step, _EVERY_STEP | _SAMPLED) | dict.fromkeys(self.sampled, _SAMPLED)
         by_kernel = {
@@ -50,10 +51,11 @@ class Values:
             sizes = [snapshots.sizes[i] for i, mark in by_kernel.items() if mark & keep]
             self.room[keep] = (3 * len(sizes), 3 * sum(sizes))
 
-    @staticmethod
-    def kept_at(step: int) -> int:
+    def kept_at(self, step: int) -> int:
         """Which tensors' numbers are kept at this step, as bits; 0 = of none."""
-        if is_sampled_step(step):
+        if step > self._sampled_at or not self._sampled_at:
+            self._sampled_at = next_sampled_step(step)
+        if step == self._sampled_at:
             return _SAMPLED
         return _EVERY_STEP if step < EVERY_STEP_UNTIL else 0
 

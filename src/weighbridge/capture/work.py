@@ -36,6 +36,14 @@ class Work:
         self.rows = ALL_ROWS  # that are written at this step
         self.is_stale = False  # the copies are of an earlier step: some steps were not weighed
         self.is_all_due = plan.is_all_due and level.thinning == 1
+        first, values = self.parts[0], self.values[0]
+        # Everything at every step, and everything read where it lies: then most steps need two calls of C and no more.
+        self.is_plain = (
+            self.is_all_due
+            and not (first.gathered or first.uncopied)
+            and len(first.windows) == 1
+            and not (values is not None and values.rest)
+        )
 
     @property
     def snapshots(self) -> Snapshots:
@@ -43,7 +51,7 @@ class Work:
         return self.parts[self.turn]
 
     @property
-    def windows(self) -> int:
+    def number_of_turns(self) -> int:
         """In how many turns the updates of large tensors are weighed, because memory for copies is bounded."""
         return max(len(snapshots.windows) for snapshots in self.parts)
 
@@ -52,6 +60,10 @@ class Work:
         for snapshots in self.parts:
             copied = {i for window in snapshots.windows for i in window}
             yield from (w for i, w in enumerate(snapshots.weighed) if i not in copied)
+
+    def is_as_before(self, gradients: bool) -> bool:
+        """Is everything plain, and found where it was at the step before? Then nothing is left to do but to weigh."""
+        return self.is_plain and self.parts[0].is_as_before(gradients)
 
     # --- before the optimizer steps ---------------------------------------------------------------------------------
 

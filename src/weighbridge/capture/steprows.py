@@ -1,0 +1,98 @@
+"""The table of steps: one row for each step of each optimizer, with the loss of the passes that led to it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from typing import Any, Final
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture.late import Late, held
+from weighbridge.capture.losses import Number, Passes
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.stepped import Stepped, settings_of
+
+_NAN: Final = float("nan")
+_CLIPS_KEPT: Final = 16  # of models that nobody steps
+_PASSES_BEFORE_FIRST_STEP: Final = 20  # from then on passes without a step are written one by one
+
+
+class StepRows:
+    """What is gathered between two steps of an optimizer, and the row that it becomes."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.passes = Passes()
+        self.clips: list[tuple[int, float]] = []  # since the last step of an optimizer that holds them
+        self.under_way: deque[Any] = deque()  # rows that wait for numbers of a device
+        self.epoch = _NAN
+        self.early = 0  # backward passes before the first step of all, and their rows until it is time to write them
+        self.early_rows: list[tuple[Any, ...]] = []
+
+    def add_pass(self, root: torch.Tensor, step: int, has_stepped: bool) -> None:
+        """A backward pass begins at this root. `has_stepped`: has any optimizer of the run?"""
+        given = self.passes.add(root)
+        if not has_stepped:
+            self._pass_without_step(given, step)
+
+    def _pass_without_step(self, given: float, step: int) -> None:
+        """Nobody has stepped yet: after a while write the passes themselves, so that a run without steps has a loss."""
+        self.early += 1
+        self.early_rows.append((step, self.recorder.attempt, given, given, self.epoch, time.time_ns()))
+        if self.early >= _PASSES_BEFORE_FIRST_STEP:
+            self.write_passes()
+
+    def write_passes(self) -> None:
+        """Write the backward passes that no step followed, as far as they are not written yet."""
+        with self.recorder.lock:
+            self.recorder.small["passes"].rows.extend(self.early_rows)
+        self.early_rows = []
+
+    def add(self, stepped: Stepped, optimizer: Optimizer, step: int, found_inf: Number, own_ns: int, factor: float) -> bool:
+        """Write the row of this step, now (True) or when a device has given its loss.
+
+        factor: of clipping, where torch's own was not met. Call `passes.settle` before it, and with the recorder's lock held.
+        """
+        passes = self.passes
+        before = (step, self.recorder.attempt, stepped.number, stepped.count)
+        clip = self._clip_factor(stepped, factor) if self.clips else factor
+        after = (*settings_of(optimizer), self.epoch, time.time_ns(), own_ns)
+        awaited = [] if passes.is_all_here and isinstance(passes.scale, float) else passes.awaited()
+        if isinstance(found_inf, torch.Tensor):
+            awaited.append(held(found_inf))
+        is_late = bool(awaited or self.under_way)  # rows stand in the order of their steps
+        if is_late:
+            self.under_way.append((before, passes.taken(), clip, found_inf, after, Late(awaited) if awaited else None))
+        else:
+            self._write(before, passes, clip, float(found_inf), after)
+        stepped.count += 1
+        passes.clear()
+        return not is_late
+
+    def fetch(self, wait: bool = False) -> list[int]:
+        """Write the rows whose numbers have arrived. Gives their steps. Call with the recorder's lock held."""
+        steps = []
+        while self.under_way and ((late := self.under_way[0][5]) is None or late.has_arrived(wait)):
+            before, passes, clip, found_inf, after, _ = self.under_way.popleft()
+            arrived = late.numbers() if late is not None else []
+            found = arrived.pop() if isinstance(found_inf, torch.Tensor) else found_inf
+            self._write(before, passes.settled(arrived), clip, found, after)
+            steps.append(before[0])
+        return steps
+
+    def _write(self, before: tuple[Any, ...], passes: Passes, clip: float, found_inf: float, after: tuple[Any, ...]) -> None:
+        given = sum(passes.given) if passes.given else None
+        row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, passes.scale, *after)
+        self.recorder.small["steps"].rows.append(row)
+
+    def _clip_factor(self, stepped: Stepped, otherwise: float) -> float:
+        """What torch's clipping multiplied this optimizer's gradients with; NaN where it clipped some of them apart."""
+        mine = set(stepped.ids)
+        clips = [clip for clip in self.clips if clip[0] in mine]
+        self.clips = [clip for clip in self.clips if clip[0] not in mine][-_CLIPS_KEPT:]
+        if not clips:
+            return otherwise
+        return math.prod(factor for _, factor in clips) if len({parameter for parameter, _ in clips}) == 1 else _NAN
