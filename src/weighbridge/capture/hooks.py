@@ -113,7 +113,7 @@ def _skipped(optimizer: Optimizer) -> None:
 
 
 def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> None:
-    root = tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors  # noqa: UP038: quicker
+    root = tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
     # A nested call (reentrant checkpoint) and a root with more than one element are no loss.
     is_loss = isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1
     if is_loss:

@@ -31,7 +31,7 @@ class Passes:
     def add(self, loss: torch.Tensor) -> float:
         """Note one root. Gives its value where that can be read without waiting for a device, NaN elsewhere."""
         self.count += 1
-        if loss.is_complex() or is_capturing(loss.device):
+        if loss.is_complex() or (not loss.is_cpu and is_capturing(loss.device)):
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
@@ -87,10 +87,8 @@ class Passes:
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
         if self.count:
-            self.given.clear()
-            self.scales.clear()
-            self.shares.clear()
-            self.count, self.before = 0, None
+            self._empty()
+            self.before = None
 
     def _empty(self) -> None:
         self.given, self.scales, self.shares, self.count, self.is_all_here = [], [], [], 0, True
