@@ -7,6 +7,7 @@ turns in one process. `--quick` leaves the large model out. `--sweep` times othe
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # noqa: E402  (run from a clone, installed or not)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import weighbridge
 from weighbridge.capture import devicetable
@@ -76,46 +77,60 @@ SHAPES = {
 
 
 def kernels(ceiling: float) -> list[dict[str, Any]]:
-    rows = []
-    for name, counts in SHAPES.items():
-        for dtype in (torch.float32, torch.bfloat16):
-            for fine in (-1, 0):
-                table, alive = table_of(counts, dtype, fine)
-                everything = np.ones(len(counts), bool)
-                size = sum(counts) * torch.empty(0, dtype=dtype).element_size()
-                step = milliseconds(lambda: table.weigh_steps(everything))
-                alone = milliseconds(lambda: table.weigh_alone(everything, PARAMETER, PARAMETER))
-                table.weigh_steps(everything)
-                add = milliseconds(table.add_up)
-                began = time.perf_counter()
-                for _ in range(20):
-                    table.weigh_steps(everything)
-                    table.add_up()
-                host = (time.perf_counter() - began) / 20 * 1e6
-                torch.cuda.synchronize()
-                rows.append({
-                    "tensors": name, "dtype": str(dtype).removeprefix("torch."), "histogram": fine >= 0,
-                    "step_ms": step, "step_GBps": 4 * size / step / 1e6, "step_share": 4 * size / step / 1e6 / ceiling,
-                    "alone_ms": alone, "alone_GBps": size / alone / 1e6, "add_up_ms": add, "host_us": host,
-                })  # fmt: skip
-                print(json.dumps(rows[-1]), flush=True)
-                del table, alive
-                torch.cuda.empty_cache()
-    return rows
+    return [
+        kernel(name, counts, dtype, fine, ceiling)
+        for name, counts in SHAPES.items()
+        for dtype in (torch.float32, torch.bfloat16)
+        for fine in (-1, 0)
+    ]
+
+
+def kernel(name: str, counts: list[int], dtype: torch.dtype, fine: int, ceiling: float) -> dict[str, Any]:
+    """A step over these tensors: bytes of parameter (read), copy (read and written) and gradient (read), over the time."""
+    table, _alive = table_of(counts, dtype, fine)
+    everything = np.ones(len(counts), bool)
+    size = sum(counts) * torch.empty(0, dtype=dtype).element_size()
+    step = milliseconds(lambda: table.weigh_steps(everything))
+    alone = milliseconds(lambda: table.weigh_alone(everything, PARAMETER, PARAMETER))
+    table.weigh_steps(everything)
+    add = milliseconds(table.add_up)
+    began = time.perf_counter()
+    for _ in range(20):
+        table.weigh_steps(everything)
+        table.add_up()
+    host = (time.perf_counter() - began) / 20 * 1e6
+    torch.cuda.synchronize()
+    row = {
+        "tensors": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "histogram": fine >= 0,
+        "step_ms": step,
+        "step_GBps": 4 * size / step / 1e6,
+        "step_share": 4 * size / step / 1e6 / ceiling,
+        "alone_ms": alone,
+        "alone_GBps": size / alone / 1e6,
+        "add_up_ms": add,
+        "host_us": host,
+    }
+    print(json.dumps(row), flush=True)
+    return row
 
 
 def sweep() -> None:
-    for lanes in (64, 128, 256):
-        for tile in (256, 512, 1024, 2048):
-            devicetable.LANES, devicetable.TILE = lanes, tile
-            found = []
-            for dtype in (torch.float32, torch.bfloat16):
-                for name in list(SHAPES)[1:]:
-                    table, _alive = table_of(SHAPES[name], dtype, 0)
-                    everything = np.ones(len(SHAPES[name]), bool)
-                    found.append(round(milliseconds(lambda: table.weigh_steps(everything), 7), 3))
-                    table, _alive = None, None
-            print("lanes", lanes, "tile", tile, "fp32 gpt2, 1000; bf16 gpt2, 1000:", found, flush=True)
+    """Other shapes of the kernels: milliseconds of a step in float32 and bfloat16."""
+    for lanes, tile, registers, each in (
+        (128, 1024, 104, 4), (128, 1024, 104, 8), (128, 1024, 96, 4), (128, 1024, 96, 8), (128, 1024, 80, 4),
+        (128, 1024, 112, 4), (64, 1024, 104, 4),
+    ):  # fmt: skip
+        devicetable.LANES, devicetable.TILE, devicetable.REGISTERS, devicetable.EACH = lanes, tile, registers, each
+        found = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            for name in list(SHAPES)[1:]:
+                for fine in (-1, 0):
+                    table, _alive = table_of(SHAPES[name], dtype, fine)
+                    work = functools.partial(table.weigh_steps, np.ones(len(SHAPES[name]), bool))
+                    found[f"{name[:6]} {dtype} {fine}"] = round(milliseconds(work, 7), 3)
+        print(f"lanes {lanes}, tile {tile}, registers {registers}, each {each}:", list(found.values()), flush=True)
 
 
 # --- whole steps ----------------------------------------------------------------------------------------------------------
@@ -198,12 +213,20 @@ def main() -> None:
         sweep()
         return
     results: dict[str, Any] = head | {"copy_GBps": ceiling, "kernels": kernels(ceiling), "steps": []}
-    everything = weighbridge.Plan(moments=True)
-    for size, plan, words, blocks, each, micro in (
-        ("small", weighbridge.Plan(), "default plan", 7, 10, 1),
-        ("small", everything, "moments at every step", 5, 10, 1),
-        *([] if options.quick else [("1B", weighbridge.Plan(snapshot="8 GB"), "default plan, copies of all", 5, 3, 4)]),
-    ):
+    alone = {"activations": False, "activation_gradients": False, "units": False, "moments": False}
+    plans = {
+        "parameters, gradients, updates": weighbridge.Plan(sentinel=False, **alone),
+        "these and the sentinel": weighbridge.Plan(**alone),
+        "default plan": weighbridge.Plan(),
+        "everything at every step": weighbridge.Plan(moments=True, activations=True, activation_gradients=True),
+    }
+    runs = [("small", words, plan, 5, 10, 1) for words, plan in plans.items()]
+    if not options.quick:
+        whole = weighbridge.Plan(snapshot="8 GB")
+        runs += [
+            ("1B", words, plan, 4, 3, 4) for words, plan in (("default plan", weighbridge.Plan()), ("copies of all", whole))
+        ]
+    for size, words, plan, blocks, each, micro in runs:
         results["steps"].append({"plan": words} | steps(size, plan, blocks, each, micro))
         print(json.dumps(results["steps"][-1]), flush=True)
         torch.cuda.empty_cache()

@@ -47,7 +47,7 @@ class Parameters(Weighbridge):
     """Parameters, gradients and updates at every step, and nothing else."""
 
     name, title = "parameters", "parameters alone, every step"
-    plan: ClassVar = {**_NO_OUTPUTS, "moments": False, "sentinel": False}
+    plan: ClassVar = {**_NO_OUTPUTS, "moments": False, "coherence": False, "sentinel": False}
 
 
 class Outputs(Weighbridge):

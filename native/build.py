@@ -75,7 +75,14 @@ def _compile(compiler: list[str], folder: Path, digest: str) -> Path:
         objects.append(folder / f"{name}.o")
         _run(compiler, *FLAGS, *flags.split(), f"-DWB_LEVEL={name}", "-c", str(HERE / "weigh_level.c"), "-o", str(objects[-1]))
     defines = [f'-DWB_DIGEST="{digest}"', *(["-DWB_X86_LEVELS"] if on_x86 else [])]
-    for source in ("weighbridge_kernel.c", "weighbridge_look.c", "weighbridge_output.c", "weighbridge_forward.c", "weighbridge_helper.c"):
+    for source in (
+        "weighbridge_kernel.c",
+        "weighbridge_look.c",
+        "weighbridge_output.c",
+        "weighbridge_forward.c",
+        "weighbridge_helper.c",
+        "weighbridge_sketch.c",
+    ):
         objects.append(folder / f"{source}.o")
         _run(compiler, *FLAGS, *defines, "-c", str(HERE / source), "-o", str(objects[-1]))
     made = folder / "kernel.so"

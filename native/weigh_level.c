@@ -457,3 +457,4 @@ void JOIN(wb_weigh_item, WB_LEVEL)(const wb_item *item, wb_row rows[3], wb_cross
 }
 
 #include "weigh_output.h"
+#include "weigh_sketch.h"

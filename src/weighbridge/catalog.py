@@ -104,6 +104,68 @@ RATIO: Final = Statistic(
     "CS231n notes, 'Ratio of weights:updates'",
 )
 
+_G = (Quantity.GRADIENT,)
+_MCCANDLISH = "McCandlish et al. 2018, An Empirical Model of Large-Batch Training, appendix A.1"
+
+# Of two successive gradients of an optimizer; over the columns of the table `coherence` (store/coherence.py).
+SUCCESSIVE: Final[dict[str, Statistic]] = {
+    s.name: s
+    for s in [
+        Statistic(
+            "cosine",
+            "cos(g, g′)",
+            "",
+            "dot / sqrt(sum_sq_before * sum_sq)",
+            "from sums",
+            "Cosine of the angle between the gradient and that of the optimizer's step before.",
+            quantities=_G,
+        ),
+        Statistic(
+            "signal", "|G|²", "", "dot", "+", "Squared norm of the gradient without its noise.", "signed", _G, _MCCANDLISH
+        ),
+        Statistic(
+            "noise",
+            "tr Σ / B",
+            "",
+            "(sum_sq_before + sum_sq) / 2 - dot",
+            "+",
+            "Squared norm of the noise in a step's gradient.",
+            "signed",
+            _G,
+            _MCCANDLISH,
+        ),
+    ]
+}
+
+# Of a gradient that several backward passes have added up; over the columns of the table `accumulation`.
+ACCUMULATED: Final[dict[str, Statistic]] = {
+    s.name: s
+    for s in [
+        Statistic(
+            "signal",
+            "|G|²",
+            "",
+            "(sum_sq - passes * sum_sq_first) / (passes * (passes - 1))",
+            "+",
+            "Squared norm of the gradient without its noise, as one pass scales it.",
+            "signed",
+            _G,
+            _MCCANDLISH,
+        ),
+        Statistic(
+            "noise",
+            "tr Σ / b",
+            "",
+            "(passes * passes * sum_sq_first - sum_sq) / (passes * (passes - 1))",
+            "+",
+            "Squared norm of the noise in the gradient of one pass.",
+            "signed",
+            _G,
+            _MCCANDLISH,
+        ),
+    ]
+}
+
 STATISTICS: Final[dict[str, Statistic]] = {s.name: s for s in [*_ALL, RATIO]}
 
 
@@ -135,7 +197,7 @@ def sql(statistic: Statistic) -> str:
 def evaluate(statistic: Statistic, columns: Mapping[str, Any]) -> np.ndarray:
     """The formula over NumPy columns (float64 in, float64 out; 0/0 is NaN, never an error)."""
     names: dict[str, Any] = {k: np.asarray(v, dtype=np.float64) for k, v in columns.items() if k != "hist"}
-    if "finite" not in names:
+    if "finite" not in names and "nan" in names:
         names["finite"] = names["count"] - names["nan"] - names["pos_inf"] - names["neg_inf"]
     names |= {"sqrt": np.sqrt, "greatest": np.maximum, "abs": np.abs}
     with np.errstate(all="ignore"):

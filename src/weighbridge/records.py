@@ -111,7 +111,10 @@ STEPS: Final = pa.schema(
         ("backward_passes", pa.int32()),
         ("skipped", pa.bool_()),
         ("found_inf", pa.float32()),
-        ("clip_factor", pa.float64()),  # what torch's clipping multiplied the gradients with; NaN = not clipped or not known
+        (
+            "clip_factor",
+            pa.float64(),
+        ),  # what multiplied the gradients after the last backward pass; NaN = nothing, or not known
         ("loss_scale", pa.float64()),  # of a GradScaler; 1 = none
         ("lr", pa.list_(pa.float64())),  # one per parameter group; NaN = the group has none
         ("momentum", pa.list_(pa.float64())),
@@ -209,6 +212,36 @@ BIASES: Final = pa.schema(
     ]
 )
 
+# What is kept of a gradient, to compare it with the next one: all of its numbers, or a sketch of so many.
+SKETCH_NUMBERS: Final = 1024
+
+# The gradient that an optimizer used at a step and the one that it had used at its step before. The sums are over what was
+# kept of both: exact where `numbers` is `count`. No row where one of them was not finite.
+COHERENCE: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("step_before", pa.int64()),  # the step of the earlier one
+        ("count", pa.int64()),  # elements
+        ("numbers", pa.int64()),  # that the sums are over: `count`, or those of a sketch
+        ("dot", pa.float64()),  # sum of earlier * later
+        ("sum_sq_before", pa.float64()),
+        ("sum_sq", pa.float64()),
+    ]
+)
+
+# A gradient that several backward passes have added up: its size after the first of them and after the last.
+ACCUMULATION: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("count", pa.int64()),  # elements
+        ("passes", pa.int32()),
+        ("sum_sq_first", pa.float64()),  # loss scale taken out of both
+        ("sum_sq", pa.float64()),  # before any clipping
+    ]
+)
+
 TABLES: Final = {
     "rows": ROWS,
     "steps": STEPS,
@@ -220,4 +253,6 @@ TABLES: Final = {
     "calls": CALLS,
     "units": UNITS,
     "biases": BIASES,
+    "coherence": COHERENCE,
+    "accumulation": ACCUMULATION,
 }

@@ -16,6 +16,7 @@ from weighbridge.records import (
     HISTOGRAM_LINE_BYTES,
     HISTOGRAM_STRIDE,
     HISTOGRAM_WHOLE_BELOW,
+    SKETCH_NUMBERS,
     histogram_bins,
 )
 
@@ -136,3 +137,32 @@ def merge(a: Summary, b: Summary) -> Summary:
         max=float(np.fmax(a.max, b.max)),
         **{name: getattr(a, name) + getattr(b, name) for name in ("sum", "sum_abs", "sum_sq", "hist_count", "hist")},
     )
+
+
+def sketch(x: Array) -> Array:
+    """A linear sketch of a tensor: 1,024 float64 numbers, whose dot product with another tensor's estimates that of the two.
+
+    The estimate is unbiased and off by about |a||b| / 32, one standard deviation. Every element is added, with a hashed
+    sign, to the number that its place decides: rows of 1,024 elements in C order, each rotated by a hashed offset.
+    Source: Charikar, Chen and Farach-Colton, "Finding Frequent Items in Data Streams" (2002), with one row of counters.
+    """
+    values = _wide(x)
+    place = np.arange(values.size, dtype=np.uint64)
+    row = _mixed((place // SKETCH_NUMBERS + _GOLDEN) & _LOW)
+    column = place % SKETCH_NUMBERS
+    is_negative = _mixed((row + column * _GOLDEN) & _LOW) >> np.uint64(31) == 1
+    kept = np.zeros(SKETCH_NUMBERS)
+    with np.errstate(all="ignore"):
+        np.add.at(kept, (column + (row >> np.uint64(22))) % SKETCH_NUMBERS, np.where(is_negative, -values, values))
+    return kept
+
+
+_LOW, _GOLDEN = np.uint64(0xFFFFFFFF), np.uint64(0x9E3779B9)
+
+
+def _mixed(h: Array) -> Array:
+    """MurmurHash3's finalizer of 32 bits, without its last shift."""
+    h = h ^ h >> np.uint64(16)
+    h = h * np.uint64(0x85EBCA6B) & _LOW
+    h = h ^ h >> np.uint64(13)
+    return h * np.uint64(0xC2B2AE35) & _LOW

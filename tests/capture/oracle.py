@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from weighbridge.records import HISTOGRAM_BINS, Quantity
+from weighbridge.records import Quantity
 from weighbridge.reference import CrossTerms, Summary, summarize, update_of, update_terms
 from weighbridge.store.layout import rank_folder
 from weighbridge.store.tables import RankTables
@@ -215,7 +215,7 @@ def compare(key: object, row: dict[str, Any], expected: Expected) -> None:
         assert row[name] == getattr(summary, name), (key, name)
     for name in ("min", "max"):
         assert same(row[name], getattr(summary, name)), (key, name, row[name], getattr(summary, name))
-    histogram = np.zeros(HISTOGRAM_BINS, np.int64)
+    histogram = np.zeros(len(summary.hist), np.int64)
     histogram[row["hist_first"] : row["hist_first"] + len(row["hist"])] = row["hist"]
     assert (histogram == summary.hist).all(), (key, "hist")
     for name, terms in expected.terms.items():

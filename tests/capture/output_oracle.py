@@ -34,7 +34,7 @@ class Truth:
 
     def add(self, name: str, output: torch.Tensor, quantity: Quantity = Quantity.ACTIVATION) -> torch.Tensor:
         """Note what a module gave just now; returns it."""
-        self.seen.setdefault((self.step, name, quantity), []).append(output.detach().clone())
+        self.seen.setdefault((self.step, name, quantity), []).append(output.detach().clone().cpu())
         return output
 
     def gradients(self, loss: torch.Tensor, outputs: dict[str, torch.Tensor]) -> None:
@@ -60,7 +60,9 @@ def output_rows(path: Path) -> dict[Key, dict[str, Any]]:
     return found
 
 
-def check_outputs(path: Path, truth: Truth, *, only: tuple[str, ...] = (), without_gradients: bool = False) -> None:
+def check_outputs(
+    path: Path, truth: Truth, *, only: tuple[str, ...] = (), without_gradients: bool = False, bits: int = 0
+) -> None:
     """Every row equals the truth, none is missing and none too many (`only`: among these outputs)."""
     found = output_rows(path)
     if only:
@@ -70,7 +72,7 @@ def check_outputs(path: Path, truth: Truth, *, only: tuple[str, ...] = (), witho
     assert set(found) == set(truth.seen), (sorted(set(found) - set(truth.seen))[:4], sorted(set(truth.seen) - set(found))[:4])
     for key, row in found.items():
         numbers = truth.numbers(key)
-        summary = summarize(numbers, truth.seen[key][0].element_size())
+        summary = summarize(numbers, truth.seen[key][0].element_size(), bits)
         terms = {"sum": summary.sum_abs, "sum_abs": summary.sum_abs, "sum_sq": summary.sum_sq}
         compare(key, row, Expected(summary, None, terms))
 

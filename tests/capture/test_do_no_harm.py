@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import pickle
 import random
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,31 @@ def test_copies_and_unwatched_models_carry_no_hook_of_ours(tmp_path: Path) -> No
         assert not any(module._forward_hooks for module in model.modules())
         run.watch(model)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_run_that_is_over_keeps_no_parameter_alive(tmp_path: Path) -> None:
+    model = small()
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        train(model)
+    gone = [weakref.ref(parameter) for parameter in model.parameters()]
+    del model
+    gc.collect()
+    assert run.is_finished
+    assert [reference() for reference in gone] == [None] * 4
+
+
+def test_parameters_can_be_swapped_while_they_are_watched(tmp_path: Path) -> None:
+    """What `model.to(...)` does to DTensors, and to all parameters where torch is told to."""
+    model = small()
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        train(model, 2)
+        model.zero_grad()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        try:
+            model.to(torch.float64)
+        finally:
+            torch.__future__.set_swap_module_params_on_conversion(False)
+        train(model.to(torch.float32), 2)
+    assert weighbridge.open_run(run.path).last_step == 4

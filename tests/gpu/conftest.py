@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weighbridge.capture import devices, devicetable, optimizers, stepper
+from weighbridge.capture import devices, devicetable, optimizers, outputs, seats, stepper
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CAN_RUN = IS_INTERPRETED or torch.cuda.is_available()
@@ -35,6 +35,7 @@ def _wide_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     if IS_INTERPRETED:
         monkeypatch.setattr(devicetable, "LANES", 2048)
         monkeypatch.setattr(devicetable, "TILE", 8192)
+        monkeypatch.setattr(devicetable, "REGISTERS", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +44,7 @@ def _tensors_of_the_cpu_count_as_the_gpu_s(monkeypatch: pytest.MonkeyPatch) -> N
     if IS_INTERPRETED:
         for module in (devices, optimizers, stepper):
             monkeypatch.setattr(module, "is_direct", lambda tensor: False)
+        for module in (seats, outputs):
+            monkeypatch.setattr(module, "is_readable", lambda tensor: False)
+            monkeypatch.setattr(module, "is_on_gpu", lambda tensor: seats.is_plain(tensor) and tensor.is_floating_point())
+        monkeypatch.setattr(seats, "lent_to_c", lambda: None)

@@ -85,7 +85,7 @@ class Weighed:
         words = self.table.add_up().cpu().numpy()
         wanted = np.zeros((len(self.now), 3), bool)
         wanted[:, which] = True
-        columns, hists = columns_of(self.table, words, wanted)
+        columns, hists = columns_of(self.table.layout(), words, wanted)
         return [
             {name: column[i] for name, column in columns.items()} | {"hist": hists[i].astype(np.int64)}
             for i in range(len(self.now))
@@ -171,7 +171,7 @@ def test_the_same_bytes_give_the_same_bits(device: torch.device) -> None:
     seen = set()
     for _ in range(3):
         weighed.table.weigh_alone(weighed.all, PARAMETER, PARAMETER)
-        numbers, _ = weighed.table.read(weighed.table.add_up().cpu().numpy())
+        numbers, _ = weighed.table.layout().read(weighed.table.add_up().cpu().numpy())
         seen.add(numbers[:, PARAMETER].tobytes())
     assert len(seen) == 1
 

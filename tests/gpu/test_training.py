@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.capture.oracle import Expected, Oracle, check, compare, dense, events, table, train
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import Expected, Oracle, check, compare, dense, events, table, train
 from weighbridge.records import Quantity
 from weighbridge.reference import summarize
 
@@ -199,13 +199,13 @@ def test_training_is_bit_for_bit_the_same(device: torch.device, tmp_path: Path) 
     assert trained(False) == trained(True)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only a device can be waited for")
 def test_nothing_waits_for_the_device(device: torch.device, tmp_path: Path) -> None:
-    if device.type != "cuda":
-        pytest.skip("only a device can be waited for")
     model = network(device)
     optimizer, loss = torch.optim.AdamW(model.parameters(), lr=0.01), loss_of(model, device)
     batches = [torch.randn(6, 7, device=device) for _ in range(100)]
-    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=weighbridge.Plan(moments=True)) as run:
+    everything = weighbridge.Plan(moments=True, activations=True, activation_gradients=True)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=everything) as run:
         run.watch(model)
         loss(0).backward()
         optimizer.step()
@@ -219,4 +219,5 @@ def test_nothing_waits_for_the_device(device: torch.device, tmp_path: Path) -> N
             torch.cuda.set_sync_debug_mode("default")
     rows = table(run.path, "rows")
     assert np.unique([row["step"] for row in rows if row["quantity"] == Quantity.UPDATE]).tolist() == list(range(101))
+    assert {row["step"] for row in rows if row["quantity"] == Quantity.ACTIVATION_GRADIENT} == set(range(101))
     assert not events(run.path, "warned")

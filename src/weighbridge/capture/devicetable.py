@@ -6,7 +6,9 @@ that it has queued is done; what PyTorch frees meanwhile is given away on the sa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -31,12 +33,15 @@ ROWS: Final = 3
 WIDTH: Final = 16  # numbers of a row, as triton_kernels.py lays them out
 PIECE: Final = 65_536  # elements; a lane of 128 counts at most 1,023 of them, and pieces begin at a multiple of 8 lines
 LANES = 128
-TILE = 512  # a test may widen both: an interpreter is slow by the operation, not by the element
-_SLOTS_AT_ONCE: Final = 16
+REGISTERS = 96  # of a lane: with more, too few programs run at once to hide the memory's delay
+TILE = 1024  # a test may widen both: an interpreter is slow by the operation, not by the element
+_SLOTS_AT_ONCE: Final = 32
+_BINS_AT_ONCE: Final = 64
 
 Array = np.ndarray[Any, Any]
 
 
+@functools.cache
 def has_triton() -> bool:
     """Can kernels be made here? Triton comes with PyTorch for CUDA."""
     try:
@@ -44,6 +49,81 @@ def has_triton() -> bool:
     except ImportError:
         return False
     return True
+
+
+def lanes(kind: int, gradient_kind: int, is_aligned: bool) -> dict[str, Any]:
+    """The constants of a launch that all kernels share."""
+    bounded = {"maxnreg": REGISTERS} if REGISTERS else {}
+    each = 2 if F64 in (kind, gradient_kind) else 4
+    return bounded | {"aligned": is_aligned, "T": LANES, "E": each, "num_warps": min(LANES // 32, 8)}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows lie in what a device sends: float64 [n, rows, 16], then int32 [n, rows, padded_bins].
+
+    counts: int64 [n], elements of each tensor; kinds: int64 [n, rows], of the numbers of each row.
+    """
+
+    counts: Array
+    kinds: Array
+    fine: int
+
+    @property
+    def bins(self) -> int:
+        """Of a histogram; 0 where there is none."""
+        return 0 if self.fine == NO_HISTOGRAM else histogram_bins(self.fine)
+
+    @property
+    def padded_bins(self) -> int:
+        """The power of two that Triton counts with."""
+        return 256 << max(self.fine, 0)
+
+    @property
+    def words(self) -> int:
+        """int64 words of all of it."""
+        return self.kinds.size * (WIDTH + (self.padded_bins // 2 if self.bins else 0))
+
+    def read(self, words: Array) -> tuple[Array, Array]:
+        """Numbers float64 [n, rows, 16] and histograms uint32 [n, rows, bins]."""
+        n, rows = self.kinds.shape
+        numbers = words[: n * rows * WIDTH].view(np.float64).reshape(n, rows, WIDTH)
+        if not self.bins:
+            return numbers, np.zeros((n, rows, 0), np.uint32)
+        hists = words[n * rows * WIDTH : self.words].view(np.uint32).reshape(n, rows, self.padded_bins)
+        return numbers, hists[:, :, : self.bins]
+
+    def looked_at(self) -> Array:
+        """int64 [n, rows]: how many elements each histogram looks at."""
+        if not self.bins:
+            return np.zeros(self.kinds.shape, np.int64)
+        line, count = HISTOGRAM_LINE_BYTES // SIZES[self.kinds], self.counts[:, None]
+        period = line * HISTOGRAM_STRIDE
+        some = count // period * line + np.minimum(count % period, line)
+        return np.where(count < HISTOGRAM_WHOLE_BELOW, count, some)
+
+
+def add_up(
+    stats: torch.Tensor, hists: torch.Tensor, slots: torch.Tensor, layout: Layout, is_whole: bool = False
+) -> torch.Tensor:
+    """The rows of all pieces added up, int64 [words]. `is_whole`: histograms are those of tensors already, not of pieces."""
+    from weighbridge.capture import triton_kernels
+
+    n, rows = layout.kinds.shape
+    out = torch.empty(layout.words, dtype=torch.int64, device=stats.device)
+    out_hists = out[n * rows * WIDTH :].view(torch.int32) if layout.bins else hists
+    parts = layout.padded_bins // _BINS_AT_ONCE if layout.bins and not is_whole else 0
+    if layout.bins and is_whole:
+        out_hists.copy_(hists[:n].reshape(-1))
+    triton_kernels.add_up[(n, rows, 1 + parts)](
+        *(stats, hists, slots, out.view(torch.float64), out_hists),
+        fine=layout.fine,
+        S=_SLOTS_AT_ONCE,
+        BINS=layout.padded_bins,
+        SOME=_BINS_AT_ONCE,
+        ROWS=rows,
+    )
+    return out
 
 
 class Table:
@@ -70,7 +150,6 @@ class Table:
         slots = max(int(self.slots[-1]), 1)
         self._stats = torch.empty((slots, ROWS, WIDTH), dtype=torch.float64, device=device)
         self._hists = torch.empty((slots, ROWS, self.padded_bins if self.bins else 1), dtype=torch.int32, device=device)
-        self.words = n * ROWS * (WIDTH + (self.padded_bins // 2 if self.bins else 0))  # int64 words of all results
 
     def _to_device(self, array: Array) -> torch.Tensor:
         host = torch.from_numpy(np.ascontiguousarray(array))
@@ -123,38 +202,13 @@ class Table:
             copy_small[(number,)](self._addresses, sizes, len(self.counts), SIZE=1024, num_warps=4)
 
     def add_up(self) -> torch.Tensor:
-        """All rows, int64 words [words]: float64 [n, 3, 16], then int32 [n, 3, bins]. What was not weighed is noise."""
-        from weighbridge.capture.triton_kernels import add_up
+        """All rows, as `Layout` reads them. What was not weighed is noise."""
+        return add_up(self._stats, self._hists, self._slots, self.layout())
 
-        n = len(self.counts)
-        out = torch.empty(self.words, dtype=torch.int64, device=self.device)
-        hists = out[n * ROWS * WIDTH :].view(torch.int32) if self.bins else self._hists
-        add_up[(n, ROWS)](
-            *(self._stats, self._hists, self._slots, out.view(torch.float64), hists),
-            fine=self.fine,
-            S=_SLOTS_AT_ONCE,
-            BINS=self.padded_bins,
-        )
-        return out
-
-    def read(self, words: Array) -> tuple[Array, Array]:
-        """Numbers float64 [n, 3, 16] and histograms uint32 [n, 3, bins] from what `add_up` gave."""
-        n = len(self.counts)
-        numbers = words[: n * ROWS * WIDTH].view(np.float64).reshape(n, ROWS, WIDTH)
-        if not self.bins:
-            return numbers, np.zeros((n, ROWS, 0), np.uint32)
-        hists = words[n * ROWS * WIDTH :].view(np.uint32).reshape(n, ROWS, self.padded_bins)
-        return numbers, hists[:, :, : self.bins]
-
-    def looked_at(self) -> Array:
-        """int64 [n, 3]: how many elements the histogram of each row looks at."""
-        if not self.bins:
-            return np.zeros((len(self.counts), ROWS), np.int64)
+    def layout(self) -> Layout:
+        """How what is sent now is read when it arrives."""
         kinds = np.stack([self.kinds, self.gradient_kinds, self.kinds], axis=1)
-        line, count = HISTOGRAM_LINE_BYTES // SIZES[kinds], self.counts[:, None]
-        period = line * HISTOGRAM_STRIDE
-        some = count // period * line + np.minimum(count % period, line)
-        return np.where(count < HISTOGRAM_WHOLE_BELOW, count, some)
+        return Layout(self.counts, kinds, self.fine)
 
     # --- what a launch needs --------------------------------------------------------------------------------------------
 
@@ -164,18 +218,7 @@ class Table:
         return self._bytes
 
     def _shape(self, kind: int, gradient_kind: int, is_aligned: bool) -> dict[str, Any]:
-        """The constants of a launch. 16 bytes a lane at once, of the smaller of the two kinds."""
-        widest = int(max(SIZES[kind], SIZES[gradient_kind]))
-        each = {8: 2, 4: 4}.get(widest, 8)
-        return {
-            "fine": self.fine,
-            "aligned": is_aligned,
-            "T": LANES,
-            "E": each,
-            "TILE": TILE,
-            "BINS": self.padded_bins,
-            "num_warps": min(LANES // 32, 8),
-        }
+        return {"fine": self.fine, "BINS": self.padded_bins, "TILE": TILE} | lanes(kind, gradient_kind, is_aligned)
 
     def _grouped(
         self, which: Array, kinds: Array, gradient_kinds: Array, aligned: Array
@@ -193,10 +236,9 @@ class Table:
 
     def _pieces(self, items: Array) -> torch.Tensor:
         """int64 [pieces, 4]: tensor, first element, elements, slot; the largest first, so that none begins late."""
-        made = [
-            (int(i), first, min(PIECE, int(self.counts[i]) - first), int(self.slots[i]) + first // PIECE)
-            for i in items
-            for first in range(0, int(self.counts[i]), PIECE)
-        ]
-        made.sort(key=lambda piece: -piece[2])
-        return self._to_device(np.array(made, np.int64).reshape(-1, 4))
+        each = self.slots[items + 1] - self.slots[items]
+        item = np.repeat(items, each)
+        number = np.arange(len(item)) - np.repeat(np.cumsum(each) - each, each)
+        length = np.minimum(self.counts[item] - number * PIECE, PIECE)
+        made = np.stack([item, number * PIECE, length, self.slots[item] + number], axis=1)
+        return self._to_device(made[np.argsort(-length, kind="stable")])

@@ -7,7 +7,7 @@ moved. Where the copies of all tensors do not fit into `Plan(snapshot=...)`, the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -157,9 +157,12 @@ class DeviceWork:
             self.table.weigh_steps(self.is_copied)
             if not self.is_copied.all():
                 self.table.weigh_alone(~self.is_copied & self.has_gradient, GRADIENT, GRADIENT)
-            self.flights.send(step, self.table, self.tensors, STEP, self._wanted(), self.has_gradient.copy())
+            self._send(step, self.table, STEP, self._wanted(), self.has_gradient.copy())
             self.keep.clear()
         self.flights.fetch(recorder)
+
+    def _send(self, step: int, table: Table, quantities: Sequence[int], wanted: Array, has_gradient: Array) -> None:
+        self.flights.send(step, table.add_up(), table.layout(), self.tensors, quantities, wanted, has_gradient)
 
     def _wanted(self) -> Array:
         due = np.array([bool(self.rows & 1 << quantity) for quantity in STEP])
@@ -221,7 +224,7 @@ class DeviceWork:
             self.moments.weigh_alone(wanted[:, row], row, row)
         none = np.zeros(len(self.tensors), bool)
         quantities = (Quantity.MOMENT1, Quantity.MOMENT2, Quantity.UPDATE)
-        self.flights.send(step, self.moments, self.tensors, quantities, wanted, none)
+        self._send(step, self.moments, quantities, wanted, none)
 
     def closing(self, step: int) -> None:
         """The `parameter` row of every tensor as it stands at the end."""
@@ -232,7 +235,7 @@ class DeviceWork:
         self.table.weigh_alone(every, PARAMETER, PARAMETER)
         wanted = np.zeros((len(self.tensors), len(STEP)), bool)
         wanted[:, PARAMETER] = True
-        self.flights.send(step, self.table, self.tensors, STEP, wanted, ~every)
+        self._send(step, self.table, STEP, wanted, ~every)
         self.keep.clear()
 
     def drain(self, recorder: Recorder) -> None:

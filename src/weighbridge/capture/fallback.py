@@ -15,6 +15,7 @@ import torch
 
 from weighbridge.capture.kernel import ALL_ROWS, BF16, F16, F32, F64, ITEM_SIZES, NO_HISTOGRAM, Items
 from weighbridge.capture.rowblock import BlockFull, RowBlock
+from weighbridge.capture.sketch import sketch_of
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import (
     EXPONENT_LOW,
@@ -144,6 +145,17 @@ class TorchKernel:
     def moved(self, items: Items) -> list[int]:
         differ = [bool(item["snapshot"]) and _bytes(item, "parameter") != _bytes(item, "snapshot") for item in items]
         return [i for i, differs in enumerate(differ) if differs]
+
+    def sketch(self, items: Items) -> None:
+        for item in items:
+            if not item["address"]:
+                continue
+            flat = _view(item["address"], item["count"], item["dtype"])
+            wide = flat.double()
+            item["sum_sq"], item["sum_abs"] = float((wide * wide).sum()), float(wide.abs().sum())
+            if item["kept"]:
+                kept = (wide if item["numbers"] == item["count"] else sketch_of(flat)).contiguous()
+                ctypes.memmove(int(item["kept"]), kept.data_ptr(), 8 * int(item["numbers"]))
 
 
 def _check_room(items: Items, block: RowBlock, values: ValueBlock | None, keep: int) -> None:

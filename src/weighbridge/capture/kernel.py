@@ -77,6 +77,9 @@ class Kernel(Protocol):
     def moved(self, items: Items) -> list[int]:
         """Which items' bytes differ from their snapshot's?"""
 
+    def sketch(self, items: Items) -> None:
+        """Write the sums of gradients, and what is kept of them; items: an array of sketch.SKETCHED."""
+
 
 def code_of(dtype: torch.dtype) -> int | None:
     """The kernel's code of a dtype, or None where it is not weighed (complex: weigh view_as_real)."""
@@ -121,6 +124,9 @@ class NativeKernel:
         self._moved.argtypes, self._moved.restype = [void, long, void], long
         self.look = keeps_gil.wb_look
         self.look.argtypes = [void, ctypes.c_int]
+        self._sketch, self._sketch_long = keeps_gil.wb_sketch, releases_gil.wb_sketch
+        for function in (self._sketch, self._sketch_long):
+            function.argtypes, function.restype = [void, long], None
         self._use_level = keeps_gil.wb_use_level
         self._use_level.restype = ctypes.c_char_p
         self.levels = int(keeps_gil.wb_levels())
@@ -164,6 +170,10 @@ class NativeKernel:
             self._compared = (items, address, moved, moved_at)
         found: int = self._moved(address, len(items), moved_at)
         return moved[:found].tolist() if found else []
+
+    def sketch(self, items: Items) -> None:
+        size = int((items["count"] * np.take(ITEM_SIZES, items["dtype"])).sum())
+        (self._sketch_long if size >= RELEASE_GIL_BYTES else self._sketch)(items.ctypes.data, len(items))
 
 
 def _open(path: Path, native: Path) -> tuple[ctypes.PyDLL, ctypes.CDLL]:

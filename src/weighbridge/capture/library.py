@@ -21,12 +21,15 @@ SOURCES: Final = (
     "weighbridge_forward.c",
     "weighbridge_helper.c",
     "weighbridge_helper.h",
+    "weigh_sketch.h",
     "weighbridge_kernel.c",
     "weighbridge_kernel.h",
     "weighbridge_look.c",
     "weighbridge_look.h",
     "weighbridge_output.c",
     "weighbridge_output.h",
+    "weighbridge_sketch.c",
+    "weighbridge_sketch.h",
 )
 
 

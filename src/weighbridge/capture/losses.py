@@ -7,6 +7,7 @@ GradScaler multiplies the loss by its scale, and accumulation divides it by the 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ class Passes:
     shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
     count: int = 0
     is_all_here: bool = True  # no number of these is awaited from a device
+    scale: Number = 1.0  # of the last pass; stays for an optimizer that steps after another one
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
     def add(self, loss: torch.Tensor) -> float:
@@ -35,27 +37,28 @@ class Passes:
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
-            scale, share = factors(loss)
-            self.is_all_here &= isinstance(given, float) and isinstance(scale, float)
+            self.scale, share = factors(loss)
+            self.is_all_here &= isinstance(given, float) and isinstance(self.scale, float)
             self.given.append(given)
-            self.scales.append(scale)
+            self.scales.append(self.scale)
             self.shares.append(share)
         return given if isinstance(given, float) else float("nan")
 
     def taken(self) -> Passes:
         """These passes on their own; this one may be cleared."""
-        return Passes(self.given, self.scales, self.shares, self.count, self.is_all_here)
+        return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale)
 
     def awaited(self) -> list[torch.Tensor]:
         """Numbers that a device has yet to give."""
-        return [number for number in (*self.given, *self.scales) if isinstance(number, torch.Tensor)]
+        return [number for number in (*self.given, *self.scales, self.scale) if isinstance(number, torch.Tensor)]
 
     def settled(self, arrived: list[float]) -> Passes:
         """The same with these numbers in the place of those awaited."""
         numbers = iter(arrived)
         given = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.given]
-        scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.scales]
-        return Passes([*given], [scale if is_scale(scale) else 1.0 for scale in scales], self.shares, self.count)
+        scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in (*self.scales, self.scale)]
+        *all_scales, scale = [scale if is_scale(scale) else 1.0 for scale in scales]
+        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale)
 
     def set_apart(self) -> None:
         """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
@@ -87,8 +90,10 @@ class Passes:
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
         if self.count:
-            self._empty()
-            self.before = None
+            self.given.clear()
+            self.scales.clear()
+            self.shares.clear()
+            self.count, self.before, self.is_all_here = 0, None, True
 
     def _empty(self) -> None:
         self.given, self.scales, self.shares, self.count, self.is_all_here = [], [], [], 0, True
@@ -107,28 +112,43 @@ def factors(loss: torch.Tensor) -> tuple[Number, float]:
     """
     scale: Number = 1.0
     share = 1.0
+    for value, is_tensor in _products(loss):
+        if isinstance(value, torch.Tensor):  # on its device: whether it is a scale is seen when it arrives
+            if isinstance(scale, torch.Tensor):
+                break
+            scale = held(value)
+        elif not is_tensor:
+            share *= value
+        elif not is_scale(value):
+            break
+        else:
+            scale = scale * value
+    return scale, share
+
+
+def multiple(loss: torch.Tensor) -> float:
+    """What the loss was multiplied with, whatever for; NaN where a device knows."""
+    factors = [value for value, _ in _products(loss)]
+    return math.prod(value if isinstance(value, float) else math.nan for value in factors)
+
+
+def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool]]:
+    """The factors at the root, the last one first, and whether each was a tensor."""
     node = loss.grad_fn
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
-            break
+            return
         other = getattr(node, "_saved_other", None)
         if not isinstance(other, torch.Tensor) or other.numel() != 1 or other.requires_grad:
-            break
-        if not other.is_cpu:  # a scale on its device: whether it is one is seen when it arrives
-            if isinstance(scale, torch.Tensor) or type(node).__name__ != "MulBackward0":
-                break
-            scale = held(other)
-            node = next((n for n, _ in node.next_functions if n is not None), None)
-            continue
-        value = float(other)
-        if value == 0:
-            break
-        value = value if type(node).__name__ == "MulBackward0" else 1 / value
-        if other.dtype is torch.float32:
-            if not is_scale(value):
-                break
-            scale = scale * value
+            return
+        is_product = type(node).__name__ == "MulBackward0"
+        if not other.is_cpu:
+            if not is_product:
+                return
+            yield other, True
         else:
-            share *= value
+            value = float(other)
+            if value == 0:
+                return
+            yield value if is_product else 1 / value, other.dtype is torch.float32
         node = next((n for n, _ in node.next_functions if n is not None), None)
-    return scale, share

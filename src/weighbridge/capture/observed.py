@@ -1,8 +1,9 @@
-"""Two functions of torch that are watched beside the hooks: clipping by norm, and GradScaler's decision to step.
+"""Functions of torch that are watched beside the hooks: clipping by norm, and GradScaler's decision to step.
 
 A GradScaler that has found infinity does not call the step of an optimizer that is not fused: no hook tells of it.
 And the norm that clipping has computed is known nowhere else without another pass over all gradients. Both functions are
-replaced where torch itself looks them up at each call, so it does not matter how the user has imported theirs.
+replaced where torch itself looks them up at each call, so it does not matter how the user has imported theirs. A third one
+is TorchScript's: it would compile the hooks of ours that hang on a module, so they are lifted off while it reads the module.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.outputhook import without_hooks
+
 _CLIP: Final = "_clip_grads_with_norm_"
 _STEP: Final = "_maybe_opt_step"
+_SCRIPT: Final = "create_script_module"
 _EPSILON: Final = 1e-6  # torch's own: factor = max_norm / (norm + 1e-6), at most 1
 _replaced: list[tuple[Any, str, Any, Any]] = []
 
@@ -45,8 +50,13 @@ def observe(
             skipped(optimizer)
         return answer
 
+    def script(original: Any, module: nn.Module, *more: Any, **named: Any) -> Any:
+        with without_hooks(module):
+            return original(module, *more, **named)
+
     _replace(clip_grad, _CLIP, clip)
     _replace(torch.amp.GradScaler, _STEP, step)
+    _replace(getattr(torch.jit, "_recursive", None), _SCRIPT, script)
 
 
 def _replace(holder: Any, name: str, by: Callable[..., Any]) -> None:

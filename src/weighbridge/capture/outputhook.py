@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,6 +109,21 @@ class OutputHook:
 
     def __reduce__(self) -> Any:
         return getattr, (contextlib.nullcontext(), "__exit__")
+
+
+@contextlib.contextmanager
+def without_hooks(model: nn.Module) -> Iterator[None]:
+    """No hook of ours hangs on the model while the block runs; afterwards they stand where they stood."""
+    kept = [(module, dict(module._forward_hooks)) for module in model.modules()]
+    for module, hooks in kept:
+        for key in [key for key, hook in hooks.items() if isinstance(hook, OutputHook)]:
+            del module._forward_hooks[key]
+    try:
+        yield
+    finally:
+        for module, hooks in kept:
+            module._forward_hooks.clear()
+            module._forward_hooks.update(hooks)
 
 
 def follow(output: torch.Tensor, hooks: dict[int, Any]) -> None:

@@ -16,15 +16,17 @@ import torch
 from torch import nn
 
 from weighbridge.capture.biases import Biases
+from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.losses import Number
 from weighbridge.capture.modulekinds import BOUNDED, CHANNELS_SECOND, around, computes, first_parameter, is_owned
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.roles import plain_name
+from weighbridge.capture.roles import plain_path
 from weighbridge.capture.rowblock import BlockFull
-from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_readable
+from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_on_gpu, is_readable
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.records import Quantity
 
@@ -56,12 +58,15 @@ class Outputs:
         self.is_compiled, self.compiled_before = False, compiled_frames()
         self.order, self.step = itertools.count(), 0
         self.units_left = MOST_UNITS
+        self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.own_ns = 0  # spent in forward hooks
         self.biases = Biases(table)
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
         self.scene.batch = self._batch.address
+        self.on_gpu = DeviceOutputs(self._note_flag, failed)
+        self._batch.elsewhere = self.on_gpu.meet
         self._set_pace(self.unowned, 0)
 
     # --- which modules ----------------------------------------------------------------------------------------------
@@ -74,8 +79,9 @@ class Outputs:
         for path, module in model.named_modules():
             if id(module) in self.hooks and self.hooks[id(module)].module() is module:
                 continue
-            if computes(path, module) and self.plan.wants(f"{plain_name(path)}/out"):
-                hook = OutputHook(self, self.unowned, name, plain_name(path), module, model)
+            plain = plain_path(model, path)
+            if computes(path, module) and self.plan.wants(f"{plain}/out"):
+                hook = OutputHook(self, self.unowned, name, plain, module, model)
                 hook.around = around(model, path)
                 hook.is_bounded = isinstance(module, BOUNDED)
                 hook.is_opaque = not hook.is_bounded and not any(True for _ in module.parameters())
@@ -201,7 +207,7 @@ class Outputs:
             self._batch.meet(args[0])
             return
         for _, tensor in leaves(args)[:_MOST_LEAVES]:
-            if is_readable(tensor):
+            if is_readable(tensor) or is_on_gpu(tensor):
                 self._batch.meet(tensor)
 
     def meet(self, hook: OutputHook, module: nn.Module, output: Any) -> None:
@@ -210,7 +216,7 @@ class Outputs:
         if hook.gives_the_same:
             return
         for name, tensor in leaves(output)[:_MOST_LEAVES]:
-            if not is_readable(tensor):
+            if not (is_readable(tensor) or is_on_gpu(tensor)):
                 if tensor.is_floating_point() and tensor.device.type not in ("cpu", "meta"):
                     self.tell(f"activations on {tensor.device.type} are not weighed yet; parameters are")
                 continue
@@ -223,7 +229,11 @@ class Outputs:
 
     def _is_met(self, output: Any) -> bool:
         """Are these the numbers that the last module gave, unchanged? So a model gives what its last layer gives."""
-        if type(output) is not torch.Tensor or output._version or not is_readable(output):
+        if type(output) is not torch.Tensor or output._version:
+            return False
+        if is_on_gpu(output):
+            return (output.data_ptr(), output.numel()) == self.on_gpu.last
+        if not is_readable(output):
             return False
         return bool(output.data_ptr() == self.scene.last and output.numel() == self.scene.count)
 
@@ -232,12 +242,17 @@ class Outputs:
         full = f"{hook.path}/{name}"
         number = self.table.add_output(hook.model, full, type(module).__name__, tensor, next(self.order), self.step)
         axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
-        units = int(tensor.shape[axis]) if tensor.dim() >= 2 else 0
+        units = int(tensor.shape[axis]) if tensor.dim() >= 2 and not is_on_gpu(tensor) else 0
         units = units if units <= self.units_left and self.units_due != NEVER else 0
         self.units_left -= units
         seat = Seat(self.library, self.scene, group.forward, number, Quantity.ACTIVATION, units, axis)
         gradient = Seat(self.library, self.scene, group.backward, number, Quantity.ACTIVATION_GRADIENT)
         hook.seats[name], hook.gradients[name] = seat, (gradient, {0: gradient.meet})
+        seat.elsewhere = gradient.elsewhere = self.on_gpu.meet
+        if is_on_gpu(tensor) and not self.on_gpu.is_told:
+            self.on_gpu.is_told = True
+            message = "on a GPU single units of outputs, and what a bias adds beside W.x, are not weighed"
+            self.recorder.event(self.step, "reduced", message)
         group.seats += [seat, gradient]
         group.table = None
         self.biases.meet(hook, seat, module, name)
@@ -260,6 +275,7 @@ class Outputs:
         if group.is_full or self.scene.flagged:
             self._write(group, step)
         group.next_step()
+        self._send_gpu(group, step)
         self._batch_pace.stamp += 1
         self.scene.awaits_batch = self.plan.sentinel
         if step + 1 >= group.due_at:
@@ -277,10 +293,25 @@ class Outputs:
     def _write_rows(self, group: Group, step: int) -> int:
         recorder, seats = self.recorder, group.addresses()
         number = len(seats)
+        block, written = recorder.block, recorder.block.rows
         try:
-            return self.library.take(seats, number, step, recorder.attempt, recorder.block)
+            repeated = self.library.take(seats, number, step, recorder.attempt, block)
         except BlockFull:
-            return self.library.take(seats, number, step, recorder.attempt, recorder.room(number))
+            block, written = recorder.room(number), recorder.block.rows
+            repeated = self.library.take(seats, number, step, recorder.attempt, block)
+        if isinstance(self.loss_scale, float) and self.loss_scale != 1:
+            block.divide(written, int(Quantity.ACTIVATION_GRADIENT), self.loss_scale)
+        return repeated
+
+    def _send_gpu(self, group: Group, step: int) -> None:
+        """The same for what lies on a GPU: sent now, and written when it has arrived."""
+        for pace in (self._batch_pace, group.forward, group.backward):
+            self.on_gpu.send(pace, step, self.loss_scale if pace is group.backward else 1.0)
+        self.on_gpu.fetch(self.recorder)
+
+    def _note_flag(self, step: int, seat: Seat, calls: int, first: int, place: int) -> None:
+        row = (step, self.recorder.attempt, seat.tensor, int(seat.quantity), calls, first, place)
+        self.recorder.small["calls"].rows.append(row)
 
     def _note_calls(self, group: Group, step: int, repeated: bool) -> None:
         rows = self.recorder.small["calls"].rows

@@ -77,7 +77,7 @@ NEVER: Final = Schedule()
 When = Schedule | int | bool  # a number: every k-th step
 QUANTITIES: Final = ("parameters", "gradients", "updates")  # in the order of their bits in `Plan.rows_due`
 HISTOGRAMS: Final = (0, 1, 2, 4)  # by mantissa bits, plus one
-SCHEDULED: Final = (*QUANTITIES, "moments", "activations", "activation_gradients", "units")
+SCHEDULED: Final = (*QUANTITIES, "moments", "coherence", "activations", "activation_gradients", "units")
 Pattern = str | re.Pattern[str] | Callable[[str], bool]  # a glob, a regular expression, a function of the dotted name
 
 
@@ -89,6 +89,8 @@ class Plan:
                           of the name, or several of these; what is excluded is not weighed
     parameters, gradients, updates   when; default every step
     moments               the optimizer's running averages (Adam's two); default 10 steps per decade and every 100th
+    coherence             successive gradients of an optimizer compared (their cosine; the gradient noise scale; the factor
+                          of clipping by own code), counted in its own steps; default as for moments
     activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
                           every 10th
     units                 each unit of an output on its own; default 20 steps per decade and every 100th
@@ -113,6 +115,7 @@ class Plan:
     gradients: When = True
     updates: When = True
     moments: When = Schedule(every=100, per_decade=10)
+    coherence: When = Schedule(every=100, per_decade=10)
     activations: When = Schedule(first=20, every=10)
     activation_gradients: When = Schedule(first=20, every=10)
     units: When = Schedule(every=100, per_decade=20)

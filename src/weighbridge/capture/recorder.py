@@ -50,7 +50,19 @@ class Lists:
 
 _ROW_BYTES: Final = 256  # of a row on its way, roughly; a histogram of all 132 bins would make it 700
 _NEVER_DROPPED: Final = ("tensors", "events")  # few, and nothing can be read without them
-SMALL_TABLES: Final = ("tensors", "steps", "passes", "logs", "values", "events", "calls", "units", "biases")
+SMALL_TABLES: Final = (
+    "tensors",
+    "steps",
+    "passes",
+    "logs",
+    "values",
+    "events",
+    "calls",
+    "units",
+    "biases",
+    "coherence",
+    "accumulation",
+)
 
 
 class Recorder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -23,6 +23,7 @@ class Named:
     role: str
     module: str
     aliases: tuple[str, ...]
+    owner: nn.Module  # whose attribute it is, by the last part of its name
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -56,19 +57,24 @@ def plain_name(name: str) -> str:
     return name
 
 
-def named(model: nn.Module) -> list[Named]:
-    """All parameters of a model in the order of definition, tied ones once."""
+def plain_path(model: nn.Module, path: str) -> str:
+    """The user's own path of a module (or name of a parameter) in a model that may be wrapped as a whole."""
     outermost = getattr(model, "_orig_mod", model)
     prefix = "module." if type(outermost).__name__ in ("DistributedDataParallel", "DataParallel") else ""
+    return f"{plain_name(path)}.".removeprefix(prefix)[:-1]
+
+
+def named(model: nn.Module) -> list[Named]:
+    """All parameters of a model in the order of definition, tied ones once."""
     found: dict[int, Named] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module._parameters.items():
             if parameter is None:
                 continue
-            full = plain_name(f"{path}.{name}" if path else name).removeprefix(prefix)
+            full = plain_path(model, f"{path}.{name}" if path else name)
             known = found.get(id(parameter))
             if known is None:
-                found[id(parameter)] = Named(parameter, full, role_of(module, name), type(module).__name__, ())
+                found[id(parameter)] = Named(parameter, full, role_of(module, name), type(module).__name__, (), module)
             elif full != known.name and full not in known.aliases:
-                found[id(parameter)] = Named(parameter, known.name, known.role, known.module, (*known.aliases, full))
+                found[id(parameter)] = replace(known, aliases=(*known.aliases, full))
     return list(found.values())

@@ -7,6 +7,7 @@ ones, so a batch stays as it is while the block is filled again. Not thread-safe
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from weighbridge.records import HISTOGRAM_BINS, ROWS, WHOLE
+from weighbridge.store.histogram import shifted
 
 # In the order of wb_block (native/weighbridge_kernel.h), which is also the order of records.ROWS.
 _COLUMNS: Final[dict[str, np.dtype[Any]]] = {
@@ -106,6 +108,26 @@ class RowBlock:
             self._arrays["hist"][filled : ends[-1]] = hists[inside]
             self._struct.counts = int(ends[-1])
         self._struct.rows = row + number
+
+    def divide(self, first: int, quantity: int, scale: float) -> None:
+        """Divide what was weighed of this quantity, in the rows from `first` on, by a power of two.
+
+        `subnormal` stays as it was met. A histogram whose outermost bins are not empty is left out: where the numbers in
+        them belong after the division is not known.
+        """
+        arrays, shift = self._arrays, round(math.log2(scale))
+        for row in first + np.flatnonzero(arrays["quantity"][first : self.rows] == quantity):
+            for name in ("min", "max", "sum", "sum_abs"):
+                arrays[name][row] /= scale
+            arrays["sum_sq"][row] /= scale * scale
+            start, end = arrays["hist_offsets"][row : row + 2]
+            counts = arrays["hist"][start:end]
+            smaller = shifted(int(arrays["hist_first"][row]), counts, int(arrays["hist_bits"][row]), shift)
+            if smaller is None:
+                arrays["hist_count"][row] = 0
+                counts[:] = 0
+                continue
+            arrays["hist_first"][row], counts[:] = smaller
 
     def take(self) -> pa.RecordBatch:
         """All rows as one record batch (schema records.ROWS, no copy); the block is empty afterwards."""

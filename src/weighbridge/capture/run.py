@@ -168,6 +168,11 @@ class Run:
                 "was the optimizer given this model's parameters? (Updates written by hand, and a compiled step, are seen in "
                 "models of up to a million parameters)"
             )
+        elif self._watched and stepper.total_steps == 0:
+            self._tell(
+                "neither a backward pass nor a step of an optimizer was seen in this run: no step is recorded. Gradients of "
+                "torch.autograd.grad with updates written by hand are not seen; loss.backward() is, and so is an optimizer"
+            )
         detail = {
             "own_seconds": stepper.own_ns / 1e9,
             "wall_seconds": (stepper.last_ns - stepper.first_ns) / 1e9,

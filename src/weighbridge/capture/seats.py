@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from weighbridge.capture.addresses import lent_to_c
+from weighbridge.capture.devicetable import KINDS, has_triton
 from weighbridge.capture.kernel import Kernel, NativeKernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.records import Quantity
@@ -120,6 +121,7 @@ class Seat:
         self.address = ctypes.addressof(self.head)
         self.units = Units(units) if units else None
         self.unit_steps = 0
+        self.elsewhere: Callable[[Seat, torch.Tensor], None] | None = None  # weighs what lies on a GPU
         head = self.head
         head.scene, head.tensor, head.quantity = ctypes.addressof(scene), tensor, int(quantity)
         head.stamp, head.nonfinite_call, head.place = -1, -1, -1
@@ -139,7 +141,11 @@ class Seat:
     def weigh_anyhow(self, tensor: torch.Tensor) -> None:
         """A tensor that C could not read where it lies: brought in order first, or left out."""
         try:
-            if self.pace.mode == REST or not is_readable(tensor):
+            if self.pace.mode == REST:
+                return
+            if not is_readable(tensor):
+                if self.elsewhere is not None and is_on_gpu(tensor):
+                    self.elsewhere(self, tensor)
                 return
             dense = tensor.detach()
             dense = (dense.to_dense() if dense.layout is not torch.strided else dense).contiguous()
@@ -164,9 +170,17 @@ class Seat:
 
 def is_readable(tensor: torch.Tensor) -> bool:
     """Can its numbers be read here? Not those of functorch's wrappers, fakes, other devices and other dtypes."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
-    return tensor.device.type == "cpu" and code_of(tensor.dtype) is not None
+    return is_plain(tensor) and tensor.device.type == "cpu" and code_of(tensor.dtype) is not None
+
+
+def is_on_gpu(tensor: torch.Tensor) -> bool:
+    """Can Triton's kernels read it?"""
+    return is_plain(tensor) and tensor.device.type == "cuda" and tensor.dtype in KINDS and has_triton()
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """No subclass, and none of functorch's wrappers."""
+    return type(tensor) in (torch.Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def numbers_of(dense: torch.Tensor, units: int, axis: int) -> Numbers:

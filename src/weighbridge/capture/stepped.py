@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.coherence import Pair
 from weighbridge.capture.snapshots import Weighed
 from weighbridge.capture.work import Work
 
@@ -34,6 +35,7 @@ class Stepped:
         self.devices: list[DeviceWork | DeviceWeigher] = []  # one for each device with tensors of this optimizer
         self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.told: Any = None  # what the run was told of this optimizer and its groups
+        self.pair = Pair()
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step

@@ -7,6 +7,7 @@ gradient together, writes the rows and refreshes the copies, all in one pass.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,7 @@ from torch.optim.optimizer import Optimizer
 from weighbridge.capture import hooks
 from weighbridge.capture.budget import Budget, Level
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
+from weighbridge.capture.coherence import Coherence
 from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.moments import Moments
@@ -42,6 +44,7 @@ class Stepper:
         self.failed = failed
         self.recorder, self.kernel, self.plan, self.table = recorder, kernel, plan, table
         self.moments = Moments(kernel, plan, table)
+        self.coherence = Coherence(kernel, plan, table) if plan.schedule("coherence") != NEVER else None
         self.budget = Budget(plan.budget, plan.histogram > 0) if plan.budget is not None else None
         self.optimizers = Optimizers(recorder, kernel, plan, table, self._joined, self._left)
         if self.budget is not None:
@@ -96,12 +99,18 @@ class Stepper:
         if self.by_hand is not None:
             self._step_by_hand()
         self.step_rows.add_pass(root, self.clock, self.total_steps > 0)
+        if self.coherence is not None:
+            self.coherence.accumulation.before_pass(root)
         self.pending_own_ns += time.perf_counter_ns() - began
 
     def after_backward(self) -> None:
         """It has ended, and nobody has used its gradients yet."""
         if self.by_hand is not None and not self.by_hand.after_backward(self.clock):
             self.by_hand = None
+        if self.coherence is not None and self.coherence.accumulation.is_in_pass:
+            began = time.perf_counter_ns()
+            self.coherence.accumulation.after_pass()
+            self.pending_own_ns += time.perf_counter_ns() - began
 
     def _step_by_hand(self) -> None:
         """Write the step that somebody has taken without an optimizer since the last backward pass, if there is one."""
@@ -201,11 +210,18 @@ class Stepper:
             self._weigh(stepped)
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
+            self.step_rows.passes.settle()
+            factor = math.nan
+            if self.coherence is not None and self.coherence.is_due(stepped):
+                found_inf = found_inf_of(optimizer)
+                is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
+                factor = self.coherence.after_step(stepped, self.clock, self.recorder, self.step_rows.passes, is_skipped)
             if self.outputs is not None:
+                self.outputs.loss_scale = self.step_rows.passes.scale
                 self._of_outputs(self.outputs.after_step, stepped)
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1
-            noted, counted = self._note_step(stepped, optimizer, began)
+            noted, counted = self._note_step(stepped, optimizer, began, factor)
         spent = time.perf_counter_ns()
         self.own_ns += noted
         self.pending_own_ns = spent - counted  # what came after the row was written: the next one's
@@ -224,6 +240,8 @@ class Stepper:
         self.optimizers.set_level(change.level)
         histogram = self.plan.histogram_bits if change.level.has_histograms else NO_HISTOGRAM
         self.moments.histogram, self.moments.thinned.one_in = histogram, change.level.thinning
+        if self.coherence is not None:
+            self.coherence.one_in = change.level.thinning
         if self.outputs is not None:
             self.outputs.set_detail(histogram, change.level.thinning)
         self.recorder.event(self.steps, "detail", change.message(), detail=change.detail())
@@ -330,15 +348,14 @@ class Stepper:
             message = f"{name} was replaced in the model: this optimizer still holds the parameter that stood there before"
             self.recorder.event(self.clock, "replaced", message, weighed.tensor)
 
-    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int) -> tuple[int, int]:
+    def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int, factor: float) -> tuple[int, int]:
         """The row of this step. Gives the time of ours that stands in it, and up to when."""
-        self.step_rows.passes.settle()
         now = time.perf_counter_ns()
         own = now - began + stepped.own_ns + self.pending_own_ns
         if self.outputs is not None:
             own += self.outputs.take_own_ns()
         found_inf = 1.0 if self.is_skipping else found_inf_of(optimizer)
-        is_written = self.step_rows.add(stepped, optimizer, self.clock, found_inf, own)
+        is_written = self.step_rows.add(stepped, optimizer, self.clock, found_inf, own, factor)
         for step in [self.clock] if is_written else self.step_rows.fetch():
             self.recorder.step_done(step)
         return own, now
@@ -354,10 +371,14 @@ class Stepper:
             for stepped in self.optimizers.known.values():
                 for device in stepped.devices:
                     device.drain(self.recorder)
+            if self.outputs is not None:
+                self.outputs.on_gpu.fetch(self.recorder, wait=True)
             for late in self.step_rows.fetch(wait=True):
                 self.recorder.step_done(late)
             self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
-            alive = self.table.alive()
+            known = self.optimizers.known.values()
+            held = [w for one in known for w in (*(one.work.weighed if one.work else ()), *one.copies)]
+            alive = [*self.table.alive(), *self.table.orphans(held)]
             if self.plan.schedule("parameters") != NEVER:
                 for device in works_on_devices(
                     [w for w in alive if not is_direct(w.parameter)], self.plan, Level(), self.table.tell, False
@@ -373,3 +394,7 @@ class Stepper:
             if self.changes:
                 total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
                 self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
+        self.table.remove_model(None)  # a run that is kept keeps no parameters, and no copies of them
+        self.optimizers.known.clear()
+        self.optimizers.departed.clear()
+        self.by_hand = None

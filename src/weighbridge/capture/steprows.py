@@ -51,16 +51,16 @@ class StepRows:
             self.recorder.small["passes"].rows.extend(self.early_rows)
         self.early_rows = []
 
-    def add(self, stepped: Stepped, optimizer: Optimizer, step: int, found_inf: Number, own_ns: int) -> bool:
+    def add(self, stepped: Stepped, optimizer: Optimizer, step: int, found_inf: Number, own_ns: int, factor: float) -> bool:
         """Write the row of this step, now (True) or when a device has given its loss.
 
-        Call `passes.settle` before it, and with the recorder's lock held.
+        factor: of clipping, where torch's own was not met. Call `passes.settle` before it, and with the recorder's lock held.
         """
         passes = self.passes
         before = (step, self.recorder.attempt, stepped.number, stepped.count)
-        clip = self._clip_factor(stepped) if self.clips else _NAN
+        clip = self._clip_factor(stepped, factor) if self.clips else factor
         after = (*settings_of(optimizer), self.epoch, time.time_ns(), own_ns)
-        awaited = passes.awaited() if passes.given and not passes.is_all_here else []
+        awaited = [] if passes.is_all_here and isinstance(passes.scale, float) else passes.awaited()
         if isinstance(found_inf, torch.Tensor):
             awaited.append(held(found_inf))
         is_late = bool(awaited or self.under_way)  # rows stand in the order of their steps
@@ -84,14 +84,15 @@ class StepRows:
         return steps
 
     def _write(self, before: tuple[Any, ...], passes: Passes, clip: float, found_inf: float, after: tuple[Any, ...]) -> None:
-        scale = passes.scales[-1] if passes.scales else 1.0
         given = sum(passes.given) if passes.given else None
-        row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, scale, *after)
+        row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, passes.scale, *after)
         self.recorder.small["steps"].rows.append(row)
 
-    def _clip_factor(self, stepped: Stepped) -> float:
-        """What clipping multiplied this optimizer's gradients with; NaN where none of them was clipped."""
+    def _clip_factor(self, stepped: Stepped, otherwise: float) -> float:
+        """What torch's clipping multiplied this optimizer's gradients with; NaN where it clipped some of them apart."""
         mine = set(stepped.ids)
-        factors = [factor for parameter, factor in self.clips if parameter in mine]
+        clips = [clip for clip in self.clips if clip[0] in mine]
         self.clips = [clip for clip in self.clips if clip[0] not in mine][-_CLIPS_KEPT:]
-        return math.prod(factors) if factors else _NAN
+        if not clips:
+            return otherwise
+        return math.prod(factor for _, factor in clips) if len({parameter for parameter, _ in clips}) == 1 else _NAN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -17,15 +17,34 @@ from weighbridge.records import COPY, LOCAL, SHARD
 
 
 class Known:
-    """One tensor of the table. The parameter is held weakly: watching keeps no model alive."""
+    """One tensor of the table. Watching keeps no model alive: the parameter is asked of its module.
 
-    __slots__ = ("form", "model", "name", "note", "placement", "reference", "tensor")
+    A weak reference to the parameter itself would be in the way: `torch.utils.swap_tensors`, which `model.to(...)` uses for
+    some parameters, refuses those that have one.
+    """
+
+    __slots__ = ("form", "id", "model", "name", "note", "owner", "placement", "shard", "tensor")
 
     def __init__(self, tensor: int, model: str, name: str) -> None:
         self.tensor, self.model, self.name = tensor, model, name
         self.note, self.placement = "", Placement()
         self.form: object = None
-        self.reference: Callable[[], nn.Parameter | None] = lambda: None
+        self.owner: Callable[[], nn.Module | None] = lambda: None
+        self.id = 0
+        self.shard: nn.Parameter | None = None  # its module may hold the whole parameter in its place
+
+    def refer_to(self, one: Named) -> None:
+        """From now on this parameter is meant."""
+        self.owner, self.id = weakref.ref(one.owner), id(one.parameter)
+        self.shard = one.parameter if is_sharded(one.parameter) else None
+
+    def reference(self) -> nn.Parameter | None:
+        """The parameter, as long as its module has it."""
+        owner = self.owner()
+        if owner is None or self.shard is not None:
+            return None if owner is None else self.shard
+        parameter = owner._parameters.get(self.name.rpartition(".")[2])
+        return parameter if id(parameter) == self.id else None
 
 
 class TensorTable:
@@ -80,7 +99,7 @@ class TensorTable:
         gone = {name for name, reference in self.models if model is None or reference() is model}
         self.models = [(name, reference) for name, reference in self.models if name not in gone]
         for key in [key for key in self.by_key if key[0] in gone]:
-            del self.by_key[key]
+            self.by_key.pop(key).shard = None
         self.version += 1
         return gone
 
@@ -109,7 +128,8 @@ class TensorTable:
                 known = Known(len(self.known), model_name, one.name)
                 self.known.append(known)
                 self.by_key[key] = known
-            known.reference, known.note, known.form = weakref.ref(one.parameter), note, form
+            known.refer_to(one)
+            known.note, known.form = note, form
             known.placement = placement_of(one.parameter, replicas.get(id(one.parameter)), self.is_alone)
             self._record(known, one, order, step)
             self.version += 1
@@ -196,6 +216,16 @@ class TensorTable:
             parameter = known.reference()
             if parameter is not None and not why_not(parameter) and id(parameter) not in found:
                 found[id(parameter)] = Weighed(parameter, known.tensor, _is_direct(parameter), known.placement.kind == COPY)
+        return list(found.values())
+
+    def orphans(self, held: Iterable[Weighed]) -> list[Weighed]:
+        """Those of the tensors that optimizers hold whose module is gone, while nothing has come in its place; each once."""
+        found: dict[int, Weighed] = {}
+        for weighed in held:
+            known = self.known[weighed.tensor]
+            is_last = self.by_key.get((known.model, known.name)) is known and known.id == id(weighed.parameter)
+            if is_last and known.owner() is None:
+                found[weighed.tensor] = weighed
         return list(found.values())
 
 

@@ -14,7 +14,7 @@ import triton.language as tl
 # What is written for each piece and row, in this order; then as many counts as the histogram has bins.
 STATS = ("nan", "pos_inf", "neg_inf", "zero", "subnormal", "sum", "sum_abs", "sum_sq")
 CROSS = ("dot_gradient_parameter", "dot_gradient_update", "dot_update_parameter", "lost")  # 8 to 11
-LEAST = ("min", "max")  # 12 and 13; of max the negative, so that both are the least of the pieces'
+EXTREMES = ("min", "max")  # 12 and 13; inf and -inf where there is no finite number
 WIDTH = tl.constexpr(16)
 ROWS = tl.constexpr(3)  # parameter before, gradient, update
 
@@ -119,7 +119,7 @@ def _start(T: tl.constexpr, wide: tl.constexpr):
     none = tl.zeros([T], tl.int32)
     zero = tl.zeros([T], tl.float64)
     infinite = tl.zeros([T], tl.float64 if wide else tl.float32) + float("inf")
-    return none, none, zero, zero, zero, infinite, infinite
+    return none, none, zero, zero, zero, infinite, -infinite
 
 
 @triton.jit
@@ -129,7 +129,7 @@ def _count(row, x, mask, kind: tl.constexpr, wide: tl.constexpr):
     Counts share a register, for there are few: NaN, +infinity and -infinity have ten bits each, zeros and subnormals
     sixteen, and a lane sees at most 1,023 elements of a piece.
     """
-    odd, small, total, total_abs, total_sq, least, least_negated = row
+    odd, small, total, total_abs, total_sq, least, most = row
     magnitude = _magnitude(x, wide)
     infinite: tl.constexpr = _infinite(wide)
     is_infinite = tl.where(x > 0, 1 << 10, 1 << 20)
@@ -141,15 +141,16 @@ def _count(row, x, mask, kind: tl.constexpr, wide: tl.constexpr):
     total += tl.sum(value, 1)
     total_abs += tl.sum(tl.abs(value), 1)
     total_sq += tl.sum(value * value, 1)
-    least = tl.minimum(least, tl.min(tl.where(is_there, x, float("inf")), 1))
-    least_negated = tl.minimum(least_negated, tl.min(tl.where(is_there, -x, float("inf")), 1))
-    return odd, small, total, total_abs, total_sq, least, least_negated
+    comparable = tl.where(is_there, x, float("nan"))  # the lesser and the greater of NaN and a number is the number
+    least = tl.minimum(least, tl.min(comparable, 1))
+    most = tl.maximum(most, tl.max(comparable, 1))
+    return odd, small, total, total_abs, total_sq, least, most
 
 
 @triton.jit
 def _write(at, row):
     """A piece's row into its place, float64 throughout: counts are exact there up to 2^53."""
-    odd, small, total, total_abs, total_sq, least, least_negated = row
+    odd, small, total, total_abs, total_sq, least, most = row
     tl.store(at, tl.sum(odd & 1023, 0).to(tl.float64))
     tl.store(at + 1, tl.sum(odd >> 10 & 1023, 0).to(tl.float64))
     tl.store(at + 2, tl.sum(odd >> 20, 0).to(tl.float64))
@@ -161,7 +162,7 @@ def _write(at, row):
     for unused in tl.static_range(8, 12):
         tl.store(at + unused, 0.0)
     tl.store(at + 12, tl.min(least, 0).to(tl.float64))
-    tl.store(at + 13, tl.min(least_negated, 0).to(tl.float64))
+    tl.store(at + 13, tl.max(most, 0).to(tl.float64))
     tl.store(at + 14, 0.0)
     tl.store(at + 15, 0.0)
 
@@ -254,7 +255,7 @@ def _step_tile(sums, after, before, gradient, offsets, mask, kind: tl.constexpr,
     return w_row, g_row, u_row, gw, gu, uw, lost
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def weigh_steps(
     pieces, addresses, counts, stats, hists, n,
     kind: tl.constexpr, gradient_kind: tl.constexpr, fine: tl.constexpr, aligned: tl.constexpr,
@@ -309,7 +310,7 @@ def weigh_steps(
     tl.store(at + 2 * WIDTH + 11, tl.sum(lost, 0).to(tl.float64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row"], do_not_specialize_on_alignment=["addresses"])
 def weigh_alone(
     pieces, addresses, counts, stats, hists, row,
     kind: tl.constexpr, fine: tl.constexpr, aligned: tl.constexpr,
@@ -338,24 +339,70 @@ def weigh_alone(
     _write(stats + (slot * ROWS + row) * WIDTH, sums)
 
 
-@triton.jit
-def add_up(stats, hists, slots, out, out_hists, fine: tl.constexpr, S: tl.constexpr, BINS: tl.constexpr):
-    """The rows of one tensor from those of its pieces. slots: int64 [n + 1], where each tensor's slots begin."""
-    item, row = tl.program_id(0), tl.program_id(1)
-    begin, end = tl.load(slots + item), tl.load(slots + item + 1)
-    column = tl.arange(0, WIDTH)
-    total = tl.zeros([WIDTH], tl.float64)
-    least = tl.zeros([WIDTH], tl.float64) + float("inf")
-    for start in range(begin, end, S):
-        slot = start + tl.arange(0, S)
-        at = stats + ((slot * ROWS + row) * WIDTH)[:, None] + column[None, :]
-        part = tl.load(at, mask=(slot < end)[:, None], other=0.0)
-        total += tl.sum(part, 0)
-        least = tl.minimum(least, tl.min(tl.where((slot < end)[:, None], part, float("inf")), 0))
-    tl.store(out + (item * ROWS + row) * WIDTH + column, tl.where(column < 12, total, least))
+@triton.jit(do_not_specialize=["address", "count", "piece", "slot", "entry", "flag"])
+def weigh_one(
+    address, count, piece, stats, slot, hists, entry, flags, flag,
+    kind: tl.constexpr, fine: tl.constexpr, aligned: tl.constexpr, T: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr,
+    BINS: tl.constexpr,
+):  # fmt: skip
+    """The row of one tensor that has come by itself, a program for each piece of so many elements.
+
+    stats  float64 [slots, 16]: written from `slot` on
+    hists  int32 [entries, BINS]: counts are added to those of `entry`; whole numbers, so in any order the same
+    flags  float32: number `flag` becomes infinite where NaN or infinity is in the tensor
+    """
+    number = tl.program_id(0).to(tl.int64)
+    first = tl.multiple_of(number * piece, 512)
+    length = tl.minimum(count - first, piece).to(tl.int32)
+    x = _at(address.to(tl.int64), kind, aligned)
+    wide: tl.constexpr = kind == F64
     if fine >= 0:
+        found = _histogram(x, first, length, count, kind, fine, TILE, BINS)
         bins = tl.arange(0, BINS)
-        counts = tl.zeros([BINS], tl.int32)
+        tl.atomic_add(hists + entry * BINS + bins, found, mask=found > 0)
+    sums = _start(T, wide)
+    lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
+    x += first
+    whole = length // (T * E)
+    for tile in range(whole):
+        everywhere = tl.full([T, E], 1, tl.int1)
+        sums = _count(sums, _widen(tl.load(x + tile * (T * E) + lanes), kind), everywhere, kind, wide)
+    rest = whole * (T * E) + lanes
+    mask = rest < length
+    sums = _count(sums, _widen(tl.load(x + rest, mask=mask, other=0), kind), mask, kind, wide)
+    _write(stats + (slot + number) * WIDTH, sums)
+    if tl.sum(sums[0], 0) > 0:
+        tl.store(flags + flag, float("inf"))
+
+
+@triton.jit
+def add_up(
+    stats, hists, slots, out, out_hists,
+    fine: tl.constexpr, S: tl.constexpr, BINS: tl.constexpr, SOME: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """The rows of one tensor from those of its pieces: program 0 of the last axis the sums, the others some bins each.
+
+    slots: int64 [n + 1], where each tensor's slots begin. ROWS: of a tensor.
+    """
+    item, row, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    begin, end = tl.load(slots + item), tl.load(slots + item + 1)
+    if part == 0:
+        column = tl.arange(0, WIDTH)
+        total = tl.zeros([WIDTH], tl.float64)
+        least = tl.zeros([WIDTH], tl.float64) + float("inf")
+        most = -least
+        for start in range(begin, end, S):
+            slot = start + tl.arange(0, S)
+            there = (slot < end)[:, None]
+            numbers = tl.load(stats + ((slot * ROWS + row) * WIDTH)[:, None] + column[None, :], mask=there, other=0.0)
+            total += tl.sum(numbers, 0)
+            least = tl.minimum(least, tl.min(tl.where(there, numbers, float("inf")), 0))
+            most = tl.maximum(most, tl.max(tl.where(there, numbers, -float("inf")), 0))
+        found = tl.where(column < 12, total, tl.where(column == 12, least, most))
+        tl.store(out + (item * ROWS + row) * WIDTH + column, found)
+    elif fine >= 0:
+        bins = (part - 1) * SOME + tl.arange(0, SOME)
+        counts = tl.zeros([SOME], tl.int32)
         for start in range(begin, end, S):
             slot = start + tl.arange(0, S)
             at = hists + ((slot * ROWS + row) * BINS)[:, None] + bins[None, :]
@@ -363,7 +410,7 @@ def add_up(stats, hists, slots, out, out_hists, fine: tl.constexpr, S: tl.conste
         tl.store(out_hists + (item * ROWS + row) * BINS + bins, counts)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def copy_small(addresses, sizes, n, SIZE: tl.constexpr):
     """Refresh the copies of the first tensors: of those so small that nothing is gained by asking whether they moved."""
     item = tl.program_id(0)

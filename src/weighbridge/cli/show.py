@@ -37,6 +37,7 @@ class Wish:
     per: Per
     every: bool
     outputs: bool = False
+    coherence: bool = False
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +77,9 @@ def register(app: typer.Typer) -> None:
         ] = False,
         per: Annotated[Per, typer.Option("--per", help="What one row is.")] = Per.STEP,
         outputs: Annotated[bool, typer.Option("--outputs", help="What modules give, in order of execution.")] = False,
+        coherence: Annotated[
+            bool, typer.Option("--coherence", help="How alike successive gradients are, and the gradient noise scale.")
+        ] = False,
         rank: Annotated[
             int | None,
             typer.Option("--rank", metavar="N", help="Of several ranks: this one alone. [default: all as one]"),
@@ -95,6 +99,7 @@ def register(app: typer.Typer) -> None:
         weighbridge show first --per epoch                  one row per epoch
         weighbridge show first --outputs                    what modules give
         weighbridge show first --tensor encoder.0/out       one output, over all steps
+        weighbridge show first --coherence                  successive gradients, noise scale
 
         \b
         Row of step k: parameter = before update k, gradient = what update k used,
@@ -113,7 +118,7 @@ def register(app: typer.Typer) -> None:
         if per is Per.EPOCH and (values or step is not None):
             raise BadInput("--per epoch shows all epochs; it does not go with --step or --values. Leave one of them out.")
         path = find_run(run)
-        wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every, outputs)
+        wish = Wish(tuple(tensor or ()), tuple(stat or ()), step, values, per, every, outputs, coherence)
         try:
             record = open_run(path, rank)
             if csv:
@@ -160,11 +165,13 @@ def _statistics() -> str:
 def as_table(record: RunRecord, wish: Wish) -> Table:
     """The wish answered for a program."""
     from weighbridge.catalog import all_names
-    from weighbridge.report import named, outputs, views
+    from weighbridge.report import coherence, named, outputs, views
 
     if wish.outputs:
         return outputs.table(record)
     tensors = named.choose_tensors(record, wish.tensors)
+    if wish.coherence:
+        return coherence.series(record, tensors) if wish.tensors else coherence.table(record, tensors)
     if wish.values:
         return views.values(record, tensors, _step(record, wish.step))
     if wish.per is Per.EPOCH:
@@ -179,13 +186,15 @@ def as_table(record: RunRecord, wish: Wish) -> Table:
 
 def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
     """The wish answered for a person, without the run's head."""
-    from weighbridge.report import named, outputs, text
+    from weighbridge.report import coherence, named, outputs, text
 
     if wish.outputs:
         return [*outputs.lines(record, width), *outputs.origin_lines(record)]
     tensors = named.choose_tensors(record, wish.tensors)
     if not tensors:
         return [*text.wrapped(_words("No tensors are known yet; they are from the first optimizer step on."), width)]
+    if wish.coherence:
+        return coherence.lines(record, tensors, width)
     if wish.values:
         return _values(record, wish, tensors, width)
     if wish.per is Per.EPOCH:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from weighbridge.errors import BadInput
 from weighbridge.store import layout
+from weighbridge.store.coherence import Gradients, add_ranks, with_variance
 from weighbridge.store.query import RowQuery
 from weighbridge.store.shards import Merge, merge
 from weighbridge.store.status import last_flush_of, state_of
@@ -35,6 +36,7 @@ class AllRanks:
         self._all = {self._lead: self.lead}
         self._lock = threading.RLock()
         self._merged: tuple[dict[int, pa.Table], Merge | None] = ({}, None)
+        self._gradients: tuple[tuple[int, ...], Gradients] | None = None
         self._described: tuple[object, tuple[Tensor, ...]] = (None, ())
         self._look()
 
@@ -67,6 +69,21 @@ class AllRanks:
     def whole(self, table: str) -> pa.Table:
         """All of a small table of the lowest rank, in the order it was written."""
         return self.ask(lambda: self.lead.whole(table))
+
+    def gradients(self) -> Gradients:
+        """Successive gradients, and those that several passes have added up: of all ranks as one."""
+        versions = tuple(tables.version for tables in self._all.values())
+        if self._gradients is None or self._gradients[0] != versions:
+            successive, accumulated = self.ask(lambda: self._added("coherence")), self.ask(lambda: self._added("accumulation"))
+            self._gradients = (versions, Gradients(successive, accumulated))
+        return self._gradients[1]
+
+    def _added(self, table: str) -> pa.Table:
+        merged = self._merge()
+        ranks = self._all if merged is not None else {self._lead: self.lead}
+        tables = {rank: one.whole(table) for rank, one in ranks.items()}
+        tables = {rank: with_variance(one) for rank, one in tables.items()} if table == "coherence" else tables
+        return add_ranks(tables, merged.shares, merged.whole) if merged is not None else tables[self._lead]
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All that is watched, in order; a later description of the same tensor wins."""

@@ -43,6 +43,8 @@ SORTED_BY: Final = {
     "calls": ("tensor", "quantity", "step"),
     "units": ("tensor", "quantity", "step"),
     "biases": ("tensor", "step"),
+    "coherence": ("tensor", "step"),
+    "accumulation": ("tensor", "step"),
     "events": ("step",),
 }
 

@@ -46,5 +46,21 @@ def coarser_bins(bins: np.ndarray, fewer: np.ndarray | int, bits: np.ndarray | i
     return np.where(bins >= side, coarse_side + place, coarse_side - 1 - place)
 
 
+def shifted(first: int, counts: np.ndarray, bits: int, exponents: int) -> tuple[int, np.ndarray] | None:
+    """The stored part of a histogram of numbers that are divided by 2^exponents: its first bin, and as many counts.
+
+    None where numbers lie outside the range: by how much is not known.
+    """
+    side, bins = int(_side(bits)), np.arange(first, first + len(counts))
+    place = np.where(bins >= side, bins - side, side - 1 - bins)
+    if counts[place == side - 1].any():
+        return None
+    place = np.maximum(place - (exponents << bits), 0)
+    full = np.zeros(2 * side, dtype=counts.dtype)
+    np.add.at(full, np.where(bins >= side, side + place, side - 1 - place), counts)
+    start = min(int(np.argmax(full > 0)), 2 * side - len(counts))
+    return start, full[start : start + len(counts)]
+
+
 def _side(bits: np.ndarray | int) -> np.ndarray:
     return np.asarray(2 + ((EXPONENT_HIGH + 1 - EXPONENT_LOW) << np.asarray(bits)))

@@ -23,6 +23,7 @@ from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError,
 from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity
 from weighbridge.store import extras, layout, persteps
 from weighbridge.store.allranks import AllRanks
+from weighbridge.store.coherence import Gradients
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.grid import bucket_grid, joined
 from weighbridge.store.histogram import edges_of, full_histogram
@@ -31,10 +32,12 @@ from weighbridge.store.values import kept_at, kept_of
 from weighbridge.store.views import (
     BiasShare,
     Buckets,
+    Coherence,
     Detail,
     Event,
     Group,
     HeatMap,
+    NoiseScale,
     NonFinite,
     RunInfo,
     Series,
@@ -296,6 +299,22 @@ class RunRecord:
     def optimizer_groups(self) -> list[Group]:
         """Every optimizer's parameter groups; a group whose settings or tensors changed stands there again."""
         return extras.optimizer_groups(self.events(), {t.id: t.name for t in self._all.tensors()})
+
+    # ---- successive gradients ----
+
+    def coherence(self, tensor: str | None = None, start: int | None = None, stop: int | None = None) -> Coherence:
+        """How alike successive gradients were at the steps of the plan: of one tensor, or of all of them together."""
+        return self.gradients.coherence(None if tensor is None else self.tensor(tensor).id, start, stop)
+
+    def noise_scales(self, tensor: str | None = None, start: int | None = None, stop: int | None = None) -> list[NoiseScale]:
+        """The gradient noise scale over these steps, of one tensor or of all together: from successive steps, and from
+        backward passes that add up (right where those are micro-batches of one loss)."""
+        return self.gradients.noise_scales(None if tensor is None else self.tensor(tensor).id, start, stop)
+
+    @property
+    def gradients(self) -> Gradients:
+        """The same by the tensors' ids."""
+        return self._all.gradients()
 
     # ---- per step ----
 

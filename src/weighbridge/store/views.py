@@ -99,6 +99,32 @@ class BiasShare:
 
 
 @dataclass(frozen=True, slots=True)
+class Coherence:
+    """The gradient of some steps compared with the one that the same optimizer used at its step before."""
+
+    steps: np.ndarray  # int64
+    steps_before: np.ndarray  # int64
+    cosine: np.ndarray  # float64: 1 = the same direction; NaN where one of the two is 0
+    errors: np.ndarray  # float64: about one standard deviation of each cosine; 0 where it is exact
+    count: np.ndarray  # int64: elements compared
+    numbers: np.ndarray  # int64: that the cosine rests on; fewer than `count`: an estimate
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseScale:
+    """How much of a gradient is noise: tr(Sigma) / (b |G|^2), b the samples of one `batch`; over some steps."""
+
+    value: float  # in batches; NaN where the signal cannot be told from 0
+    batch: str  # "step": all samples of a step, "backward pass": those of one of its passes
+    signal: float  # mean estimate of |G|^2, and its standard error
+    signal_error: float
+    noise: float  # mean estimate of tr(Sigma) / b
+    samples: int  # steps that were looked at
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """One number over steps, in order of steps."""
 

@@ -1,0 +1,123 @@
+"""Successive gradients of an optimizer compared, on some of its steps: the table `coherence`.
+
+Kept of the earlier gradient is what `sketch` says, from one step to the next and no longer. What the table holds are sums, so
+shards add up; the cosine is a reader's division. An optimizer's own steps are counted, so that one that steps at every
+fifth reading of the clock is compared as often as another.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weighbridge.capture.accumulation import Accumulation
+from weighbridge.capture.budget import Thinned
+from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.losses import Passes
+from weighbridge.capture.plan import Plan
+from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.shards import local
+from weighbridge.capture.sketch import Items, gather, numbers_of
+from weighbridge.capture.tensors import TensorTable
+
+if TYPE_CHECKING:
+    from weighbridge.capture.stepped import Stepped
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Pair:
+    """Of one optimizer: which of its steps are compared with the one before, and what is kept of that one."""
+
+    def __init__(self) -> None:
+        self.thinned = Thinned()
+        self.is_due = self.is_next_due = False
+        self.kept: Kept | None = None
+
+
+class Kept:
+    """What is kept of all gradients of a step: a run of `numbers` for each tensor, NaN where there is no gradient."""
+
+    def __init__(self, step: int, tensors: list[int], counts: list[int]) -> None:
+        self.step = step
+        self.tensors, self.counts = np.array(tensors, np.int64), np.array(counts, np.int64)
+        self.lengths = numbers_of(self.counts)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.numbers: Floats = np.empty(int(self.lengths.sum()))
+
+    def place(self, items: Items) -> None:
+        """Tell the items where their numbers go."""
+        items["numbers"] = self.lengths
+        items["kept"] = self.numbers.ctypes.data + 8 * self.starts
+        for i in np.flatnonzero(items["address"] == 0).tolist():
+            self.numbers[self.starts[i] : self.starts[i] + self.lengths[i]] = np.nan
+
+    def is_like(self, other: Kept) -> bool:
+        """Is it of the same tensors?"""
+        return np.array_equal(self.tensors, other.tensors) and np.array_equal(self.counts, other.counts)
+
+    def dot(self, other: Kept) -> Floats:
+        """Of each tensor. NaN or infinite where one of its elements is."""
+        with np.errstate(all="ignore"):
+            return np.add.reduceat(self.numbers * other.numbers, self.starts)
+
+
+class Coherence:
+    """Compares the gradients of a run's optimizers."""
+
+    def __init__(self, kernel: Kernel, plan: Plan, table: TensorTable) -> None:
+        self.kernel, self.schedule = kernel, plan.schedule("coherence")
+        self.one_in = 1  # of the plan's steps: a budget may ask for less
+        self.accumulation = Accumulation(kernel, table)
+        self.accumulation.is_sampling = self.schedule.due(0)
+
+    def is_due(self, stepped: Stepped) -> bool:
+        """Is there anything to do at the step that this optimizer has taken? To be asked once for each."""
+        pair = stepped.pair
+        pair.is_due, pair.thinned.one_in = pair.is_next_due, self.one_in
+        pair.is_next_due = self.schedule.due(stepped.count + 1) and pair.thinned.passes()
+        self.accumulation.is_sampling = pair.is_next_due
+        return pair.is_due or pair.is_next_due or self.accumulation.has_measured
+
+    def after_step(self, stepped: Stepped, step: int, recorder: Recorder, passes: Passes, is_skipped: bool) -> float:
+        """It was due. Gives the factor that its gradients were multiplied with after the last backward pass; NaN
+        where it is not known. Call with the recorder's lock held."""
+        pair = stepped.pair
+        before, pair.kept = pair.kept, None
+        self.accumulation.has_stepped = True
+        if is_skipped or stepped.work is None:
+            return np.nan
+        items, now = self._look(stepped, step, pair.is_due or pair.is_next_due)
+        if pair.is_due and before is not None and now is not None and before.is_like(now):
+            _add_rows(before, now, recorder)
+        pair.kept = now if pair.is_next_due else None
+        if stepped.lent is not None:  # a step by hand: what happened to its gradients is not known
+            return np.nan
+        return self.accumulation.after_step(stepped.work.weighed, items, step, recorder, passes)
+
+    def _look(self, stepped: Stepped, step: int, keeps: bool) -> tuple[Items, Kept | None]:
+        """The gradients that this optimizer has used: their sums, and what is kept of them."""
+        assert stepped.work is not None
+        weighed = stepped.work.weighed
+        items, alive = gather(weighed, stepped.lent)
+        kept = None
+        if keeps:
+            counts = [local(w.parameter).numel() * (2 if w.parameter.is_complex() else 1) for w in weighed]
+            there = [i for i, count in enumerate(counts) if count]  # an empty shard has nothing to compare
+            if there:
+                kept = Kept(step, [weighed[i].tensor for i in there], [counts[i] for i in there])
+                mine = items[there]
+                kept.place(mine)
+                items[there] = mine
+        self.kernel.sketch(items)
+        alive.clear()
+        return items, kept
+
+
+def _add_rows(before: Kept, now: Kept, recorder: Recorder) -> None:
+    sums = (before.dot(now), before.dot(before), now.dot(now))
+    finite = np.isfinite(sums).all(axis=0)
+    columns = (now.tensors, np.full(len(now.tensors), before.step), now.counts, now.lengths, *sums)
+    rows = zip(*(column[finite].tolist() for column in columns), strict=True)
+    recorder.small["coherence"].rows += [(now.step, recorder.attempt, *row) for row in rows]
