@@ -265,7 +265,7 @@ class Stepper:
         if stepped.copies and CHECKSUMS.due(self.clock):
             self._weigh_once(stepped.copies, self.clock)
         work = stepped.work
-        if work is None or not work.begin(self.clock):
+        if work is None or work.is_as_before(False) or not work.begin(self.clock):
             return
         try:
             moved = work.refresh()
@@ -321,6 +321,9 @@ class Stepper:
                 self._note_change(tensor)
         work = stepped.work
         if work is None or not work.rows:
+            return
+        if stepped.lent is None and work.is_as_before(True):
+            work.weigh(self.clock, self.recorder)
             return
         try:
             gone = work.locate(stepped.lent)
