@@ -91,7 +91,7 @@ class Engine:
 
     def feed(self, block: Block) -> tuple[Finding, ...]:
         """The next steps; gives what they have shown, in order."""
-        self.steps = block.stop
+        self.steps = max([self.steps, *(row["step"] + 1 for row in block.tables.get("steps", ())[-1:])])
         with np.errstate(all="ignore"):
             return ordered(found for asked in self._asked if not asked.error for found in asked.read(block))
 

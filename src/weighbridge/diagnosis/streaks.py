@@ -1,4 +1,4 @@
-"""How many recorded steps in a row something has held, tensor by tensor. Steps without a record do not count and break nothing."""
+"""How many recorded steps in a row something has held, tensor by tensor. Steps without a record neither count nor break a row."""
 
 from __future__ import annotations
 

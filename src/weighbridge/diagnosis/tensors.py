@@ -81,9 +81,9 @@ class Tensors(Sequence[Tensor]):
             if column not in left:
                 continue
             tensor = self.all[column]
-            path = next((p for p in _around(tensor.name) if inside.get((tensor.model, p), {-1}) <= left), None)
-            mine = sorted(inside[tensor.model, path]) if path is not None else [column]
-            name = tensor.name if path is None or (len(mine) == 1 and path != "") else path
+            whole = next((p for p in _around(tensor.name) if inside.get((tensor.model, p), {-1}) <= left), None)
+            mine = sorted(inside[tensor.model, whole]) if whole is not None else [column]
+            name = tensor.name if whole is None or len(mine) == 1 else whole
             found.append((self.place(name, tensor.model), mine))
             left -= set(mine)
         return found

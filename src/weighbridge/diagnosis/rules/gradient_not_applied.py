@@ -1,13 +1,15 @@
 """A parameter has a gradient and a learning rate, and its optimizer does not change one element of it.
 
 Symptom        A layer stays exactly as it was although it is in the optimizer and has gradients.
-How it decides Exact, at PATIENCE recorded steps in a row: the gradient is finite and not 0, lr is not 0, no scaler left the step
-               out, the update is 0 in every element, and the step is large enough for the dtype to hold:
-               lr * min(1, max|g|) > SPACING * max|w|.
-What to do     Look for an optimizer step that is undone or masked (a hook, a custom `step`, weights written back), and for a
-               parameter whose storage was replaced after the optimizer was built.
-When it errs   Optimizers with a step far smaller than lr times the gradient (Adam with a huge epsilon) may round to nothing.
-References     Jiang et al. 2025 (TrainCheck): parameters that silently do not change. IEEE 754-2019, binary32: spacing 2^-23.
+How it decides Exact, at PATIENCE recorded steps in a row: the gradient is finite and not 0, lr is not 0, no scaler left the
+               step out, the update is 0 in every element, and the step is large enough for the dtype to hold: lr * min(1,
+               max|g|) > SPACING * max|w|.
+What to do     Look for an optimizer step that is undone or masked (a hook, a custom `step`, weights written back), and for
+               a parameter whose storage was replaced after the optimizer was built.
+When it errs   Optimizers with a step far smaller than lr times the gradient (Adam with a huge epsilon) may round to
+               nothing.
+References     Jiang et al. 2025 (TrainCheck): parameters that silently do not change. IEEE 754-2019, binary32: spacing
+               2^-23.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.streaks import Streaks
+from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, number
 
@@ -60,7 +62,9 @@ class GradientNotApplied(Rule):
                     f"{PATIENCE} steps in a row.",
                     evidence=(
                         ValueEvidence("share of elements with an update of 0", 1.0),
-                        TableEvidence(f"at step {step}", ("parameter", "largest |gradient|", "lr", "zeros in update"), tuple(rows)),
+                        TableEvidence(
+                            f"at step {step}", ("parameter", "largest |gradient|", "lr", "zeros in update"), tuple(rows)
+                        ),
                     ),
                     fix="Look for what undoes or masks the optimizer's step: a hook, a custom step(), weights that are written "
                     "back, or a parameter whose storage was replaced after the optimizer was built.",

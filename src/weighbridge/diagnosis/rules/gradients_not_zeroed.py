@@ -1,14 +1,15 @@
 """The gradient that an optimizer uses still holds those of the steps before.
 
 Symptom        Gradients and updates grow, successive gradients point the same way, the loss swings or blows up.
-How it decides Exact but for rounding. A bias is added to what its module gives, so the sum over its gradient is the sum over the
-               loss's gradient by that output: S = A. Where nothing was zeroed, S of step k is S of the step before plus A of step
-               k, times the factor of clipping. Told where this holds and S = A does not, at PATIENCE recorded steps in a row.
+How it decides Exact but for rounding. A bias is added to what its module gives, so the sum over its gradient is the sum
+               over the loss's gradient by that output: S = A. Where nothing was zeroed, S of step k is S of the step before
+               plus A of step k, times the factor of clipping. Told where this holds and S = A does not, at PATIENCE
+               recorded steps in a row.
 What to do     Call `optimizer.zero_grad()` once per step, before `backward` or after `step`.
-When it errs   It does not: accumulation over several backward passes is in A too. Where no bias tells (no biases, only the last
-               layer before a softmax, whose S is 0; outputs in half precision) the rule says that it cannot judge.
-References     Chain rule for y = W x + b: dL/db = sum of dL/dy over batch and positions (Goodfellow et al. 2016, Deep Learning,
-               section 6.5.6). Rounding: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 4.2.
+When it errs   It does not: accumulation over several backward passes is in A too. Where no bias tells (no biases, only the
+               last layer before a softmax, whose S is 0; outputs in half precision) the rule says that it cannot judge.
+References     Chain rule for y = W x + b: dL/db = sum of dL/dy over batch and positions (Goodfellow et al. 2016, Deep
+               Learning, section 6.5.6). Rounding: Higham 2002, Accuracy and Stability of Numerical Algorithms, section 4.2.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence
-from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.streaks import Streaks
+from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 
 PATIENCE = 3
-ROUNDING = {"float64": 2.0**-18, "float32": 2.0**-18, "bfloat16": 2.0**-6, "float16": 2.0**-9}  # of a sum, over the sum of sizes
+ROUNDING = {
+    "float64": 2.0**-18,
+    "float32": 2.0**-18,
+    "bfloat16": 2.0**-6,
+    "float16": 2.0**-9,
+}  # of a sum, over the sum of sizes
 APART = 8.0  # times the rounding by which the two readings must differ to be told apart
 ADDED = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 ADDED_NORM = ("LayerNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm")
@@ -46,7 +52,9 @@ class GradientsNotZeroed(Rule):
         self.biases = [c for c, t in enumerate(tensors) if _is_added(t.name, t.module) and len(tensors.outputs_of(c)) == 1]
         self.biases = [c for c in self.biases if not tensors[c].aliases]
         self.outputs = [tensors.outputs_of(c)[0] for c in self.biases]
-        self.rounding = np.array([_rounding(tensors[b].dtype, tensors[o].dtype) for b, o in zip(self.biases, self.outputs)])
+        self.rounding = np.array(
+            [_rounding(tensors[b].dtype, tensors[o].dtype) for b, o in zip(self.biases, self.outputs, strict=True)]
+        )
 
     def read(self, block: Block) -> Iterator[Finding]:
         if not self.biases:
@@ -54,10 +62,14 @@ class GradientsNotZeroed(Rule):
         found, size = block["gradient.sum"][:, self.biases], block["gradient.l1_norm"][:, self.biases]
         before = _earlier(found, self.last[self.biases])
         size_before = _earlier(size, self.last_size[self.biases])
-        self.last[self.biases], self.last_size[self.biases] = _latest(found, self.last[self.biases]), _latest(
-            size, self.last_size[self.biases]
+        self.last[self.biases], self.last_size[self.biases] = (
+            _latest(found, self.last[self.biases]),
+            _latest(size, self.last_size[self.biases]),
         )
-        added, size_added = block["activation_gradient.sum"][:, self.outputs], block["activation_gradient.l1_norm"][:, self.outputs]
+        added, size_added = (
+            block["activation_gradient.sum"][:, self.outputs],
+            block["activation_gradient.l1_norm"][:, self.outputs],
+        )
         factor = block.of_steps("clip_factor", 1.0)[:, self.biases]
         factor = np.where(np.isfinite(factor), factor, 1.0)
         rounding = self.rounding * (size + factor * (size_before + size_added))
@@ -68,7 +80,7 @@ class GradientsNotZeroed(Rule):
     def _told(self, block: Block, is_sum: np.ndarray, can_tell: np.ndarray, shown: tuple[np.ndarray, ...]) -> Iterator[Finding]:
         holds, recorded = (np.zeros((len(block), len(self.tensors)), bool) for _ in range(2))
         holds[:, self.biases], recorded[:, self.biases] = is_sum, can_tell
-        for i, j in zip(*np.nonzero(is_sum & can_tell)):
+        for i, j in zip(*np.nonzero(is_sum & can_tell), strict=True):
             listed = self.shown.setdefault(self.biases[j], [])
             if len(listed) < PATIENCE or listed[-1][0] < block.start + i - 1:
                 numbers = (float(shown[0][i, j]), float(shown[1][i, j]), float(shown[2][i, j]))
@@ -87,7 +99,9 @@ class GradientsNotZeroed(Rule):
             f"{PATIENCE} steps in a row, for {name}" + (f" and {len(columns) - 1} more." if len(columns) > 1 else "."),
             evidence=(
                 TableEvidence(
-                    f"sums over the gradient of {name}", ("step", "used", "new in this step", "used in the step before"), tuple(rows)
+                    f"sums over the gradient of {name}",
+                    ("step", "used", "new in this step", "used in the step before"),
+                    tuple(rows),
                 ),
                 SeriesEvidence("sum of the gradient used", tuple(r[0] for r in rows), tuple(r[1] for r in rows)),
             ),
@@ -115,7 +129,8 @@ def _filled(values: np.ndarray, before: np.ndarray) -> np.ndarray:
     """[1 + steps, columns]: each number, or the last one recorded before it."""
     all_values = np.concatenate([before[None], values])
     place = np.where(np.isnan(all_values), 0, np.arange(len(all_values))[:, None])
-    return np.take_along_axis(all_values, np.maximum.accumulate(place, axis=0), axis=0)
+    filled: np.ndarray = np.take_along_axis(all_values, np.maximum.accumulate(place, axis=0), axis=0)
+    return filled
 
 
 def _earlier(values: np.ndarray, before: np.ndarray) -> np.ndarray:

@@ -1,13 +1,17 @@
 """Most of each update is lost in rounding: the weights are kept in too few bits for steps of this size.
 
 Symptom        The loss falls slower than in float32, or stops, while gradients and learning rate look right.
-How it decides Of all elements of weights kept in bfloat16 or float16 that one optimizer steps, the share `lost`: the gradient is
-               not 0 and the update is. Above LIMIT at PATIENCE recorded steps in a row in which nothing was left out.
-What to do     Keep the weights in float32 and compute in bfloat16 (`torch.autocast`); or an optimizer with stochastic rounding or
-               a compensated (Kahan) sum.
-When it errs   At the end of a schedule that decays to 0 nearly all updates are lost and none is missed: steps with less than TAIL
-               of the largest learning rate so far do not count. Optimizers that keep what was lost for later steps (Kahan).
-References     Zamirai et al. 2020, "Revisiting BFloat16 Training": an update below half a spacing, 2^-9 of the weight, is lost.
+How it decides Of all elements of weights kept in bfloat16 or float16 that one optimizer steps, the share `lost`: the
+               gradient is not 0 and the update is. Above LIMIT at PATIENCE recorded steps in a row in which nothing was
+               left out.
+What to do     Keep the weights in float32 and compute in bfloat16 (`torch.autocast`); or an optimizer with stochastic
+               rounding or a compensated (Kahan) sum.
+When it errs   While the learning rate rises, at the end of a schedule and once a model has converged, updates are lost and
+               none is missed: steps whose learning rate is above that of the step before, or whose lr times gradient is
+               below TAIL of the largest so far, do not count. Optimizers that keep what was lost for later steps (Kahan)
+               are not known.
+References     Zamirai et al. 2020, "Revisiting BFloat16 Training": an update below half a spacing, 2^-9 of the weight, is
+               lost.
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ HALF = ("bfloat16", "float16")
 class LostUpdates(Rule):
     id, title = "lost-updates", "Updates are lost in rounding"
     severity, certainty, since = "warning", "test", "0.1"
-    needs = Needs(update=["lost_fraction"], tables=["steps", "groups"])
+    needs = Needs(gradient=["l2_norm"], update=["lost_fraction"], tables=["steps", "groups"])
 
     def __init__(self) -> None:
         self.steps: list[int] = []
         self.shares: list[float] = []
-        self.seen, self.largest, self.is_told = 0, 0.0, False
+        self.seen, self.largest, self.rate_before, self.is_told = 0, 0.0, np.inf, False
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -48,11 +52,13 @@ class LostUpdates(Rule):
         lost = block["update.lost_fraction"][:, self.columns]
         rate = block.of_steps("lr")[:, self.columns]
         lost = np.where(block.of_steps("skipped", 1.0)[:, self.columns] == 0, lost, np.nan)
+        size = np.where(np.isnan(lost), 0.0, rate * block["gradient.l2_norm"][:, self.columns])
         for i in np.flatnonzero(~np.isnan(lost).all(axis=1)).tolist():
             there = ~np.isnan(lost[i])
-            now = float(rate[i][there].max())
-            self.largest = max(self.largest, now)
-            if now < TAIL * self.largest or now == 0:
+            highest, intended = float(rate[i][there].max()), float(np.sqrt((size[i] ** 2).sum()))
+            self.largest = max(self.largest, intended)
+            is_rising, self.rate_before = highest > self.rate_before, highest
+            if is_rising or not intended >= TAIL * self.largest or not intended:
                 continue
             self.seen += 1
             total = float((lost[i] * self.counts)[there].sum() / self.counts[there].sum())
@@ -76,8 +82,8 @@ class LostUpdates(Rule):
             place=places[0][0] if len(places) == 1 else "",
             first_step=self.steps[0],
             told_step=self.steps[-1],
-            message=f"{share(self.shares[-1])} of the elements kept in {dtype} had a gradient and did not change, as in each of the "
-            f"{counted(PATIENCE - 1, 'step')} before: their updates are smaller than half the spacing of {dtype}.",
+            message=f"{share(self.shares[-1])} of the elements kept in {dtype} had a gradient and did not change, as most did in "
+            f"{counted(PATIENCE, 'step')} in a row: their updates are smaller than half the spacing of {dtype}.",
             evidence=(
                 ValueEvidence("share of updates lost", self.shares[-1], LIMIT),
                 SeriesEvidence("share of updates lost", tuple(self.steps), tuple(self.shares), LIMIT),

@@ -1,12 +1,14 @@
 """A trainable parameter gets a gradient, and no optimizer holds it.
 
 Symptom        A layer keeps the numbers that it was initialised with; the others have to learn around it.
-How it decides Exact: the parameter requires a gradient, the loss's gradient by what its module gives is not 0, and WAIT recorded
-               steps have passed in which no optimizer that steps held it.
-What to do     Build the optimizer after the last change of the model, or add the parameter to it (`add_param_group`). Where the
-               parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward pass.
-When it errs   A backbone left out on purpose with gradients on is told as a note: all that is left out lies before all that is
-               trained, and is more than half of the model. Parameters whose module gives nothing that was recorded are not judged.
+How it decides Exact: the parameter requires a gradient, the loss's gradient by what its module gives is not 0, and WAIT
+               recorded steps have passed in which no optimizer that steps held it.
+What to do     Build the optimizer after the last change of the model, or add the parameter to it (`add_param_group`). Where
+               the parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward
+               pass.
+When it errs   A backbone left out on purpose with gradients on is told as a note: all that is left out lies before all that
+               is trained, and is more than half of the model. Parameters whose module gives nothing that was recorded are
+               not judged.
 References     Jiang et al. 2025, "Training with Confidence: Catching Silent Errors in Deep Learning Training with Automated
                Proactive Checks" (TrainCheck); PyTorch documentation, torch.optim, "Constructing it".
 """
@@ -18,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, share
@@ -38,7 +41,9 @@ class ParameterInNoOptimizer(Rule):
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.is_used, self.is_told = tensors.grown(self.is_used), tensors.grown(self.is_told)
-        self.outputs = {c: tensors.outputs_of(c) for c in np.flatnonzero(tensors.is_parameter) if tensors[c].requires_grad}
+        self.outputs = {
+            c: tensors.outputs_of(c) for c in np.flatnonzero(tensors.is_parameter).tolist() if tensors[c].requires_grad
+        }
 
     def read(self, block: Block) -> Iterator[Finding]:
         gradient = block["activation_gradient.rms"]
@@ -58,38 +63,40 @@ class ParameterInNoOptimizer(Rule):
 
     def _tell(self, left_out: list[int], held: set[int], step: int) -> Iterator[Finding]:
         self.is_told[left_out] = True
-        severity = "note" if self._is_backbone(left_out, held) else "warning"
+        severity: Severity = "note" if self._is_backbone(left_out, held) else "warning"
         for place, columns in self.tensors.together(left_out, self.tensors.is_parameter):
-            elements = sum(self.tensors[c].count for c in columns)
-            everything = sum(t.count for t in self.tensors if not t.is_output)
+            part = sum(self.tensors[c].count for c in columns) / max(1, self._elements())
+            what = (
+                f"model.{place}.parameters()"
+                if len(columns) > 1 and place
+                else f"[model.{place}]"
+                if place
+                else "model.parameters()"
+            )
+            rows = tuple((self.tensors.name(c), self.tensors[c].count) for c in columns)
             yield Finding(
                 place=place,
                 first_step=self.first_step,
                 told_step=step,
-                message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} ({share(elements / everything)} of all "
-                f"elements) get a gradient, but no optimizer has held them in {counted(self.steps, 'step')}: they never change.",
+                message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} ({share(part)} of all elements) "
+                f"could learn, but in {counted(self.steps, 'step')} no optimizer has held them: they never change.",
                 evidence=(
-                    ValueEvidence("share of the model's elements", elements / everything),
-                    TableEvidence(
-                        "in no optimizer",
-                        ("parameter", "elements"),
-                        tuple((self.tensors.name(c), self.tensors[c].count) for c in columns),
-                    ),
+                    ValueEvidence("share of the model's elements", part),
+                    TableEvidence("in no optimizer", ("parameter", "elements"), rows),
                 ),
-                fix=f"optimizer.add_param_group({{'params': model.{place + '.' if place else ''}parameters()}}), or build the "
-                "optimizer after the model is complete"
-                if len(columns) > 1
-                else f"optimizer.add_param_group({{'params': [model.{place}]}}), or build the optimizer after the model is complete",
+                fix=f"optimizer.add_param_group({{'params': {what}}}), or build the optimizer after the model is complete.",
                 severity=severity,
                 depth=-0.5,
             )
+
+    def _elements(self) -> int:
+        return sum(t.count for t in self.tensors if not t.is_output)
 
     def _is_backbone(self, left_out: list[int], held: set[int]) -> bool:
         """Does all of it lie before all that is trained, and is it most of the model?"""
         trained = [self.tensors[c].order for c in held if not self.tensors[c].is_output]
         is_before = bool(trained) and max(self.tensors[c].order for c in left_out) < min(trained) if left_out else False
-        elements = sum(self.tensors[c].count for c in left_out)
-        return is_before and elements > MOST_OF * sum(t.count for t in self.tensors if not t.is_output)
+        return is_before and sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if self.steps < WAIT:

@@ -2,9 +2,11 @@
 
 Symptom        A layer keeps its first numbers (or only decays), although the optimizer holds it.
 How it decides Exact: in each of the first WAIT steps of its optimizer its `grad` was None, while other parameters had one.
-What to do     Look for what cuts the graph before it: `detach()`, `.item()`, `.data`, `torch.no_grad()`, a new tensor made of the
-               output, an argmax; or a module that `forward` never calls. Remove it, or freeze it with `requires_grad_(False)`.
-When it errs   A part that is used less often than once in WAIT steps (an expert that no token chose, a head of another task).
+What to do     Look for what cuts the graph before it: `detach()`, `.item()`, `.data`, `torch.no_grad()`, a new tensor made
+               of the output, an argmax; or a module that `forward` never calls. Remove it, or freeze it with
+               `requires_grad_(False)`.
+When it errs   A part that is used less often than once in WAIT steps (an expert that no token chose, a head of another
+               task).
 References     PyTorch documentation, "Autograd mechanics"; DistributedDataParallel, `find_unused_parameters`.
 """
 
@@ -67,8 +69,8 @@ class ParameterWithoutGradient(Rule):
                         tuple((self.tensors.name(c), self.tensors[c].count) for c in columns),
                     ),
                 ),
-                fix=f"Find what cuts the graph between {place or 'the model'} and the loss (detach, no_grad, .item(), .data), or a "
-                "forward that does not call it; if it is meant to stay as it is: requires_grad_(False).",
+                fix=f"Find what cuts the graph between {place or 'the model'} and the loss (detach, no_grad, .item(), .data), or "
+                "a forward that does not call it; if it is meant to stay as it is: requires_grad_(False).",
                 depth=-0.5,
             )
 

@@ -1,10 +1,10 @@
 """Backward passes run, and no optimizer ever steps the model.
 
 Symptom        The loss does not fall at all, gradients are there, no parameter changes.
-How it decides Exact: the run has ended, or MOST backward passes have run, and no optimizer that holds a parameter of a watched
-               model has taken a step.
-What to do     Call `optimizer.step()` after `loss.backward()`. If you do: the optimizer may hold another model's parameters, those
-               from before `model.to(...)`, a copy's or those from before a layer was replaced.
+How it decides Exact: the run has ended, or MOST backward passes have run, and no optimizer that holds a parameter of a
+               watched model has taken a step.
+What to do     Call `optimizer.step()` after `loss.backward()`. If you do: the optimizer may hold another model's
+               parameters, those from before `model.to(...)`, a copy's or those from before a layer was replaced.
 When it errs   Gradients that are wanted for themselves (saliency maps, adversarial examples) under a watched model.
 References     PyTorch documentation, torch.optim, "Taking an optimization step".
 """
@@ -29,7 +29,7 @@ class StepNotTaken(Rule):
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.passes, self.has_stepped, self.has_ended = 0, False, False
+        self.passes, self.has_stepped, self.has_ended, self.last = 0, False, False, 0
 
     def read(self, block: Block) -> Iterator[Finding]:
         if block.rows("steps"):
@@ -37,13 +37,15 @@ class StepNotTaken(Rule):
         rows = block.rows("passes")
         self.passes += len(rows)
         self.losses += [float(row["loss"]) for row in rows[: SHOWN - len(self.losses)] if row["loss"] is not None]
-        self.has_ended |= any(event["kind"] in ("finished", "interrupted") for event in block.rows("events"))
+        ends = [event["step"] for event in block.rows("events") if event["kind"] in ("finished", "interrupted")]
+        self.has_ended |= bool(ends)
+        self.last = max([self.last, *ends, *(row["step"] for row in rows)])
         if self.has_stepped or self.passes < (LEAST if self.has_ended else MOST):
             return
         yield Finding(
             place="",
             first_step=0,
-            told_step=block.stop - 1,
+            told_step=self.last,
             message=f"In {counted(self.passes, 'backward pass', 'backward passes')} no optimizer that holds a parameter of the "
             "model has taken a step: nothing can be learnt.",
             evidence=(
