@@ -134,8 +134,8 @@ def _filled(values: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def _earlier(values: np.ndarray, before: np.ndarray) -> np.ndarray:
-    return _filled(values, before)[:-1]
+    return np.asarray(_filled(values, before)[:-1])
 
 
 def _latest(values: np.ndarray, before: np.ndarray) -> np.ndarray:
-    return _filled(values, before)[-1]
+    return np.asarray(_filled(values, before)[-1])
