@@ -50,7 +50,7 @@ def _at(numbers: Any, step: int) -> Any:
 
 
 def block(
-    steps: int,
+    length: int,
     arrays: Mapping[str, Mapping[str, Numbers]] | None = None,
     tensors: Sequence[Tensor] = LAYERS,
     held: Sequence[str] | None = None,
@@ -58,7 +58,7 @@ def block(
 ) -> Block:
     """arrays: statistic -> name of a tensor ("*" = all) -> numbers; held: by the one optimizer (default: all parameters)."""
     table = Tensors(tensors)
-    made = {name: np.full((steps, len(tensors)), np.nan) for name in all_names(tuple(Quantity))}
+    made = {name: np.full((length, len(tensors)), np.nan) for name in all_names(tuple(Quantity))}
     for statistic, by_name in (arrays or {}).items():
         for column, one in enumerate(tensors):
             numbers = by_name.get(one.name, by_name.get("*"))
@@ -67,8 +67,8 @@ def block(
     columns = tuple(c for c, t in enumerate(tensors) if not t.is_output and (held is None or t.name in held))
     filled = {name: tuple(tables.get(name, ())) for name in SMALL_TABLES}
     if "steps" not in tables:
-        filled["steps"] = tuple(step_rows(steps))
-    return Block(0, steps, table, (Group(0, "SGD", 0, columns),), made, filled)
+        filled["steps"] = tuple(step_rows(length))
+    return Block(0, length, table, (Group(0, "SGD", 0, columns),), made, filled)
 
 
 def asked(rule: type[Rule], made: Block, *cuts: int) -> Diagnosis:

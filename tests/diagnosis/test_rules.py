@@ -25,9 +25,9 @@ from weighbridge.diagnosis.rules import (
 IN_NONE = rule("parameter-in-no-optimizer")
 
 
-def _left_out(steps: int, gradient: float = 0.5, **more: Any) -> Any:
+def _left_out(length: int, gradient: float = 0.5, **more: Any) -> Any:
     return block(
-        steps, {"activation_gradient.rms": {"a/out": gradient, "b/out": gradient}}, held=["a.weight", "a.bias"], **more
+        length, {"activation_gradient.rms": {"a/out": gradient, "b/out": gradient}}, held=["a.weight", "a.bias"], **more
     )
 
 
@@ -151,14 +151,14 @@ def test_where_rounding_is_as_large_as_the_difference_nothing_is_said(sizes: flo
 NOT_APPLIED = rule("gradient-not-applied")
 
 
-def _still(steps: int, zeros: Any = 1.0, gradient: Any = 0.5, weight: float = 1.0, **more: Any) -> Any:
+def _still(length: int, zeros: Any = 1.0, gradient: Any = 0.5, weight: float = 1.0, **more: Any) -> Any:
     arrays = {
         "parameter.abs_max": {"*": weight},
         "gradient.abs_max": {"*": gradient},
         "gradient.nonfinite_count": {"*": 0.0},
         "update.zero_fraction": {"*": 0.0, "b.weight": zeros},
     }
-    return block(steps, arrays, **more)
+    return block(length, arrays, **more)
 
 
 @pytest.mark.parametrize(

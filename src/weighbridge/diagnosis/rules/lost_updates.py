@@ -73,10 +73,8 @@ class LostUpdates(Rule):
                 return
 
     def _finding(self, lost: np.ndarray) -> Finding:
-        among = np.zeros(len(self.tensors), bool)
-        among[self.columns] = True
         worst = [c for c, s in zip(self.columns, lost, strict=True) if s > LIMIT]
-        places = self.tensors.together(worst, among)
+        places = self.tensors.together(worst, self.tensors.is_parameter)
         dtype = self.tensors[self.columns[0]].dtype
         return Finding(
             place=places[0][0] if len(places) == 1 else "",
