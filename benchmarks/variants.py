@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rivals import Idle
@@ -65,24 +64,16 @@ class NoSentinel(Weighbridge):
 
 
 class TwoCores(Weighbridge):
-    """The default plan; the writer has another core than the training."""
+    """The default plan; the threads of weighbridge may use every core that the machine lends us, the training only its own."""
 
-    name, title = "two_cores", "default plan, writer on a second core"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self.cores = self.other_cores()
+    name, title = "two_cores", "default plan, a second core free"
 
     def begin(self, training: Training) -> None:
-        super().begin(training)
-        if self.cores:
-            os.sched_setaffinity(self.run._recorder._thread.native_id or 0, self.cores)
-
-    @staticmethod
-    def other_cores() -> set[int]:
-        """The cores that the machine lends us beside the one that the calling thread is pinned to."""
+        own = os.sched_getaffinity(0)
         allowed = {int(core) for core in os.environ.get("WEIGHBRIDGE_CORES", "").split(",") if core}
-        return allowed - os.sched_getaffinity(0)
+        os.sched_setaffinity(0, allowed | own)  # threads inherit it
+        super().begin(training)
+        os.sched_setaffinity(0, own)
 
     @classmethod
     def missing(cls) -> list[str]:

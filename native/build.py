@@ -80,12 +80,13 @@ def _compile(compiler: list[str], folder: Path, digest: str) -> Path:
         "weighbridge_look.c",
         "weighbridge_output.c",
         "weighbridge_forward.c",
+        "weighbridge_helper.c",
         "weighbridge_sketch.c",
     ):
         objects.append(folder / f"{source}.o")
         _run(compiler, *FLAGS, *defines, "-c", str(HERE / source), "-o", str(objects[-1]))
     made = folder / "kernel.so"
-    _run(compiler, "-shared", *map(str, objects), "-o", str(made), "-lm")
+    _run(compiler, "-shared", *map(str, objects), "-o", str(made), "-lm", "-pthread")
     return made
 
 

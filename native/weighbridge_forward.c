@@ -65,20 +65,34 @@ static int is_repeated(const wb_python *python, wb_forward *forward)
     return NO;
 }
 
-/* True: all is done. False: Python has to look at it. */
-WB_PUBLIC void *wb_forward_hook(void *self, void *const *arguments, intptr_t n)
+/* The first module of a pass was called with the batch: one tensor. */
+static int meet_batch(const wb_python *python, wb_scene *scene, void *arguments)
+{
+    if (python->tuple_size(arguments) != 1)
+        return 0;
+    void *const batch = python->tuple_item(arguments, 0);
+    if (is(python, python->type_of(batch), python->tensor_type) != YES || !wb_meet_tensor(scene->batch, batch))
+        return 0;
+    scene->awaits_batch = 0;
+    return 1;
+}
+
+/* A module (`given[0]`) was called with arguments (1) and gave something (2). True: all is done. False: Python has to look at
+ * it. */
+WB_PUBLIC void *wb_forward_hook(void *self, void *const *given, intptr_t n)
 {
     const wb_python *const python = wb_lent();
     wb_forward *const forward = (wb_forward *)(uintptr_t)python->number(self);
-    int done = n == 2 && forward->seat && !forward->seat->pace->follows && !forward->seat->scene->awaits_batch;
+    int done = n == 3 && forward->seat && !forward->seat->pace->follows;
     if (done) {
         const int64_t began = wb_now_ns();
-        const int trains = is_training(python, forward, arguments[0]);
+        wb_scene *const scene = forward->seat->scene;
+        const int trains = is_training(python, forward, given[0]);
         if (trains == YES) {
             const int repeated = is_repeated(python, forward);
             done = repeated == YES
-                || (repeated == NO && is(python, python->type_of(arguments[1]), python->tensor_type) == YES
-                    && wb_meet_tensor(forward->seat, arguments[1]));
+                || (repeated == NO && is(python, python->type_of(given[2]), python->tensor_type) == YES
+                    && (!scene->awaits_batch || meet_batch(python, scene, given[1])) && wb_meet_tensor(forward->seat, given[2]));
         } else
             done = trains == NO;
         forward->seat->scene->own_ns += wb_now_ns() - began;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "plain_arithmetic.h"
+#include "weighbridge_helper.h"
 #include "weighbridge_kernel.h"
 #include "weighbridge_output.h"
 
@@ -185,32 +186,84 @@ static int has_room(const wb_item *items, int64_t n, const wb_block *to, const w
                 && values->bytes + values_bytes <= values->capacity_bytes));
 }
 
-/* Weighs all items; into `values` (may be NULL) go the numbers themselves of those whose bits meet `keep`. Returns 0, or
- * -1, with nothing done, where there is no room for all of them. */
-WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, wb_values *values, int keep)
+static void weigh_one(wb_weigh_item *weigh_item, const wb_item *item, int64_t step, int attempt, wb_block *to)
 {
-    wb_weigh_item *const weigh_item = weigher();
+    wb_row rows[3];
+    wb_cross cross;
+    weigh_item(item, rows, &cross);
+    if (!item->snapshot) {
+        write_row(to, step, attempt, item, item->quantity, &rows[0], NULL);
+        return;
+    }
+    if (!(item->skip & 1 << WB_PARAMETER))
+        write_row(to, step, attempt, item, WB_PARAMETER, &rows[0], NULL);
+    if (item->gradient && !(item->skip & 1 << WB_GRADIENT))
+        write_row(to, step, attempt, item, WB_GRADIENT, &rows[1], NULL);
+    if (!(item->skip & 1 << WB_UPDATE))
+        write_row(to, step, attempt, item, WB_UPDATE, &rows[2], &cross);
+}
+
+/* What two threads share of a step: the helper's rows stand apart until the caller has gathered them. */
+typedef struct {
+    wb_job job;
+    wb_weigh_item *weigh_item;
+    const wb_item *items;
+    int64_t step;
+    int attempt;
+    wb_block *to, *apart;
+    int64_t *first_row; /* in `apart`, of each item that the helper took */
+} shared_step;
+
+static void weigh_shared(wb_job *job, int64_t i, int by_helper)
+{
+    shared_step *const s = (shared_step *)job;
+    if (by_helper)
+        s->first_row[i] = s->apart->rows;
+    weigh_one(s->weigh_item, &s->items[i], s->step, s->attempt, by_helper ? s->apart : s->to);
+}
+
+/* Returns 0, with nothing done, where the helper has no time or there is no memory for its rows. */
+static int weigh_by_two(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, int waits)
+{
+    shared_step s = {.job = {.weigh = weigh_shared, .n = n}, .weigh_item = weigher(), .items = items, .step = step};
+    int64_t counts = 0;
+    for (int64_t i = 0; i < n; i++)
+        counts += 3 * bins_of(items[i].histogram);
+    atomic_init(&s.job.ends, (uint64_t)n << 32);
+    s.attempt = attempt;
+    s.to = to;
+    if (!wb_helper_is_free())
+        return 0;
+    s.apart = wb_block_apart(3 * n, counts, n, &s.first_row);
+    if (!s.apart) {
+        wb_helper_let_go();
+        return 0;
+    }
+    wb_share(&s.job, waits);
+    int64_t mine = 0;
+    for (int64_t i; (i = wb_take(&s.job, 0)) >= 0; mine = i + 1)
+        weigh_shared(&s.job, i, 0);
+    wb_gather(&s.job);
+    for (int64_t i = mine; i < n; i++)
+        wb_append_rows(to, s.apart, s.first_row[i], i > mine ? s.first_row[i - 1] : s.apart->rows);
+    wb_helper_let_go();
+    return 1;
+}
+
+/* Weighs all items; into `values` (may be NULL) go the numbers themselves of those whose bits meet `keep`. `shares`: the
+ * helper may take some; 2, for tests: it does take the last. Returns 0, or -1, with nothing done, where there is no room for all of them. */
+WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, wb_values *values, int keep,
+                       int shares)
+{
     if (!has_room(items, n, to, values, keep))
         return -1;
+    for (int64_t i = 0; i < n; i++)
+        if (keeps(&items[i], values, keep))
+            keep_values(values, step, attempt, &items[i]);
     const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
-    for (int64_t i = 0; i < n; i++) {
-        const wb_item *item = &items[i];
-        wb_row rows[3];
-        wb_cross cross;
-        if (keeps(item, values, keep))
-            keep_values(values, step, attempt, item);
-        weigh_item(item, rows, &cross);
-        if (!item->snapshot) {
-            write_row(to, step, attempt, item, item->quantity, &rows[0], NULL);
-            continue;
-        }
-        if (!(item->skip & 1 << WB_PARAMETER))
-            write_row(to, step, attempt, item, WB_PARAMETER, &rows[0], NULL);
-        if (item->gradient && !(item->skip & 1 << WB_GRADIENT))
-            write_row(to, step, attempt, item, WB_GRADIENT, &rows[1], NULL);
-        if (!(item->skip & 1 << WB_UPDATE))
-            write_row(to, step, attempt, item, WB_UPDATE, &rows[2], &cross);
-    }
+    if (!shares || !weigh_by_two(items, n, step, attempt, to, shares > 1))
+        for (int64_t i = 0; i < n; i++)
+            weigh_one(weigher(), &items[i], step, attempt, to);
     leave_plain_arithmetic(before);
     return 0;
 }

@@ -25,6 +25,8 @@ typedef struct {
     void *(*call)(void *callable, void *argument);
     void *(*call_nothing)(void *callable);
     void *(*type_of)(void *object);
+    intptr_t (*tuple_size)(void *tuple);
+    void *(*tuple_item)(void *tuple, intptr_t i); /* borrowed */
     void *yes, *no, *training; /* True, False, "training" */
     void *tensor_type;         /* torch.Tensor, and functions of torch that take nothing: */
     void *is_grad_enabled, *tracing_state, *graph_task;

@@ -7,13 +7,16 @@
 
 enum { WB_REST = 0, WB_GUARD = 1, WB_WEIGH = 2 }; /* nothing; look for NaN and infinity; that, and the whole row */
 
+typedef struct wb_seat wb_seat;
+
 typedef struct { /* one for all outputs of a run */
     int32_t place;   /* how many outputs of this step had something that is not finite */
     int32_t flagged; /* the same, until Python has noted them */
     int64_t own_ns;  /* spent on gradients; Python counts what its own hooks spend */
     uint64_t last;   /* where the numbers lie that were met last, */
     int64_t count;   /* and how many they are */
-    int32_t awaits_batch; /* the next module that is called gets the batch */
+    wb_seat *batch;  /* what comes into the model */
+    int32_t awaits_batch; /* the next module that is called gets it */
 } wb_scene;
 
 typedef struct { /* one for the modules of an optimizer */
@@ -23,7 +26,7 @@ typedef struct { /* one for the modules of an optimizer */
     int32_t follows;   /* the gradients by outputs are wanted too: Python asks autograd for them */
 } wb_pace;
 
-typedef struct { /* one output of one module, or its gradient */
+struct wb_seat { /* one output of one module, or its gradient */
     wb_scene *scene;
     wb_pace *pace;
     int32_t tensor, quantity;
@@ -40,7 +43,7 @@ typedef struct { /* one output of one module, or its gradient */
     double *sum, *sum_sq;
     float *max;
     wb_row row;
-} wb_seat;
+};
 
 typedef struct { /* a tensor's numbers in C order */
     const void *data;

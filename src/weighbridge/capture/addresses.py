@@ -134,6 +134,8 @@ class _Lent(ctypes.Structure):
             "call",
             "call_nothing",
             "type_of",
+            "tuple_size",
+            "tuple_item",
             "yes",
             "no",
             "training",
@@ -202,6 +204,13 @@ def _makelent_to_c() -> _Lent | None:
     python = ctypes.pythonapi
     functions = (python.PyObject_GetAttr, python.PyLong_AsLongLong, python.Py_DecRef, python.PyErr_Clear)
     addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
-    calls = (python.Py_IncRef, python.PyObject_CallOneArg, python.PyObject_CallNoArgs, python.PyObject_Type)
+    calls = (
+        python.Py_IncRef,
+        python.PyObject_CallOneArg,
+        python.PyObject_CallNoArgs,
+        python.PyObject_Type,
+        python.PyTuple_Size,
+        python.PyTuple_GetItem,
+    )
     more = [ctypes.cast(function, ctypes.c_void_p).value for function in calls]
     return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES), *more, *map(id, _LASTING))

@@ -23,26 +23,33 @@ from weighbridge.capture.snapshots import as_real, is_dense
 
 MOST_FLAGS: Final = 1 << 14  # outputs of one step; later ones of the same step are not looked at
 MOST_ARENAS: Final = 64
-_SLOTS: Final = 1 << 12  # pieces in one arena; a step takes as many arenas as it needs
+_SLOTS: Final = 1 << 15  # pieces in one arena; a step takes as many arenas as it needs
+_ENTRIES: Final = 512  # tensors in one arena
+_MOST_PIECES: Final = 1024  # of one tensor, about: enough to occupy a GPU by itself
 
 Array = np.ndarray[Any, Any]
 
 
 class Arena:
-    """Room for the sums of pieces, and which tensors have some in it."""
+    """Room for the sums of pieces and for histograms, and which tensors have some in it."""
 
     def __init__(self, device: torch.device, slots: int, bins: int) -> None:
         self.stats = torch.empty((slots, 1, WIDTH), dtype=torch.float64, device=device)
-        self.hists = torch.empty((slots, 1, bins), dtype=torch.int32, device=device)
-        self.slots = slots
+        self.hists = torch.empty((_ENTRIES, bins), dtype=torch.int32, device=device)
+        self.slots, self.bins = slots, bins
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
+        self.hists.zero_()
         self.ends = [0]
         self.seats: list[Seat] = []
         self.counts: list[int] = []
         self.kinds: list[int] = []
+
+    def has_room(self, pieces: int, bins: int) -> bool:
+        """Does one more tensor fit?"""
+        return len(self.seats) < _ENTRIES and self.ends[-1] + pieces <= self.slots and self.bins == bins
 
 
 class Met:
@@ -50,7 +57,7 @@ class Met:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.flags = torch.zeros(MOST_FLAGS, dtype=torch.int32, device=device)
+        self.flags = torch.zeros(MOST_FLAGS, dtype=torch.float32, device=device)  # finite where all is
         self.order: list[Seat] = []  # whose flag stands where
         self.arenas: list[Arena] = []
         self.used = 0  # arenas
@@ -80,41 +87,35 @@ class DeviceOutputs:
         met = self.met.get(id(seat.pace))
         if met is None or met.device != tensor.device:
             met = self.met[id(seat.pace)] = Met(tensor.device)
-        if len(met.order) >= MOST_FLAGS:
+        flag = len(met.order)
+        if flag >= MOST_FLAGS:
             return
-        real = as_real(tensor.detach())
-        real = real if is_dense(real) else real.contiguous()
         self.last = (tensor.data_ptr(), tensor.numel())
-        flag = met.flags[len(met.order) :]
         met.order.append(seat)
-        kind, address = KINDS[real.dtype], real.data_ptr()
-        shape = lanes(kind, kind, address % 16 == 0)
-        pieces = -(-real.numel() // PIECE)
-        if seat.pace.mode != WEIGH:
-            from weighbridge.capture.triton_kernels import guard_one
+        if seat.pace.mode == WEIGH:
+            self._weigh(met, seat, _dense(tensor.detach()), flag)
+        else:
+            _guard(tensor.detach(), met.flags[flag])
 
-            guard_one[(pieces,)](address, real.numel(), flag, kind=kind, PIECE=PIECE, **shape)
-            return
-        self._weigh(met, seat, real, flag, pieces, shape)
-
-    def _weigh(self, met: Met, seat: Seat, real: torch.Tensor, flag: torch.Tensor, pieces: int, shape: dict[str, Any]) -> None:
+    def _weigh(self, met: Met, seat: Seat, dense: torch.Tensor, flag: int) -> None:
         from weighbridge.capture.triton_kernels import weigh_one
 
-        fine, kind = seat.pace.histogram, KINDS[real.dtype]
-        arena = self._arena(met, pieces, fine)
-        begin = arena.ends[-1]
+        count, kind, address = dense.numel(), KINDS[dense.dtype], dense.data_ptr()
+        piece = piece_of(count)
+        pieces = -(-count // piece)
+        arena = self._arena(met, pieces, seat.pace.histogram)
+        begin, entry = arena.ends[-1], len(arena.seats)
         weigh_one[(pieces,)](
-            *(real.data_ptr(), real.numel(), arena.stats[begin:], arena.hists[begin:], flag),
+            *(address, count, piece, arena.stats, begin, arena.hists, entry, met.flags, flag),
             kind=kind,
-            fine=fine,
+            fine=seat.pace.histogram,
             TILE=TILE,
-            BINS=arena.hists.shape[2],
-            PIECE=PIECE,
-            **shape,
+            BINS=arena.bins,
+            **lanes(kind, kind, address % 16 == 0),
         )
         arena.ends.append(begin + pieces)
         arena.seats.append(seat)
-        arena.counts.append(real.numel())
+        arena.counts.append(count)
         arena.kinds.append(kind)
 
     def _arena(self, met: Met, pieces: int, fine: int) -> Arena:
@@ -126,7 +127,7 @@ class DeviceOutputs:
                 arena.clear()
         while met.used < len(met.arenas):
             arena = met.arenas[met.used]
-            if arena.ends[-1] + pieces <= arena.slots and arena.hists.shape[2] == bins:
+            if arena.has_room(pieces, bins):
                 return arena
             met.used += 1
         met.arenas.append(Arena(met.device, max(_SLOTS, pieces), bins))
@@ -156,14 +157,14 @@ class DeviceOutputs:
         ends = torch.tensor(arena.ends, dtype=torch.int64)
         ends = ends.pin_memory().to(arena.stats.device, non_blocking=True) if arena.stats.is_cuda else ends
         tensors = np.array([seat.tensor for seat in arena.seats])
-        words = add_up(arena.stats, arena.hists, ends, layout)
+        words = add_up(arena.stats, arena.hists, ends, layout, is_whole=True)
         every, none = np.ones((len(tensors), 1), bool), np.zeros(len(tensors), bool)
         self.flights.send(step, words, layout, tensors, (int(arena.seats[0].quantity),), every, none, True, scale)
         arena.clear()
 
     def _send_flags(self, met: Met, step: int) -> None:
         number = len(met.order)
-        host = torch.empty(number, dtype=torch.int32, pin_memory=met.flags.is_cuda)
+        host = torch.empty(number, dtype=torch.float32, pin_memory=met.flags.is_cuda)
         host.copy_(met.flags[:number], non_blocking=True)
         met.flags[:number].zero_()
         done: Any = None
@@ -183,7 +184,7 @@ class DeviceOutputs:
                 elif not done.query():
                     return
             del self.flags_under_way[0]
-            self._note_flags(step, seats, np.flatnonzero(host.numpy()).tolist())
+            self._note_flags(step, seats, np.flatnonzero(~np.isfinite(host.numpy())).tolist())
 
     def _note_flags(self, step: int, seats: list[Seat], flagged: list[int]) -> None:
         if self.place[0] != step:
@@ -196,3 +197,28 @@ class DeviceOutputs:
                 calls = [i for i, one in enumerate(seats) if one is seat]
                 self.note_call(step, seat, len(calls), calls.index(at), self.place[1])
                 self.place = (step, self.place[1] + 1)
+
+
+def piece_of(count: int) -> int:
+    """Elements of a piece of a tensor that is weighed by itself: a power of two."""
+    wanted = -(-count // _MOST_PIECES)
+    return min(max(1 << (wanted - 1).bit_length(), 4096), PIECE)
+
+
+def _guard(tensor: torch.Tensor, flag: torch.Tensor) -> None:
+    """Make the flag NaN or infinite where the tensor is. One kernel of PyTorch's own, quicker to launch than one of ours."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor
+    if tensor.dtype == torch.float64:
+        norm = torch.linalg.vector_norm(tensor, float("inf"))
+        flag.copy_(norm - norm)  # 0, or NaN
+    else:
+        torch.linalg.vector_norm(tensor, float("inf"), dtype=torch.float32, out=flag)
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Its numbers without gaps, in whatever order; complex ones as pairs."""
+    if tensor.is_contiguous() and not (tensor.is_complex() or tensor.is_neg()):
+        return tensor
+    real = as_real(tensor)
+    return real if is_dense(real) else real.contiguous()

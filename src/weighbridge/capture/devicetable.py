@@ -103,14 +103,18 @@ class Layout:
         return np.where(count < HISTOGRAM_WHOLE_BELOW, count, some)
 
 
-def add_up(stats: torch.Tensor, hists: torch.Tensor, slots: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """The rows of all pieces added up, int64 [words]."""
+def add_up(
+    stats: torch.Tensor, hists: torch.Tensor, slots: torch.Tensor, layout: Layout, is_whole: bool = False
+) -> torch.Tensor:
+    """The rows of all pieces added up, int64 [words]. `is_whole`: histograms are those of tensors already, not of pieces."""
     from weighbridge.capture import triton_kernels
 
     n, rows = layout.kinds.shape
     out = torch.empty(layout.words, dtype=torch.int64, device=stats.device)
     out_hists = out[n * rows * WIDTH :].view(torch.int32) if layout.bins else hists
-    parts = layout.padded_bins // _BINS_AT_ONCE if layout.bins else 0
+    parts = layout.padded_bins // _BINS_AT_ONCE if layout.bins and not is_whole else 0
+    if layout.bins and is_whole:
+        out_hists.copy_(hists[:n].reshape(-1))
     triton_kernels.add_up[(n, rows, 1 + parts)](
         *(stats, hists, slots, out.view(torch.float64), out_hists),
         fine=layout.fine,
@@ -232,10 +236,9 @@ class Table:
 
     def _pieces(self, items: Array) -> torch.Tensor:
         """int64 [pieces, 4]: tensor, first element, elements, slot; the largest first, so that none begins late."""
-        made = [
-            (int(i), first, min(PIECE, int(self.counts[i]) - first), int(self.slots[i]) + first // PIECE)
-            for i in items
-            for first in range(0, int(self.counts[i]), PIECE)
-        ]
-        made.sort(key=lambda piece: -piece[2])
-        return self._to_device(np.array(made, np.int64).reshape(-1, 4))
+        each = self.slots[items + 1] - self.slots[items]
+        item = np.repeat(items, each)
+        number = np.arange(len(item)) - np.repeat(np.cumsum(each) - each, each)
+        length = np.minimum(self.counts[item] - number * PIECE, PIECE)
+        made = np.stack([item, number * PIECE, length, self.slots[item] + number], axis=1)
+        return self._to_device(made[np.argsort(-length, kind="stable")])

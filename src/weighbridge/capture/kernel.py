@@ -52,6 +52,10 @@ ITEM: Final = np.dtype(
 # (5 ms by default), far more than the call takes (32 MiB: about 2 ms); above, the writer should not wait for us.
 RELEASE_GIL_BYTES: Final = 32 << 20
 
+# From so many elements on a second thread is woken where a core is free for it: about 0.2 ms of work, twice of what it
+# takes to wake a thread on another core.
+SHARED_ELEMENTS: Final = 200_000
+
 Items = np.ndarray[Any, np.dtype[np.void]]
 
 
@@ -82,6 +86,14 @@ def code_of(dtype: torch.dtype) -> int | None:
     return {"torch.float32": F32, "torch.float64": F64, "torch.float16": F16, "torch.bfloat16": BF16}.get(str(dtype))
 
 
+def has_free_core() -> bool:
+    """Is there a core that torch's own threads leave free?"""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores > torch.get_num_threads()
+
+
 def load_kernel(prefer: str = "native") -> Kernel:
     """The native kernel if a library of exactly this build is there, else the torch fallback with the reason in `note`."""
     from weighbridge.capture.fallback import TorchKernel
@@ -105,7 +117,9 @@ class NativeKernel:
         self.library = keeps_gil
         self._weigh, self._weigh_long = keeps_gil.wb_weigh, releases_gil.wb_weigh
         for function in (self._weigh, self._weigh_long):
-            function.argtypes = [void, long, long, ctypes.c_int, void, void, ctypes.c_int]
+            function.argtypes = [void, long, long, ctypes.c_int, void, void, ctypes.c_int, ctypes.c_int]
+        keeps_gil.wb_helper_ns.restype = long
+        self.has_helper = has_free_core() and bool(keeps_gil.wb_helper_start())
         self._moved = releases_gil.wb_moved
         self._moved.argtypes, self._moved.restype = [void, long, void], long
         self.look = keeps_gil.wb_look
@@ -118,7 +132,7 @@ class NativeKernel:
         self.levels = int(keeps_gil.wb_levels())
         self._compared: tuple[Items | None, int, np.ndarray[Any, np.dtype[np.int64]], int]
         self._compared = (None, 0, np.empty(0, np.int64), 0)
-        self._known: tuple[Items | None, int, Any] = (None, 0, self._weigh)
+        self._known: tuple[Items | None, int, Any, int] = (None, 0, self._weigh, 0)
 
     def use_level(self, level: int = -1) -> str:
         """Choose an instruction level (0 plain, then better ones; -1 the best) for the process; its name."""
@@ -128,17 +142,24 @@ class NativeKernel:
     def weigh(
         self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
     ) -> None:
-        known, address, function = self._known
+        known, address, function, shares = self._known
         if known is not items:  # the caller keeps one array and edits it: look at it once
-            address, function = self._look_at(items)
-        if function(address, len(items), step, attempt, block.address, values and values.address, keep):
+            address, function, shares = self._look_at(items)
+        if function(address, len(items), step, attempt, block.address, values and values.address, keep, shares):
             raise BlockFull("a block is full: take what is in it, or make a larger one")
 
-    def _look_at(self, items: Items) -> tuple[int, Any]:
+    @property
+    def helper_seconds(self) -> float:
+        """Time of the second thread in this process so far."""
+        return float(self.library.wb_helper_ns()) / 1e9
+
+    def _look_at(self, items: Items) -> tuple[int, Any, int]:
         if items.dtype != ITEM or not items.flags.c_contiguous:
             raise TypeError("items must be a contiguous array of dtype ITEM")
         size = int((items["count"] * np.take(ITEM_SIZES, items["dtype"])).sum()) * 4  # read three times, written once
-        self._known = (items, items.ctypes.data, self._weigh_long if size >= RELEASE_GIL_BYTES else self._weigh)
+        function = self._weigh_long if size >= RELEASE_GIL_BYTES else self._weigh
+        shares = int(self.has_helper and len(items) > 1 and int(items["count"].sum()) >= SHARED_ELEMENTS)
+        self._known = (items, items.ctypes.data, function, shares)
         return self._known[1:]
 
     def moved(self, items: Items) -> list[int]:

@@ -19,6 +19,8 @@ SOURCES: Final = (
     "weigh_level.c",
     "weigh_output.h",
     "weighbridge_forward.c",
+    "weighbridge_helper.c",
+    "weighbridge_helper.h",
     "weigh_sketch.h",
     "weighbridge_kernel.c",
     "weighbridge_kernel.h",

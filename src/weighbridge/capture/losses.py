@@ -37,7 +37,7 @@ class Passes:
     def add(self, loss: torch.Tensor) -> float:
         """Note one root. Gives its value where that can be read without waiting for a device, NaN elsewhere."""
         self.count += 1
-        if loss.is_complex() or is_capturing(loss.device):
+        if loss.is_complex() or (not loss.is_cpu and is_capturing(loss.device)):
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping

@@ -24,7 +24,6 @@ from weighbridge.records import Quantity
 # Names in `optimizer.state[parameter]`: of torch's own optimizers, and of those that follow them.
 FIRST: Final = ("exp_avg", "momentum_buffer")
 SECOND: Final = ("exp_avg_sq", "square_avg", "exp_inf", "sum", "variance")
-_LOOK_AHEAD: Final = 1_000  # steps
 
 
 class Moments:
@@ -38,7 +37,7 @@ class Moments:
         self.histogram = plan.histogram_bits
         self.thinned = Thinned()
         self._asked = (-1, False)
-        self._due_at = 0  # not before this step
+        self._due_at = 0.0  # not before this step
 
     def is_due(self, step: int) -> bool:
         """Is the state weighed at this step?"""
@@ -46,7 +45,7 @@ class Moments:
             return False
         if self._asked[0] != step:
             is_due = self.schedule.due(step)
-            self._due_at = step if is_due else self.schedule.next_due(step + 1, _LOOK_AHEAD)
+            self._due_at = self.schedule.next_due(step)
             self._asked = (step, is_due and self.thinned.passes())
         return self._asked[1]
 

@@ -20,7 +20,7 @@ class Group:
         self.thinned = Thinned()
         self.stamp = 0
         self.weighs = self.weighs_gradients = self.is_full = False
-        self.due_at = 0  # the step at which there is something to change
+        self.due_at = 0.0  # the step at which there is something to change
         self.hooks: list[OutputHook] = []
         self.seats: list[Seat] = []
         self.table: Any = None  # the seats' addresses, for C

@@ -74,7 +74,7 @@ class OutputHook:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if _is_compiling():  # in a compiled graph there is nothing of us
             return
-        if self.quick is None or not self.quick(module, output):
+        if self.quick is None or not self.quick(module, args, output):
             self._meet(module, args, output)
 
     def _meet(self, module: nn.Module, args: Any, output: Any) -> None:

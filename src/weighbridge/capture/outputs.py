@@ -32,7 +32,6 @@ from weighbridge.records import Quantity
 
 MOST_UNITS: Final = 65_536  # of all outputs together (architecture decision 14)
 _BATCH: Final = -1  # in place of a tensor's id
-_LOOK_AHEAD: Final = 1_000  # steps
 _MOST_LEAVES: Final = 16  # tensors of one module's output
 
 
@@ -65,6 +64,7 @@ class Outputs:
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
+        self.scene.batch = self._batch.address
         self.on_gpu = DeviceOutputs(self._note_flag, failed)
         self._batch.elsewhere = self.on_gpu.meet
         self._set_pace(self.unowned, 0)
@@ -183,11 +183,9 @@ class Outputs:
         self.own_ns = self.scene.own_ns = 0
         return spent
 
-    def _next_due(self, step: int) -> int:
-        """The next step of the plan; looks ahead so far that to look again costs nothing that counts."""
-        schedules = (self.units_due, self.activations, self.gradients)
-        ahead = range(step + 1, step + _LOOK_AHEAD)
-        return next((s for s in ahead if any(schedule.due(s) for schedule in schedules)), step + _LOOK_AHEAD)
+    def _next_due(self, step: int) -> float:
+        """The next step of the plan after this one."""
+        return min(schedule.next_due(step + 1) for schedule in (self.units_due, self.activations, self.gradients))
 
     def _place_hooks(self, group: Group) -> None:
         """On the modules that have something to do in this step, and on no others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -51,9 +52,18 @@ class Schedule:
             if type(value) is not int or value < 0:
                 raise BadPlan(f"Schedule({name}={value!r}): a number of steps is a whole number, 0 or more.")
 
-    def next_due(self, step: int, ahead: int) -> int:
-        """The first step from this one on at which something is due; `ahead` steps further at most."""
-        return next((one for one in range(step, step + ahead) if self.due(one)), step + ahead)
+    def next_due(self, step: int) -> float:
+        """The first step from this one on at which something is due; infinity where there is none.
+
+        >>> [Schedule(first=3, every=5).next_due(s) for s in range(7)]
+        [0, 1, 2, 5, 5, 5, 10]
+        """
+        if step < self.first:
+            return step
+        found = -(-step // self.every) * self.every if self.every else math.inf
+        if self.per_decade:
+            found = min(found, next_log_spaced(step, self.per_decade))
+        return found
 
     def due(self, step: int) -> bool:
         """Is something to be weighed at this step?"""
@@ -229,11 +239,12 @@ def is_sampled_step(step: int) -> bool:
     return step < 10 or step in log_spaced(len(str(step)) - 1, SAMPLES_PER_DECADE)
 
 
-def next_sampled_step(step: int) -> int:
-    """The first sampled step from this one on."""
-    while not is_sampled_step(step):
-        step += 1
-    return step
+def next_log_spaced(step: int, number: int) -> int:
+    """The first step from this one on that is below 10 or one of `log_spaced`."""
+    if step < 10:
+        return step
+    decade = len(str(step)) - 1
+    return min((one for one in log_spaced(decade, number) if one >= step), default=10 ** (decade + 1))
 
 
 @functools.cache

@@ -33,6 +33,7 @@ class Scene(ctypes.Structure):
         ("own_ns", ctypes.c_int64),
         ("last", ctypes.c_uint64),
         ("count", ctypes.c_int64),
+        ("batch", ctypes.c_void_p),
         ("awaits_batch", ctypes.c_int32),
     ]
 
@@ -227,13 +228,13 @@ class Library:
         made: Callable[[torch.Tensor], None] = self._make(ctypes.addressof(self._method), address, None)
         return made
 
-    def forward(self, state: ForwardState, *kept: Any) -> Callable[[nn.Module, Any], bool] | None:
+    def forward(self, state: ForwardState, *kept: Any) -> Callable[[nn.Module, Any, Any], bool] | None:
         """The C function that does the usual work of a forward hook and says whether that was all. `kept` lives with it."""
         if self._method is None:
             return None
         address = _Address(ctypes.addressof(state))
         address.keeps = (state, self, *kept)
-        made: Callable[[nn.Module, Any], bool] = self._make(ctypes.addressof(self._forward), address, None)
+        made: Callable[[nn.Module, Any, Any], bool] = self._make(ctypes.addressof(self._forward), address, None)
         return made
 
     def weigh(self, seat: int, numbers: Numbers) -> None:

@@ -62,10 +62,12 @@ def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[fl
     rates, momenta, decays = [], [], []
     for group in optimizer.param_groups:
         get = group.get
-        rates.append(_number(get("lr")))
-        momentum = get("momentum")
-        momenta.append(_number(get("betas", _NO_BETAS)[0] if momentum is None else momentum))
-        decays.append(_number(get("weight_decay")))
+        rate, momentum, decay = get("lr"), get("momentum"), get("weight_decay")
+        if momentum is None:
+            momentum = get("betas", _NO_BETAS)[0]
+        rates.append(rate if type(rate) is float else _number(rate))
+        momenta.append(momentum if type(momentum) is float else _number(momentum))
+        decays.append(decay if type(decay) is float else _number(decay))
     return rates, momenta, decays
 
 
@@ -93,8 +95,6 @@ def _is_plain(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    if type(value) is float:
-        return value
     if isinstance(value, torch.Tensor):
         return float(value) if value.device.type == "cpu" and value.numel() == 1 else _NAN
     return float(value) if isinstance(value, int | float) else _NAN

@@ -215,7 +215,7 @@ class Stepper:
             if self.coherence is not None and self.coherence.is_due(stepped):
                 found_inf = found_inf_of(optimizer)
                 is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
-                factor = self.coherence.after_step(stepped, self.clock, self.recorder, self.step_rows.passes, is_skipped)
+                factor = self.coherence.after_step(stepped, self.clock, self.recorder, is_skipped)
             if self.outputs is not None:
                 self.outputs.loss_scale = self.step_rows.passes.scale
                 self._of_outputs(self.outputs.after_step, stepped)
@@ -265,7 +265,7 @@ class Stepper:
         if stepped.copies and CHECKSUMS.due(self.clock):
             self._weigh_once(stepped.copies, self.clock)
         work = stepped.work
-        if work is None or not work.begin(self.clock):
+        if work is None or work.is_as_before(False) or not work.begin(self.clock):
             return
         try:
             moved = work.refresh()
@@ -321,6 +321,9 @@ class Stepper:
                 self._note_change(tensor)
         work = stepped.work
         if work is None or not work.rows:
+            return
+        if stepped.lent is None and work.is_as_before(True):
+            work.weigh(self.clock, self.recorder)
             return
         try:
             gone = work.locate(stepped.lent)

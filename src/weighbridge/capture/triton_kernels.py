@@ -255,7 +255,7 @@ def _step_tile(sums, after, before, gradient, offsets, mask, kind: tl.constexpr,
     return w_row, g_row, u_row, gw, gu, uw, lost
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def weigh_steps(
     pieces, addresses, counts, stats, hists, n,
     kind: tl.constexpr, gradient_kind: tl.constexpr, fine: tl.constexpr, aligned: tl.constexpr,
@@ -310,7 +310,7 @@ def weigh_steps(
     tl.store(at + 2 * WIDTH + 11, tl.sum(lost, 0).to(tl.float64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["row"], do_not_specialize_on_alignment=["addresses"])
 def weigh_alone(
     pieces, addresses, counts, stats, hists, row,
     kind: tl.constexpr, fine: tl.constexpr, aligned: tl.constexpr,
@@ -339,22 +339,27 @@ def weigh_alone(
     _write(stats + (slot * ROWS + row) * WIDTH, sums)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["address", "count", "piece", "slot", "entry", "flag"])
 def weigh_one(
-    address, count, stats, hists, flag,
+    address, count, piece, stats, slot, hists, entry, flags, flag,
     kind: tl.constexpr, fine: tl.constexpr, aligned: tl.constexpr, T: tl.constexpr, E: tl.constexpr, TILE: tl.constexpr,
-    BINS: tl.constexpr, PIECE: tl.constexpr,
+    BINS: tl.constexpr,
 ):  # fmt: skip
-    """The row of one tensor that has come by itself: a program for each piece, its slot the same. Sets the flag where NaN or
-    infinity is in it."""
-    slot = tl.program_id(0).to(tl.int64)
-    first = slot * PIECE
-    length = tl.minimum(count - first, PIECE).to(tl.int32)
+    """The row of one tensor that has come by itself, a program for each piece of so many elements.
+
+    stats  float64 [slots, 16]: written from `slot` on
+    hists  int32 [entries, BINS]: counts are added to those of `entry`; whole numbers, so in any order the same
+    flags  float32: number `flag` becomes infinite where NaN or infinity is in the tensor
+    """
+    number = tl.program_id(0).to(tl.int64)
+    first = tl.multiple_of(number * piece, 512)
+    length = tl.minimum(count - first, piece).to(tl.int32)
     x = _at(address.to(tl.int64), kind, aligned)
     wide: tl.constexpr = kind == F64
     if fine >= 0:
         found = _histogram(x, first, length, count, kind, fine, TILE, BINS)
-        tl.store(hists + slot * BINS + tl.arange(0, BINS), found)
+        bins = tl.arange(0, BINS)
+        tl.atomic_add(hists + entry * BINS + bins, found, mask=found > 0)
     sums = _start(T, wide)
     lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
     x += first
@@ -365,30 +370,9 @@ def weigh_one(
     rest = whole * (T * E) + lanes
     mask = rest < length
     sums = _count(sums, _widen(tl.load(x + rest, mask=mask, other=0), kind), mask, kind, wide)
-    _write(stats + slot * WIDTH, sums)
+    _write(stats + (slot + number) * WIDTH, sums)
     if tl.sum(sums[0], 0) > 0:
-        tl.store(flag, 1)
-
-
-@triton.jit
-def guard_one(
-    address, count, flag, kind: tl.constexpr, aligned: tl.constexpr, T: tl.constexpr, E: tl.constexpr, PIECE: tl.constexpr
-):
-    """Set the flag where NaN or infinity is in a tensor."""
-    first = tl.program_id(0).to(tl.int64) * PIECE
-    length = tl.minimum(count - first, PIECE).to(tl.int32)
-    x = _at(address.to(tl.int64), kind, aligned) + first
-    wide: tl.constexpr = kind == F64
-    lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
-    largest = tl.zeros([T], tl.int64 if wide else tl.int32)
-    whole = length // (T * E)
-    for tile in range(whole):
-        largest = tl.maximum(largest, tl.max(_magnitude(_widen(tl.load(x + tile * (T * E) + lanes), kind), wide), 1))
-    rest = whole * (T * E) + lanes
-    values = _widen(tl.load(x + rest, mask=rest < length, other=0), kind)
-    largest = tl.maximum(largest, tl.max(_magnitude(values, wide), 1))
-    if tl.max(largest, 0) >= _infinite(wide):
-        tl.store(flag, 1)
+        tl.store(flags + flag, float("inf"))
 
 
 @triton.jit
@@ -426,7 +410,7 @@ def add_up(
         tl.store(out_hists + (item * ROWS + row) * BINS + bins, counts)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def copy_small(addresses, sizes, n, SIZE: tl.constexpr):
     """Refresh the copies of the first tensors: of those so small that nothing is gained by asking whether they moved."""
     item = tl.program_id(0)

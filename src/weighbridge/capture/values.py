@@ -18,7 +18,8 @@ from weighbridge.capture.plan import (
     EVERY_STEP_UNTIL,
     SAMPLED_ELEMENTS,
     SAMPLED_MODEL_ELEMENTS,
-    next_sampled_step,
+    SAMPLES_PER_DECADE,
+    next_log_spaced,
 )
 from weighbridge.capture.shards import is_sharded
 from weighbridge.capture.snapshots import Snapshots, as_real
@@ -54,7 +55,7 @@ class Values:
     def kept_at(self, step: int) -> int:
         """Which tensors' numbers are kept at this step, as bits; 0 = of none."""
         if step > self._sampled_at or not self._sampled_at:
-            self._sampled_at = next_sampled_step(step)
+            self._sampled_at = next_log_spaced(step, SAMPLES_PER_DECADE)
         if step == self._sampled_at:
             return _SAMPLED
         return _EVERY_STEP if step < EVERY_STEP_UNTIL else 0

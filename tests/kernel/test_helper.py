@@ -1,0 +1,154 @@
+"""A second thread weighs items of the same call. Oracle: the same kernel alone, bit by bit; and that one's is reference.py."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from tests.kernel.weighing import F32, F64, Placed, item_of, place
+
+from weighbridge.capture import kernel as kernels
+from weighbridge.capture.kernel import ITEM, Items, NativeKernel
+from weighbridge.capture.rowblock import BlockFull, RowBlock
+from weighbridge.capture.valueblock import ValueBlock
+
+ALONE, SHARED, HELPED = range(3)  # what a call does: no helper; if it comes in time; only once it has come
+
+
+@pytest.fixture
+def helped(native: NativeKernel) -> Iterator[NativeKernel]:
+    """The native kernel with its helper, whether there is a core for it or not."""
+    if not native.library.wb_helper_start():
+        pytest.skip("no threads on this platform")
+    yield native
+    native._known = (None, 0, native._weigh, ALONE)
+
+
+def model(seed: int = 0, number: int = 60) -> tuple[Items, list[Placed]]:
+    """Tensors of many sizes and of two dtypes; NaN in some, no gradient in others, one weighed alone."""
+    random = np.random.default_rng(seed)
+    items, alive = [], []
+    for i in range(number):
+        count, code = int(random.integers(0, 3000)) if i % 9 else 70_000, F64 if i % 7 == 3 else F32
+        before, after, gradient = (place(random.standard_normal(count), code, 4 * (i % 3)) for _ in range(3))
+        if i % 5 == 1 and count:
+            gradient.room[gradient.start : gradient.start + gradient.itemsize] = 0xFF  # NaN
+        snapshot = None if i % 11 == 10 else before
+        items.append(item_of(after, snapshot, None if i % 4 == 2 else gradient, tensor=i, histogram=i % 4 - 1, values=1))
+        items[-1]["values"] = int(code == F32 and count < 64 and snapshot is not None)
+        alive += [before, after, gradient]
+    return np.concatenate(items), alive
+
+
+def weigh(kernel: NativeKernel, seed: int, how: int, number: int = 60) -> tuple[pa.RecordBatch, pa.RecordBatch, bytes]:
+    """Rows, values and the bytes of the refreshed snapshots."""
+    items, alive = model(seed, number)
+    block, values = RowBlock(3 * number, 3 * number * 516, 516), ValueBlock(3 * number, 1 << 20)
+    share(kernel, items, how)
+    kernel.weigh(items, 3, 1, block, values, keep=1)
+    return block.take(), values.take(), b"".join(placed.raw for placed in alive)
+
+
+def share(kernel: NativeKernel, items: Items, how: int) -> None:
+    kernel._known = (items, items.ctypes.data, kernel._weigh, how)
+
+
+def same(one: Any, other: Any) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine == theirs if isinstance(mine, bytes) else text_of(mine) == text_of(theirs)
+
+
+def text_of(batch: pa.RecordBatch) -> str:
+    """All rows. NaN is not equal to itself; as text it is, and a number's text is exact."""
+    batch.validate(full=True)
+    return repr(batch.to_pylist())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_two_threads_write_the_rows_of_one_in_the_same_order(helped: NativeKernel, seed: int) -> None:
+    same(weigh(helped, seed, HELPED), weigh(helped, seed, ALONE))
+    same(weigh(helped, seed, SHARED), weigh(helped, seed, ALONE))
+
+
+def test_the_helper_does_take_some(helped: NativeKernel) -> None:
+    before = helped.helper_seconds
+    weigh(helped, 0, HELPED)
+    assert helped.helper_seconds > before
+
+
+def test_the_room_for_its_rows_grows_with_the_model_and_serves_again(helped: NativeKernel) -> None:
+    for number in (2, 300, 3, 60):
+        same(weigh(helped, 9, HELPED, number), weigh(helped, 9, ALONE, number))
+
+
+def test_where_there_is_no_room_nothing_is_done(helped: NativeKernel) -> None:
+    items, alive = model()
+    before = [placed.raw for placed in alive]
+    share(helped, items, HELPED)
+    block = RowBlock(100, 100 * 516, 516)
+    with pytest.raises(BlockFull):
+        helped.weigh(items, 0, 0, block)
+    assert block.rows == 0
+    assert [placed.raw for placed in alive] == before
+
+
+def test_two_callers_at_once_have_one_helper_between_them(helped: NativeKernel) -> None:
+    expected = [weigh(helped, seed, ALONE) for seed in range(4)]
+    found: dict[int, Any] = {}
+
+    def work(seed: int) -> None:
+        items, alive = model(seed)
+        block, values = RowBlock(180, 180 * 516, 516), ValueBlock(180, 1 << 20)
+        for _ in range(20):  # the first call alone has an update; the last one's rows are taken
+            helped.library.wb_weigh(items.ctypes.data, len(items), 3, 1, block.address, values.address, 1, SHARED)
+            found.setdefault(seed, (block.take(), values.take(), b"".join(placed.raw for placed in alive)))
+
+    helped.library.wb_weigh.argtypes = helped._weigh.argtypes
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in range(4):
+        same(found[seed], expected[seed])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_leaves_the_helper_behind_and_may_have_its_own(helped: NativeKernel) -> None:
+    expected = weigh(helped, 0, HELPED)
+    child = os.fork()
+    if child == 0:
+        try:
+            same(weigh(helped, 0, HELPED), expected)  # nobody comes: it does not wait
+            helped.library.wb_helper_start()
+            before = helped.helper_seconds
+            same(weigh(helped, 0, HELPED), expected)
+            os._exit(0 if helped.helper_seconds > before else 2)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "is_free"), [({0}, 1, False), ({0, 1}, 1, True), ({2, 3}, 2, False), (set(range(8)), 4, True)]
+)
+def test_a_core_is_free_where_torch_leaves_one(
+    cores: set[int], threads: int, is_free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert kernels.has_free_core() is is_free
+
+
+def test_small_work_is_not_shared(native: NativeKernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "has_helper", True)
+    small, large = np.zeros(2, ITEM), np.zeros(2, ITEM)
+    small["count"], large["count"] = kernels.SHARED_ELEMENTS // 2 - 1, kernels.SHARED_ELEMENTS // 2
+    assert [native._look_at(items)[2] for items in (small, large, large[:1].copy())] == [0, 1, 0]
