@@ -82,7 +82,14 @@ def everything() -> Diagnosis:
         "proof",
     )
     starved = Finding(
-        "", 13, 24, "Steps are left out.", (ValueEvidence("steps", 11.0, 10.0, "steps"),), "bfloat16", "scaler-starvation"
+        "",
+        13,
+        24,
+        "Steps are left out.",
+        (ValueEvidence("steps", 11.0, 10.0, "steps"),),
+        "bfloat16",
+        "scaler-starvation",
+        *("warning", "test"),
     )
     findings = linked([starved, nonfinite], {"nonfinite-origin": ("scaler-starvation",)})
     answers = (
