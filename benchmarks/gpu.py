@@ -147,7 +147,7 @@ def decoder(size: str) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def steps(size: str, plan: weighbridge.Plan, blocks: int, each: int, micro: int) -> dict[str, Any]:
-    """Watched and unwatched steps of one model take turns, in blocks."""
+    """Unwatched steps of a model, then watched ones, then unwatched ones again, in blocks."""
     torch.manual_seed(0)
     model, tokens = decoder(size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -160,46 +160,43 @@ def steps(size: str, plan: weighbridge.Plan, blocks: int, each: int, micro: int)
         optimizer.step()
         optimizer.zero_grad()
 
-    def block() -> tuple[float, float]:
+    def block() -> float:
         torch.cuda.synchronize()
         began = time.perf_counter()
         for _ in range(each):
             step()
-        queued = time.perf_counter()
         torch.cuda.synchronize()
-        return (time.perf_counter() - began) / each * 1e3, (queued - began) / each * 1e3
+        return (time.perf_counter() - began) / each * 1e3
 
-    for _ in range(2):
-        block()
-    ratios, raws, hosts = [], [], []
+    block()
+    before = [block() for _ in range(blocks)]
     with tempfile.TemporaryDirectory() as folder:
         run = weighbridge.init(dir=folder, name="run", plan=plan, quiet=True)
         run.watch(model)
-        block()
-        parts = sum(p.numel() for p in model.parameters())
-        for _ in range(blocks):
-            weighbridge.unwatch(model)
-            raw, raw_host = block()
-            run.watch(model)
-            step()  # the copies are made anew: not counted
-            watched, host = block()
-            ratios.append(watched / raw)
-            raws.append(raw)
-            hosts.append(host - raw_host)
+        for _ in range(21):  # kernels are compiled, and the steps are over whose outputs every plan weighs
+            step()
+        watched = [block() for _ in range(blocks)]
+        weighbridge.unwatch(model)
+        after = [block() for _ in range(blocks)]
         run.finish()
-        record = weighbridge.open_run(run.path)
-        dropped = [event for event in record.events() if event.kind == "finished"]
+        finished = [event.detail for event in weighbridge.open_run(run.path).events() if event.kind == "finished"]
+    raw = statistics.median(before + after)
     return {
-        "model": size, "parameters": parts, "raw_ms": statistics.median(raws), "ratio": statistics.median(ratios),
-        "quartiles": [round(q, 4) for q in np.quantile(ratios, (0.25, 0.75))], "host_ms_more": statistics.median(hosts),
-        "finished": str(dropped[-1].detail) if dropped else "",
-    }  # fmt: skip
+        "model": size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "raw_ms": raw,
+        "watched_ms": statistics.median(watched),
+        "ratio": statistics.median(watched) / raw,
+        "blocks": {"before": before, "watched": watched, "after": after},
+        "finished": finished,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--no-kernels", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -212,7 +209,9 @@ def main() -> None:
     if options.sweep:
         sweep()
         return
-    results: dict[str, Any] = head | {"copy_GBps": ceiling, "kernels": kernels(ceiling), "steps": []}
+    results: dict[str, Any] = head | {"copy_GBps": ceiling, "steps": []}
+    if not options.no_kernels:
+        results["kernels"] = kernels(ceiling)
     alone = {"activations": False, "activation_gradients": False, "units": False, "moments": False}
     plans = {
         "parameters, gradients, updates": weighbridge.Plan(sentinel=False, **alone),
@@ -224,7 +223,7 @@ def main() -> None:
     if not options.quick:
         whole = weighbridge.Plan(snapshot="8 GB")
         runs += [
-            ("1B", words, plan, 4, 3, 4) for words, plan in (("default plan", weighbridge.Plan()), ("copies of all", whole))
+            ("1B", words, plan, 3, 10, 2) for words, plan in (("default plan", weighbridge.Plan()), ("copies of all", whole))
         ]
     for size, words, plan, blocks, each, micro in runs:
         results["steps"].append({"plan": words} | steps(size, plan, blocks, each, micro))

@@ -48,11 +48,11 @@ class Truth:
         return np.concatenate([array(one.contiguous())[0].reshape(-1) for one in self.seen[key]])
 
 
-def output_rows(path: Path) -> dict[Key, dict[str, Any]]:
+def output_rows(path: Path, rank: int = 0) -> dict[Key, dict[str, Any]]:
     """The rows of outputs as they are on disk; a key that stands there twice is an error."""
-    known = {t.id: t.name for t in weighbridge.open_run(path).outputs}
+    known = {t.id: t.name for t in weighbridge.open_run(path, rank).outputs}
     found: dict[Key, dict[str, Any]] = {}
-    for row in table(path, "rows"):
+    for row in table(path, "rows", rank):
         if row["quantity"] in OUTPUT_QUANTITIES:
             key = row["step"], known[row["tensor"]], Quantity(row["quantity"])
             assert key not in found, f"two rows of {key}"
@@ -61,10 +61,10 @@ def output_rows(path: Path) -> dict[Key, dict[str, Any]]:
 
 
 def check_outputs(
-    path: Path, truth: Truth, *, only: tuple[str, ...] = (), without_gradients: bool = False, bits: int = 0
+    path: Path, truth: Truth, *, only: tuple[str, ...] = (), without_gradients: bool = False, bits: int = 0, rank: int = 0
 ) -> None:
     """Every row equals the truth, none is missing and none too many (`only`: among these outputs)."""
-    found = output_rows(path)
+    found = output_rows(path, rank)
     if only:
         found = {key: row for key, row in found.items() if key[1] in only}
     if without_gradients:

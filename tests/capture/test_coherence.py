@@ -19,8 +19,10 @@ from tests.capture.oracle import Oracle, array, events, names, table
 from tests.capture.test_right_scaled import OVERFLOWS, Scaled
 from tests.programs import PROGRAMS
 from weighbridge import Plan, Schedule
+from weighbridge.capture import optimizers as optimizers_module
 from weighbridge.capture import stepper as stepper_module
 from weighbridge.capture.budget import Level
+from weighbridge.capture.coherence import NOT_ON_DEVICES
 from weighbridge.capture.sketch import WHOLE_ELEMENTS
 from weighbridge.records import SKETCH_NUMBERS
 from weighbridge.reference import sketch
@@ -442,3 +444,19 @@ def test_a_budget_asks_for_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert steps[:10] == list(range(1, 11))
     assert len(steps) in (24, 25, 26)
     assert all(b - a == 2 for a, b in itertools.pairwise(steps[12:]))
+
+
+def test_of_tensors_on_a_device_the_run_says_that_they_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The biases are treated as if they were on another device."""
+    monkeypatch.setattr(optimizers_module, "is_direct", lambda parameter: parameter.dim() == 2)
+    model, loss = model_and_loss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        plainly(optimizer, loss, 5)(Oracle(model))
+    assert {name for _, name in pairs(run.path)} == {"0.weight", "2.weight", "4.weight"}
+    said = [event for event in events(run.path, "reduced") if NOT_ON_DEVICES in event.message]
+    assert [event.step for event in said] == [0]
+    assert all(math.isnan(row["clip_factor"]) for row in table(run.path, "steps")), "nobody looked at the biases"

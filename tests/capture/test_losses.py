@@ -86,6 +86,53 @@ def test_a_loss_with_a_weight_of_its_own_is_left_as_it_is(tmp_path: Path) -> Non
     assert losses(run.path) == true
 
 
+@pytest.mark.parametrize("counted", [torch.tensor(10), torch.tensor(10.0), 10, 12])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_sum_over_tokens_divided_by_those_of_all_micro_steps_is_added_up(
+    tmp_path: Path, scaled: bool, counted: torch.Tensor | int
+) -> None:
+    """As transformers' Trainer accumulates: each pass is a part of the step's loss, as large as its tokens are many.
+
+    It may count more tokens than the loss has, so what is shown is what was minimised: the sum over tokens by that number.
+    """
+    torch.manual_seed(0)
+    model = nn.Linear(3, 7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            torch.manual_seed(step)
+            x, labels = torch.randn(12, 3), torch.randint(0, 7, (12,))
+            labels[:2] = -100  # ignored, all of them in the first micro-step
+            true.append(nn.functional.cross_entropy(model(x), labels).item() * 10 / float(counted))
+            for rows in (slice(0, 3), slice(3, 12)):
+                loss = nn.functional.cross_entropy(model(x[rows]), labels[rows], reduction="sum") / counted
+                scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert losses(run.path) == pytest.approx(true, rel=1e-6)
+
+
+def test_losses_of_a_whole_each_are_averaged(tmp_path: Path) -> None:
+    """Two passes of whole losses: none of them is a part of the other."""
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    true = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            given = [loss_of(model, 2 * step), loss_of(model, 2 * step + 1)]
+            true.append(sum(loss.item() for loss in given) / 2)
+            for loss in given:
+                loss.backward()
+            optimizer.step()
+    assert losses(run.path) == pytest.approx(true, rel=1e-6)
+
+
 def test_the_loss_of_an_unwatched_model_is_not_mixed_in(tmp_path: Path) -> None:
     model, other = small(0), small(1)
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.01) for m in (other, model)]

@@ -183,11 +183,12 @@ def test_a_run_from_before_these_tables_has_none_of_them(tmp_path: Path) -> None
 # --- several ranks --------------------------------------------------------------------------------------------------
 
 
-def known(placement: str, count: int, number: int = 0) -> pa.RecordBatch:
-    """A table of tensors with one tensor."""
-    row = tensors().to_pylist()[0]
-    changes = {"tensor": number, "name": "w", "count": count, "placement": placement, "shape": [count]}
-    return pa.RecordBatch.from_pylist([row | changes], TENSORS)
+def known(placement: str, count: int, number: int = 0, **other: str) -> pa.RecordBatch:
+    """A table of tensors with one tensor, and more of so many elements (name=placement)."""
+    row = tensors().to_pylist()[0] | {"count": count, "shape": [count]}
+    named = [("w", placement), *other.items()]
+    rows = [row | {"tensor": number + i, "name": name, "placement": where} for i, (name, where) in enumerate(named)]
+    return pa.RecordBatch.from_pylist(rows, TENSORS)
 
 
 def test_shards_add_up_and_a_step_without_one_of_them_is_left_out(tmp_path: Path) -> None:
@@ -222,6 +223,17 @@ def test_replicas_count_once(tmp_path: Path) -> None:
     found = open_run(run).coherence("w")
     assert found.count.tolist() == [9]
     assert found.cosine == pytest.approx([cosine(a, b)])
+
+
+def test_replicas_beside_shards_count_once_too(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "run", {})
+    a, b = gradients(0, 9, 9)
+    write(run, 0, [pair(1, 0, a[:4], b[:4]), pair(1, 1, a, b)], known=known("shard", 9, v="replica"))
+    write(run, 1, [pair(1, 0, a[4:], b[4:]), pair(1, 1, b, b)], known=known("shard", 9, v="copy"))
+    record = open_run(run)
+    for name in ("w", "v"):
+        assert record.coherence(name).cosine == pytest.approx([cosine(a, b)])
+    assert record.coherence().count.tolist() == [18]
 
 
 def test_shards_that_were_compared_with_other_steps_are_not_added(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from weighbridge.capture.kernel import Kernel
-from weighbridge.capture.losses import Passes, multiple
+from weighbridge.capture.losses import factors, multiple
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.sketch import EPSILONS, Items, gather
 from weighbridge.capture.snapshots import Weighed
@@ -41,7 +41,8 @@ class Accumulation:
         self.first: Sums = {}
         self.last = sums  # after the last pass; None = nothing is known
         self.is_clean = not sums
-        self.multiple = 1.0  # of the loss that the last root was
+        self.scales: list[float] = []  # of the loss in each pass: a GradScaler's (NaN: a device knows),
+        self.multiple = 1.0  # and whatever the last one was multiplied with
         self.passes = 0
         self.used: set[int] = set()  # tensors that an optimizer has stepped with since
         self.is_in_pass = self.has_stepped = False
@@ -66,6 +67,8 @@ class Accumulation:
             self._start(self._measure())
         elif (sums := self._measure()) != self.last:  # set to zero without a step, or clipped: a new beginning
             self._start(sums)
+        scale = factors(root)[0] if root.is_cpu else _NAN
+        self.scales.append(scale if isinstance(scale, float) else _NAN)
         self.is_in_pass, self.multiple = True, multiple(root)
 
     def after_pass(self) -> None:
@@ -89,7 +92,7 @@ class Accumulation:
         alive.clear()
         return _by_tensor(self.weighed, items)
 
-    def after_step(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder, passes: Passes) -> float:
+    def after_step(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder) -> float:
         """An optimizer has used these gradients. Writes the rows of `accumulation`, and gives the factor that the gradients
         were multiplied with since the last pass; NaN where it is not certain that there is one for all."""
         tensors = {w.tensor for w in weighed}
@@ -97,13 +100,11 @@ class Accumulation:
             return _NAN
         self.used |= tensors
         self.weighed = []
-        if not passes.is_all_here:
-            return _NAN
-        scale = float(passes.scales[-1]) if passes.scales else 1.0
-        if self.is_clean and self.passes > 1 and len(set(passes.scales)) <= 1:
+        scale = self.scales[-1]
+        if self.is_clean and self.passes > 1 and all(one == scale for one in self.scales):
             self._add_rows(weighed, items, step, recorder, scale)
         factor = factor_of([self.last.get(w.tensor, (0.0, 0.0)) for w in weighed], items, scale)
-        return factor if _is_clipping(factor, self.multiple / scale, passes.count) else _NAN
+        return factor if _is_clipping(factor, self.multiple / scale, self.passes if self.is_clean else 0) else _NAN
 
     def _add_rows(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder, scale: float) -> None:
         assert self.last is not None
@@ -145,8 +146,8 @@ def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> fl
 
 def _is_clipping(factor: float, multiple: float, passes: int) -> bool:
     """Is it certain that this factor is no other? A loss that was enlarged (by a hand-made loss scale, perhaps), and the sum of
-    several passes, may have been divided again before or after it was clipped."""
+    several passes (0: nobody knows how many), may have been divided again before or after it was clipped."""
     if abs(factor - 1) < _ALIKE:
         return True
-    may_be_mean = passes > 1 and abs(multiple * passes - 1) > _ALIKE
+    may_be_mean = passes != 1 and not abs(multiple * passes - 1) < _ALIKE
     return not (may_be_mean or multiple > 1 + _ALIKE or abs(factor * multiple - 1) < _ALIKE)

@@ -7,14 +7,13 @@ fifth reading of the clock is compared as often as another.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from weighbridge.capture.accumulation import Accumulation
 from weighbridge.capture.budget import Thinned
 from weighbridge.capture.kernel import Kernel
-from weighbridge.capture.losses import Passes
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.shards import local
@@ -24,6 +23,7 @@ from weighbridge.capture.tensors import TensorTable
 if TYPE_CHECKING:
     from weighbridge.capture.stepped import Stepped
 
+NOT_ON_DEVICES: Final = "successive gradients of tensors on a device are not compared"
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -71,6 +71,7 @@ class Coherence:
         self.one_in = 1  # of the plan's steps: a budget may ask for less
         self.accumulation = Accumulation(kernel, table)
         self.accumulation.is_sampling = self.schedule.due(0)
+        self.has_told = False
 
     def is_due(self, stepped: Stepped) -> bool:
         """Is there anything to do at the step that this optimizer has taken? To be asked once for each."""
@@ -80,12 +81,15 @@ class Coherence:
         self.accumulation.is_sampling = pair.is_next_due
         return pair.is_due or pair.is_next_due or self.accumulation.has_measured
 
-    def after_step(self, stepped: Stepped, step: int, recorder: Recorder, passes: Passes, is_skipped: bool) -> float:
+    def after_step(self, stepped: Stepped, step: int, recorder: Recorder, is_skipped: bool) -> float:
         """It was due. Gives the factor that its gradients were multiplied with after the last backward pass; NaN
         where it is not known. Call with the recorder's lock held."""
         pair = stepped.pair
         before, pair.kept = pair.kept, None
         self.accumulation.has_stepped = True
+        if stepped.devices and not self.has_told:
+            self.has_told = True
+            recorder.event(step, "reduced", f"{NOT_ON_DEVICES}: they are read in CPU memory only")
         if is_skipped or stepped.work is None:
             return np.nan
         items, now = self._look(stepped, step, pair.is_due or pair.is_next_due)
@@ -94,7 +98,8 @@ class Coherence:
         pair.kept = now if pair.is_next_due else None
         if stepped.lent is not None:  # a step by hand: what happened to its gradients is not known
             return np.nan
-        return self.accumulation.after_step(stepped.work.weighed, items, step, recorder, passes)
+        factor = self.accumulation.after_step(stepped.work.weighed, items, step, recorder)
+        return np.nan if stepped.devices else factor  # nor to those on a device
 
     def _look(self, stepped: Stepped, step: int, keeps: bool) -> tuple[Items, Kept | None]:
         """The gradients that this optimizer has used: their sums, and what is kept of them."""

@@ -207,6 +207,8 @@ def piece_of(count: int) -> int:
 
 def _guard(tensor: torch.Tensor, flag: torch.Tensor) -> None:
     """Make the flag NaN or infinite where the tensor is. One kernel of PyTorch's own, quicker to launch than one of ours."""
+    tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor
     if tensor.dtype == torch.float64:
         norm = torch.linalg.vector_norm(tensor, float("inf"))
         flag.copy_(norm - norm)  # 0, or NaN

@@ -1,7 +1,7 @@
 """The loss, from the root that was given to backward.
 
-GradScaler multiplies the loss by its scale, and accumulation divides it by the number of micro-steps. Both leave a
-`MulBackward0` or `DivBackward0` node at the root that still holds its factor.
+GradScaler multiplies the loss by its scale, and accumulation divides it by the number of micro-steps, or a sum over tokens
+by the tokens of all micro-steps. Each leaves a `MulBackward0` or `DivBackward0` node at the root that still holds its factor.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from weighbridge.capture.late import held, is_capturing
 
 Number = float | torch.Tensor  # a 0-dim tensor: a device has yet to give it
+_SUM = 2  # torch's number for reduction="sum"
+_EXACT = 1e-6  # relative: shares of 1/n add up to 1 but for rounding
 _DEPTH = 4  # a loss is scaled once or twice; a longer chain of factors is the user's own formula
 
 
@@ -24,10 +27,11 @@ class Passes:
 
     given: list[Number] = field(default_factory=list)  # as given to backward
     scales: list[Number] = field(default_factory=list)  # factor that GradScaler put on
-    shares: list[float] = field(default_factory=list)  # factor of a plain number, such as 1 / micro-steps
+    shares: list[float] = field(default_factory=list)  # of the step's loss: 1 / micro-steps, or own tokens / all tokens
     count: int = 0
     is_all_here: bool = True  # no number of these is awaited from a device
     scale: Number = 1.0  # of the last pass; stays for an optimizer that steps after another one
+    are_sums: bool = True  # each over its own targets, divided by a number that is the same for all
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
     def add(self, loss: torch.Tensor) -> float:
@@ -37,7 +41,8 @@ class Passes:
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
-            self.scale, share = factors(loss)
+            self.scale, share, is_sum = factors(loss)
+            self.are_sums &= is_sum
             self.is_all_here &= isinstance(given, float) and isinstance(self.scale, float)
             self.given.append(given)
             self.scales.append(self.scale)
@@ -46,7 +51,7 @@ class Passes:
 
     def taken(self) -> Passes:
         """These passes on their own; this one may be cleared."""
-        return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale)
+        return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale, self.are_sums)
 
     def awaited(self) -> list[torch.Tensor]:
         """Numbers that a device has yet to give."""
@@ -58,7 +63,7 @@ class Passes:
         given = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.given]
         scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in (*self.scales, self.scale)]
         *all_scales, scale = [scale if is_scale(scale) else 1.0 for scale in scales]
-        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale)
+        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale, are_sums=self.are_sums)
 
     def set_apart(self) -> None:
         """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
@@ -71,21 +76,23 @@ class Passes:
         if self.before is not None and not self.count:
             earlier = self.before
             self.given, self.scales, self.shares, self.count = earlier.given, earlier.scales, earlier.shares, earlier.count
-            self.is_all_here = earlier.is_all_here
+            self.is_all_here, self.are_sums = earlier.is_all_here, earlier.are_sums
         self.before = None
 
     def mean(self) -> float | None:
-        """Mean loss over the passes, loss scale and accumulation's division taken out; None where none was seen."""
+        """The loss of the step: the sum of the passes where they are its parts, else their mean; without loss scale.
+
+        None where no pass was seen.
+        """
         n = len(self.given)
         if n == 0:
             return None
         if n == 1 and self.scales[0] == 1.0:
             return float(self.given[0])
-        total = 0.0
-        for given, scale, share in zip(self.given, self.scales, self.shares, strict=True):
-            divided = n > 1 and abs(share * n - 1) < 1e-6
-            total += float(given) / float(scale) * (n if divided else 1)
-        return total / n
+        total = sum(float(given) / float(scale) for given, scale in zip(self.given, self.scales, strict=True))
+        share = sum(self.shares) if n > 1 else 0.0
+        are_parts = abs(share - 1) < _EXACT or (self.are_sums and 0 < share < 1)
+        return total if are_parts else total / n
 
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
@@ -93,10 +100,11 @@ class Passes:
             self.given.clear()
             self.scales.clear()
             self.shares.clear()
-            self.count, self.before, self.is_all_here = 0, None, True
+            self.count, self.before, self.is_all_here, self.are_sums = 0, None, True, True
 
     def _empty(self) -> None:
-        self.given, self.scales, self.shares, self.count, self.is_all_here = [], [], [], 0, True
+        self.given, self.scales, self.shares, self.count = [], [], [], 0
+        self.is_all_here = self.are_sums = True
 
 
 def is_scale(value: float) -> bool:
@@ -104,36 +112,47 @@ def is_scale(value: float) -> bool:
     return value >= 2 and math.frexp(value)[0] == 0.5
 
 
-def factors(loss: torch.Tensor) -> tuple[Number, float]:
-    """(factor that was a tensor, factor that was a plain number) of the products at the root.
+def factors(loss: torch.Tensor) -> tuple[Number, float, bool]:
+    """(loss scale, share of the step's loss, whether that is targets added up over those counted) from the root's products.
 
     autograd keeps a plain number as a 0-dim float64 or int64 tensor, and GradScaler's scale as the float32 that it is. A
     scale is a power of two (it begins at 2^16 and is doubled and halved); any other tensor is a weight of the user's own.
     """
     scale: Number = 1.0
-    share = 1.0
-    for value, is_tensor in _products(loss):
+    share, below = 1.0, loss.grad_fn
+    for value, is_tensor, below in _products(loss):
         if isinstance(value, torch.Tensor):  # on its device: whether it is a scale is seen when it arrives
             if isinstance(scale, torch.Tensor):
                 break
             scale = held(value)
         elif not is_tensor:
             share *= value
-        elif not is_scale(value):
-            break
-        else:
+        elif is_scale(value):
             scale = scale * value
-    return scale, share
+        elif _summed(below) is not None:
+            share *= value
+        else:
+            break
+    targets = _summed(below)
+    return scale, share * (1 if targets is None else targets), targets is not None
+
+
+def _summed(node: object) -> float | None:
+    """How many targets a cross entropy has added up (those ignored not counted); None where it has a mean, or is none."""
+    if type(node).__name__ not in ("NllLossBackward0", "NllLoss2DBackward0") or getattr(node, "_saved_reduction", 0) != _SUM:
+        return None
+    weight: torch.Tensor = node._saved_total_weight  # type: ignore[attr-defined]
+    return float(weight) if weight.is_cpu else None  # a device would have to be waited for
 
 
 def multiple(loss: torch.Tensor) -> float:
     """What the loss was multiplied with, whatever for; NaN where a device knows."""
-    factors = [value for value, _ in _products(loss)]
+    factors = [value for value, _, _ in _products(loss)]
     return math.prod(value if isinstance(value, float) else math.nan for value in factors)
 
 
-def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool]]:
-    """The factors at the root, the last one first, and whether each was a tensor."""
+def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool, Any]]:
+    """The factors at the root, the last one first; whether each was a tensor; the node of what it multiplies."""
     node = loss.grad_fn
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
@@ -145,10 +164,14 @@ def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool]]:
         if not other.is_cpu:
             if not is_product:
                 return
-            yield other, True
+            yield other, True, _below(node)
         else:
             value = float(other)
             if value == 0:
                 return
-            yield value if is_product else 1 / value, other.dtype is torch.float32
-        node = next((n for n, _ in node.next_functions if n is not None), None)
+            yield value if is_product else 1 / value, other.dtype is torch.float32, _below(node)
+        node = _below(node)
+
+
+def _below(node: Any) -> Any:
+    return next((n for n, _ in node.next_functions if n is not None), None)

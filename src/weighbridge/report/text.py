@@ -55,17 +55,25 @@ def head(record: RunRecord, width: int) -> list[Text]:
         f"{plain.counted(info.tensors, 'tensor')} with {plain.counted(elements, 'number')}",
         plain.size(info.size_bytes),
     ]
-    if len(record.ranks) > 1:
-        n = len(record.ranks)
-        facts.append(f"{n} ranks as one (--rank shows one alone)" if record.rank is None else f"rank {record.rank}, one of {n}")
-        dead = [(rank, last) for rank, state, last in record.rank_states() if state == ENDED]
-        facts += [f"rank {rank} ended without finish at step {last}" for rank, last in dead]
+    facts += rank_facts(record)
     own, wall = record.own_cost()
     if wall > 0:
         facts.append(f"own cost {plain.share(own / wall)}")
     if record.detail is not None:
         facts.append(f"less detail since step {plain.count(record.detail.step)}: {record.detail.words}")
     return [*wrapped(title, width), *wrapped(Text(" · ".join(facts)), width), *loss_lines(record, width), Text()]
+
+
+def rank_facts(record: RunRecord) -> list[str]:
+    """How many ranks are shown as one, which of them are missing, and which ended early."""
+    facts, n, world = [], len(record.ranks), record.world_size
+    if n > 1:
+        facts.append(f"{n} ranks as one (--rank shows one alone)" if record.rank is None else f"rank {record.rank}, one of {n}")
+        dead = [(rank, last) for rank, state, last in record.rank_states() if state == ENDED]
+        facts += [f"rank {rank} ended without finish at step {last}" for rank, last in dead]
+    if n < world and record.has_shards:
+        facts.append(f"{n} of {world} ranks recorded: of tensors that are spread over ranks there are parts only (--rank)")
+    return facts
 
 
 def state_words(info: RunInfo) -> str:

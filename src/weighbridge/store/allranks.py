@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from weighbridge.errors import BadInput
+from weighbridge.records import SHARD
 from weighbridge.store import layout
 from weighbridge.store.coherence import Gradients, add_ranks, with_variance
 from weighbridge.store.query import RowQuery
@@ -98,14 +100,21 @@ class AllRanks:
 
     def _merge(self) -> Merge | None:
         """How the ranks go together; None where one rank's rows say everything. Makes the query read them so."""
-        if len(self._all) == 1:
+        if self.rank is not None:
             return None
         tables = {rank: one.whole("tensors") for rank, one in self._all.items()}
         if not _is_same(self._merged[0], tables):
-            found = merge({rank: table.to_pylist() for rank, table in tables.items()})
-            self._merged = (tables, None if found.is_of_one(self._lead) else found)
+            is_simple = len(tables) == 1 and not _has_shards(tables[self._lead])
+            found = None if is_simple else merge({rank: table.to_pylist() for rank, table in tables.items()})
+            self._merged = (tables, None if found is None or found.is_of_one(self._lead) else found)
             self.query.read_as_one(self._all, self._merged[1])
         return self._merged[1]
+
+    @property
+    def has_shards(self) -> bool:
+        """Are there tensors of which each rank holds a part?"""
+        merged = self.ask(self._merge)
+        return merged is not None and bool(merged.whole)
 
     @property
     def parts(self) -> list[Part]:
@@ -120,6 +129,10 @@ class AllRanks:
             state = state_of(run, tables.folder, last_flush_of(tables.folder))
             states.append((rank, state, max((min(p.last_step, p.limit - 1) for p in tables.parts["steps"]), default=-1)))
         return states
+
+
+def _has_shards(tensors: pa.Table) -> bool:
+    return bool(pc.any(pc.equal(tensors.column("placement"), SHARD)).as_py())
 
 
 def _is_same(one: dict[int, pa.Table], other: dict[int, pa.Table]) -> bool:

@@ -100,6 +100,16 @@ class RunRecord:
         """See newly acknowledged flushes; returns whether there are any."""
         return self._all.refresh()
 
+    @property
+    def world_size(self) -> int:
+        """How many ranks the training had when the run began."""
+        return int(self.about.get("world_size") or 1)
+
+    @property
+    def has_shards(self) -> bool:
+        """Are there tensors of which each rank holds a part? Shown are the steps at which all parts are there."""
+        return self._all.has_shards
+
     def rank_states(self) -> list[tuple[int, str, int]]:
         """Of each rank: its number, its state (as RunInfo.state) and the last step that it recorded."""
         return self._all.states(self._run)

@@ -7,6 +7,7 @@ do not have all elements of the tensor (a rank died) is not recorded: a part is 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,7 +52,7 @@ def merge(by_rank: dict[int, list[dict[str, Any]]]) -> Merge:
         found.tensors.append(standing[0][1] | {"tensor": number})
         for rank, row in standing:
             found.shares[rank][row["tensor"]] = number
-        if standing[0][1]["placement"] == SHARD:
+        if standing[0][1]["placement"] == SHARD and not _is_whole(standing):
             found.whole[number] = _elements(standing[0][1])
     return found
 
@@ -61,6 +62,12 @@ def _standing(held: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[st
     shards = [one for one in held if one[1]["placement"] == SHARD]
     full = [one for one in held if (one[1]["placement"] or LOCAL) != COPY]
     return shards or full[:1] or held[:1]
+
+
+def _is_whole(standing: list[tuple[int, dict[str, Any]]]) -> bool:
+    """Does one rank alone hold all of it (a training of one process)?"""
+    ((_, row), *others) = standing
+    return not others and math.prod(row["local_shape"] or ()) == row["count"]
 
 
 def _elements(row: dict[str, Any]) -> int:
