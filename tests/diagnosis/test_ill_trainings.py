@@ -286,7 +286,7 @@ def test_an_evaluation_between_backward_and_step_is_no_finding(tmp_path: Path) -
     training = seeded(wine_dropout)
     optimizer = training.optimizers[0]
     optimizer.register_step_pre_hook(lambda *_: training.model.eval() and None)
-    optimizer.register_step_post_hook(lambda *_: training.model.train() and None)
+    training.also = lambda step: training.model.train() and None
     assert diagnosed(training, tmp_path).findings == ()
 
 
