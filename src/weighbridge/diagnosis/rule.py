@@ -1,0 +1,163 @@
+"""What a rule is, what it finds, and what comes of asking all of them.
+
+A rule is one file below diagnosis/rules/ (CONTRIBUTING.md says how to add one). It reads blocks of consecutive steps, keeps
+state of O(tensors), and yields findings. It never imports torch and sees only what its `needs` declare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+from weighbridge.diagnosis.evidence import Evidence, as_record
+from weighbridge.records import QUANTITIES
+
+if TYPE_CHECKING:
+    from weighbridge.diagnosis.stream import Block
+    from weighbridge.diagnosis.tensors import Tensors
+
+Severity = Literal["error", "warning", "note"]  # training is broken; is being wasted; worth knowing
+Certainty = Literal["proof", "test", "heuristic"]  # exact; a statistic with its sample count; needs a second sign
+SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
+CERTAINTIES: Final[tuple[Certainty, ...]] = ("proof", "test", "heuristic")
+INPUT: Final = "input"  # the place of what comes with the batch
+SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups")
+
+
+class Needs:
+    """What a rule reads: statistics by quantity, and small tables.
+
+    >>> Needs(update=["rms"], parameter=["rms"], tables=["steps"])
+    Needs(parameter.rms, update.rms, table steps)
+    """
+
+    __slots__ = ("statistics", "tables")
+
+    def __init__(self, *, tables: Sequence[str] = (), **statistics: Sequence[str]) -> None:
+        unknown = sorted({*statistics} - {*QUANTITIES} | ({*tables} - {*SMALL_TABLES}))
+        if unknown:
+            raise TypeError(f"Needs() knows no {', '.join(unknown)}")
+        self.statistics = tuple(f"{q}.{name}" for q in QUANTITIES for name in statistics.get(q, ()))
+        self.tables = frozenset(tables)
+
+    def __repr__(self) -> str:
+        return f"Needs({', '.join([*self.statistics, *(f'table {name}' for name in sorted(self.tables))])})"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something is wrong: what, where, since when, what shows it and what to try first. Raises ValueError without evidence."""
+
+    place: str  # a module or parameter by PyTorch's dotted name, "input", or empty for the whole run
+    first_step: int  # at which it began; -1 = before training
+    told_step: int  # the last step whose rows were needed to say so
+    message: str  # one or two sentences
+    evidence: tuple[Evidence, ...]
+    fix: str  # the first thing to try
+    rule: str = ""  # id; set by the engine, as severity and certainty are where they are empty
+    severity: Severity | Literal[""] = ""
+    certainty: Certainty | Literal[""] = ""
+    explains: tuple[str, ...] = ()  # keys of the findings that follow from this one
+    depth: float = 0.0  # when inside its step it arises: forward, then backward, then update; smaller is earlier
+
+    def __post_init__(self) -> None:
+        if not self.evidence:
+            raise ValueError("a finding without evidence is none")
+
+    @property
+    def key(self) -> str:
+        """Rule and place, unique in a diagnosis: "lost-updates at encoder.0"."""
+        return f"{self.rule} at {self.place}" if self.place else self.rule
+
+    def record(self) -> dict[str, Any]:
+        """The finding as a dictionary; the same order of keys always."""
+        names = ("rule", "severity", "certainty", "place", "first_step", "told_step", "message")
+        listed = {name: getattr(self, name) for name in names}
+        return {**listed, "evidence": [as_record(e) for e in self.evidence], "fix": self.fix, "explains": list(self.explains)}
+
+
+class Outcome(StrEnum):
+    """What came of asking one rule."""
+
+    FOUND = "found"
+    CLEAR = "clear"
+    NOT_APPLICABLE = "not applicable"
+    NOT_ENOUGH_DATA = "not enough data"
+    FAILED = "failed"  # by its own bug; the others went on
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of one rule, and why where it is neither found nor clear."""
+
+    rule: str
+    outcome: Outcome
+    reason: str = ""
+
+
+class Rule:
+    """Base of all rules. A new object is made for each run; `read` may yield findings at once or never."""
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    severity: ClassVar[Severity]
+    certainty: ClassVar[Certainty]
+    since: ClassVar[str]  # version of weighbridge
+    needs: ClassVar[Needs]
+    causes: ClassVar[tuple[str, ...]] = ()  # ids of rules whose findings may follow from one of this
+
+    def start(self, tensors: Tensors) -> None:
+        """The table of tensors; called before the first block and again when it has changed (columns never move)."""
+
+    def read(self, block: Block) -> Iterable[Finding]:
+        """The next steps. Must find the same however the steps are cut into blocks."""
+        raise NotImplementedError
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        """Asked where nothing was found: None = clear, else NOT_APPLICABLE or NOT_ENOUGH_DATA and the reason."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that the rules say about one run. `print` it for a summary; `weighbridge diagnose RUN` prints all of it."""
+
+    subject: str  # the run's folder, or what was inspected
+    findings: tuple[Finding, ...]  # in the order in which they began
+    answers: tuple[Answer, ...] = field(default=())  # one per rule
+    steps: int = 0  # that were looked at
+
+    @property
+    def causes(self) -> tuple[Finding, ...]:
+        """The findings that follow from no other, the heaviest first, at most three."""
+        from weighbridge.diagnosis.causes import roots
+
+        return roots(self.findings)
+
+    @property
+    def worst(self) -> Severity | None:
+        """The gravest severity; None where nothing was found."""
+        return next((s for s in SEVERITIES if any(f.severity == s for f in self.findings)), None)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return f"{self.subject}: nothing found"
+        return "\n".join(f"{f.severity}: {f.key}, from step {f.first_step}: {f.message}" for f in self.findings)
+
+    def record(self) -> dict[str, Any]:
+        """The diagnosis as a dictionary."""
+        return {
+            "run": self.subject,
+            "steps": self.steps,
+            "findings": [f.record() for f in self.findings],
+            "causes": [f.key for f in self.causes],
+            "rules": [{"rule": a.rule, "outcome": a.outcome.value, "reason": a.reason} for a in self.answers],
+        }
