@@ -22,3 +22,12 @@ def module_of(parameter: str) -> str:
     ('encoder.0', '')
     """
     return parameter.rpartition(".")[0]
+
+
+def in_code(name: str) -> str:
+    """How a program reaches a module or parameter.
+
+    >>> in_code("layers.0.weight"), in_code("")
+    ('model.layers[0].weight', 'model')
+    """
+    return "model" + "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in name.split(".") if part)

@@ -19,7 +19,7 @@ from weighbridge.preflight.records import RESHAPES, Graph, Node
 Shape = tuple[int, ...]
 Axes = frozenset[int]
 BATCH_NORMS: Final = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
-SOFTMAXES: Final = frozenset({"Softmax", "LogSoftmax"})
+SOFTMAXES: Final = frozenset({"Softmax", "SafeSoftmax", "LogSoftmax"})
 POOLS: Final = frozenset({"MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "AvgPool2D"})
 PARTS: Final = frozenset({"Slice", "Split", "SplitWithSizes", "Cat"})  # keep the axes; Cat only along one where it may differ
 ATTENTION: Final = "ScaledDotProduct"  # ...FlashAttention, ...EfficientAttention and others: query, key, value
@@ -54,7 +54,7 @@ def absorbed(graph: Graph, leaf: int) -> Absorbed | None:
         for user, _ in graph.users[index]:
             if user not in waiting:
                 heapq.heappush(waiting, user)
-    if not ends or graph.root in held:
+    if not ends or any(root in held for root in graph.roots):
         return None
     return Absorbed(tuple(ends), tuple(held.items()))
 

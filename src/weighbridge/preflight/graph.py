@@ -28,9 +28,11 @@ def walk(
 
     `names`: name of a parameter by the id of its tensor. `module_at`: the module that ran at a sequence number of autograd.
     """
-    order = _inputs_first([root.grad_fn for root in roots if root.grad_fn is not None])
+    ends = [root.grad_fn for root in roots if root.grad_fn is not None]
+    order = _inputs_first(ends)
     index = {node: i for i, node in enumerate(order)}
-    return Graph(tuple(_record(node, index, names, module_at) for node in order), len(order) - 1), tuple(order)
+    records = tuple(_record(node, index, names, module_at) for node in order)
+    return Graph(records, tuple(index[end] for end in ends)), tuple(order)
 
 
 def _inputs_first(roots: Sequence[Any]) -> list[Any]:
@@ -58,15 +60,15 @@ def _record(node: Any, index: Mapping[Any, int], names: Mapping[int, str], modul
 
 
 def _facts(node: Any) -> dict[str, Any]:
-    facts = {}
+    facts: dict[str, Any] = {}
     for name in PLAIN:
         value = getattr(node, f"_saved_{name}", None)
         if value is not None:
             facts[name] = _signed(value)
     for operand in ("self", "other"):
-        value = saved(node, operand)
+        value = _kept(node, operand)
         if value is not None:
-            facts[f"{operand}_shape"] = tuple(value.shape)
+            facts[f"{operand}_shape"] = tuple(getattr(value, "shape", ()))  # a Python number has no axes
     return facts
 
 
@@ -78,8 +80,12 @@ def _signed(value: Any) -> Any:
 
 def saved(node: Any, name: str) -> torch.Tensor | None:
     """A tensor that a node has saved, or None where it has not or where it was changed in place since."""
+    value = _kept(node, name)
+    return value.detach() if isinstance(value, torch.Tensor) else None
+
+
+def _kept(node: Any, name: str) -> Any:
     try:
-        value = getattr(node, f"_saved_{name}", None)
-    except RuntimeError:
+        return getattr(node, f"_saved_{name}", None)
+    except RuntimeError:  # changed in place since
         return None
-    return value if isinstance(value, torch.Tensor) else None

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from weighbridge.diagnosis import Finding, TableEvidence, ValueEvidence
 from weighbridge.format import counted
-from weighbridge.preflight.finding import finding
+from weighbridge.preflight.finding import finding, in_code
 from weighbridge.preflight.flow import Absorbed, absorbed
 from weighbridge.preflight.records import Graph, Parameter, Trial
 
@@ -97,6 +97,6 @@ def _without(trial: Trial, one: Redundant) -> str:
     module, _, attribute = one.parameter.name.rpartition(".")
     written = trial.written.get(module, "")
     if attribute != "bias" or not written:
-        return f"Leave {one.parameter.name} out."
+        return f"Leave {in_code(one.parameter.name)} out."
     body = re.sub(r"(, )?bias=(True|False)", "", written.removesuffix(")"))
-    return f"{module} = nn.{body}, bias=False)"
+    return f"{in_code(module)} = nn.{body}, bias=False)"

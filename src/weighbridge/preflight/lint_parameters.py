@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from weighbridge.diagnosis import Finding, TableEvidence, ValueEvidence
 from weighbridge.format import counted
-from weighbridge.preflight.finding import finding
+from weighbridge.preflight.finding import finding, in_code
 from weighbridge.preflight.records import Parameter, Trial
 
 SHOWN = 3  # names in a sentence; all of them are in the evidence
@@ -30,7 +30,7 @@ def unoptimized(trial: Trial) -> Iterator[Finding]:
         return
     message = f"{_names(missing)} get a gradient and are in no parameter group of the optimizer: they stay as they are."
     fix = (
-        f"optimizer.add_param_group({{'params': [{', '.join('model.' + p.name for p in missing[:1])}, ...]}}), or make the "
+        f"optimizer.add_param_group({{'params': [{in_code(missing[0].name)}, ...]}}), or make the "
         "optimizer after all modules; where it is meant, requires_grad_(False) saves their backward pass."
     )
     yield finding("warning", "proof", missing[0].name, message, fix, _table(missing))
@@ -68,7 +68,7 @@ def symmetric(trial: Trial) -> Iterator[Finding]:
                 f"All {units} rows of {parameter.name} are equal and get equal gradients: its {units} units "
                 "compute the same, now and after every step."
             )
-            fix = f"nn.init.kaiming_normal_(model.{parameter.name})"
+            fix = f"nn.init.kaiming_normal_({in_code(parameter.name)})"
             yield finding("error", "proof", parameter.name, message, fix, ValueEvidence("equal rows", units, limit=1))
 
 

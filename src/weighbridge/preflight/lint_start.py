@@ -7,7 +7,7 @@ from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.format import number
-from weighbridge.preflight.finding import finding
+from weighbridge.preflight.finding import finding, in_code
 from weighbridge.preflight.records import Start, Trial
 
 # A loss of twice ln C is what logits of a standard deviation of sqrt(2 ln C) give: no usual initialisation makes them. The uniform
@@ -44,7 +44,7 @@ def _spread(start: Start, what: str) -> Finding:
         f"The loss starts at {number(start.loss)}; {what} gives {number(start.trivial)}. The predictions are spread too widely "
         f"(standard deviation {number(start.prediction_std)}): the first steps only undo this."
     )
-    fix = f"Start {place or 'the last layer'} small: nn.init.normal_(model.{place}.weight, std=0.01), and look at the inputs' scale."
+    fix = f"Start {place or 'the last layer'} small: nn.init.normal_({in_code(place)}.weight, std=0.01), and look at the inputs' scale."
     return finding("warning", "test", place, message, fix, *_evidence(start))
 
 
@@ -53,7 +53,7 @@ def _off_centre(start: Start) -> Finding:
         f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. The targets have a mean "
         f"of {number(start.target_mean)}, which the last bias has to learn first."
     )
-    fix = f"Subtract the targets' mean, or start the last bias with it: model.{start.place}.bias.data.fill_({start.target_mean:.4g})"
+    fix = f"Subtract the targets' mean, or start the last bias with it: {in_code(start.place)}.bias.data.fill_({start.target_mean:.4g})"
     return finding("note", "test", start.place, message, fix, *_evidence(start))
 
 

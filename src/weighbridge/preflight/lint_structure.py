@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
-from weighbridge.preflight.finding import finding, module_of
+from weighbridge.preflight.finding import finding, in_code, module_of
 from weighbridge.preflight.records import RESHAPES, Graph, Trial
 
 SIGMOID_LOSS: Final = "BinaryCrossEntropyWithLogits"
@@ -51,7 +51,7 @@ DOUBLES: Final = frozenset(
 def _doubled(graph: Graph, before: int, index: int) -> Finding:
     first, second = graph.nodes[before], graph.nodes[index]
     place = first.module
-    fix = f"Take the {first.op.lower()} at the end of {place or 'the model'} out; the loss wants what comes before it."
+    fix = f"Take the {first.op.lower()} in {in_code(place)} out; the loss wants what comes before it."
     if first.op == "LogSoftmax":
         message = "log_softmax is applied to the output of a log_softmax: the second changes nothing and costs time."
         return finding("note", "proof", place, message, fix, ValueEvidence("times applied", 2, limit=1), depth=before)
@@ -144,8 +144,8 @@ def _outer(op: str, shape: tuple[int, ...]) -> int:
 
 def _linear_pair(trial: Trial, one: str, two: str, depth: int) -> Finding:
     first, second = module_of(one) or one, module_of(two) or two
-    message = f"{first} feeds {second} with no activation between: two affine layers in a row can do no more than one."
-    fix = f"Put an activation between them, x = F.relu({first}(x)), or leave one of them out."
+    message = f"{in_code(first)} feeds {in_code(second)} with no activation between: two affine layers in a row can do no more than one."
+    fix = f"Put an activation between them, x = F.relu({in_code(first)}(x)), or leave one of them out."
     counts = {p.name: p.count for p in trial.parameters}
     evidence = ValueEvidence("weights in the two matrices", counts[one] + counts[two])
     return finding("warning", "proof", second, message, fix, evidence, depth=depth)

@@ -33,7 +33,7 @@ class Graph:
     """The operations behind the loss. Inputs stand before those who use them."""
 
     nodes: tuple[Node, ...]
-    root: int = -1  # the loss
+    roots: tuple[int, ...] = ()  # the loss, or all outputs
 
     @cached_property
     def users(self) -> tuple[tuple[tuple[int, int], ...], ...]:
