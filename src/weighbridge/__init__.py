@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from weighbridge.capture.plan import Plan, Schedule
     from weighbridge.capture.run import Run
     from weighbridge.errors import WeighbridgeError
+    from weighbridge.preflight.biases import without_redundant_biases
+    from weighbridge.preflight.inspect import inspect
     from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
     from weighbridge.teaching.lab import lab
 
@@ -28,6 +30,8 @@ _HOME = {
     "weighbridge.capture.plan": ("Plan", "Schedule"),
     "weighbridge.capture.run": ("Run",),
     "weighbridge.errors": ("WeighbridgeError",),
+    "weighbridge.preflight.biases": ("without_redundant_biases",),
+    "weighbridge.preflight.inspect": ("inspect",),
     "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
     "weighbridge.teaching.lab": ("lab",),
 }
@@ -46,12 +50,14 @@ __all__ = [
     "finish",
     "flush",
     "init",
+    "inspect",
     "lab",
     "list_runs",
     "log",
     "open_run",
     "unwatch",
     "watch",
+    "without_redundant_biases",
 ]
 
 

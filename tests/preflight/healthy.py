@@ -79,7 +79,11 @@ def resnet() -> Program:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[2, 2], layer_type="bottleneck", num_labels=5)
-    return ResNetForImageClassification(config), {"pixel_values": torch.randn(8, 3, 32, 32), "labels": torch.arange(8) % 5}, None
+    return (
+        ResNetForImageClassification(config),
+        {"pixel_values": torch.randn(8, 3, 32, 32), "labels": torch.arange(8) % 5},
+        None,
+    )
 
 
 class Translator(nn.Module):
@@ -119,7 +123,14 @@ def gru() -> Program:
 
 def mlp_layer_norm() -> Program:
     model = nn.Sequential(
-        nn.Linear(10, 32), nn.LayerNorm(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 3)
+        nn.Linear(10, 32),
+        nn.LayerNorm(32),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Linear(32, 32),
+        nn.LayerNorm(32),
+        nn.GELU(),
+        nn.Linear(32, 3),
     )
     return model, (torch.randn(32, 10), torch.arange(32) % 3), F.cross_entropy
 
@@ -294,7 +305,8 @@ class Siamese(nn.Module):
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         one, two = self.trunk(a), self.trunk(b)
         return -(
-            F.cosine_similarity(self.predict(one), two.detach()).mean() + F.cosine_similarity(self.predict(two), one.detach()).mean()
+            F.cosine_similarity(self.predict(one), two.detach()).mean()
+            + F.cosine_similarity(self.predict(two), one.detach()).mean()
         )
 
 
@@ -378,7 +390,9 @@ def generator() -> Program:
 
 def super_resolution() -> Program:
     """A convolution, a shuffle of its channels into pixels, a convolution: no activation between, and none wanted."""
-    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 64, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(16, 3, 3))
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 64, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(16, 3, 3)
+    )
     return model, (torch.randn(4, 3, 8, 8), torch.randn(4, 3, 14, 14)), F.l1_loss
 
 
@@ -388,7 +402,7 @@ HEALTHY: dict[str, Callable[[], Program]] = {
     make.__name__: make
     for make in (
         gpt2, llama, bert_classifier, bert_masked, t5, vit, resnet, transformer, lstm, gru, mlp_layer_norm, mlp_functional,
-        tutorial_regression, binary, log_softmax, tied, lora, autoencoder, variational, unet, separable, experts, siamese, policy,
-        distilled, frozen_backbone, raw_but_normed, group_normed, constant_branch, generator, super_resolution,
+        tutorial_regression, binary, log_softmax, tied, lora, autoencoder, variational, unet, separable, experts, siamese,
+        policy, distilled, frozen_backbone, raw_but_normed, group_normed, constant_branch, generator, super_resolution,
     )
 }  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from weighbridge.errors import BadInput, WeighbridgeError
 from weighbridge.format import counted, number
 from weighbridge.preflight.calling import inputs_of, outputs_of
-from weighbridge.preflight.copying import copied, detached, same_random_state, tensors_in, unwrapped
+from weighbridge.preflight.copying import copied, detached, duplicate, same_random_state, tensors_in, unwrapped
 from weighbridge.preflight.flow import BATCH_NORMS
 from weighbridge.preflight.graph import saved, walk
 from weighbridge.preflight.lint_biases import Redundant, redundant_biases
@@ -26,9 +26,9 @@ ROWS, LENGTH, PIXELS = 8, 16, 32  # of a batch that is made up
 def without_redundant_biases(model: torch.nn.Module, batch: Any = None) -> torch.nn.Module:
     """A copy of the model without the biases that a norm in training, or a softmax, takes out again; prints what was left out.
 
-    Running means of norms are moved by what the bias added, so that evaluation stays the same, too. The outputs of both models on
-    `batch` (as for `inspect`; made up where there is none and the first layer says what it takes) are compared in training and
-    in evaluation mode. Raises WeighbridgeError where they differ by more than rounding: sqrt(eps) of the largest output.
+    Running means of norms are moved by what the bias added, so that evaluation stays the same, too. The outputs of both models
+    on `batch` (as for `inspect`; made up where there is none and the first layer says what it takes) are compared in training
+    and in evaluation mode. Raises WeighbridgeError where they differ by more than rounding: sqrt(eps) of the largest output.
 
     >>> import torch
     >>> slim = without_redundant_biases(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8)))
@@ -37,8 +37,7 @@ def without_redundant_biases(model: torch.nn.Module, batch: Any = None) -> torch
     True
     """
     original = unwrapped(model)
-    copied(original)  # says in words where the model cannot be copied
-    slim = copy.deepcopy(original)
+    slim = duplicate(original)
     inputs = _made_up(original) if batch is None else inputs_of(batch)
     with same_random_state(SEED):
         found, norms = _redundant(original, inputs)
@@ -109,13 +108,15 @@ def _move_running_means(model: torch.nn.Module, slim: torch.nn.Module, inputs: A
 
     def move(name: str, norm: torch.nn.Module, given: torch.Tensor) -> None:
         if name in means:
-            norm.running_mean += _mean(given) - means.pop(name)
+            running: Any = norm.running_mean
+            running += _mean(given) - means.pop(name)
 
     _with_hooks(two, norms, move, inputs)
     moved = dict(two.named_modules())
     for name, module in slim.named_modules():
         if name in norms:
-            module.running_mean.copy_(moved[name].running_mean)  # type: ignore[operator, union-attr]
+            mean: Any = module.running_mean
+            mean.copy_(moved[name].running_mean)
 
 
 def _with_hooks(model: torch.nn.Module, names: Sequence[str], look: Any, inputs: Any) -> None:
@@ -161,7 +162,7 @@ def _made_up(model: torch.nn.Module) -> torch.Tensor:
     elif isinstance(first, torch.nn.Linear):
         made = torch.randn(ROWS, first.in_features, generator=own)
     elif first is not None:
-        made = torch.randn(ROWS, first.in_channels, *(PIXELS for _ in first.kernel_size), generator=own)  # type: ignore[union-attr, misc]
+        made = torch.randn(ROWS, first.in_channels, *(PIXELS for _ in first.kernel_size), generator=own)
     else:
         raise BadInput("No layer of the model says what it takes; give a batch: without_redundant_biases(model, batch).")
     made = made.to(weight.device)
@@ -170,7 +171,7 @@ def _made_up(model: torch.nn.Module) -> torch.Tensor:
             copied(model)(detached(made))
     except Exception as error:
         raise BadInput(
-            f"The model does not take the batch that was made up for it, {tuple(made.shape)} ({type(error).__name__}: {error}). "
-            "Give one: without_redundant_biases(model, batch)."
+            f"The model does not take the batch that was made up for it, {tuple(made.shape)} ({type(error).__name__}: "
+            f"{error}). Give one: without_redundant_biases(model, batch)."
         ) from error
     return made

@@ -11,8 +11,9 @@ import torch
 from weighbridge.errors import BadInput
 
 FORMS = (
-    "Expected one of: a pair (inputs, targets) with loss_fn(outputs, targets); a dictionary of the model's keyword arguments with "
-    "loss_fn(outputs, batch), or None where the outputs have a loss; loss_fn(model, batch), its first argument named model."
+    "Expected one of: a pair (inputs, targets) with loss_fn(outputs, targets); a dictionary of the model's keyword arguments "
+    "with loss_fn(outputs, batch), or None where the outputs have a loss; loss_fn(model, batch), its first argument "
+    "named model."
 )
 
 
@@ -38,8 +39,8 @@ def loss_of(model: torch.nn.Module, batch: Any, loss_fn: Any) -> torch.Tensor:
         raise BadInput(f"The loss is {found}; expected a tensor of one number. {FORMS}")
     if loss.grad_fn is None:
         raise BadInput(
-            "The loss depends on no parameter: nothing of the model would learn. Look for detach(), no_grad(), argmax or .item() "
-            "between the model and the loss, and for requires_grad=False."
+            "The loss depends on no parameter: nothing of the model would learn. Look for detach(), no_grad(), argmax or "
+            ".item() between the model and the loss, and for requires_grad=False."
         )
     return loss
 

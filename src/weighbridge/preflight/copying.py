@@ -28,17 +28,22 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 def copied(model: torch.nn.Module) -> torch.nn.Module:
     """A deep copy, in training mode where the whole model was in evaluation mode, without gradients. Memory: once the model."""
-    try:
-        twin = copy.deepcopy(model)
-    except Exception as error:
-        raise BadInput(
-            f"The model cannot be copied ({type(error).__name__}: {error}), and weighbridge tries nothing on the model itself. "
-            "Remove what cannot be copied from its attributes (tensors with a history, locks, open files), or inspect it before."
-        ) from error
+    twin = duplicate(model)
     if not model.training:
         twin.train()
     twin.zero_grad(set_to_none=True)
     return twin
+
+
+def duplicate(model: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy. Raises BadInput where the model cannot be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise BadInput(
+            f"The model cannot be copied ({type(error).__name__}: {error}), and weighbridge tries nothing on the model itself. "
+            "Remove what cannot be copied from its attributes: tensors with a history, locks, open files."
+        ) from error
 
 
 def detached(value: Any) -> Any:
@@ -79,11 +84,14 @@ def same_random_state(seed: int | None = None) -> Iterator[None]:
     """Whatever is drawn inside (torch on all devices, Python, NumPy) is not drawn for the caller."""
     numpy = sys.modules.get("numpy")
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    is_on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = list(range(torch.cuda.device_count())) if is_on_cuda else []
     try:
         with torch.random.fork_rng(devices=devices):
             if seed is not None:
-                torch.random.default_generator.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach a GPU that nobody has used yet
+                if devices:
+                    torch.cuda.manual_seed_all(seed)
             yield
     finally:
         random.setstate(python_state)

@@ -2,8 +2,9 @@
 
 A bias adds the same number at many places of a tensor. Of each tensor behind it we keep the axes along which that added part
 may differ. A batch norm in training subtracts each channel's mean, a softmax whatever is the same for all its terms: where the
-added part is constant along the axes that are averaged, nothing of it is left. If that happens on every path to the loss, the loss
-does not depend on the bias: a proof, not a measurement. An operation that is not known here ends the proof, never completes it.
+added part is constant along the axes that are averaged, nothing of it is left. If that happens on every path to the loss, the
+loss does not depend on the bias: a proof, not a measurement. An operation that is not known here ends the proof; it never
+completes it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Shape = tuple[int, ...]
 Axes = frozenset[int]
 BATCH_NORMS: Final = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
 SOFTMAXES: Final = frozenset({"Softmax", "SafeSoftmax", "LogSoftmax"})
-POOLS: Final = frozenset({"MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "AvgPool2D"})
+POOLS: Final = frozenset(
+    {"MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "AvgPool2D"}
+)
 PARTS: Final = frozenset({"Slice", "Split", "SplitWithSizes", "Cat"})  # keep the axes; Cat only along one where it may differ
 ATTENTION: Final = "ScaledDotProduct"  # ...FlashAttention, ...EfficientAttention and others: query, key, value
 
@@ -168,8 +171,10 @@ def _groups(before: Shape, after: Shape) -> Iterable[tuple[list[int], list[int]]
         return
     i = j = 0
     while i < len(before) or j < len(after):
-        old, new, here, there = [], [], 1, 1
-        while not old and not new or here != there:
+        old: list[int] = []
+        new: list[int] = []
+        here = there = 1
+        while (not old and not new) or here != there:
             if here <= there and i < len(before):
                 old, here, i = [*old, i], here * before[i], i + 1
             else:

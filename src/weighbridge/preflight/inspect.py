@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,21 +30,27 @@ class Inspection(Diagnosis):
 
         return "\n".join(line.plain for line in lines(self, screen_width()))
 
+    def to_json(self) -> str:
+        """`record` as JSON."""
+        return json.dumps(self.record(), ensure_ascii=False, allow_nan=False, indent=1)
+
     def record(self) -> dict[str, Any]:
         """The inspection as a dictionary that JSON can hold."""
-        from weighbridge.preflight.text import layer_record
+        from weighbridge.preflight.text import plain_values
 
         facts = {"model": self.subject, "loss": self.loss, "parameters": self.parameters, "trainable": self.trainable}
         judged = {key: value for key, value in Diagnosis.record(self).items() if key not in ("run", "steps")}
-        return {**facts, "remarks": list(self.remarks), "layers": [layer_record(one) for one in self.layers], **judged}
+        layers = [dataclasses.asdict(one) for one in self.layers]
+        whole: dict[str, Any] = plain_values({**facts, "remarks": list(self.remarks), "layers": layers, **judged})
+        return whole
 
 
 def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: Any = None) -> Inspection:
     """Look at a network before training: one forward and one backward pass on a copy of it.
 
-    `batch`: a pair (inputs, targets) with loss_fn(outputs, targets), inputs a tensor, or a tuple or dictionary of arguments; or a
-    dictionary of keyword arguments with loss_fn(outputs, batch), or with no loss_fn where the outputs have `loss`; or anything
-    with loss_fn(model, batch), its first argument named `model`. `optimizer`: one, or a list of them.
+    `batch`: a pair (inputs, targets) with loss_fn(outputs, targets), inputs a tensor, or a tuple or dictionary of arguments; or
+    a dictionary of keyword arguments with loss_fn(outputs, batch), or with no loss_fn where the outputs have `loss`; or
+    anything with loss_fn(model, batch), its first argument named `model`. `optimizer`: one, or a list of them.
 
     The user's model, gradients, buffers, modes, batch and random state stay as they are, bit for bit; memory for a second model
     is needed meanwhile. Waits for the device. Raises BadInput where model, batch and loss do not fit together.

@@ -77,7 +77,9 @@ def _before_softmax(trial: Trial, found: Sequence[Redundant]) -> Finding:
         f"{counted(count, 'parameter')}, {counted(saved_bytes(trial, found), 'byte')} for nothing."
     )
     table = TableEvidence("biases", ("parameter", "count"), tuple((o.parameter.name, o.parameter.count) for o in found))
-    return finding("note", "proof", found[0].parameter.name, message, _without(trial, found[0]), table, *_evidence(trial, found))
+    return finding(
+        "note", "proof", found[0].parameter.name, message, _without(trial, found[0]), table, *_evidence(trial, found)
+    )
 
 
 def saved_bytes(trial: Trial, found: Sequence[Redundant]) -> int:

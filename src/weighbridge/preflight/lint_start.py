@@ -10,8 +10,8 @@ from weighbridge.format import number
 from weighbridge.preflight.finding import finding, in_code
 from weighbridge.preflight.records import Start, Trial
 
-# A loss of twice ln C is what logits of a standard deviation of sqrt(2 ln C) give: no usual initialisation makes them. The uniform
-# predictor as the yardstick: Karpathy 2019, "A Recipe for Training Neural Networks" ("verify loss @ init").
+# A loss of twice ln C is what logits of a standard deviation of sqrt(2 ln C) give: no usual initialisation makes them. The
+# uniform predictor as the yardstick: Karpathy 2019, "A Recipe for Training Neural Networks" ("verify loss @ init").
 TIMES_TRIVIAL: Final = 2.0
 ERRORS: Final = 4.0  # standard errors of the mean loss; one normal sample in 30,000 is farther out
 LEAST_STD: Final = 2.0  # the second sign: predictions that are spread widely themselves
@@ -44,16 +44,17 @@ def _spread(start: Start, what: str) -> Finding:
         f"The loss starts at {number(start.loss)}; {what} gives {number(start.trivial)}. The predictions are spread too widely "
         f"(standard deviation {number(start.prediction_std)}): the first steps only undo this."
     )
-    fix = f"Start {place or 'the last layer'} small: nn.init.normal_({in_code(place)}.weight, std=0.01), and look at the inputs' scale."
+    fix = f"Look at the inputs' scale, and start {in_code(place)} small: nn.init.normal_({in_code(place)}.weight, std=0.01)"
     return finding("warning", "test", place, message, fix, *_evidence(start))
 
 
 def _off_centre(start: Start) -> Finding:
     message = (
-        f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. The targets have a mean "
+        f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. Targets have a mean "
         f"of {number(start.target_mean)}, which the last bias has to learn first."
     )
-    fix = f"Subtract the targets' mean, or start the last bias with it: {in_code(start.place)}.bias.data.fill_({start.target_mean:.4g})"
+    bias = f"{in_code(start.place)}.bias.data.fill_({start.target_mean:.4g})"
+    fix = f"Subtract the targets' mean, or start the last bias with it: {bias}"
     return finding("note", "test", start.place, message, fix, *_evidence(start))
 
 
@@ -75,7 +76,7 @@ def raw_scale(trial: Trial) -> Iterator[Finding]:
     if scale is None or scale.largest_rms <= LARGEST_RMS or scale.output_rms <= LARGEST_FIRST_OUTPUT:
         return
     message = (
-        f"{scale.place} gets inputs with an rms of {number(scale.rms)} (largest feature {number(scale.largest_rms)}) as they are, "
+        f"{in_code(scale.place)} gets inputs with an rms of {number(scale.rms)} (largest feature {number(scale.largest_rms)}), "
         f"and gives {number(scale.output_rms)}: weights are initialised for inputs of about 1."
     )
     fix = "Standardise the inputs with the mean and deviation of the training set: x = (x - mean) / std; images: x / 255."

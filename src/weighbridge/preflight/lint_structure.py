@@ -16,7 +16,12 @@ from weighbridge.preflight.records import RESHAPES, Graph, Trial
 SIGMOID_LOSS: Final = "BinaryCrossEntropyWithLogits"
 SAME_LINE: Final = RESHAPES | {"NativeDropout"}  # between two affine layers these leave all linear
 MATRICES: Final = {"Addmm": (1, 2), "Mm": (0, 1), "Convolution": (0, 1), "Linear": (0, 1)}  # input, weight
-RUNS_ITSELF: Final = ("Attention", "LSTM", "GRU", "RNN")  # modules whose inner products are followed by more than the graph shows
+RUNS_ITSELF: Final = (
+    "Attention",
+    "LSTM",
+    "GRU",
+    "RNN",
+)  # modules whose inner products are followed by more than the graph shows
 
 
 def doubled(trial: Trial) -> Iterator[Finding]:
@@ -59,7 +64,9 @@ def _doubled(graph: Graph, before: int, index: int) -> Finding:
         classes = second.shape[second.facts.get("dim", -1)]
         floor = math.log1p((classes - 1) / math.e)
         message = f"Softmax before cross-entropy, which applies it again: the loss cannot fall below {floor:.3f}."
-        return finding("error", "proof", place, message, fix, ValueEvidence("least possible loss", floor, limit=0.0), depth=before)
+        return finding(
+            "error", "proof", place, message, fix, ValueEvidence("least possible loss", floor, limit=0.0), depth=before
+        )
     again = {"LogSoftmax": "cross-entropy", SIGMOID_LOSS: "BCE with logits"}.get(second.op, second.op.lower())
     message = f"{first.op} before {again}, which wants unbounded inputs and gets numbers in [0, 1]: its gradients are small."
     return finding("error", "proof", place, message, fix, ValueEvidence("largest possible input", 1.0), depth=before)
@@ -144,7 +151,8 @@ def _outer(op: str, shape: tuple[int, ...]) -> int:
 
 def _linear_pair(trial: Trial, one: str, two: str, depth: int) -> Finding:
     first, second = module_of(one) or one, module_of(two) or two
-    message = f"{in_code(first)} feeds {in_code(second)} with no activation between: two affine layers in a row can do no more than one."
+    pair = f"{in_code(first)} feeds {in_code(second)}"
+    message = f"{pair} with no activation between: two affine layers in a row can do no more than one."
     fix = f"Put an activation between them, x = F.relu({in_code(first)}(x)), or leave one of them out."
     counts = {p.name: p.count for p in trial.parameters}
     evidence = ValueEvidence("weights in the two matrices", counts[one] + counts[two])

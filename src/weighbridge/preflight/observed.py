@@ -80,7 +80,8 @@ def _numbers(value: Any) -> Any:
 
 def _on_gradient(tensor: torch.Tensor, call: Call, name: str) -> None:
     if tensor.requires_grad:
-        tensor.register_hook(lambda gradient: setattr(call, name, rms(gradient)))
+        hook: Any = tensor.register_hook
+        hook(lambda gradient: setattr(call, name, rms(gradient)))
 
 
 def rms(tensor: torch.Tensor) -> float:

@@ -40,7 +40,7 @@ def _is_layer(module: torch.nn.Module) -> bool:
 
 def _row(name: str, module: torch.nn.Module, calls: list[Call], shares: Shares) -> Layer:
     first = calls[0]
-    own = {key: p for key, p in module.named_parameters(recurse=False)}
+    own = dict(module.named_parameters(recurse=False))
     weights = _moments([p for key, p in own.items() if "bias" not in key])
     biases = _moments([p for key, p in own.items() if "bias" in key])
     dead, saturated = shares.get(name, (None, None))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -27,9 +26,11 @@ def screen_width() -> int:
     return Console().width
 
 
-def layer_record(layer: Layer) -> dict[str, Any]:
-    """One row of the table for JSON; None where there is no such number."""
-    return {key: plain(value) for key, value in dataclasses.asdict(layer).items()}
+def plain_values(value: Any) -> Any:
+    """The same with each number as JSON can hold it, inside lists and dictionaries too."""
+    if isinstance(value, dict):
+        return {key: plain_values(one) for key, one in value.items()}
+    return [plain_values(one) for one in value] if isinstance(value, (list, tuple)) else plain(value)
 
 
 def lines(found: Inspection, width: int) -> list[Text]:
@@ -40,7 +41,7 @@ def lines(found: Inspection, width: int) -> list[Text]:
     for block in grid.in_blocks(*_columns(found.layers), width):
         out += [*grid.lines(block), Text("")]
     for remark in found.remarks:
-        out += _wrapped(remark, width, "", "") + [Text("")]
+        out += [*_wrapped(remark, width, "", ""), Text("")]
     return out + _findings(found.findings, width)
 
 
