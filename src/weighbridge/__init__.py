@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from weighbridge.capture.active import config, epochs, finish, flush, init, log, unwatch, watch
     from weighbridge.capture.plan import Plan, Schedule
     from weighbridge.capture.run import Run
+    from weighbridge.diagnosis.engine import diagnose
+    from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
     from weighbridge.errors import WeighbridgeError
     from weighbridge.preflight.biases import without_redundant_biases
     from weighbridge.preflight.inspect import inspect
@@ -29,6 +31,8 @@ _HOME = {
     "weighbridge.capture.active": ("config", "epochs", "finish", "flush", "init", "log", "unwatch", "watch"),
     "weighbridge.capture.plan": ("Plan", "Schedule"),
     "weighbridge.capture.run": ("Run",),
+    "weighbridge.diagnosis.engine": ("diagnose",),
+    "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
     "weighbridge.errors": ("WeighbridgeError",),
     "weighbridge.preflight.biases": ("without_redundant_biases",),
     "weighbridge.preflight.inspect": ("inspect",),
@@ -38,7 +42,10 @@ _HOME = {
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Diagnosis",
+    "Finding",
     "Plan",
+    "Rule",
     "Run",
     "RunRecord",
     "Schedule",
@@ -46,6 +53,7 @@ __all__ = [
     "Tensor",
     "WeighbridgeError",
     "config",
+    "diagnose",
     "epochs",
     "finish",
     "flush",

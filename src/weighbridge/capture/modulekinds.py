@@ -41,6 +41,19 @@ def computes(path: str, module: nn.Module) -> bool:
     return type(module) not in _NOTHING_OF_THEIR_OWN and type(module).__name__ not in _WRAPPERS
 
 
+def differs_in_evaluation(module: nn.Module) -> bool:
+    """Is it in evaluation mode, and does it compute something else there? A batch norm that is frozen does so on purpose."""
+    if module.training:
+        return False
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        parameters = [p for p in module._parameters.values() if p is not None]
+        return module.running_mean is not None and (not parameters or any(p.requires_grad for p in parameters))
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    dropped = getattr(module, "dropout", 0.0)  # of recurrent layers and attention
+    return isinstance(module, nn.RNNBase | nn.MultiheadAttention) and isinstance(dropped, int | float) and dropped > 0
+
+
 def first_parameter(modules: Iterable[object]) -> nn.Parameter | None:
     """The first parameter of the first of these modules that has one."""
     for module in modules:

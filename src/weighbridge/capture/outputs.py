@@ -19,7 +19,15 @@ from weighbridge.capture.biases import Biases
 from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.losses import Number
-from weighbridge.capture.modulekinds import BOUNDED, CHANNELS_SECOND, around, computes, first_parameter, is_owned
+from weighbridge.capture.modulekinds import (
+    BOUNDED,
+    CHANNELS_SECOND,
+    around,
+    computes,
+    differs_in_evaluation,
+    first_parameter,
+    is_owned,
+)
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.plan import NEVER, Plan
@@ -61,6 +69,7 @@ class Outputs:
         self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.own_ns = 0  # spent in forward hooks
         self.biases = Biases(table)
+        self.evaluated: set[str] = set()  # models of which it was said that they are stepped in evaluation mode
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
@@ -272,6 +281,7 @@ class Outputs:
         group = self.groups.get(number)
         if group is None:
             return
+        self._look_at_mode(group, step)
         if group.is_full or self.scene.flagged:
             self._write(group, step)
         group.next_step()
@@ -338,6 +348,19 @@ class Outputs:
                 key = (step, self.recorder.attempt, seat.tensor, int(seat.quantity))
                 rows.append((*key, seat.unit_steps, seat.head.unit_count, *sums))
                 seat.clear_units()
+
+    def _look_at_mode(self, group: Group, step: int) -> None:
+        """Say once of each model that it is stepped in evaluation mode, and which modules do something else there."""
+        root = group.hooks[0].root() if group.hooks else None
+        if root is None or root.training or not (self.plan.sentinel or group.weighs):
+            return
+        name = group.hooks[0].model
+        if name in self.evaluated or any(seat.is_called() for seat in group.seats):  # trained first, then looked at
+            return
+        self.evaluated.add(name)
+        affected = {plain_path(root, path): type(m).__name__ for path, m in root.named_modules() if differs_in_evaluation(m)}
+        message = "an optimizer steps the model while it is in evaluation mode"
+        self.recorder.event(step, "evaluation_mode", message, detail={"model": name, "affected": affected})
 
     def _note_unseen(self, group: Group) -> None:
         """Say which modules run where no hook of ours can see them."""

@@ -15,7 +15,8 @@ from weighbridge.diagnosis.evidence import Evidence, as_record
 from weighbridge.records import QUANTITIES
 
 if TYPE_CHECKING:
-    from weighbridge.diagnosis.stream import Block, Tensors
+    from weighbridge.diagnosis.stream import Block
+    from weighbridge.diagnosis.tensors import Tensors
 
 Severity = Literal["error", "warning", "note"]  # training is broken; is being wasted; worth knowing
 Certainty = Literal["proof", "test", "heuristic"]  # exact; a statistic with its sample count; needs a second sign

@@ -13,8 +13,8 @@ from weighbridge.preflight.records import Trial
 
 Finder = Callable[[Trial], Iterable[Finding]]
 RULES: Final[dict[str, Finder]] = {
-    "unoptimized-parameter": lint_parameters.unoptimized,
-    "unreached-parameter": lint_parameters.unreached,
+    "parameter-in-no-optimizer": lint_parameters.unoptimized,
+    "parameter-without-gradient": lint_parameters.unreached,
     "symmetric-initialisation": lint_parameters.symmetric,
     "doubled-output-activation": lint_structure.doubled,
     "missing-activation": lint_structure.without_activation,

@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from weighbridge.catalog import Statistic
+from weighbridge.catalog import Statistic, sql
 from weighbridge.errors import CorruptRun
 from weighbridge.records import WHOLE, Quantity
 from weighbridge.store.histogram import merged_histograms
@@ -68,6 +68,13 @@ class RowQuery:
             source = values_sql(plan, quantity, statistic, f"step = {int(step)}")
             answers.append(self._arrays(plan, f"SELECT tensor, value FROM ({source})" if source else None))
         return answers
+
+    def grid(self, quantity: Quantity, wanted: Sequence[Statistic], start: int, stop: int) -> Arrays:
+        """step, tensor and these statistics (by name) of one quantity for start <= step < stop; single rows only."""
+        plan = self._plan_rows(start, stop)
+        columns = ", ".join(f'CAST({sql(one)} AS DOUBLE) AS "{one.name}"' for one in wanted)
+        where = f"part = {WHOLE} AND quantity = {int(quantity)} AND step >= {int(start)} AND step < {int(stop)}"
+        return self._arrays(plan, rows_sql(plan, f"step, tensor, {columns}", where))
 
     def last(self, quantity: Quantity, statistic: Statistic, start: int, stop: int) -> Arrays:
         """tensor, its last recorded step in the range and the value there."""

@@ -159,6 +159,17 @@ class RunRecord:
             )
         return found[0]
 
+    def descriptions(self) -> list[tuple[int, Tensor]]:
+        """What was said of the tensors and from which step on, in the order it was said; a later word on a tensor wins."""
+        now = {tensor.id: tensor for tensor in self._all.tensors()}
+        told = self._all.whole("tensors").to_pylist() if len(self.ranks) < 2 else []
+        listed = [(max(row["step"], 0), Tensor.from_row(row)) for row in told]
+        return listed or [(0, tensor) for tensor in now.values()]
+
+    def whole(self, table: str) -> pa.Table:
+        """All of one of the small tables (`records.TABLES`, all but `rows`), as the lowest rank wrote it."""
+        return self._all.whole(table)
+
     # ---- rows ----
 
     @property
@@ -205,6 +216,27 @@ class RunRecord:
             name: _placed(self.tensors_of(quantity), answer["tensor"], answer["value"])
             for name, (quantity, _), answer in zip(statistics, wanted, answers, strict=True)
         }
+
+    def grids(self, statistics: Sequence[str], start: int, stop: int, ids: Sequence[int]) -> dict[str, np.ndarray]:
+        """Per statistic float64 [steps, tensors] for start <= step < stop and the tensors of these ids; NaN = not recorded.
+
+        Single rows only: a step of which only buckets are left is not recorded. Raises UnknownStatistic for what has no formula
+        over one row.
+        """
+        found = {name: np.full((stop - start, len(ids)), np.nan) for name in statistics}
+        place = np.full(max(ids, default=0) + 2, -1)
+        place[list(ids)] = np.arange(len(ids))
+        wanted: dict[Quantity, list[Statistic]] = {}
+        for quantity, statistic in map(parse, statistics):
+            wanted.setdefault(quantity, []).append(statistic)
+        for quantity, listed in wanted.items():
+            answer = self._all.ask(functools.partial(self._query.grid, quantity, listed, start, stop))
+            column = place[np.minimum(answer["tensor"], len(place) - 1)]
+            row = answer["step"] - start
+            for one in listed if len(row) else ():
+                found[f"{quantity.word}.{one.name}"][row[column >= 0], column[column >= 0]] = answer[one.name][column >= 0]
+        read_only(*found.values())
+        return found
 
     def heat_map(
         self,

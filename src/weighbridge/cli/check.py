@@ -1,0 +1,47 @@
+"""weighbridge check: the diagnosis as an exit code, for CI."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+EXIT_FOUND = 1
+
+
+class Level(StrEnum):
+    error = "error"
+    warning = "warning"
+    note = "note"
+
+
+def register(app: typer.Typer) -> None:
+    @app.command()
+    def check(
+        run: Annotated[str, typer.Argument(help="The run: its folder, or its name below ./weighbridge-runs.")],
+        fail_on: Annotated[
+            Level, typer.Option("--fail-on", help="Findings of this severity and graver ones fail.")
+        ] = Level.error,
+    ) -> None:
+        """Diagnose a run and fail where something is wrong with it; prints one line per finding that fails.
+
+        Exit code 0: no finding of that severity. 1: there is one, or a rule itself failed. 2: the run cannot be read.
+        """
+        from weighbridge.cli.where import find_run
+        from weighbridge.diagnosis import Outcome
+        from weighbridge.diagnosis.engine import diagnose
+        from weighbridge.diagnosis.rule import SEVERITIES
+        from weighbridge.format import counted, visible
+
+        diagnosis = diagnose(find_run(run))
+        grave = SEVERITIES[: SEVERITIES.index(fail_on.value) + 1]
+        failing = [finding for finding in diagnosis.findings if finding.severity in grave]
+        broken = [answer for answer in diagnosis.answers if answer.outcome is Outcome.FAILED]
+        for finding in failing:
+            print(visible(f"{finding.severity}: {finding.key}, from step {finding.first_step}: {finding.message}"))
+        for answer in broken:
+            print(visible(f"failed: {answer.rule} ({answer.reason})"))
+        if failing or broken:
+            raise typer.Exit(EXIT_FOUND)
+        print(f"{visible(run)}: no finding of severity {' or '.join(grave)} in {counted(diagnosis.steps, 'step')}.")

@@ -1,0 +1,102 @@
+"""Asks every rule about every block, and puts together what they say.
+
+    weighbridge.diagnose("weighbridge-runs/first")
+
+Blocks may come from a run's files or from anywhere else. A rule that raises has failed; the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from os import PathLike
+
+import numpy as np
+
+from weighbridge.diagnosis import registry
+from weighbridge.diagnosis.causes import linked, ordered
+from weighbridge.diagnosis.rule import Answer, Diagnosis, Finding, Needs, Outcome, Rule
+from weighbridge.diagnosis.stream import Block, RecordedRun, needed
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.store.record import RunRecord, open_run
+
+
+def diagnose(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]] | None = None) -> Diagnosis:
+    """What is wrong with a recorded run (its folder, or an opened one), or None of the rules' business.
+
+    rules: classes to ask; all that there are by default. Raises NotARun, NewerFormat or CorruptRun. Reads the run in pieces;
+    a run that is being written is read as far as it has come.
+    """
+    record = run if isinstance(run, RunRecord) else open_run(run)
+    record.refresh()
+    engine = Engine(registry.rules() if rules is None else rules)
+    for block in RecordedRun(record, engine.needs).blocks():
+        engine.feed(block)
+    return engine.diagnosis(str(record.path))
+
+
+class _Asked:
+    """One rule, and how far it has come."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.found: dict[str, Finding] = {}
+        self.tensors: Tensors | None = None
+        self.error = ""
+
+    def read(self, block: Block) -> list[Finding]:
+        new: list[Finding] = []
+        try:
+            if self.tensors is None or self.tensors != block.tensors:
+                self.tensors = block.tensors
+                self.rule.start(block.tensors)
+            for finding in self.rule.read(block.seen_by(self.rule.needs)):
+                complete = _completed(finding, self.rule)
+                if self.found.setdefault(complete.key, complete) is complete:
+                    new.append(complete)
+        except Exception as error:  # a bug of the rule, possibly of a user's own
+            self.error = f"{type(error).__name__}: {error}"
+        return new
+
+    def answer(self) -> Answer:
+        if self.error:
+            return Answer(self.rule.id, Outcome.FAILED, self.error)
+        if self.found:
+            return Answer(self.rule.id, Outcome.FOUND)
+        if self.tensors is None:
+            return Answer(self.rule.id, Outcome.NOT_ENOUGH_DATA, "no step was recorded")
+        try:
+            outcome, reason = self.rule.lacking() or (Outcome.CLEAR, "")
+        except Exception as error:
+            outcome, reason = Outcome.FAILED, f"{type(error).__name__}: {error}"
+        return Answer(self.rule.id, outcome, reason)
+
+
+def _completed(finding: Finding, rule: Rule) -> Finding:
+    severity, certainty = finding.severity or rule.severity, finding.certainty or rule.certainty
+    return dataclasses.replace(finding, rule=rule.id, severity=severity, certainty=certainty)
+
+
+class Engine:
+    """Feeds blocks to rules. One engine is for one run and used by one thread at a time."""
+
+    def __init__(self, rules: Iterable[type[Rule]]) -> None:
+        self._asked = [_Asked(rule()) for rule in rules]
+        self.steps = 0
+
+    @property
+    def needs(self) -> Needs:
+        """What the blocks must hold."""
+        return needed(asked.rule.needs for asked in self._asked)
+
+    def feed(self, block: Block) -> tuple[Finding, ...]:
+        """The next steps; gives what they have shown, in order."""
+        self.steps = max([self.steps, *(row["step"] + 1 for row in block.tables.get("steps", ())[-1:])])
+        with np.errstate(all="ignore"):
+            return ordered(found for asked in self._asked if not asked.error for found in asked.read(block))
+
+    def diagnosis(self, subject: str) -> Diagnosis:
+        """All that was found so far."""
+        findings = [finding for asked in self._asked for finding in asked.found.values()]
+        causes = {asked.rule.id: asked.rule.causes for asked in self._asked}
+        return Diagnosis(subject, linked(findings, causes), tuple(asked.answer() for asked in self._asked), self.steps)

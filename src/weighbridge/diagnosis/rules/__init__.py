@@ -1,0 +1,1 @@
+"""One file per rule; see weighbridge.diagnosis.registry."""

@@ -1,0 +1,100 @@
+"""Most of each update is lost in rounding: the weights are kept in too few bits for steps of this size.
+
+Symptom        The loss falls slower than in float32, or stops, while gradients and learning rate look right.
+How it decides Of all elements of weights kept in bfloat16 or float16 that one optimizer steps, the share `lost`: the
+               gradient is not 0 and the update is. Above LIMIT at PATIENCE recorded steps in a row in which nothing was
+               left out.
+What to do     Keep the weights in float32 and compute in bfloat16 (`torch.autocast`); or an optimizer with stochastic
+               rounding or a compensated (Kahan) sum.
+When it errs   While the learning rate rises, at the end of a schedule and once a model has converged, updates are lost and
+               none is missed: steps whose learning rate is above that of the step before, or whose lr times gradient is
+               below TAIL of the largest so far, do not count. Optimizers that keep what was lost for later steps (Kahan)
+               are not known.
+References     Zamirai et al. 2020, "Revisiting BFloat16 Training": an update below half a spacing, 2^-9 of the weight, is
+               lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import counted, share
+
+LIMIT = 0.5  # most of the elements; a run with .63 still trained, one with .96 did not (design notes, N2)
+PATIENCE = 20
+TAIL = 0.1
+HALF = ("bfloat16", "float16")
+
+
+class LostUpdates(Rule):
+    id, title = "lost-updates", "Updates are lost in rounding"
+    severity, certainty, since = "warning", "test", "0.1"
+    needs = Needs(gradient=["l2_norm"], update=["lost_fraction"], tables=["steps", "groups"])
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.shares: list[float] = []
+        self.seen, self.largest, self.rate_before, self.is_told = 0, 0.0, np.inf, False
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.columns = [c for c, t in enumerate(tensors) if t.dtype in HALF and not t.is_output]
+        self.counts = np.array([tensors[c].count for c in self.columns], float)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        if not self.columns or self.is_told:
+            return
+        lost = block["update.lost_fraction"][:, self.columns]
+        rate = block.of_steps("lr")[:, self.columns]
+        lost = np.where(block.of_steps("skipped", 1.0)[:, self.columns] == 0, lost, np.nan)
+        size = np.where(np.isnan(lost), 0.0, rate * block["gradient.l2_norm"][:, self.columns])
+        for i in np.flatnonzero(~np.isnan(lost).all(axis=1)).tolist():
+            there = ~np.isnan(lost[i])
+            highest, intended = float(rate[i][there].max()), float(np.sqrt((size[i] ** 2).sum()))
+            self.largest = max(self.largest, intended)
+            is_rising, self.rate_before = highest > self.rate_before, highest
+            if is_rising or not intended >= TAIL * self.largest or not intended:
+                continue
+            self.seen += 1
+            total = float((lost[i] * self.counts)[there].sum() / self.counts[there].sum())
+            if total <= LIMIT:
+                self.steps, self.shares = [], []
+                continue
+            self.steps.append(block.start + i)
+            self.shares.append(total)
+            if len(self.steps) == PATIENCE:
+                self.is_told = True
+                yield self._finding(lost[i])
+                return
+
+    def _finding(self, lost: np.ndarray) -> Finding:
+        among = np.zeros(len(self.tensors), bool)
+        among[self.columns] = True
+        worst = [c for c, s in zip(self.columns, lost, strict=True) if s > LIMIT]
+        places = self.tensors.together(worst, among)
+        dtype = self.tensors[self.columns[0]].dtype
+        return Finding(
+            place=places[0][0] if len(places) == 1 else "",
+            first_step=self.steps[0],
+            told_step=self.steps[-1],
+            message=f"{share(self.shares[-1])} of the elements kept in {dtype} had a gradient and did not change, as most did in "
+            f"{counted(PATIENCE, 'step')} in a row: their updates are smaller than half the spacing of {dtype}.",
+            evidence=(
+                ValueEvidence("share of updates lost", self.shares[-1], LIMIT),
+                SeriesEvidence("share of updates lost", tuple(self.steps), tuple(self.shares), LIMIT),
+            ),
+            fix="Keep the weights in float32 and compute with torch.autocast(..., dtype=torch.bfloat16).",
+            depth=2.0,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if not self.columns:
+            return Outcome.NOT_APPLICABLE, "no parameter is kept in bfloat16 or float16"
+        if self.seen < PATIENCE:
+            return Outcome.NOT_ENOUGH_DATA, f"{counted(self.seen, 'step')} with updates weighed; {PATIENCE} are needed"
+        return None

@@ -1,0 +1,106 @@
+"""A trainable parameter gets a gradient, and no optimizer holds it.
+
+Symptom        A layer keeps the numbers that it was initialised with; the others have to learn around it.
+How it decides Exact: the parameter requires a gradient, the loss's gradient by what its module gives is not 0, and WAIT
+               recorded steps have passed in which no optimizer that steps held it.
+What to do     Build the optimizer after the last change of the model, or add the parameter to it (`add_param_group`). Where
+               the parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward
+               pass.
+When it errs   A backbone left out on purpose with gradients on is told as a note: all that is left out lies before all that
+               is trained, and is more than half of the model. Parameters whose module gives nothing that was recorded are
+               not judged.
+References     Jiang et al. 2025, "Training with Confidence: Catching Silent Errors in Deep Learning Training with Automated
+               Proactive Checks" (TrainCheck); PyTorch documentation, torch.optim, "Constructing it".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.rule import Severity
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import counted, share
+
+WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
+MOST_OF = 0.5  # of the model's elements: what is left out on purpose is a backbone, a forgotten layer is not
+
+
+class ParameterInNoOptimizer(Rule):
+    id, title = "parameter-in-no-optimizer", "A trainable parameter is in no optimizer"
+    severity, certainty, since = "warning", "proof", "0.1"
+    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups"])
+
+    def __init__(self) -> None:
+        self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
+        self.first_step = -1
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.is_used, self.is_told = tensors.grown(self.is_used), tensors.grown(self.is_told)
+        self.outputs = {
+            c: tensors.outputs_of(c) for c in np.flatnonzero(tensors.is_parameter).tolist() if tensors[c].requires_grad
+        }
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        gradient = block["activation_gradient.rms"]
+        held = {column for group in block.groups for column in group.columns}
+        stepped = {row["step"] for row in block.rows("steps")}
+        candidates = [c for c in self.outputs if c not in held and not self.is_told[c]]
+        for i in range(len(block)):
+            self.is_used |= gradient[i] > 0
+            if block.start + i not in stepped:
+                continue
+            self.first_step = block.start + i if self.first_step < 0 else self.first_step
+            self.steps += 1
+            if self.steps >= WAIT and candidates:
+                left_out = [c for c in candidates if self.is_used[self.outputs[c]].any()]
+                candidates = [c for c in candidates if c not in left_out]
+                yield from self._tell(left_out, held, block.start + i)
+
+    def _tell(self, left_out: list[int], held: set[int], step: int) -> Iterator[Finding]:
+        self.is_told[left_out] = True
+        severity: Severity = "note" if self._is_backbone(left_out, held) else "warning"
+        for place, columns in self.tensors.together(left_out, self.tensors.is_parameter):
+            part = sum(self.tensors[c].count for c in columns) / max(1, self._elements())
+            what = (
+                f"model.{place}.parameters()"
+                if len(columns) > 1 and place
+                else f"[model.{place}]"
+                if place
+                else "model.parameters()"
+            )
+            rows = tuple((self.tensors.name(c), self.tensors[c].count) for c in columns)
+            yield Finding(
+                place=place,
+                first_step=self.first_step,
+                told_step=step,
+                message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} ({share(part)} of all elements) "
+                f"could learn, but in {counted(self.steps, 'step')} no optimizer has held them: they never change.",
+                evidence=(
+                    ValueEvidence("share of the model's elements", part),
+                    TableEvidence("in no optimizer", ("parameter", "elements"), rows),
+                ),
+                fix=f"optimizer.add_param_group({{'params': {what}}}), or build the optimizer after the model is complete.",
+                severity=severity,
+                depth=-0.5,
+            )
+
+    def _elements(self) -> int:
+        return sum(t.count for t in self.tensors if not t.is_output)
+
+    def _is_backbone(self, left_out: list[int], held: set[int]) -> bool:
+        """Does all of it lie before all that is trained, and is it most of the model?"""
+        trained = [self.tensors[c].order for c in held if not self.tensors[c].is_output]
+        is_before = bool(trained) and max(self.tensors[c].order for c in left_out) < min(trained) if left_out else False
+        return is_before and sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if self.steps < WAIT:
+            return Outcome.NOT_ENOUGH_DATA, f"{counted(self.steps, 'step')} of an optimizer; {WAIT} are needed"
+        if not self.is_used.any():
+            return Outcome.NOT_ENOUGH_DATA, "the loss's gradient by outputs was not recorded: Plan(activation_gradients=...)"
+        return None

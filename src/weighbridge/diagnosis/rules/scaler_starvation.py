@@ -1,0 +1,75 @@
+"""A GradScaler leaves out many steps, although its scale has had time to settle.
+
+Symptom        Training is slower than its number of steps, or does not move: many steps change nothing.
+How it decides Of the last WINDOW steps of an optimizer, those that its scaler left out, counted from the first step that
+               was taken on (WARM_UP of them at most are the search for a scale): more than LIMIT of WINDOW. A healthy
+               scaler with PyTorch's settings leaves out one in about 2,000.
+What to do     Look for what overflows in float16 (the finding beside this one may name it). bfloat16 needs no scaler:
+               `torch.autocast(..., dtype=torch.bfloat16)`. Call `scaler.update()` once per step.
+When it errs   A scaler that is told to double its scale every few steps (`growth_interval`) overflows as often by design.
+References     Micikevicius et al. 2018, "Mixed Precision Training", section 3.2; PyTorch documentation,
+               torch.amp.GradScaler (init_scale 65536, growth_interval 2000).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis.stream import Block
+from weighbridge.format import counted
+
+WINDOW = 200
+LIMIT = 10  # 5 % of WINDOW; from one in 2,000 it would take chance 10^-19 (binomial, 11 or more of 200)
+WARM_UP = 20  # halvings of 65536: the scale is then below 1, and nothing that a scale can mend
+
+
+class ScalerStarvation(Rule):
+    id, title = "scaler-starvation", "The gradient scaler leaves out many steps"
+    severity, certainty, since = "warning", "test", "0.1"
+    needs = Needs(tables=["steps"])
+
+    def __init__(self) -> None:
+        self.left_out: dict[int, deque[int]] = {}  # by optimizer: steps left out inside the window
+        self.taken: dict[int, int] = {}  # its own steps since the warm-up ended
+        self.early: dict[int, int] = {}
+        self.scales: dict[int, float] = {}  # of the steps left out, the last LIMIT + 1
+        self.has_scaler = False
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for row in block.rows("steps"):
+            number = row["optimizer"]
+            self.has_scaler |= row["skipped"] or row["loss_scale"] not in (1.0, None)
+            is_early = number not in self.taken and row["skipped"] and self.early.get(number, 0) < WARM_UP
+            if is_early:
+                self.early[number] = self.early.get(number, 0) + 1
+                continue
+            count = self.taken[number] = self.taken.get(number, 0) + 1
+            window = self.left_out.setdefault(number, deque())
+            if row["skipped"]:
+                window.append(count)
+                self.scales = dict([*self.scales.items(), (row["step"], float(row["loss_scale"] or 1.0))][-LIMIT - 1 :])
+            while window and window[0] <= count - WINDOW:
+                window.popleft()
+            if len(window) > LIMIT:
+                yield self._finding(row["step"], len(window), min(count, WINDOW))
+                window.clear()
+
+    def _finding(self, step: int, left_out: int, among: int) -> Finding:
+        return Finding(
+            place="",
+            first_step=min(self.scales),
+            told_step=step,
+            message=f"The gradient scaler left out {left_out} of the last {counted(among, 'step')}; one in 2,000 is usual.",
+            evidence=(
+                ValueEvidence(f"steps left out among the last {among}", left_out, LIMIT, "steps"),
+                SeriesEvidence("scale at the steps left out", tuple(self.scales), tuple(self.scales.values())),
+            ),
+            fix="Compute in bfloat16, which needs no scaler: torch.autocast(device_type, dtype=torch.bfloat16). With float16, "
+            "look for the layer whose outputs or gradients overflow.",
+            depth=1.95,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        return None if self.has_scaler else (Outcome.NOT_APPLICABLE, "no gradient scaler was used")

@@ -1,0 +1,63 @@
+"""Backward passes run, and no optimizer ever steps the model.
+
+Symptom        The loss does not fall at all, gradients are there, no parameter changes.
+How it decides Exact: the run has ended, or MOST backward passes have run, and no optimizer that holds a parameter of a
+               watched model has taken a step.
+What to do     Call `optimizer.step()` after `loss.backward()`. If you do: the optimizer may hold another model's
+               parameters, those from before `model.to(...)`, a copy's or those from before a layer was replaced.
+When it errs   Gradients that are wanted for themselves (saliency maps, adversarial examples) under a watched model.
+References     PyTorch documentation, torch.optim, "Taking an optimization step".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis.stream import Block
+from weighbridge.format import counted
+
+LEAST = 20  # passes; fewer are not recorded one by one (docs/format.md, `passes`)
+MOST = 1_000  # of one run that still goes on; nobody accumulates over more
+SHOWN = 100
+
+
+class StepNotTaken(Rule):
+    id, title = "step-not-taken", "No optimizer steps the model"
+    severity, certainty, since = "error", "proof", "0.1"
+    needs = Needs(tables=["steps", "passes", "events"])
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.passes, self.has_stepped, self.has_ended, self.last = 0, False, False, 0
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        if block.rows("steps"):
+            self.has_stepped = True
+        rows = block.rows("passes")
+        self.passes += len(rows)
+        self.losses += [float(row["loss"]) for row in rows[: SHOWN - len(self.losses)] if row["loss"] is not None]
+        ends = [event["step"] for event in block.rows("events") if event["kind"] in ("finished", "interrupted")]
+        self.has_ended |= bool(ends)
+        self.last = max([self.last, *ends, *(row["step"] for row in rows)])
+        if self.has_stepped or self.passes < (LEAST if self.has_ended else MOST):
+            return
+        yield Finding(
+            place="",
+            first_step=0,
+            told_step=self.last,
+            message=f"In {counted(self.passes, 'backward pass', 'backward passes')} no optimizer that holds a parameter of the "
+            "model has taken a step: nothing can be learnt.",
+            evidence=(
+                ValueEvidence("backward passes without a step", self.passes, LEAST),
+                SeriesEvidence("loss of each pass", tuple(range(len(self.losses))), tuple(self.losses)),
+            ),
+            fix="Call optimizer.step() after loss.backward(), and build the optimizer from this model's parameters: "
+            "optimizer = torch.optim.AdamW(model.parameters()).",
+            depth=2.0,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if self.has_stepped or self.passes == 0:
+            return None if self.has_stepped else (Outcome.NOT_ENOUGH_DATA, "no backward pass without a step was recorded")
+        return Outcome.NOT_ENOUGH_DATA, f"{counted(self.passes, 'backward pass', 'backward passes')}, and the run has not ended"

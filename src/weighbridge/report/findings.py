@@ -1,0 +1,167 @@
+"""What is wrong with a run, for the terminal: the causes as cards, what follows from them below, and the rules' outcomes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from rich.text import Text
+
+from weighbridge import format as plain
+from weighbridge.diagnosis import (
+    Diagnosis,
+    Evidence,
+    Finding,
+    HistogramEvidence,
+    Outcome,
+    Rule,
+    SeriesEvidence,
+    SettingEvidence,
+    TableEvidence,
+)
+from weighbridge.diagnosis.registry import Explanation
+from weighbridge.report import grid
+from weighbridge.report.machine import plain as as_json
+from weighbridge.report.text import MOST_SPARK, thinned, wrapped
+
+STYLES: Final = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
+INDENT: Final = 2
+ROWS: Final = 5  # of a table; the rest is counted
+
+
+def lines(diagnosis: Diagnosis, width: int) -> list[Text]:
+    """All of a diagnosis in at most `width` columns."""
+    shown = [_headline(diagnosis)]
+    causes = {finding.key for finding in diagnosis.causes}
+    inorder = [*diagnosis.causes, *(f for f in diagnosis.findings if f.key not in causes)]
+    for finding in inorder:
+        shown += [Text(), *card(finding, diagnosis, width)]
+    rest = [a for a in diagnosis.answers if a.outcome not in (Outcome.FOUND, Outcome.CLEAR)]
+    clear = [a.rule for a in diagnosis.answers if a.outcome is Outcome.CLEAR]
+    shown.append(Text())
+    if clear:
+        shown += wrapped(Text(f"clear: {', '.join(clear)}", style="dim"), width)
+    for answer in rest:
+        style = STYLES["error"] if answer.outcome is Outcome.FAILED else "dim"
+        shown += wrapped(Text(f"{answer.outcome.value}: {answer.rule} ({plain.visible(answer.reason)})", style=style), width)
+    return [line for text in shown for line in wrapped(text, width)]
+
+
+def _headline(diagnosis: Diagnosis) -> Text:
+    counts = [(s, sum(f.severity == s for f in diagnosis.findings)) for s in STYLES]
+    told = ", ".join(plain.counted(n, severity) for severity, n in counts if n) or "nothing found"
+    return Text.assemble((plain.visible(diagnosis.subject), "bold"), f"  {plain.counted(diagnosis.steps, 'step')}  {told}")
+
+
+def card(finding: Finding, diagnosis: Diagnosis, width: int) -> list[Text]:
+    """One finding with its evidence, what to try and what it explains."""
+    title = Text.assemble(
+        (f"{finding.severity}  ", STYLES.get(finding.severity, "")),
+        (finding.rule, "bold"),
+        (f"  {plain.visible(finding.place)}" if finding.place else ""),
+        (f"  {_since(finding)}  {finding.certainty}", "dim"),
+    )
+    body = [Text(plain.visible(finding.message)), *(_evidence(e) for e in finding.evidence if not isinstance(e, TableEvidence))]
+    parts = [*wrapped(title, width), *_indented(body, width)]
+    for table in finding.evidence:
+        if isinstance(table, TableEvidence):
+            parts += _table(table, width)
+    parts += _indented([Text.assemble(("try  ", "bold"), plain.visible(finding.fix))], width)
+    if finding.explains:
+        told = f"explains {plain.counted(len(finding.explains), 'other')}: {', '.join(finding.explains)}"
+        parts += _indented([Text(plain.visible(told), style="dim")], width)
+    by = [one.key for one in diagnosis.findings if finding.key in one.explains]
+    if by:
+        parts += _indented([Text(plain.visible(f"follows from {by[-1]}"), style="dim")], width)
+    return parts
+
+
+def _since(finding: Finding) -> str:
+    if finding.first_step < 0:
+        return "before training"
+    if finding.told_step == finding.first_step:
+        return f"at step {plain.count(finding.first_step)}"
+    return f"from step {plain.count(finding.first_step)}, told at {plain.count(finding.told_step)}"
+
+
+def _evidence(evidence: Evidence) -> Text:
+    name = plain.visible(evidence.name)
+    match evidence:
+        case SeriesEvidence(values=values):
+            drawn = plain.sparkline(thinned(list(values), MOST_SPARK))
+            last = plain.number(values[-1]) if values else plain.NOT_RECORDED
+            return Text(f"{name}: {drawn} {last}{_limit(evidence.limit)}")
+        case HistogramEvidence(counts=counts):
+            return Text(f"{name}: {plain.sparkline([float(c) for c in counts])}")
+        case SettingEvidence(value=value):
+            return Text(f"{name} = {plain.visible(value)}")
+        case TableEvidence():
+            return Text(name)
+        case _:
+            unit = f" {evidence.unit}" if evidence.unit else ""
+            return Text(f"{name}: {plain.number(evidence.value)}{unit}{_limit(evidence.limit)}")
+
+
+def _limit(limit: float | None) -> str:
+    return "" if limit is None else f" (limit {plain.number(limit)})"
+
+
+def _table(table: TableEvidence, width: int) -> list[Text]:
+    shown = table.rows[:ROWS]
+    room = max(8, (width - 2 * INDENT) // 2)
+    columns = [
+        grid.column(
+            plain.visible(name), [_cell(row[i], room) for row in shown], right=any(isinstance(r[i], int | float) for r in shown)
+        )
+        for i, name in enumerate(table.columns)
+    ]
+    more = [Text(f"and {len(table.rows) - ROWS} more", style="dim")] if len(table.rows) > ROWS else []
+    title = wrapped(Text(f"{plain.visible(table.name)}:"), width - INDENT)
+    return [_moved(line, INDENT) for line in [*title, *(_moved(line, INDENT) for line in [*grid.lines(columns), *more])]]
+
+
+def _cell(value: str | int | float | None, room: int) -> str:
+    if isinstance(value, str):
+        return plain.cut_middle(plain.visible(value), room)
+    if isinstance(value, int):
+        return plain.count(value)
+    return plain.number(value)
+
+
+def _indented(texts: Sequence[Text], width: int) -> list[Text]:
+    return [_moved(line, INDENT) for text in texts for line in wrapped(text, width - INDENT)]
+
+
+def _moved(line: Text, by: int) -> Text:
+    return Text(" " * by).append_text(line)
+
+
+def rule_lines(rules: Sequence[type[Rule]], width: int) -> list[Text]:
+    """One line per rule: id, severity, certainty, title."""
+    columns = [
+        grid.column("rule", [r.id for r in rules], right=False),
+        grid.column("severity", [Text(r.severity, style=STYLES[r.severity]) for r in rules], right=False),
+        grid.column("certainty", [r.certainty for r in rules], right=False),
+    ]
+    room = width - grid.total_width(columns) - grid.GAP
+    columns.append(grid.column("title", [plain.cut_middle(r.title, max(room, 16)) for r in rules], right=False))
+    return grid.lines(columns)
+
+
+def explanation_lines(rule: type[Rule], told: Explanation, width: int) -> list[Text]:
+    """All about one rule."""
+    shown = [*wrapped(Text.assemble((rule.id, "bold"), f"  {rule.severity}, {rule.certainty}, since {rule.since}"), width)]
+    shown += [Text(), *wrapped(Text(told.summary), width)]
+    for section, text in told.sections.items():
+        shown += [Text(), Text(section, style="bold"), *_indented([Text(text)], width)]
+    return shown
+
+
+def jsonable(value: object) -> object:
+    """A record as JSON can hold it: NaN and infinity as words, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(one) for one in value]
+    return as_json(value) if isinstance(value, float) and not math.isfinite(value) else value
