@@ -31,18 +31,17 @@ class Inspection(Diagnosis):
         return "\n".join(line.plain for line in lines(self, screen_width()))
 
     def to_json(self) -> str:
-        """`record` as JSON."""
-        return json.dumps(self.record(), ensure_ascii=False, allow_nan=False, indent=1)
+        """`record` as JSON; NaN and infinity as words."""
+        from weighbridge.report.findings import jsonable
+
+        return json.dumps(jsonable(self.record()), ensure_ascii=False, allow_nan=False, indent=1)
 
     def record(self) -> dict[str, Any]:
-        """The inspection as a dictionary that JSON can hold."""
-        from weighbridge.preflight.text import plain_values
-
+        """The inspection as a dictionary."""
         facts = {"model": self.subject, "loss": self.loss, "parameters": self.parameters, "trainable": self.trainable}
         judged = {key: value for key, value in Diagnosis.record(self).items() if key not in ("run", "steps")}
         layers = [dataclasses.asdict(one) for one in self.layers]
-        whole: dict[str, Any] = plain_values({**facts, "remarks": list(self.remarks), "layers": layers, **judged})
-        return whole
+        return {**facts, "remarks": list(self.remarks), "layers": layers, **judged}
 
 
 def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: Any = None) -> Inspection:

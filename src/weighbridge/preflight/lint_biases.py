@@ -61,7 +61,7 @@ def redundant(trial: Trial) -> Iterator[Finding]:
 
 
 def _before_norm(trial: Trial, one: Redundant) -> Finding:
-    norm = f"{one.absorber} ({trial.kinds.get(one.absorber, 'norm')})" if one.absorber else "the norm behind it"
+    norm = f"{in_code(one.absorber)} ({trial.kinds.get(one.absorber, 'norm')})"
     message = (
         f"{norm} subtracts each channel's mean, and with it all that {one.parameter.name} adds: "
         f"{counted(one.parameter.count, 'parameter')}, {counted(saved_bytes(trial, [one]), 'byte')} for nothing."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from weighbridge.diagnosis import Finding, ValueEvidence
+from weighbridge.diagnosis import INPUT, Finding, ValueEvidence
 from weighbridge.format import number
 from weighbridge.preflight.finding import finding, in_code
 from weighbridge.preflight.records import Start, Trial
@@ -17,6 +17,7 @@ ERRORS: Final = 4.0  # standard errors of the mean loss; one normal sample in 30
 LEAST_STD: Final = 2.0  # the second sign: predictions that are spread widely themselves
 TIMES_VARIANCE: Final = 10.0  # squared error, where targets have no natural unit
 LEAST_SAMPLES: Final = 8
+AT_THE_END: Final = 1e9  # depth of what the loss shows: after all operations of the forward pass
 # Networks are initialised for inputs of rms 1 (LeCun et al. 1998, "Efficient BackProp", section 4.3).
 LARGEST_RMS: Final = 20.0
 LARGEST_FIRST_OUTPUT: Final = 5.0  # the second sign: what the first layer makes of them
@@ -45,7 +46,7 @@ def _spread(start: Start, what: str) -> Finding:
         f"(standard deviation {number(start.prediction_std)}): the first steps only undo this."
     )
     fix = f"Look at the inputs' scale, and start {in_code(place)} small: nn.init.normal_({in_code(place)}.weight, std=0.01)"
-    return finding("warning", "test", place, message, fix, *_evidence(start))
+    return finding("warning", "test", place, message, fix, *_evidence(start), depth=AT_THE_END)
 
 
 def _off_centre(start: Start) -> Finding:
@@ -55,7 +56,7 @@ def _off_centre(start: Start) -> Finding:
     )
     bias = f"{in_code(start.place)}.bias.data.fill_({start.target_mean:.4g})"
     fix = f"Subtract the targets' mean, or start the last bias with it: {bias}"
-    return finding("note", "test", start.place, message, fix, *_evidence(start))
+    return finding("note", "test", start.place, message, fix, *_evidence(start), depth=AT_THE_END)
 
 
 def _evidence(start: Start) -> tuple[ValueEvidence, ...]:
@@ -85,4 +86,4 @@ def raw_scale(trial: Trial) -> Iterator[Finding]:
         ValueEvidence("rms of the first layer's output", scale.output_rms, limit=LARGEST_FIRST_OUTPUT),
         ValueEvidence("samples", scale.samples),
     )
-    yield finding("warning", "heuristic", "input", message, fix, *evidence)
+    yield finding("warning", "heuristic", INPUT, message, fix, *evidence, depth=-1.0)  # before all modules

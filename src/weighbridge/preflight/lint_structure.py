@@ -82,7 +82,7 @@ def without_activation(trial: Trial) -> Iterator[Finding]:
     for index, node in enumerate(trial.graph.nodes):
         if node.op not in MATRICES:
             continue
-        first = _single_source(trial.graph, index)
+        first = _single_source(trial, index)
         if first is None:
             continue
         one, two = _weight(trial.graph, first), _weight(trial.graph, index)
@@ -90,17 +90,18 @@ def without_activation(trial: Trial) -> Iterator[Finding]:
             yield _linear_pair(trial, one, two, index)
 
 
-def _single_source(graph: Graph, index: int) -> int | None:
+def _single_source(trial: Trial, index: int) -> int | None:
     """The affine layer whose output, and nothing else, is the input of this one."""
-    place = MATRICES[graph.nodes[index].op][0]
-    edge = graph.nodes[index].inputs[place]
+    graph = trial.graph
+    edge = graph.nodes[index].inputs[MATRICES[graph.nodes[index].op][0]]
     while edge is not None:
         node = graph.nodes[edge[0]]
         if len(graph.users[edge[0]]) != 1:
             return None
         if node.op in MATRICES:
             return edge[0]
-        if not (node.op in SAME_LINE or _adds_parameter(graph, edge[0]) or _is_factor(graph, edge[0])):
+        is_dropout = trial.kinds.get(node.module, "").startswith("Dropout")
+        if not (node.op in SAME_LINE or is_dropout or _adds_parameter(graph, edge[0]) or _is_factor(graph, edge[0])):
             return None
         edge = node.inputs[0] if node.inputs[0] is not None else node.inputs[1]
     return None

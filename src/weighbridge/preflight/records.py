@@ -72,7 +72,7 @@ class Parameter:
     is_optional: bool  # its module is one of several in a ModuleList or ModuleDict of which others ran
     is_optimized: bool | None = None  # None: no optimizer was given
     gradient_rms: float | None = None  # None: no gradient came
-    has_equal_rows: bool = False  # all units start with the same weights, not all zero, and get the same gradient, not zero
+    has_equal_rows: bool = False  # all units start with the same weights, not all zero, and get the same gradient
     aliases: tuple[str, ...] = ()  # other names of the same parameter
 
     @property

@@ -20,7 +20,7 @@ from weighbridge.preflight.starts import first_scale, starts
 from weighbridge.preflight.table import shares_by_module, table
 
 EVAL_REMARK: Final = "The model was in evaluation mode; its copy was tried in training mode, as it will be trained."
-EQUAL: Final = 1e-6  # of the largest number of a gradient: rows that differ by less differ by rounding
+EQUAL: Final = 1e-6  # of the largest gradient of the model: rows that differ by less differ by rounding
 # Tensors of a parameter's size that torch's optimizers keep of each parameter.
 STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Muon": 1}
 
@@ -75,6 +75,8 @@ def _parameters(
     users = dict(original.named_parameters())
     modules = dict(twin.named_modules())
     called = {call.module for call in observed.calls}
+    gradients = [_dense(p.grad) for p in twin.parameters() if p.grad is not None]
+    largest = max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
     for name, parameter in twin.named_parameters():
         owner = module_of(name)
         gradient = parameter.grad
@@ -89,18 +91,21 @@ def _parameters(
             is_optional=_is_optional(owner, modules, called),
             is_optimized=id(users[name]) in held if optimizers else None,
             gradient_rms=None if gradient is None else rms(_dense(gradient)),
-            has_equal_rows=has_equal_rows(parameter.detach(), gradient),
+            has_equal_rows=has_equal_rows(parameter.detach(), gradient, largest),
         )
 
 
-def has_equal_rows(weight: torch.Tensor, gradient: torch.Tensor | None) -> bool:
-    """Whether all rows of a matrix are the same, not all zero, and those of its gradient too."""
+def has_equal_rows(weight: torch.Tensor, gradient: torch.Tensor | None, largest: float) -> bool:
+    """Whether all rows of a matrix are the same, not all zero, and those of its gradient too, but for rounding.
+
+    `largest`: of all gradients of the model. A gradient that is zero but for rounding (softmax behind equal weights) is equal.
+    """
     if gradient is None or gradient.is_sparse or weight.ndim < 2 or weight.shape[0] < 2:
         return False
     rows, slopes = weight.flatten(1), gradient.detach().flatten(1).double()
-    if not bool((rows == rows[0]).all()) or not bool(rows.any()) or not bool(slopes.any()):
+    if not bool((rows == rows[0]).all()) or not bool(rows.any()):
         return False
-    return bool((slopes - slopes[0]).abs().max() <= EQUAL * slopes.abs().max())
+    return bool((slopes - slopes[0]).abs().max() <= EQUAL * largest)
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import textwrap
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.text import Text
 
-from weighbridge.diagnosis import Finding
 from weighbridge.format import count, counted, metric, number, visible
 from weighbridge.preflight.records import Layer
 from weighbridge.report import grid
-from weighbridge.report.machine import plain
+from weighbridge.report.findings import card
+from weighbridge.report.text import wrapped
 
 if TYPE_CHECKING:
     from weighbridge.preflight.inspect import Inspection
 
-STYLES: Final = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 MOST_ALIKE: Final = 5  # findings of one rule that are printed in full
 
 
 def screen_width() -> int:
     return Console().width
-
-
-def plain_values(value: Any) -> Any:
-    """The same with each number as JSON can hold it, inside lists and dictionaries too."""
-    if isinstance(value, dict):
-        return {key: plain_values(one) for key, one in value.items()}
-    return [plain_values(one) for one in value] if isinstance(value, (list, tuple)) else plain(value)
 
 
 def lines(found: Inspection, width: int) -> list[Text]:
@@ -41,8 +33,8 @@ def lines(found: Inspection, width: int) -> list[Text]:
     for block in grid.in_blocks(*_columns(found.layers), width):
         out += [*grid.lines(block), Text("")]
     for remark in found.remarks:
-        out += [*_wrapped(remark, width, "", ""), Text("")]
-    return out + _findings(found.findings, width)
+        out += [*wrapped(Text(visible(remark)), width), Text("")]
+    return out + _findings(found, width)
 
 
 def _columns(layers: Sequence[Layer]) -> tuple[list[grid.Column], list[grid.Column]]:
@@ -64,7 +56,7 @@ def _columns(layers: Sequence[Layer]) -> tuple[list[grid.Column], list[grid.Colu
 
 NUMBERS: Final = {
     "weight mean": "weight_mean",
-    "std": "weight_std",
+    "weight std": "weight_std",
     "bias mean": "bias_mean",
     "bias std": "bias_std",
     "output rms": "output_rms",
@@ -76,29 +68,16 @@ NUMBERS: Final = {
 }
 
 
-def _findings(findings: Sequence[Finding], width: int) -> list[Text]:
-    if not findings:
+def _findings(found: Inspection, width: int) -> list[Text]:
+    """The causes first. Of many findings of one rule the first are shown, the rest counted."""
+    if not found.findings:
         return [Text("Nothing found.")]
-    shown: dict[str, int] = {}
+    causes = list(found.causes)
+    shown: Counter[str] = Counter()
     out: list[Text] = []
-    for finding in findings:
-        shown[finding.rule] = shown.get(finding.rule, 0) + 1
+    for finding in [*causes, *(one for one in found.findings if one not in causes)]:
+        shown[finding.rule] += 1
         if shown[finding.rule] <= MOST_ALIKE:
-            out += _finding(finding, width)
-    for rule, times in shown.items():
-        if times > MOST_ALIKE:
-            out.append(Text(f"... and {times - MOST_ALIKE} more {rule}; --json and .findings have them all"))
-    return out
-
-
-def _finding(finding: Finding, width: int) -> list[Text]:
-    head = Text(f"{finding.severity} ", style=STYLES.get(finding.severity, ""))
-    head.append(f"{finding.rule} ({finding.certainty})", style="bold")
-    head.append(visible(f"  {finding.place}") if finding.place else "")
-    return [head, *_wrapped(finding.message, width, "  ", "  "), *_wrapped(finding.fix, width, "  -> ", "     "), Text("")]
-
-
-def _wrapped(text: str, width: int, first: str, rest: str) -> list[Text]:
-    room = max(width, 20)
-    wrapped = textwrap.wrap(visible(text), room, initial_indent=first, subsequent_indent=rest, break_long_words=False)
-    return [Text(line) for line in wrapped]
+            out += [*card(finding, found, width), Text("")]
+    more = {rule: times - MOST_ALIKE for rule, times in shown.items() if times > MOST_ALIKE}
+    return [*out, *(Text(f"and {times} more: {rule}; .findings and --json have them all") for rule, times in more.items())]
