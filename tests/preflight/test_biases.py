@@ -89,7 +89,7 @@ def test_a_bias_before_a_functional_norm_with_running_statistics_is_kept() -> No
 
 def test_outputs_that_differ_are_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(biases, "_move_running_means", lambda *_: None)
-    with pytest.raises(WeighbridgeError, match="differs by .* in evaluation mode"):
+    with pytest.raises(WeighbridgeError, match=r"differs by .* in evaluation mode"):
         weighbridge.without_redundant_biases(trained(), torch.randn(4, 3, 16, 16))
 
 

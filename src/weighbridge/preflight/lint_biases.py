@@ -72,8 +72,9 @@ def _before_norm(trial: Trial, one: Redundant) -> Finding:
 def _before_softmax(trial: Trial, found: Sequence[Redundant]) -> Finding:
     count = sum(one.parameter.count for one in found)
     names = found[0].parameter.name if len(found) == 1 else f"{found[0].parameter.name} and {len(found) - 1} like it"
+    verb = "adds" if len(found) == 1 else "add"
     message = (
-        f"{names} add the same to all scores of a softmax, which only sees differences: "
+        f"{names} {verb} the same to all scores of a softmax, which only sees differences: "
         f"{counted(count, 'parameter')}, {counted(saved_bytes(trial, found), 'byte')} for nothing."
     )
     table = TableEvidence("biases", ("parameter", "count"), tuple((o.parameter.name, o.parameter.count) for o in found))
