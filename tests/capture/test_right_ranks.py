@@ -152,3 +152,30 @@ def test_shards_of_one_watching_rank_are_never_shown_as_the_whole_and_this_is_sa
     assert alone.series("0.weight", "gradient.count").values.tolist() == [truth[at][1] for at in range(3)]
     said = " ".join(call("show", os.fspath(tmp_path / "run")).out.split())
     assert "1 of 2 ranks recorded: of tensors that are spread over ranks there are parts only" in said
+
+
+META = """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (world,))
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 2))
+    fully_shard(model, mesh=mesh)
+    with weighbridge.init(dir=folder, name="run") as run:
+        run.watch(model)
+        model.to_empty(device="cpu")  # swaps each parameter for another: torch refuses those with weak references
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 0.1)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        for at in range(3):
+            optimizer.zero_grad()
+            model(batch(at)).square().mean().backward()
+            step(optimizer, model, at)
+    save()
+"""
+
+
+def test_a_model_watched_on_the_meta_device_is_weighed_once_it_has_numbers(tmp_path: Path) -> None:
+    launch(tmp_path, 2, META)
+    check(tmp_path / "run", truths(tmp_path, 2)[0])

@@ -1,4 +1,4 @@
-"""Oracle: oracle.py (clones around each step); GradScaler's own scale and torch's own returned norm, kept by the test."""
+"""Oracle: oracle.py and output_oracle.py; GradScaler's own scale and torch's own returned norm, kept by the test."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 import weighbridge
 from tests.capture.oracle import GRADIENT, UPDATE, events, recorded_rows, table, watched
+from tests.capture.output_oracle import EVERYTHING, Truth, check_outputs, data, output_rows, sequential_truth, unwatched
+from tests.capture.output_oracle import train as train_outputs
+from weighbridge.records import Quantity
 
 SCALE = 1024.0
+LARGE = 65_536.0
 OVERFLOWS = (3, 4, 9)
 
 
@@ -171,3 +175,73 @@ def test_autocast_in_bfloat16_weighs_the_float_weights_and_their_gradients(tmp_p
             loss.backward()
             oracle.step(optimizer)
     assert events(run.path, "warned") == []
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def square(y: torch.Tensor) -> torch.Tensor:
+    return y.square().mean()
+
+
+@pytest.mark.parametrize("histogram", [1, 4])
+@pytest.mark.parametrize("micro", [1, 3])
+def test_a_grad_scaler_s_scale_is_not_in_the_gradient_by_an_output(tmp_path: Path, micro: int, histogram: int) -> None:
+    model, truth = network(), Truth()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=LARGE, growth_interval=2)
+    plan = weighbridge.Plan(activations=True, activation_gradients=True, moments=False, histogram=histogram)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=plan) as run:
+        run.watch(model)
+        for step in range(5):
+            optimizer.zero_grad()
+            for part in range(micro):
+                x = data(10 * step + part, 4, 3)
+                with unwatched(model):
+                    by_hand = sequential_truth(model, lambda step, x=x: x, truth, lambda y: square(y) / micro)
+                    by_hand(step)
+                scaler.scale(square(model(x)) / micro).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert scaler.get_scale() == 4 * LARGE  # it has moved
+    check_outputs(run.path, truth, bits=2 if histogram == 4 else 0)
+
+
+def test_scaled_gradients_beyond_the_histogram_have_none(tmp_path: Path) -> None:
+    """2^24 and more lie in one bin: divided by the scale, each would belong to another one. Sums and extremes are right."""
+    model, truth = nn.Sequential(nn.Linear(3, 2)), Truth()
+    inputs, large = lambda step: data(step, 4, 3), lambda y: (y * 1e4).sum()
+    by_hand = sequential_truth(model, inputs, truth, large)
+    scaler = torch.amp.GradScaler("cpu", init_scale=LARGE)
+
+    def loss(step: int) -> torch.Tensor:
+        scaled: torch.Tensor = scaler.scale(large(model(inputs(step))))
+        return scaled
+
+    path = train_outputs(tmp_path, model, loss, 2, truth=by_hand, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    for key, row in output_rows(path).items():
+        numbers = truth.numbers(key)
+        assert (row["min"], row["max"], row["sum"]) == pytest.approx((numbers.min(), numbers.max(), numbers.sum()))
+        assert row["hist_count"] == (0 if key[2] is Quantity.ACTIVATION_GRADIENT else numbers.size)
+    with pytest.raises(weighbridge.WeighbridgeError, match="without a histogram"):
+        weighbridge.open_run(path).histogram("0/out", "activation_gradient", 0)
+
+
+def test_two_optimizers_after_one_scaled_pass_both_have_its_scale(tmp_path: Path) -> None:
+    model, truth = network(), Truth()
+    optimizers = [torch.optim.SGD(model[n].parameters(), lr=0.05) for n in (0, 2)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=LARGE)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=EVERYTHING) as run:
+        run.watch(model)
+        for step in range(3):
+            model.zero_grad()
+            with unwatched(model):
+                sequential_truth(model, lambda step: data(step, 4, 3), truth, square)(step)
+            scaler.scale(square(model(data(step, 4, 3)))).backward()
+            for optimizer in optimizers:
+                scaler.step(optimizer)
+            scaler.update()
+    check_outputs(run.path, truth)
+    assert {row["loss_scale"] for row in table(run.path, "steps")} == {LARGE}

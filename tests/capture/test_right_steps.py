@@ -213,12 +213,35 @@ def test_a_watched_model_can_be_scripted_and_is_watched_on(tmp_path: Path) -> No
     assert outputs == set(range(4))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_a_scripted_model_has_its_parameters_weighed_and_what_is_inside_is_said(tmp_path: Path, how: str) -> None:
+    model = torch.jit.script(Net()) if how == "script" else torch.jit.trace(Net(), data(0, 4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    path, oracle = train(tmp_path, model, optimizer, lambda step: loss_of(model, step), 5)
+    check(path, oracle)
+    assert {t.name for t in weighbridge.open_run(path).outputs} == ({"/out"} if how == "trace" else set())
+    (said,) = events(path, "reduced")
+    assert "compiled code: their activations are not weighed" in said.message
+
+
+class Counting(torch.optim.SGD):
+    """Keeps a count of steps of each parameter, and nothing else."""
+
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["step"] = torch.tensor(1.0)
+        return super().step(closure)  # type: ignore[arg-type, return-value]
+
+
 MOMENTS: dict[str, tuple[Callable[[list[nn.Parameter]], torch.optim.Optimizer], str]] = {
     "Adafactor": (lambda p: torch.optim.Adafactor(p, lr=0.01), "2 tensors"),
     "ASGD": (lambda p: torch.optim.ASGD(p, lr=0.01), "4 tensors"),
     "Rprop": (lambda p: torch.optim.Rprop(p), "4 tensors"),
     "LBFGS": (lambda p: torch.optim.LBFGS(p, max_iter=2), "1 tensors"),
     "SGD": (lambda p: torch.optim.SGD(p, lr=0.01), ""),
+    "Counting": (lambda p: Counting(p, lr=0.01), ""),
     "Adam": (lambda p: torch.optim.Adam(p, lr=0.01), ""),
 }
 

@@ -13,6 +13,7 @@ from tests.capture.oracle import Expected, Oracle, check, compare, dense, events
 from torch import nn
 
 import weighbridge
+from weighbridge.capture import flights
 from weighbridge.records import Quantity
 from weighbridge.reference import summarize
 
@@ -72,6 +73,55 @@ def test_the_loss_and_its_scale_are_in_the_table_of_steps(device: torch.device, 
     rows = table(run.path, "steps")
     assert [row["loss"] for row in rows] == pytest.approx(truth, rel=1e-6)
     assert {(row["loss_scale"], row["backward_passes"]) for row in rows} == {(1024.0, 2)}
+
+
+def test_the_factor_of_clipping_is_in_the_table_of_steps(device: torch.device, tmp_path: Path) -> None:
+    model = network(device)
+    optimizer, loss, truth = torch.optim.SGD(model.parameters(), lr=0.1), loss_of(model, device), []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            loss(step).backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), 0.5 if step % 2 else 1e6)
+            truth.append(min(1.0, (0.5 if step % 2 else 1e6) / (float(norm) + 1e-6)))
+            optimizer.step()
+    assert [row["clip_factor"] for row in table(run.path, "steps")] == pytest.approx(truth, rel=1e-6)
+    assert min(truth) < 1 == max(truth)
+
+
+def test_rows_are_dropped_and_counted_where_the_device_is_too_far_behind(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Later:
+        def query(self) -> bool:
+            return False
+
+        def synchronize(self) -> None:
+            return None
+
+    send = flights.Flights.send
+
+    def send_late(self: flights.Flights, *arguments: Any, **named: Any) -> None:
+        send(self, *arguments, **named)
+        for flight in self.under_way:
+            flight.done = Later()
+
+    monkeypatch.setattr(flights.Flights, "send", send_late)
+    monkeypatch.setattr(flights, "MOST_FLIGHTS", 3)
+    model = network(device)
+    optimizer, loss = torch.optim.SGD(model.parameters(), lr=0.1), loss_of(model, device)
+    plan = weighbridge.Plan(activations=False, activation_gradients=False, units=False)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=plan) as run:
+        run.watch(model)
+        for step in range(6):
+            optimizer.zero_grad()
+            loss(step).backward()
+            optimizer.step()
+    rows = table(run.path, "rows")
+    assert {row["step"] for row in rows if row["quantity"] == Quantity.UPDATE} == {0, 1, 2}
+    assert events(run.path, "finished")[0].detail["rows_dropped"] == 3 * 3 * len(list(model.parameters()))
+    assert "far behind" in str(events(run.path, "warned"))
 
 
 def test_moments_are_those_of_the_optimizer(device: torch.device, tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ class Flights:
 
     def fetch(self, recorder: Recorder, wait: bool = False) -> None:
         """Write the rows that have arrived. Call with the recorder's lock held."""
+        if self.dropped:
+            recorder.rows_dropped += self.dropped
+            self.dropped = 0
+            recorder.tell("the device is far behind its host; rows are dropped and counted, training goes on")
         while self.under_way and (wait or self.under_way[0].done is None or self.under_way[0].done.query()):
             flight = self.under_way.popleft()
             if wait and flight.done is not None:

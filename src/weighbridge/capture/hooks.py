@@ -19,6 +19,7 @@ from torch.optim.optimizer import (
 )
 
 from weighbridge.capture import observed
+from weighbridge.capture.losses import Number
 
 
 class Listener(Protocol):
@@ -28,7 +29,7 @@ class Listener(Protocol):
     def after_step(self, optimizer: Optimizer) -> None: ...
     def on_backward(self, root: torch.Tensor) -> None: ...
     def after_backward(self) -> None: ...
-    def on_clipped(self, parameter: int, factor: float) -> None: ...
+    def on_clipped(self, parameter: int, factor: Number) -> None: ...
     def step_skipped(self, optimizer: Optimizer) -> None: ...
     def failed(self, error: Exception) -> None: ...
 
@@ -104,7 +105,7 @@ def _has_stepped(optimizer: Any) -> bool:
     return stepped
 
 
-def _clipped(parameter: int, factor: float) -> None:
+def _clipped(parameter: int, factor: Number) -> None:
     _tell("on_clipped", parameter, factor)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, TypeGuard
 
+import torch
 from torch import nn
 
 _NOTHING_OF_THEIR_OWN: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten)
@@ -41,6 +42,13 @@ def computes(path: str, module: nn.Module) -> bool:
     return type(module) not in _NOTHING_OF_THEIR_OWN and type(module).__name__ not in _WRAPPERS
 
 
+def takes_hooks(module: nn.Module | None) -> TypeGuard[nn.Module]:
+    """Is it still there, and can a hook be registered on it? Scripted modules refuse, traced ones do not."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return type(module).register_forward_hook is nn.Module.register_forward_hook
+    return module is not None
+
+
 def differs_in_evaluation(module: nn.Module) -> bool:
     """Is it in evaluation mode, and does it compute something else there? A batch norm that is frozen does so on purpose."""
     if module.training:
@@ -65,8 +73,10 @@ def first_parameter(modules: Iterable[object]) -> nn.Parameter | None:
 
 def around(model: nn.Module, path: str) -> tuple[Callable[[], nn.Module | None], ...]:
     """The modules around this one, the nearest first."""
-    parts = path.split(".")[:-1]
-    return tuple(weakref.ref(model.get_submodule(".".join(parts[:n]))) for n in range(len(parts), -1, -1))
+    found = [model]
+    for part in path.split(".")[:-1]:
+        found.append(getattr(found[-1], part))  # TorchScript's modules have no `get_submodule`
+    return tuple(weakref.ref(module) for module in reversed(found))
 
 
 def is_owned(root: nn.Module | None, ids: set[int]) -> bool:

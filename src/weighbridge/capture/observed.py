@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.utils import clip_grad
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.late import held, is_capturing
+from weighbridge.capture.losses import Number
 from weighbridge.capture.outputhook import without_hooks
 
 _CLIP: Final = "_clip_grads_with_norm_"
@@ -27,7 +29,7 @@ _replaced: list[tuple[Any, str, Any, Any]] = []
 
 
 def observe(
-    clipped: Callable[[int, float], None], skipped: Callable[[Optimizer], None], has_stepped: Callable[[Any], bool]
+    clipped: Callable[[int, Number], None], skipped: Callable[[Optimizer], None], has_stepped: Callable[[Any], bool]
 ) -> None:
     """Tell of clipping (id of a parameter that was clipped, factor) and of steps that a GradScaler left out.
 
@@ -82,10 +84,12 @@ def leave() -> None:
             setattr(holder, name, original)
 
 
-def factor_of(max_norm: float, total_norm: Any) -> float:
-    """What torch's clipping multiplies gradients with; NaN where to know it would wait for a device."""
+def factor_of(max_norm: float, total_norm: Any) -> Number:
+    """What torch's clipping multiplies gradients with; a tensor where a device has yet to give it, NaN where no rank knows."""
     norm = total_norm.detach() if isinstance(total_norm, torch.Tensor) else torch.tensor(float(total_norm))
-    if norm.device.type != "cpu" or type(norm) is not torch.Tensor:
+    if type(norm) is not torch.Tensor or isinstance(max_norm, torch.Tensor) or is_capturing(norm.device):
         return float("nan")
+    if not norm.is_cpu:
+        return torch.clamp(float(max_norm) / (held(norm) + _EPSILON), max=1.0)
     factor = float(max_norm) / (norm.item() + _EPSILON)
     return min(factor, 1.0) if factor == factor else factor

@@ -27,6 +27,7 @@ from weighbridge.capture.modulekinds import (
     differs_in_evaluation,
     first_parameter,
     is_owned,
+    takes_hooks,
 )
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
@@ -202,7 +203,7 @@ class Outputs:
         for hook in group.hooks:
             wanted = group.is_full or (self.plan.sentinel and not (hook.is_bounded or hook.gives_the_same))
             module = hook.module()
-            if wanted and hook.handle is None and module is not None:
+            if wanted and hook.handle is None and takes_hooks(module):
                 hook.handle = module.register_forward_hook(hook)
             elif not wanted and not self.is_compiled:  # compiled code is compiled anew where a module has fewer hooks than then
                 _remove(hook)
@@ -368,7 +369,7 @@ class Outputs:
         at_rest = any((root := hook.root()) is not None and not root.training for hook in unseen)
         if at_rest:
             message = "the model is trained in evaluation mode: its activations are not weighed; parameters are"
-        elif unseen and compiled_frames():
+        elif unseen and (compiled_frames() or any(isinstance(hook.module(), torch.jit.ScriptModule) for hook in unseen)):
             message = f"{len(unseen)} modules run in compiled code: their activations are not weighed; parameters are"
         else:
             return

@@ -22,6 +22,7 @@ from weighbridge.capture.byhand import NOTE, ByHand, StandIn
 from weighbridge.capture.coherence import Coherence
 from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
+from weighbridge.capture.losses import Number
 from weighbridge.capture.moments import Moments
 from weighbridge.capture.optimizers import Optimizers
 from weighbridge.capture.outputs import Outputs
@@ -129,7 +130,7 @@ class Stepper:
             stepped.work.set_copies(by_hand.before)
         self.after_step(optimizer)
 
-    def on_clipped(self, parameter: int, factor: float) -> None:
+    def on_clipped(self, parameter: int, factor: Number) -> None:
         """Gradients, this parameter's among them, were clipped by their norm."""
         self.step_rows.clips.append((parameter, factor))
 

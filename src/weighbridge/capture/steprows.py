@@ -26,7 +26,7 @@ class StepRows:
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.passes = Passes()
-        self.clips: list[tuple[int, float]] = []  # since the last step of an optimizer that holds them
+        self.clips: list[tuple[int, Number]] = []  # since the last step of an optimizer that holds them
         self.under_way: deque[Any] = deque()  # rows that wait for numbers of a device
         self.epoch = _NAN
         self.early = 0  # backward passes before the first step of all, and their rows until it is time to write them
@@ -58,16 +58,15 @@ class StepRows:
         """
         passes = self.passes
         before = (step, self.recorder.attempt, stepped.number, stepped.count)
-        clip = self._clip_factor(stepped, factor) if self.clips else factor
+        clip: Number = self._clip_factor(stepped, factor) if self.clips else factor
         after = (*settings_of(optimizer), self.epoch, time.time_ns(), own_ns)
         awaited = [] if passes.is_all_here and isinstance(passes.scale, float) else passes.awaited()
-        if isinstance(found_inf, torch.Tensor):
-            awaited.append(held(found_inf))
+        awaited += [held(number) for number in (found_inf, clip) if isinstance(number, torch.Tensor)]
         is_late = bool(awaited or self.under_way)  # rows stand in the order of their steps
         if is_late:
             self.under_way.append((before, passes.taken(), clip, found_inf, after, Late(awaited) if awaited else None))
         else:
-            self._write(before, passes, clip, float(found_inf), after)
+            self._write(before, passes, float(clip), float(found_inf), after)
         stepped.count += 1
         passes.clear()
         return not is_late
@@ -78,8 +77,9 @@ class StepRows:
         while self.under_way and ((late := self.under_way[0][5]) is None or late.has_arrived(wait)):
             before, passes, clip, found_inf, after, _ = self.under_way.popleft()
             arrived = late.numbers() if late is not None else []
+            factor = arrived.pop() if isinstance(clip, torch.Tensor) else clip
             found = arrived.pop() if isinstance(found_inf, torch.Tensor) else found_inf
-            self._write(before, passes.settled(arrived), clip, found, after)
+            self._write(before, passes.settled(arrived), factor, found, after)
             steps.append(before[0])
         return steps
 
@@ -88,11 +88,12 @@ class StepRows:
         row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, passes.scale, *after)
         self.recorder.small["steps"].rows.append(row)
 
-    def _clip_factor(self, stepped: Stepped, otherwise: float) -> float:
+    def _clip_factor(self, stepped: Stepped, otherwise: float) -> Number:
         """What torch's clipping multiplied this optimizer's gradients with; NaN where it clipped some of them apart."""
         mine = set(stepped.ids)
         clips = [clip for clip in self.clips if clip[0] in mine]
         self.clips = [clip for clip in self.clips if clip[0] not in mine][-_CLIPS_KEPT:]
         if not clips:
             return otherwise
-        return math.prod(factor for _, factor in clips) if len({parameter for parameter, _ in clips}) == 1 else _NAN
+        product: Number = math.prod((factor for _, factor in clips), start=1.0)
+        return product if len({parameter for parameter, _ in clips}) == 1 else _NAN

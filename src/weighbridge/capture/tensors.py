@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ class Known:
         owner = self.owner()
         if owner is None or self.shard is not None:
             return None if owner is None else self.shard
-        parameter = owner._parameters.get(self.name.rpartition(".")[2])
+        parameter = _entry(owner._parameters, self.name.rpartition(".")[2])
         return parameter if id(parameter) == self.id else None
 
 
@@ -233,8 +234,13 @@ def _at(model: nn.Module, name: str) -> object:
     *path, last = name.split(".")
     module: nn.Module | None = model
     for part in path:
-        module = module._modules.get(part) if module is not None else None
-    return None if module is None else module._parameters.get(last)
+        module = _entry(module._modules, part) if module is not None else None
+    return None if module is None else _entry(module._parameters, last)
+
+
+def _entry(known: Any, name: str) -> Any:
+    """TorchScript's modules have something like a dictionary, without `get`."""
+    return known[name] if name in known else None  # noqa: SIM401
 
 
 def _is_gathered(known: Known, parameter: torch.Tensor) -> bool:

@@ -22,7 +22,7 @@ from weighbridge.store.record import RunRecord, open_run
 
 
 def diagnose(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]] | None = None) -> Diagnosis:
-    """What is wrong with a recorded run (its folder, or an opened one), or None of the rules' business.
+    """What is wrong with a recorded run: its folder, or an opened one.
 
     rules: classes to ask; all that there are by default. Raises NotARun, NewerFormat or CorruptRun. Reads the run in pieces;
     a run that is being written is read as far as it has come.

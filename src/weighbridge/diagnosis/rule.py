@@ -1,6 +1,6 @@
 """What a rule is, what it finds, and what comes of asking all of them.
 
-A rule is one file below diagnosis/rules/ (docs/rules/README.md shows the form). It reads blocks of consecutive steps, keeps
+A rule is one file below diagnosis/rules/ (CONTRIBUTING.md says how to add one). It reads blocks of consecutive steps, keeps
 state of O(tensors), and yields findings. It never imports torch and sees only what its `needs` declare.
 """
 

@@ -1,4 +1,4 @@
-"""How many recorded steps in a row something has held, tensor by tensor. Steps without a record neither count nor break a row."""
+"""How many recorded steps in a row something has held, tensor by tensor. A step without a record breaks no row."""
 
 from __future__ import annotations
 

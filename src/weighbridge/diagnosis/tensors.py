@@ -89,6 +89,16 @@ class Tensors(Sequence[Tensor]):
         return found
 
 
+def in_code(path: str) -> str:
+    """How a module or parameter of `model` is written in Python.
+
+    >>> in_code("encoder.3.weight")
+    'model.encoder[3].weight'
+    """
+    parts = [f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part]
+    return "model" + "".join(parts)
+
+
 def _around(name: str) -> list[str]:
     """The modules around a parameter, the outermost ("", the model) first."""
     parts = name.split(".")[:-1]

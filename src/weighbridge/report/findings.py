@@ -90,7 +90,7 @@ def _evidence(evidence: Evidence) -> Text:
     match evidence:
         case SeriesEvidence(values=values):
             drawn = plain.sparkline(thinned(list(values), MOST_SPARK))
-            last = plain.number(values[-1]) if values else plain.NOT_RECORDED
+            last = _number(values[-1]) if values else plain.NOT_RECORDED
             return Text(f"{name}: {drawn} {last}{_limit(evidence.limit)}")
         case HistogramEvidence(counts=counts):
             return Text(f"{name}: {plain.sparkline([float(c) for c in counts])}")
@@ -100,11 +100,16 @@ def _evidence(evidence: Evidence) -> Text:
             return Text(name)
         case _:
             unit = f" {evidence.unit}" if evidence.unit else ""
-            return Text(f"{name}: {plain.number(evidence.value)}{unit}{_limit(evidence.limit)}")
+            return Text(f"{name}: {_number(evidence.value)}{unit}{_limit(evidence.limit)}")
+
+
+def _number(value: float) -> str:
+    """Counts as counts."""
+    return plain.count(int(value)) if float(value).is_integer() and abs(value) < 1e9 else plain.number(value)
 
 
 def _limit(limit: float | None) -> str:
-    return "" if limit is None else f" (limit {plain.number(limit)})"
+    return "" if limit is None else f" (limit {_number(limit)})"
 
 
 def _table(table: TableEvidence, width: int) -> list[Text]:

@@ -80,17 +80,17 @@ class GradientsNotZeroed(Rule):
     def _told(self, block: Block, is_sum: np.ndarray, can_tell: np.ndarray, shown: tuple[np.ndarray, ...]) -> Iterator[Finding]:
         holds, recorded = (np.zeros((len(block), len(self.tensors)), bool) for _ in range(2))
         holds[:, self.biases], recorded[:, self.biases] = is_sum, can_tell
-        for i, j in zip(*np.nonzero(is_sum & can_tell), strict=True):
-            listed = self.shown.setdefault(self.biases[j], [])
-            if len(listed) < PATIENCE or listed[-1][0] < block.start + i - 1:
-                numbers = (float(shown[0][i, j]), float(shown[1][i, j]), float(shown[2][i, j]))
-                self.shown[self.biases[j]] = [*listed, (int(block.start + i), *numbers)][-PATIENCE:]
+        is_open = ~self.streaks.is_told[self.biases]
+        for i, j in zip(*np.nonzero(is_sum & can_tell & is_open), strict=True):
+            numbers = (float(shown[0][i, j]), float(shown[1][i, j]), float(shown[2][i, j]))
+            self.shown.setdefault(self.biases[j], []).append((int(block.start + i), *numbers))
         for step, columns in self.streaks.read(block, holds, recorded):
             yield self._finding(columns.tolist(), step)
+        self.shown = {column: rows[-PATIENCE:] for column, rows in self.shown.items()}
 
     def _finding(self, columns: list[int], step: int) -> Finding:
         name = self.tensors.name(columns[0])
-        rows = [row for row in self.shown[columns[0]] if row[0] <= step]
+        rows = [row for row in self.shown[columns[0]] if row[0] <= step][-PATIENCE:]
         return Finding(
             place="",
             first_step=int(self.streaks.first[columns].min()),
@@ -134,8 +134,8 @@ def _filled(values: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def _earlier(values: np.ndarray, before: np.ndarray) -> np.ndarray:
-    return _filled(values, before)[:-1]
+    return np.asarray(_filled(values, before)[:-1])
 
 
 def _latest(values: np.ndarray, before: np.ndarray) -> np.ndarray:
-    return _filled(values, before)[-1]
+    return np.asarray(_filled(values, before)[-1])

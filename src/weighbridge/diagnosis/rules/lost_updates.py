@@ -73,17 +73,15 @@ class LostUpdates(Rule):
                 return
 
     def _finding(self, lost: np.ndarray) -> Finding:
-        among = np.zeros(len(self.tensors), bool)
-        among[self.columns] = True
         worst = [c for c, s in zip(self.columns, lost, strict=True) if s > LIMIT]
-        places = self.tensors.together(worst, among)
+        places = self.tensors.together(worst, self.tensors.is_parameter)
         dtype = self.tensors[self.columns[0]].dtype
         return Finding(
             place=places[0][0] if len(places) == 1 else "",
             first_step=self.steps[0],
             told_step=self.steps[-1],
-            message=f"{share(self.shares[-1])} of the elements kept in {dtype} had a gradient and did not change, as most did in "
-            f"{counted(PATIENCE, 'step')} in a row: their updates are smaller than half the spacing of {dtype}.",
+            message=f"{share(self.shares[-1])} of the elements kept in {dtype} had a gradient and did not move, as most did in "
+            f"{counted(PATIENCE, 'step')} in a row: their updates are below half the spacing of {dtype}.",
             evidence=(
                 ValueEvidence("share of updates lost", self.shares[-1], LIMIT),
                 SeriesEvidence("share of updates lost", tuple(self.steps), tuple(self.shares), LIMIT),

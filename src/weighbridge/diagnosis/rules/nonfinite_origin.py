@@ -162,7 +162,7 @@ class NonfiniteOrigin(Rule):
         while at + 1 < len(self.forward) and self.tensors[self.forward[at + 1]].module in BOUNDED:
             at += 1
         after = self.forward[at + 1] if at + 1 < len(self.forward) else None
-        culprit = self.forward[at] if after is None or self._has_parameters(after) else after
+        culprit = last if after is None or self._has_parameters(after) else after
         between = f"{self._called(last)} and {self._called(after) if after is not None else 'the loss'}"
         fix = "Roots, norms, logs and divisions at 0 have no finite derivative: add a small eps inside them, or clamp first."
         what = f"the loss's gradient by the output of {self._called(last)}, that is between {between}"

@@ -22,7 +22,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.tensors import Tensors, in_code
 from weighbridge.format import counted, share
 
 WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
@@ -66,13 +66,8 @@ class ParameterInNoOptimizer(Rule):
         severity: Severity = "note" if self._is_backbone(left_out, held) else "warning"
         for place, columns in self.tensors.together(left_out, self.tensors.is_parameter):
             part = sum(self.tensors[c].count for c in columns) / max(1, self._elements())
-            what = (
-                f"model.{place}.parameters()"
-                if len(columns) > 1 and place
-                else f"[model.{place}]"
-                if place
-                else "model.parameters()"
-            )
+            path = in_code(place.rpartition(":")[2])
+            what = f"{path}.parameters()" if len(columns) > 1 else f"[{path}]"
             rows = tuple((self.tensors.name(c), self.tensors[c].count) for c in columns)
             yield Finding(
                 place=place,

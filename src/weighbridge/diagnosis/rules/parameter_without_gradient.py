@@ -69,7 +69,8 @@ class ParameterWithoutGradient(Rule):
                         tuple((self.tensors.name(c), self.tensors[c].count) for c in columns),
                     ),
                 ),
-                fix=f"Find what cuts the graph between {place or 'the model'} and the loss (detach, no_grad, .item(), .data), or "
+                fix=f"Find what cuts the graph between {place or 'the model'} and the loss (detach, no_grad, .item(), .data), "
+                "or "
                 "a forward that does not call it; if it is meant to stay as it is: requires_grad_(False).",
                 depth=-0.5,
             )

@@ -1,0 +1,188 @@
+"""diagnose, check, rules and explain. Oracle: a run with two known illnesses, and the kept texts in golden/."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from rich.text import Text
+
+import weighbridge
+from tests.cli.calling import call, check_golden, refused
+from weighbridge.diagnosis import (
+    Answer,
+    Diagnosis,
+    Finding,
+    HistogramEvidence,
+    Outcome,
+    SeriesEvidence,
+    SettingEvidence,
+    TableEvidence,
+    ValueEvidence,
+    registry,
+)
+from weighbridge.diagnosis.causes import linked
+from weighbridge.report.findings import card, lines
+
+IDS = [rule.id for rule in registry.rules()]
+
+
+@pytest.fixture(scope="module")
+def ill(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer in no optimizer, and gradients that nobody zeroes."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1)
+    )
+    optimizer = torch.optim.SGD([*model[0].parameters(), *model[4].parameters()], lr=1e-3)
+    x = torch.randn(32, 4)
+    weighbridge.init(dir=tmp_path_factory.mktemp("runs"), name="ill")
+    with weighbridge.watch(model) as run:
+        for _ in range(30):
+            (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+            optimizer.step()
+    return Path(run.path)
+
+
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    weighbridge.init(dir=tmp_path_factory.mktemp("runs"), name="well")
+    with weighbridge.watch(model) as run:
+        for _ in range(30):
+            model(torch.ones(2, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return Path(run.path)
+
+
+def everything() -> Diagnosis:
+    """A diagnosis with each kind of evidence, an explained finding and each outcome."""
+    nonfinite = Finding(
+        "encoder.layers.3.mlp",
+        12,
+        12,
+        "At step 12 the output of encoder.layers.3.mlp (Linear) is the first that is not finite; all before it is finite.",
+        (
+            ValueEvidence("loss", float("nan")),
+            SeriesEvidence("largest |output|", tuple(range(12)), tuple(2.0**i for i in range(12)), 65504.0),
+            HistogramEvidence("output", (0.0, 1.0, 2.0, 3.0), (5, 1, 9)),
+            SettingEvidence("dtype", "float16"),
+            TableEvidence(
+                "first", ("where", "what", "call"), tuple((f"encoder.layers.{i}.mlp/out", "activation", i) for i in range(7))
+            ),
+        ),
+        "Look at how large its inputs are.",
+        "nonfinite-origin",
+        "error",
+        "proof",
+    )
+    starved = Finding(
+        "",
+        13,
+        24,
+        "Steps are left out.",
+        (ValueEvidence("steps", 11.0, 10.0, "steps"),),
+        "bfloat16",
+        "scaler-starvation",
+        *("warning", "test"),
+    )
+    findings = linked([starved, nonfinite], {"nonfinite-origin": ("scaler-starvation",)})
+    answers = (
+        *(
+            Answer("nonfinite-origin", Outcome.FOUND),
+            Answer("lost-updates", Outcome.CLEAR),
+            Answer("step-not-taken", Outcome.CLEAR),
+        ),
+        Answer("gradients-not-zeroed", Outcome.NOT_ENOUGH_DATA, "too few steps at which both sums tell: 3 are needed"),
+        Answer("mine", Outcome.FAILED, "KeyError: 'x'"),
+    )
+    return Diagnosis("weighbridge-runs/first", findings, answers, 1200)
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_diagnosis_in_the_terminal(width: int) -> None:
+    shown = [line.plain for line in lines(everything(), width)]
+    assert max(map(len, shown)) <= width
+    check_golden(f"diagnosis-{width}", "\n".join(shown) + "\n")
+
+
+@pytest.mark.parametrize("width", [30, 40, 60])
+def test_a_diagnosis_fits_a_narrow_terminal(width: int) -> None:
+    assert max(len(line.plain) for line in lines(everything(), width)) <= width
+
+
+def test_escape_codes_in_a_name_are_shown_and_not_obeyed() -> None:
+    found = Finding("\x1b[31ma", 0, 0, "b\x1b", (SettingEvidence("c\x1b", "d\x1b"),), "e\x1b", "r\x1b"[:1], "note", "proof")
+    text = Text("\n").join(card(found, Diagnosis("x", (found,)), 80)).plain
+    assert "\x1b" not in text
+    assert "\\x1b[31ma" in text
+
+
+def test_what_is_found_in_a_run(ill: Path) -> None:
+    said = call("diagnose", str(ill), columns=100).out
+    assert re.search(r"30 steps  1 error, 1 warning\n", said)
+    assert said.index("gradients-not-zeroed") < said.index("parameter-in-no-optimizer")
+    assert "optimizer.zero_grad()" in said
+    assert "2.weight" in said
+    check_golden("diagnose-ill", said.replace(str(ill), "ill"))
+
+
+def test_json_has_all_of_it(ill: Path) -> None:
+    told = json.loads(call("diagnose", str(ill), "--json").out)
+    assert [(f["rule"], f["place"], f["severity"]) for f in told["findings"]] == [
+        ("parameter-in-no-optimizer", "2", "warning"),
+        ("gradients-not-zeroed", "", "error"),
+    ]
+    assert told["causes"] == ["gradients-not-zeroed", "parameter-in-no-optimizer at 2"]
+    assert [rule["rule"] for rule in told["rules"]] == IDS
+    assert told["steps"] == 30
+    assert {e["kind"] for f in told["findings"] for e in f["evidence"]} == {"value", "table", "series"}
+
+
+def test_not_a_number_is_a_word_in_json(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:
+    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose", lambda run: everything())
+    assert json.loads(call("diagnose", str(well), "--json").out)["findings"][0]["evidence"][0]["value"] == "NaN"
+
+
+@pytest.mark.parametrize(("level", "lines"), [("error", 1), ("warning", 2), ("note", 2)])
+def test_check_fails_where_something_of_that_severity_is_found(level: str, lines: int, ill: Path) -> None:
+    answer = call("check", str(ill), "--fail-on", level)
+    assert (answer.code, len(answer.out.splitlines())) == (1, lines)
+
+
+def test_check_passes_a_healthy_run(well: Path) -> None:
+    answer = call("check", str(well))
+    assert (answer.code, answer.out) == (0, f"{well}: no finding of severity error in 30 steps.\n")
+    assert call("check", str(well), "--fail-on", "note").code == 0
+
+
+def test_check_fails_where_a_rule_itself_failed(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:
+    broken = Diagnosis("x", (), (Answer("mine", Outcome.FAILED, "KeyError: 'x'"),), 3)
+    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose", lambda run: broken)
+    assert call("check", str(well)).code == 1
+
+
+def test_no_run_is_refused_in_words(tmp_path: Path) -> None:
+    for command in ("diagnose", "check"):
+        assert "There is no run" in refused(call(command, str(tmp_path / "none")))
+
+
+def test_rules_lists_all_of_them() -> None:
+    assert [line.split()[0] for line in call("rules").out.splitlines()] == ["rule", *IDS]
+    assert [rule["id"] for rule in json.loads(call("rules", "--json").out)] == IDS
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_every_rule_is_explained(id: str) -> None:
+    said = call("explain", id).out
+    for section in registry.SECTIONS:
+        assert f"\n{section}\n" in said
+
+
+def test_an_unknown_rule_names_the_nearest() -> None:
+    assert "Did you mean lost-updates?" in refused(call("explain", "lost-update"))

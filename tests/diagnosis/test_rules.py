@@ -1,0 +1,320 @@
+"""Made-up runs that must fire, stay clear, or sit exactly on the limit. Oracle: numbers put in by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.diagnosis.made import LAYERS, NAN, block, found, outcome, step_rows, tensor
+from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules import (
+    gradient_not_applied,
+    gradients_not_zeroed,
+    lost_updates,
+    parameter_in_no_optimizer,
+    parameter_without_gradient,
+    scaler_starvation,
+    step_not_taken,
+)
+
+# ---- parameter-in-no-optimizer ----
+
+IN_NONE = rule("parameter-in-no-optimizer")
+
+
+def _left_out(length: int, gradient: float = 0.5, **more: Any) -> Any:
+    return block(
+        length, {"activation_gradient.rms": {"a/out": gradient, "b/out": gradient}}, held=["a.weight", "a.bias"], **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "places"), [(parameter_in_no_optimizer.WAIT, ["b"]), (parameter_in_no_optimizer.WAIT - 1, [])]
+)
+def test_a_layer_outside_is_told_after_so_many_steps(steps: int, places: list[str]) -> None:
+    assert [f.place for f in found(IN_NONE, _left_out(steps))] == places
+
+
+def test_a_layer_outside_that_gets_no_gradient_is_a_teacher_and_clear() -> None:
+    assert found(IN_NONE, _left_out(30, gradient=0.0)) == []
+    assert outcome(IN_NONE, _left_out(30, gradient=NAN)) is Outcome.NOT_ENOUGH_DATA
+
+
+def test_a_frozen_layer_outside_is_clear() -> None:
+    frozen = tuple(tensor(t.id, t.name, requires_grad=not t.name.startswith("b."), order=t.order) for t in LAYERS)
+    assert found(IN_NONE, _left_out(30, tensors=frozen)) == []
+
+
+# ---- parameter-without-gradient ----
+
+WITHOUT = rule("parameter-without-gradient")
+
+
+def _gradients(steps: int, of_b: Any) -> Any:
+    counts = {
+        "parameter.count": {"*": 8.0},
+        "gradient.count": {"a.weight": 8.0, "a.bias": 2.0, "b.weight": of_b, "b.bias": of_b},
+    }
+    return block(steps, counts)
+
+
+@pytest.mark.parametrize(("more", "places"), [(0, ["b"]), (-1, [])])
+def test_a_layer_without_a_gradient_is_told_after_so_many_steps(more: int, places: list[str]) -> None:
+    assert [f.place for f in found(WITHOUT, _gradients(parameter_without_gradient.WAIT + more, NAN))] == places
+
+
+def test_one_gradient_in_time_clears_it() -> None:
+    numbers = [NAN] * 40
+    numbers[parameter_without_gradient.WAIT - 1] = 8.0
+    assert found(WITHOUT, _gradients(40, numbers)) == []
+
+
+def test_steps_at_which_no_gradient_at_all_is_weighed_say_nothing() -> None:
+    assert outcome(WITHOUT, block(40, {"parameter.count": {"*": 8.0}})) is Outcome.NOT_ENOUGH_DATA
+
+
+# ---- step-not-taken ----
+
+NOT_TAKEN = rule("step-not-taken")
+END = {"step": 0, "kind": "finished", "tensor": -1, "message": "", "detail": {}}
+
+
+def _passes(number: int, *events: Any, steps: Any = ()) -> Any:
+    return block(1, passes=[{"step": 0, "loss": 2.0}] * number, events=events, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("number", "ends", "is_told"), [(20, True, True), (19, True, False), (999, False, False), (1000, False, True)]
+)
+def test_passes_without_a_step_are_told_at_the_end_or_when_they_are_many(number: int, ends: bool, is_told: bool) -> None:
+    assert (step_not_taken.LEAST, step_not_taken.MOST) == (20, 1000)
+    assert bool(found(NOT_TAKEN, _passes(number, *([END] if ends else [])))) is is_told
+
+
+def test_a_step_after_many_passes_clears_it() -> None:
+    assert found(NOT_TAKEN, _passes(500, END, steps=step_rows(1))) == []
+
+
+# ---- gradients-not-zeroed ----
+
+NOT_ZEROED = rule("gradients-not-zeroed")
+
+
+def _sums(used: Any, new: Any, sizes: float = 100.0, **more: Any) -> Any:
+    arrays = {
+        "gradient.sum": {"a.bias": used},
+        "gradient.l1_norm": {"a.bias": sizes},
+        "activation_gradient.sum": {"a/out": new},
+        "activation_gradient.l1_norm": {"a/out": sizes},
+    }
+    return block(len(used), arrays, **more)
+
+
+NEW = np.array([1.0, -0.4, 0.7, 0.9, -1.3, 0.2])
+
+
+def test_sums_that_pile_up_are_told_at_the_third_of_them() -> None:
+    told = found(NOT_ZEROED, _sums(NEW.cumsum(), NEW))
+    assert [(f.first_step, f.told_step) for f in told] == [(1, 3)]
+    assert told[0].evidence[0].rows[0] == (1, pytest.approx(0.6), -0.4, 1.0)  # type: ignore[union-attr]
+
+
+def test_sums_that_are_the_step_s_own_are_clear() -> None:
+    assert outcome(NOT_ZEROED, _sums(NEW, NEW)) is Outcome.CLEAR
+
+
+def test_two_in_a_row_and_one_that_is_its_own_are_clear() -> None:
+    used = NEW.cumsum()
+    used[3:] = NEW[3:]
+    assert found(NOT_ZEROED, _sums(used, NEW)) == []
+
+
+def test_clipped_sums_pile_up_with_their_factor() -> None:
+    used, factors = [], [0.5, 0.25, 0.5, 1.0, 0.5, 0.25]
+    for new, factor in zip(NEW, factors, strict=True):
+        used.append(factor * ((used[-1] if used else 0.0) + new))
+    assert found(NOT_ZEROED, _sums(np.array(used), NEW, steps=step_rows(6, clip_factor=factors)))
+    assert found(NOT_ZEROED, _sums(np.array(used), NEW)) == []  # without the factor it does not add up
+
+
+@pytest.mark.parametrize(("sizes", "is_told"), [(4e3, True), (4e5, False)])
+def test_where_rounding_is_as_large_as_the_difference_nothing_is_said(sizes: float, is_told: bool) -> None:
+    assert gradients_not_zeroed.APART * 3 * 4e5 * gradients_not_zeroed.ROUNDING["float32"] > np.abs(NEW.cumsum()).max()
+    assert bool(found(NOT_ZEROED, _sums(NEW.cumsum(), NEW, sizes))) is is_told
+
+
+# ---- gradient-not-applied ----
+
+NOT_APPLIED = rule("gradient-not-applied")
+
+
+def _still(length: int, zeros: Any = 1.0, gradient: Any = 0.5, weight: float = 1.0, **more: Any) -> Any:
+    arrays = {
+        "parameter.abs_max": {"*": weight},
+        "gradient.abs_max": {"*": gradient},
+        "gradient.nonfinite_count": {"*": 0.0},
+        "update.zero_fraction": {"*": 0.0, "b.weight": zeros},
+    }
+    return block(length, arrays, **more)
+
+
+@pytest.mark.parametrize(
+    ("steps", "places"), [(gradient_not_applied.PATIENCE, ["b.weight"]), (gradient_not_applied.PATIENCE - 1, [])]
+)
+def test_an_update_of_0_is_told_at_the_third_step_in_a_row(steps: int, places: list[str]) -> None:
+    assert [f.place for f in found(NOT_APPLIED, _still(steps))] == places
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        _still(9, zeros=0.999),
+        _still(9, gradient=0.0),
+        _still(9, steps=step_rows(9, lr=0.0)),
+        _still(9, steps=step_rows(9, skipped=True)),
+        _still(9, zeros=[1.0, 1.0, 0.0] * 3),
+        _still(9, steps=step_rows(9, lr=2.0**-22), gradient=1.0),  # exactly on the limit
+    ],
+    ids=["one element moves", "no gradient", "lr of 0", "left out by a scaler", "two in a row", "too small for the dtype"],
+)
+def test_an_update_of_0_with_a_reason_is_clear(made: Any) -> None:
+    assert found(NOT_APPLIED, made) == []
+
+
+def test_just_large_enough_for_the_dtype_is_told() -> None:
+    assert found(NOT_APPLIED, _still(9, steps=step_rows(9, lr=2.0**-21), gradient=1.0))
+
+
+# ---- lost-updates ----
+
+LOST = rule("lost-updates")
+HALF = (tensor(0, "a.weight", dtype="bfloat16"), tensor(1, "a.bias", dtype="bfloat16", count=2), tensor(2, "b.weight"))
+
+
+def _lost(shares: Any, norm: Any = 1.0, **more: Any) -> Any:
+    return block(len(shares), {"update.lost_fraction": {"*": shares}, "gradient.l2_norm": {"*": norm}}, tensors=HALF, **more)
+
+
+@pytest.mark.parametrize(
+    ("shares", "is_told"),
+    [
+        ([0.51] * lost_updates.PATIENCE, True),
+        ([0.51] * (lost_updates.PATIENCE - 1), False),
+        ([lost_updates.LIMIT] * 40, False),  # exactly on the limit
+        (([0.9] * 19 + [0.1]) * 3, False),
+    ],
+)
+def test_lost_updates_are_told_after_so_many_steps_above_half(shares: list[float], is_told: bool) -> None:
+    told = found(LOST, _lost(shares))
+    assert bool(told) is is_told
+    assert [f.place for f in told] == ["a"] * is_told
+
+
+def test_updates_lost_while_the_rate_rises_or_where_little_is_left_to_do_are_clear() -> None:
+    rising = [0.001 * (step + 1) for step in range(40)]
+    assert found(LOST, _lost([0.9] * 40, steps=step_rows(40, lr=rising))) == []
+    shrunk = np.array([1.0] * 5 + [0.09] * 60)
+    assert found(LOST, _lost([0.9] * 65, norm=shrunk[:, None][:, 0])) == []
+
+
+def test_float32_is_not_applicable() -> None:
+    assert outcome(LOST, block(30, {"update.lost_fraction": {"*": 1.0}})) is Outcome.NOT_APPLICABLE
+
+
+# ---- scaler-starvation ----
+
+STARVED = rule("scaler-starvation")
+
+
+def _skips(skipped: list[bool]) -> Any:
+    return block(len(skipped), steps=step_rows(len(skipped), skipped=skipped, loss_scale=1024.0))
+
+
+@pytest.mark.parametrize(
+    ("skipped", "is_told"),
+    [
+        ([False] + [True] * (scaler_starvation.LIMIT + 1), True),
+        ([False] + [True] * scaler_starvation.LIMIT, False),  # exactly on the limit
+        ([True] * scaler_starvation.WARM_UP + [False] * 300, False),
+        ([True] * (scaler_starvation.WARM_UP + 11), True),
+        (([True] + [False] * 19) * 40, False),  # ten in each 200
+        (([True] + [False] * 17) * 40, True),  # eleven or twelve
+    ],
+)
+def test_steps_left_out_are_counted_after_the_warm_up_and_in_a_window(skipped: list[bool], is_told: bool) -> None:
+    assert scaler_starvation.WINDOW == 200
+    assert bool(found(STARVED, _skips(skipped))) is is_told
+
+
+# ---- evaluation-mode-while-training ----
+
+
+@pytest.mark.parametrize(
+    ("affected", "places"), [({"drop": "Dropout"}, ["drop"]), ({}, []), ({"a": "Dropout", "b": "Dropout"}, [""])]
+)
+def test_evaluation_mode_is_told_where_a_module_differs_in_it(affected: dict[str, str], places: list[str]) -> None:
+    event = {
+        "step": 4,
+        "kind": "evaluation_mode",
+        "tensor": -1,
+        "message": "",
+        "detail": {"model": "model", "affected": affected},
+    }
+    told = found(rule("evaluation-mode-while-training"), block(9, events=[event]))
+    assert [f.place for f in told] == places
+    assert all(f.first_step == f.told_step == 4 for f in told)
+
+
+# ---- nonfinite-origin ----
+
+ORIGIN = rule("nonfinite-origin")
+ACTIVATION, GRADIENT = 5, 6
+
+
+def _call(step: int, tensor: int, place: int, quantity: int = ACTIVATION) -> dict[str, int]:
+    return {"step": step, "tensor": tensor, "quantity": quantity, "calls": 1, "nonfinite_call": 0, "place": place}
+
+
+def _bad(calls: Any = (), loss: float = 1.0, **counts: Any) -> Any:
+    """Ten steps, the sixth of them bad."""
+    arrays = {}
+    for quantity in ("parameter", "gradient", "update"):
+        by_name = {name: np.eye(10)[5] * 3 for name in counts.get(quantity, ())}
+        arrays[f"{quantity}.nonfinite_count"] = {"*": 0.0, **by_name}
+    losses = [1.0] * 5 + [loss] + [1.0] * 4
+    return block(10, arrays, calls=calls, steps=step_rows(10, loss=losses))
+
+
+@pytest.mark.parametrize(
+    ("made", "place"),
+    [
+        (_bad([_call(5, 5, 1), _call(5, 4, 0), _call(5, 6, 2)], NAN), "a"),
+        (_bad([_call(5, -1, 0), _call(5, 4, 1)], NAN), "input"),
+        (_bad(loss=NAN, gradient=["a.bias", "b.bias"]), ""),
+        (_bad(gradient=["a.weight", "a.bias"]), "act"),  # b's is finite: between a and b is act
+        (_bad(gradient=["a.weight", "b.weight"]), "b"),
+        (_bad([_call(5, 5, 0, GRADIENT)], gradient=["a.weight"]), "act"),  # what follows act has parameters: a functional
+        (_bad(update=["a.bias"]), "a.bias"),
+        (_bad([_call(5, 4, 0)], NAN, parameter=["b.weight"]), "b.weight"),
+    ],
+    ids=["forward", "batch", "loss", "backward", "backward, last", "backward, flagged", "update", "parameter"],
+)
+def test_the_first_in_the_order_of_the_step_is_the_origin(made: Any, place: str) -> None:
+    assert [(f.place, f.first_step) for f in found(ORIGIN, made)] == [(place, 5)]
+
+
+def test_outputs_that_are_not_finite_and_do_no_harm_are_clear_and_never_the_origin_later() -> None:
+    calls = [_call(step, 4, 0) for step in range(10)]
+    assert found(ORIGIN, _bad(calls)) == []
+    assert [f.place for f in found(ORIGIN, _bad([*calls, _call(5, 6, 1)], NAN))] == ["b"]
+
+
+@pytest.mark.parametrize(("run", "told"), [(20, []), (21, [(2, 22)])])
+def test_overflows_that_a_scaler_leaves_out_are_excused_so_many_times_in_a_row(run: int, told: list[tuple[int, int]]) -> None:
+    skipped = [2 <= step < 2 + run for step in range(40)]
+    counts = {"*": 0.0, "a.weight": [float(s) for s in skipped]}
+    made = block(40, {"gradient.nonfinite_count": counts}, steps=step_rows(40, skipped=skipped, loss_scale=8.0))
+    assert [(f.first_step, f.told_step) for f in found(ORIGIN, made)] == told
