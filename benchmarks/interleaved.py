@@ -81,6 +81,16 @@ class Spread:
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return cls(median, low, high)
 
+    @classmethod
+    def of_kinds(cls, values: Sequence[float], is_sampled: Sequence[bool]) -> Spread:
+        """Of blocks that are single steps: nine in ten are plain, one in ten is sampled, however many of each were measured."""
+        plain, sampled = ([v for v, s in zip(values, is_sampled, strict=True) if s is kind] for kind in (False, True))
+        if not plain or not sampled:
+            return cls.of(values)
+        a, b = cls.of(plain), cls.of(sampled)
+        mixed = (0.9 * getattr(a, name) + 0.1 * getattr(b, name) for name in ("median", "low", "high"))
+        return cls(*mixed)
+
 
 def pin_to_one_core() -> int:
     """The last core that we may use; threads and processes started later inherit it. WEIGHBRIDGE_CORES keeps the others."""

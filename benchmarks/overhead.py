@@ -6,7 +6,9 @@
     python benchmarks/overhead.py --rivals --write     other tools beside it; append the tables to benchmarks/RESULTS.md
     python benchmarks/overhead.py --quick              a few blocks of a and b: that it runs, not how fast
 
-In pieces of less than ten minutes: -w a b; -w c f; -w d; -w e; then --only-rivals -w ... for the same.
+In pieces of less than ten minutes: -w a b; -w c f; -w d; -w e; then --only-rivals -w ... for the same. What the aims are for:
+--variants weighbridge outputs two_cores. In c, d and e a block is a single step: the median of plain steps counts nine
+tenths, that of steps at which activations are weighed too one tenth, as in a long run.
 
 Each cell has a process of its own, on one core and with one thread: two bit-identical copies of a training take turns
 there (interleaved.py; in the variant two_cores the writer has another core). A watched block ends with `run.flush()`
@@ -38,7 +40,7 @@ from interleaved import ENVIRONMENT, Raw, pin_to_one_core, ratios, take_turns  #
 from readback import disk_bytes, is_complete, of_parameters, read_rows, sampled_gaps  # noqa: E402
 from results import append_results, load_line, overhead_table, rivals_table, size_table, versions  # noqa: E402
 from rivals import RIVALS  # noqa: E402
-from variants import VARIANTS, Weighbridge  # noqa: E402
+from variants import VARIANTS, NoSentinel, TwoCores, Weighbridge  # noqa: E402
 from workloads import WORKLOADS, Training, Workload  # noqa: E402
 
 from weighbridge.records import Quantity  # noqa: E402
@@ -66,6 +68,7 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
         cell |= asdict(turns)
         cell |= {which: ratios(turns.raw, turns.watched, which) for which in ("wall", "cpu")}
         cell |= same_bits(raw, watched)
+        cell["is_sampled"] = kinds(tool, steps, blocks)
         if profile is not None:
             warm_steps = len(watched.losses) - steps
             cell["profile"] = [asdict(part) for part in profile.parts(warm_steps)]
@@ -77,6 +80,15 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
         if isinstance(tool, Weighbridge):
             cell |= what_was_stored(tool, watched)
     return cell
+
+
+def kinds(tool: Any, steps: int, blocks: int) -> list[bool]:
+    """Of blocks that are single steps: is it one at which what modules give is weighed too?"""
+    if steps > 1 or not isinstance(tool, Weighbridge):
+        return [False] * blocks
+    due = sampled_steps(tool, blocks + 1)
+    sampled = {step for quantity in (Quantity.ACTIVATION, Quantity.ACTIVATION_GRADIENT) for step in due[int(quantity)]}
+    return [step in sampled for step in range(1, blocks + 1)]  # step 0 was the warming up
 
 
 def same_bits(raw: Training, watched: Training) -> Cell:
@@ -207,7 +219,8 @@ def size_of(workload: Workload, tool: str, arguments: argparse.Namespace) -> tup
         return 2, min(workload.steps, 10)
     if tool in RIVALS:
         return workload.rival_blocks, max(workload.steps // 5, 1)
-    blocks = workload.blocks if tool == Weighbridge.name else (workload.blocks + 1) // 2
+    is_mixed = tool in (Weighbridge.name, NoSentinel.name, TwoCores.name)  # steps of either kind have to be met
+    blocks = workload.blocks if tool == Weighbridge.name or (is_mixed and workload.steps == 1) else (workload.blocks + 2) // 3
     return arguments.blocks or blocks, workload.steps
 
 

@@ -70,8 +70,12 @@ def each_ms(cell: Cell, clock: str = "wall") -> float:
     return 1e3 * float(statistics.median(block[clock] for block in cell["raw"])) / float(cell["steps"])
 
 
-def spread_text(values: list[float]) -> str:
-    spread = Spread.of(values)
+def spread_of(cell: Cell, clock: str) -> Spread:
+    return Spread.of_kinds(cell[clock], cell["is_sampled"])
+
+
+def spread_text(cell: Cell, clock: str) -> str:
+    spread = spread_of(cell, clock)
     return f"{spread.median:.3f} ({spread.low:.3f} to {spread.high:.3f})"
 
 
@@ -79,7 +83,7 @@ def load_line(cell: Cell) -> str:
     """One line of progress."""
     raw = f"raw {each_ms(cell):.3f} ms a step ({each_ms(cell, 'cpu'):.3f} of CPU)"
     return (
-        f"{cell['workload']} {cell['tool']:18s} {spread_text(cell['wall'])}, CPU time {Spread.of(cell['cpu']).median:.3f}, "
+        f"{cell['workload']} {cell['tool']:18s} {spread_text(cell, 'wall')}, CPU time {spread_of(cell, 'cpu').median:.3f}, "
         f"{raw}, loss {cell['first_loss']:.4g} -> {cell['last_loss']:.4g}"
     )
 
@@ -114,7 +118,7 @@ def _ratio_line(cell: Cell, variant: str) -> str:
     rows = f"{cell['rows']:,}, {_completeness(cell)}" if "rows" in cell else "-"
     return (
         f"| {workload.letter}: {workload.title} | {variant} | {each_ms(cell):.3f} ({each_ms(cell, 'cpu'):.3f}) "
-        f"| {spread_text(cell['wall'])} | {spread_text(cell['cpu'])} | {workload.aims.get(cell['tool'], '-')} "
+        f"| {spread_text(cell, 'wall')} | {spread_text(cell, 'cpu')} | {workload.aims.get(cell['tool'], '-')} "
         f"| {cell['blocks']} x {cell['steps']} | {same} | {rows} |"
     )
 
@@ -126,7 +130,7 @@ def _completeness(cell: Cell) -> str:
 
 def _profile(letter: str, profile: Cell, unwrapped: Cell) -> list[str]:
     raw = each_ms(unwrapped, "cpu") / 1e3
-    extra = raw * (Spread.of(unwrapped["cpu"]).median - 1)
+    extra = raw * (spread_of(unwrapped, "cpu").median - 1)
     lines = ["", f"Profile of {letter} with the default plan, {profile['profiled_steps']:,} steps:", ""]
     lines += profile_lines(profile["profile"], profile["profiled_steps"], raw, extra)
     if profile["missing"]:
@@ -165,7 +169,7 @@ def rivals_table(cells: list[Cell]) -> list[str]:
     for name in names:
         found = _of(cells, name)
         texts = [
-            f"{spread_text(found[letter]['wall'])} [{Spread.of(found[letter]['cpu']).median:.2f}]" if letter in found else "-"
+            f"{spread_text(found[letter], 'wall')} [{spread_of(found[letter], 'cpu').median:.2f}]" if letter in found else "-"
             for letter in letters
         ]
         lines.append(f"| {name} | " + " | ".join(texts) + " |")

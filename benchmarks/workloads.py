@@ -53,7 +53,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Workload:
-    """One training, and how it is cut into blocks of roughly 0.1 to 0.5 s (c, d, e are longer: one step is)."""
+    """One training, and how it is cut into blocks: of tens of steps, so that each holds its share of the steps at which
+    activations are weighed too, or of a single one (c, d, e), and then there are some of either kind."""
 
     letter: str
     title: str
@@ -159,9 +160,9 @@ WORKLOADS = {
         # 10,000 steps: all of them below step 10,000, where the values of small tensors are kept at every step
         Workload("a", "tutorial 2-4-1, SGD, 10 samples", _aims(1.25, 1.15, 1.70), 250, 38, 10, tutorial),
         Workload("b", "MLP 784-512-512-10, Adam, batch 128", _aims(1.09, 1.05, 1.15), 40, 40, 10, mlp),
-        Workload("c", "ResNet-18-like, 3 x 32 x 32, SGD, batch 32", _aims(1.02, None, 1.05), 1, 25, 4, resnet),
-        Workload("d", "GPT-2-like, 12 layers of 256, AdamW, 8 x 128 tokens", _aims(1.02, None, 1.05), 1, 25, 4, gpt2),
-        Workload("e", "GPT-2 small, 124M, AdamW, 2 x 128 tokens", _aims(1.03, None, 1.05), 1, 12, 3, gpt2_small),
-        Workload("f", "1,000 x Linear(64, 64), SGD, batch 64", _aims(1.20, 1.08, 1.60), 4, 40, 3, deep),
+        Workload("c", "ResNet-18-like, 3 x 32 x 32, SGD, batch 32", _aims(1.02, None, 1.05), 1, 40, 4, resnet),
+        Workload("d", "GPT-2-like, 12 layers of 256, AdamW, 8 x 128 tokens", _aims(1.02, None, 1.05), 1, 36, 4, gpt2),
+        Workload("e", "GPT-2 small, 124M, AdamW, 2 x 128 tokens", _aims(1.03, None, 1.05), 1, 30, 3, gpt2_small),
+        Workload("f", "1,000 x Linear(64, 64), SGD, batch 64", _aims(1.20, 1.08, 1.60), 10, 16, 3, deep),
     )
 }

@@ -2,7 +2,7 @@
  * Everything here but weigh_item is static, so no code of a higher level can be linked into a lower one. */
 #include <math.h>
 #include <string.h>
-#if defined(__AVX512BW__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -28,6 +28,7 @@ typedef uint64_t words_vector __attribute__((vector_size(8 * WB_LANES)));
 typedef float floats_vector __attribute__((vector_size(4 * WB_LANES)));
 
 #define WIDE_RANGE 24 /* powers of two: where they are more, to count one by one is quicker */
+#define AHEAD (2 * WB_BLOCK) /* elements */
 #define MANY 128      /* elements: from here on four tables are quicker than one, which is quicker to clear */
 
 #if defined(__AVX512BW__)
@@ -318,29 +319,86 @@ static inline sums_f32 add_rest(lanes *lanes, const element_f32 *x, int from, in
     return sums;
 }
 
-/* The usual case again, a third faster: float parameter and gradient, nothing but finite numbers. All three rows and the
- * cross terms are summed in one loop, so each element is converted to double once. Fills `update`; returns 0, with
- * nothing added, where NaN or infinity is in the block. */
-static int weigh_together(const void *before, const void *after, const void *gradient, int n, int line, float *update,
-                          wb_row rows[3], wb_cross *cross)
+#if defined(__AVX512F__)
+/* Smallest and largest value, smallest magnitude: floating-point extremes run in two units here, those of integers in one. */
+typedef struct {
+    __m512 low, high, least;
+} range;
+
+static inline void meet(range *r, __mmask16 which, __m512 x)
 {
-    const element_f32 *restrict bw = before, *restrict aw = after, *restrict bg = gradient;
+    r->low = _mm512_mask_min_ps(r->low, which, r->low, x);
+    r->high = _mm512_mask_max_ps(r->high, which, r->high, x);
+    r->least = _mm512_mask_min_ps(r->least, which, r->least, _mm512_abs_ps(x));
+}
+
+static inline int32_t bits_of(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+/* The same as extremes of the bits, of finite numbers. Which sign the smallest magnitude has does not matter to anybody. */
+static inline extremes_f32 extremes_of(const range *r)
+{
+    const int32_t low = bits_of(_mm512_reduce_min_ps(r->low)), high = bits_of(_mm512_reduce_max_ps(r->high)),
+                  least = bits_of(_mm512_reduce_min_ps(r->least));
+    return (extremes_f32){high < 0 ? low : high, low < 0 ? INT32_MIN | least : least, (uint32_t)(low < 0 ? low : high),
+                          (uint32_t)(high < 0 ? INT32_MIN | least : least)};
+}
+
+/* Fills `update`, and finds the extremes of all three. */
+static inline void subtract_and_look(const element_f32 *before, const element_f32 *after, const element_f32 *gradient, int n,
+                                     float *update, extremes_f32 found[3])
+{
+    const __m512 most = _mm512_set1_ps(INFINITY), none = _mm512_set1_ps(-INFINITY);
+    range w = {most, none, most}, g = w, u = w;
+    for (int i = 0; i < n; i += 16) {
+        const __mmask16 which = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)-1;
+        const __m512 x = _mm512_maskz_loadu_ps(which, before + i);
+        const __m512 difference = _mm512_sub_ps(_mm512_maskz_loadu_ps(which, after + i), x);
+        _mm512_mask_storeu_ps(update + i, which, difference);
+        meet(&w, which, x);
+        meet(&g, which, _mm512_maskz_loadu_ps(which, gradient + i));
+        meet(&u, which, difference);
+    }
+    found[0] = extremes_of(&w);
+    found[1] = extremes_of(&g);
+    found[2] = extremes_of(&u);
+}
+#else
+static inline void subtract_and_look(const element_f32 *restrict before, const element_f32 *restrict after,
+                                     const element_f32 *restrict gradient, int n, float *restrict update,
+                                     extremes_f32 found[3])
+{
     EXTREMES(w);
     EXTREMES(g);
     EXTREMES(u);
 #pragma omp simd reduction(max : w_smax, w_umax, g_smax, g_umax, u_smax, u_umax) \
     reduction(min : w_smin, w_umin, g_smin, g_umin, u_smin, u_umin)
     for (int i = 0; i < n; i++) {
-        const float difference = aw[i] - bw[i];
+        const float difference = after[i] - before[i];
         update[i] = difference;
-        MEET(w, bw[i]);
-        MEET(g, bg[i]);
+        MEET(w, before[i]);
+        MEET(g, gradient[i]);
         MEET(u, difference);
     }
-    const extremes_f32 we = {w_smax, w_smin, w_umax, w_umin}, ge = {g_smax, g_smin, g_umax, g_umin},
-                       ue = {u_smax, u_smin, u_umax, u_umin};
-    if (!all_finite_f32(we) || !all_finite_f32(ge) || !all_finite_f32(ue))
-        return 0;
+    found[0] = (extremes_f32){w_smax, w_smin, w_umax, w_umin};
+    found[1] = (extremes_f32){g_smax, g_smin, g_umax, g_umin};
+    found[2] = (extremes_f32){u_smax, u_smin, u_umax, u_umin};
+}
+#endif
+
+/* The usual case again, a third faster: float parameter and gradient, nothing but finite numbers. All three rows and the
+ * cross terms are summed in one loop, so each element is converted to double once. Fills `update`; returns 0, with
+ * nothing added, where NaN or infinity is in the block: then, and only then, a sum of squares is not finite. */
+static int weigh_together(const void *before, const void *after, const void *gradient, int n, int line, float *update,
+                          wb_row rows[3], wb_cross *cross)
+{
+    const element_f32 *restrict bw = before, *restrict aw = after, *restrict bg = gradient;
+    extremes_f32 found[3];
+    subtract_and_look(bw, aw, bg, n, update, found);
 
     lanes w_lanes = {0}, g_lanes = {0}, u_lanes = {0};
     doubles_vector gp = {0}, gu = {0}, up = {0};
@@ -361,16 +419,18 @@ static int weigh_together(const void *before, const void *after, const void *gra
     }
     const sums_f32 w_sums = add_rest(&w_lanes, bw, whole, n), g_sums = add_rest(&g_lanes, bg, whole, n),
                    u_sums = add_rest(&u_lanes, update, whole, n);
+    if (!isfinite(w_sums.sum_sq + g_sums.sum_sq + u_sums.sum_sq))
+        return 0;
     for (int i = whole; i < n; i++) {
         const double w = bw[i], g = bg[i], u = update[i];
         cross->gradient_parameter += g * w;
         cross->gradient_update += g * u;
         cross->update_parameter += u * w;
     }
-    add_block_f32(before, n, NORMAL_F32, line, we, w_sums, &rows[0]);
-    add_block_f32(gradient, n, NORMAL_F32, line, ge, g_sums, &rows[1]);
+    add_block_f32(before, n, NORMAL_F32, line, found[0], w_sums, &rows[0]);
+    add_block_f32(gradient, n, NORMAL_F32, line, found[1], g_sums, &rows[1]);
     const int64_t still = rows[2].zero;
-    add_block_f32((const void *)update, n, NORMAL_F32, line, ue, u_sums, &rows[2]);
+    add_block_f32((const void *)update, n, NORMAL_F32, line, found[2], u_sums, &rows[2]);
     if (rows[2].zero != still)
         cross->lost += count_lost(gradient, 0, update, n, WB_F32);
     cross->gradient_parameter += total(gp);
@@ -414,6 +474,13 @@ static void start(wb_row *row, int histogram)
     memset(row->bins, 0, (size_t)row->tables * sizeof row->bins[0]);
 }
 
+/* Asks for a block that comes later. Processors look ahead on their own only up to the end of a page, and a block is one. */
+static inline void ask_for(const void *block, int64_t bytes)
+{
+    for (int64_t at = 0; at < bytes; at += WB_LINE)
+        __builtin_prefetch((const char *)block + at, 0, 2);
+}
+
 static void weigh_alone(const wb_item *item, wb_row *row)
 {
     double room[WB_BLOCK], clean[WB_BLOCK];
@@ -421,6 +488,8 @@ static void weigh_alone(const wb_item *item, wb_row *row)
     start(row, item->histogram);
     for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
         const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
+        if (line && first + AHEAD + WB_BLOCK <= item->count)
+            ask_for((const char *)(uintptr_t)item->parameter + (first + AHEAD) * size_of(item->dtype), WB_BLOCK * size_of(item->dtype));
         weigh(load(item->parameter, first, n, item->dtype, room), n, item->dtype, line, clean, row);
     }
 }

@@ -68,8 +68,10 @@ static int is_repeated(const wb_python *python, wb_forward *forward)
 /* The first module of a pass was called with the batch: one tensor. */
 static int meet_batch(const wb_python *python, wb_scene *scene, void *arguments)
 {
-    if (python->tuple_size(arguments) != 1)
+    if (python->tuple_size(arguments) != 1) {
+        python->forget_error(); /* there is one if it is no tuple */
         return 0;
+    }
     void *const batch = python->tuple_item(arguments, 0);
     if (is(python, python->type_of(batch), python->tensor_type) != YES || !wb_meet_tensor(scene->batch, batch))
         return 0;

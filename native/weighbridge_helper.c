@@ -78,6 +78,7 @@ void wb_gather(wb_job *job) { (void)job; }
 #else
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 #include <unistd.h>
@@ -161,7 +162,12 @@ WB_PUBLIC int wb_helper_start(void)
     helper.is_at_work = helper.impatience = 0;
     helper.is_taken = 0;
     pthread_t thread;
-    if (pthread_create(&thread, NULL, live, NULL))
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the threads of the program; the new one inherits this */
+    const int failed = pthread_create(&thread, NULL, live, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (failed)
         return 0;
     pthread_detach(thread);
     helper.process = getpid();

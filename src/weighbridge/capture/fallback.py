@@ -124,6 +124,7 @@ class TorchKernel:
     """The same as the native kernel, in torch operations. `note` says why it is used."""
 
     look = None
+    helper_seconds = 0.0
 
     def __init__(self, note: str = "") -> None:
         self.name, self.note = "torch", note

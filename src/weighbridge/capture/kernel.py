@@ -66,6 +66,10 @@ class Kernel(Protocol):
     note: str
     look: Any
 
+    @property
+    def helper_seconds(self) -> float:
+        """Time of a second thread in this process so far."""
+
     def weigh(
         self, items: Items, step: int, attempt: int, block: RowBlock, values: ValueBlock | None = None, keep: int = 0
     ) -> None:

@@ -62,7 +62,8 @@ class Run:
         self._writer = RankWriter(place.path, place.rank, place.attempt, disk_limit_bytes=plan.disk_bytes)
         self._recorder = Recorder(self._writer, self._tell, place.attempt, histogram_bins(plan.histogram_bits))
         self._table = TensorTable(self._recorder, self._tell, plan.wants, place.is_alone)
-        kernel = load_kernel()
+        kernel = self._kernel = load_kernel()
+        self._helped_before = kernel.helper_seconds
         self._stepper = Stepper(self._recorder, kernel, plan, self._table, self._fail)
         if place.note:
             self._tell(place.note)
@@ -177,6 +178,7 @@ class Run:
             "own_seconds": stepper.own_ns / 1e9,
             "wall_seconds": (stepper.last_ns - stepper.first_ns) / 1e9,
             "writer_seconds": self._recorder.thread_seconds,
+            "helper_seconds": self._kernel.helper_seconds - self._helped_before,
             "rows_dropped": self._recorder.rows_dropped,
         }
         self._recorder.event(stepper.steps, "finished", "", detail=detail)

@@ -36,14 +36,9 @@ class Work:
         self.rows = ALL_ROWS  # that are written at this step
         self.is_stale = False  # the copies are of an earlier step: some steps were not weighed
         self.is_all_due = plan.is_all_due and level.thinning == 1
-        first, values = self.parts[0], self.values[0]
+        first = self.parts[0]
         # Everything at every step, and everything read where it lies: then most steps need two calls of C and no more.
-        self.is_plain = (
-            self.is_all_due
-            and not (first.gathered or first.uncopied)
-            and len(first.windows) == 1
-            and not (values is not None and values.rest)
-        )
+        self.is_plain = self.is_all_due and not (first.gathered or first.uncopied)
 
     @property
     def snapshots(self) -> Snapshots:
