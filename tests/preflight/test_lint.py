@@ -80,7 +80,8 @@ yes = lambda x: (x > 0).float()
 Pair = tuple[Callable[[bool], Any], list[tuple[str, str, str]]]
 FAULTS: dict[str, Pair] = {
     "softmax before cross-entropy": (
-        lambda bad: found(mlp(*[nn.Softmax(1)] * bad), classes()), [("doubled-output-activation", "error", "3")],
+        lambda bad: found(mlp(*[nn.Softmax(1)] * bad), classes()),
+        [("doubled-output-activation", "error", "3")],
     ),
     "softmax before cross-entropy, a function": (
         lambda bad: found(mlp(), classes(), lambda o, y: F.cross_entropy(o.softmax(-1) if bad else o, y)),
@@ -99,23 +100,34 @@ FAULTS: dict[str, Pair] = {
         [("doubled-output-activation", "error", "3")],
     ),
     "sigmoid twice before BCE": (
-        lambda bad: found(mlp(nn.Sigmoid(), *[nn.Sigmoid()] * bad), (torch.randn(32, 8), torch.rand(32, 4)), F.binary_cross_entropy),
+        lambda bad: found(
+            mlp(nn.Sigmoid(), *[nn.Sigmoid()] * bad), (torch.randn(32, 8), torch.rand(32, 4)), F.binary_cross_entropy
+        ),
         [("doubled-output-activation", "error", "3")],
     ),
     "log-softmax before cross-entropy": (
-        lambda bad: found(mlp(*[nn.LogSoftmax(1)] * bad), classes()), [("doubled-output-activation", "note", "3")],
+        lambda bad: found(mlp(*[nn.LogSoftmax(1)] * bad), classes()),
+        [("doubled-output-activation", "note", "3")],
     ),
     "no activation": (
-        lambda bad: found(mlp(middle=nn.Identity if bad else nn.ReLU), classes()), [("missing-activation", "warning", "2")],
-    ),
-    "no activation, dropout": (
-        lambda bad: found(nn.Sequential(nn.Linear(8, 16), *[nn.ReLU()] * (not bad), nn.Dropout(0.1), nn.Linear(16, 4)), classes()),
+        lambda bad: found(mlp(middle=nn.Identity if bad else nn.ReLU), classes()),
         [("missing-activation", "warning", "2")],
     ),
-    "no activation, functional": (lambda bad: found(Functional(not bad), classes()), [("missing-activation", "warning", "two")]),
+    "no activation, dropout": (
+        lambda bad: found(
+            nn.Sequential(nn.Linear(8, 16), *[nn.ReLU()] * (not bad), nn.Dropout(0.1), nn.Linear(16, 4)), classes()
+        ),
+        [("missing-activation", "warning", "2")],
+    ),
+    "no activation, functional": (
+        lambda bad: found(Functional(not bad), classes()),
+        [("missing-activation", "warning", "two")],
+    ),
     "no activation between convolutions": (
         lambda bad: found(
-            nn.Sequential(nn.Conv2d(3, 8, 3), *[nn.ReLU()] * (not bad), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.ReLU(), nn.Linear(32, 4)),
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3), *[nn.ReLU()] * (not bad), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.ReLU(), nn.Linear(32, 4)
+            ),
             (torch.randn(8, 3, 6, 6), torch.arange(8) % 4),
         ),
         [("missing-activation", "warning", "1")],
@@ -125,11 +137,13 @@ FAULTS: dict[str, Pair] = {
         [("missing-activation", "warning", "1")],
     ),
     "constant initialisation": (
-        lambda bad: found(constant(mlp()) if bad else mlp(), classes()), [("symmetric-initialisation", "error", "0.weight")],
+        lambda bad: found(constant(mlp()) if bad else mlp(), classes()),
+        [("symmetric-initialisation", "error", "0.weight")],
     ),
     "cut from the graph": (lambda bad: found(Cut(bad), classes()), [("parameter-without-gradient", "warning", "one.weight")]),
     "not called, in a list": (
-        lambda bad: found(Listed(2 if bad else 3), classes(count=8)), [("parameter-without-gradient", "note", "layers.2.weight")],
+        lambda bad: found(Listed(2 if bad else 3), classes(count=8)),
+        [("parameter-without-gradient", "note", "layers.2.weight")],
     ),
     "raw inputs": (
         lambda bad: found(mlp(), (torch.rand(32, 8) * (255 if bad else 1), torch.arange(32) % 4)),
@@ -139,7 +153,7 @@ FAULTS: dict[str, Pair] = {
         lambda bad: found(mlp(), (torch.randn(32, 8), torch.randn(32, 4) + 50 * bad), F.mse_loss),
         [("high-initial-loss", "note", "2")],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -185,10 +199,15 @@ def test_a_parameter_that_nobody_wants_to_train_needs_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("optimizer", "copies"),
     [
-        (None, 2), (lambda p: torch.optim.SGD(p, lr=0.1), 2), (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 3),
-        (torch.optim.AdamW, 4), (lambda p: torch.optim.Adam(p, amsgrad=True), 5), (torch.optim.RMSprop, 3), (torch.optim.Adagrad, 3),
+        (None, 2),
+        (lambda p: torch.optim.SGD(p, lr=0.1), 2),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 3),
+        (torch.optim.AdamW, 4),
+        (lambda p: torch.optim.Adam(p, amsgrad=True), 5),
+        (torch.optim.RMSprop, 3),
+        (torch.optim.Adagrad, 3),
     ],
-)  # fmt: skip
+)
 def test_saved_bytes_are_those_of_the_bias_its_gradient_and_the_optimizer_s_tensors(optimizer: Any, copies: int) -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
     made = optimizer(model.parameters()) if optimizer else None
@@ -215,11 +234,50 @@ def test_rows_that_are_equal_but_learn_differently_are_not_symmetric() -> None:
 
 
 def test_the_trivial_loss_is_that_of_a_uniform_prediction() -> None:
-    (finding,) = [
-        f for f in found(mlp(), (torch.randn(64, 8), torch.arange(64) % 4), lambda o, y: F.cross_entropy(o * 100, y)).findings
-    ]
+    result = found(mlp(), (torch.randn(64, 8), torch.arange(64) % 4), lambda o, y: F.cross_entropy(o * 100, y))
+    (finding,) = result.findings
     assert finding.rule == "high-initial-loss"
     assert finding.evidence[0].limit == pytest.approx(math.log(4))  # type: ignore[union-attr]
+
+
+class Given(nn.Module):
+    """Gives the batch's own numbers as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+def logits(rows: list[list[float]], times: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """All of class 1."""
+    made = torch.tensor(rows).repeat(times, 1)
+    return made, torch.ones(len(made), dtype=torch.long)
+
+
+def test_a_high_loss_needs_samples_certainty_and_widely_spread_predictions() -> None:
+    wide, narrow, right = [5.0, -5.0], [1.5, -1.5], [-5.0, 5.0]
+    assert told(found(Given(), logits([wide], 32))) == [("high-initial-loss", "warning", "")]
+    assert told(found(Given(), logits([wide], 4))) == []
+    assert told(found(Given(), logits([narrow], 32))) == []
+    assert told(found(Given(), logits([[50.0, -50.0], *[right] * 15]))) == []  # one sample of 16 makes the mean
+
+
+def test_raw_inputs_are_excused_where_a_norm_follows_or_the_first_layer_is_small() -> None:
+    raw = torch.rand(32, 8) * 255, torch.arange(32) % 4
+    normed = nn.Sequential(nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    assert told(found(normed, raw)) == []
+    small = mlp()
+    with torch.no_grad():
+        small[0].weight *= 1e-2
+    assert told(found(small, raw)) == []
+
+
+def test_a_softmax_over_another_axis_is_not_the_loss_s_own() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4, bias=False))
+    assert told(found(model, classes(), lambda o, y: F.cross_entropy(o.softmax(0), y))) == []
 
 
 def test_a_rule_that_fails_says_so_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
