@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 from torch.nn import functional as F
 
@@ -238,6 +239,56 @@ def test_the_trivial_loss_is_that_of_a_uniform_prediction() -> None:
     (finding,) = result.findings
     assert finding.rule == "high-initial-loss"
     assert finding.evidence[0].limit == pytest.approx(math.log(4))  # type: ignore[union-attr]
+
+
+class TwoHeads(nn.Module):
+    """Two layers read what a third gives, with no activation between: a value that is shared is no fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.trunk(x)
+        return self.one(h) * torch.sigmoid(self.two(h))
+
+
+class Embedded(nn.Module):
+    """A projection, then attention, which begins with an affine layer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.attend = nn.Linear(8, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.project(x)
+        return torch.relu(self.attend(h, h, h, need_weights=False)[0]).mean(1)
+
+
+class Checkpointed(Cut):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = lambda t: torch.relu(self.one(t))
+        return self.two(torch.utils.checkpoint.checkpoint(inner, x.requires_grad_(), use_reentrant=True))
+
+
+def test_what_is_shared_or_inside_attention_misses_no_activation() -> None:
+    assert told(found(TwoHeads(), classes())) == []
+    assert told(found(Embedded(), (torch.randn(16, 5, 8), torch.arange(16)))) == []
+
+
+def test_what_a_reentrant_checkpoint_hides_is_not_called_unreached() -> None:
+    assert told(found(Checkpointed(False), classes())) == []
+
+
+def test_nan_in_the_batch_is_no_question_of_scale() -> None:
+    assert told(found(mlp(), (torch.full((32, 8), float("nan")), torch.arange(32) % 4))) == []
+
+
+def test_under_autocast_and_no_grad_the_same_is_found() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        result = found(model, (torch.randn(8, 3, 8, 8), torch.arange(8) % 4))
+    assert told(result) == [("redundant-bias", "warning", "0.bias")]
 
 
 class Given(nn.Module):

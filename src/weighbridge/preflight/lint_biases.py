@@ -22,6 +22,7 @@ from weighbridge.preflight.flow import Absorbed, absorbed
 from weighbridge.preflight.records import Graph, Parameter, Trial
 
 # Where a parameter enters as a bias: the operation and which of its inputs.
+CAST = "ToCopy"  # to another dtype, by autocast
 AS_BIAS = frozenset({("Addmm", 0), ("Convolution", 2), ("Linear", 2), ("Add", 0), ("Add", 1)})
 
 
@@ -48,7 +49,11 @@ def redundant_biases(graph: Graph, parameters: Iterable[Parameter]) -> Iterator[
 
 
 def _is_bias(graph: Graph, leaf: int) -> bool:
-    return all((graph.nodes[user].op, place) in AS_BIAS for user, place in graph.users[leaf])
+    users = graph.users[leaf]
+    return all(
+        _is_bias(graph, user) if graph.nodes[user].op == CAST else (graph.nodes[user].op, place) in AS_BIAS
+        for user, place in users
+    )
 
 
 def redundant(trial: Trial) -> Iterator[Finding]:

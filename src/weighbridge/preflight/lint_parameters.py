@@ -9,6 +9,7 @@ from weighbridge.format import counted
 from weighbridge.preflight.finding import finding, in_code
 from weighbridge.preflight.records import Parameter, Trial
 
+OPAQUE = frozenset({"CheckpointFunction", "CompiledFunction"})  # operations that do not show what they hold
 SHOWN = 3  # names in a sentence; all of them are in the evidence
 
 
@@ -19,8 +20,7 @@ def unoptimized(trial: Trial) -> Iterator[Finding]:
     """
     if not trial.has_optimizer:
         return
-    trainable = [p for p in trial.parameters if p.is_trainable]
-    missing = [p for p in trainable if p.is_optimized is False and p.gradient_rms is not None]
+    missing = [p for p in trial.parameters if p.is_optimized is False and p.gradient_rms is not None]
     if not missing:
         return
     if not any(p.is_optimized for p in trial.parameters):
@@ -40,7 +40,10 @@ def unreached(trial: Trial) -> Iterator[Finding]:
     """Trainable, in the optimizer where one is given, and not in the graph of the loss.
 
     A module that did not run is excused where others of the same list did (experts, dropped layers): a note for all of them.
+    Where a part of the graph cannot be seen (reentrant checkpoints, compiled code) nothing is said.
     """
+    if any(node.op in OPAQUE for node in trial.graph.nodes):
+        return
     lost = [p for p in trial.parameters if p.is_trainable and p.name not in trial.graph.leaves and p.is_optimized is not False]
     optional = [p for p in lost if not p.is_called and p.is_optional]
     certain = [p for p in lost if p not in optional]

@@ -74,7 +74,7 @@ def raw_scale(trial: Trial) -> Iterator[Finding]:
     A first layer that is a norm, or is followed by one at once, sees to the scale itself and is not looked at.
     """
     scale = trial.scale
-    if scale is None or scale.largest_rms <= LARGEST_RMS or scale.output_rms <= LARGEST_FIRST_OUTPUT:
+    if scale is None or not (scale.largest_rms > LARGEST_RMS and scale.output_rms > LARGEST_FIRST_OUTPUT):  # NaN: neither
         return
     message = (
         f"{in_code(scale.place)} gets inputs with an rms of {number(scale.rms)} (largest feature {number(scale.largest_rms)}), "

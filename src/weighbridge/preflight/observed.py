@@ -57,7 +57,7 @@ class Observed:
             if given is not None:
                 call.input_rms = rms(given)
                 _on_gradient(given, call, "input_gradient_rms")
-                call.first_input = given if given.grad_fn is None else None
+                call.first_input = given.detach() if given.grad_fn is None else None
 
         return enter
 

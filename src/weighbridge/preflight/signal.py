@@ -33,7 +33,7 @@ def try_out(model: torch.nn.Module, batch: Any, loss_fn: Any, optimizer: Any = N
     twin, observed = copied(original), Observed()
     try:
         observed.watch(twin)
-        with same_random_state(), torch.enable_grad():
+        with same_random_state(), torch.inference_mode(False), torch.enable_grad():
             loss_fn = copy.deepcopy(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
             loss = loss_of(twin, detached(batch), loss_fn)
             return _shown(original, twin, observed, loss, optimizers)
