@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from weighbridge.diagnosis.engine import diagnose
     from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
     from weighbridge.errors import WeighbridgeError
+    from weighbridge.preflight.biases import without_redundant_biases
+    from weighbridge.preflight.inspect import inspect
     from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
     from weighbridge.teaching.lab import lab
 
@@ -32,6 +34,8 @@ _HOME = {
     "weighbridge.diagnosis.engine": ("diagnose",),
     "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
     "weighbridge.errors": ("WeighbridgeError",),
+    "weighbridge.preflight.biases": ("without_redundant_biases",),
+    "weighbridge.preflight.inspect": ("inspect",),
     "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
     "weighbridge.teaching.lab": ("lab",),
 }
@@ -54,12 +58,14 @@ __all__ = [
     "finish",
     "flush",
     "init",
+    "inspect",
     "lab",
     "list_runs",
     "log",
     "open_run",
     "unwatch",
     "watch",
+    "without_redundant_biases",
 ]
 
 

@@ -19,7 +19,7 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.format import visible
 
 # In the order of the help. Each module has `register(app)` and imports its heavy parts inside the command.
-COMMANDS: Final = ("demo", "lab", "ls", "show", "diagnose", "check", "rules", "explain", "ui", "verify", "compact")
+COMMANDS: Final = ("demo", "lab", "inspect", "ls", "show", "diagnose", "check", "rules", "explain", "ui", "verify", "compact")
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
 

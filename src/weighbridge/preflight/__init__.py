@@ -1,0 +1,1 @@
+"""Before training: one forward and backward pass on a copy, and what its graph proves. See inspect.py."""

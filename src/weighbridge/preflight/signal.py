@@ -1,0 +1,152 @@
+"""One forward and one backward pass on a copy of the model, and all that they show as plain records."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import torch
+
+from weighbridge.errors import BadInput
+from weighbridge.preflight.calling import loss_of
+from weighbridge.preflight.copying import copied, detached, same_random_state, unwrapped
+from weighbridge.preflight.finding import module_of
+from weighbridge.preflight.graph import walk
+from weighbridge.preflight.observed import Observed, rms
+from weighbridge.preflight.records import Graph, Parameter, Trial
+from weighbridge.preflight.starts import first_scale, starts
+from weighbridge.preflight.table import shares_by_module, table
+
+EVAL_REMARK: Final = "The model was in evaluation mode; its copy was tried in training mode, as it will be trained."
+EQUAL: Final = 1e-6  # of the largest gradient of the model: rows that differ by less differ by rounding
+# Tensors of a parameter's size that torch's optimizers keep of each parameter.
+STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Muon": 1}
+
+
+def try_out(model: torch.nn.Module, batch: Any, loss_fn: Any, optimizer: Any = None) -> Trial:
+    """One forward and backward pass on a copy. The user's model, batch, gradients, buffers, modes and random state stay as they
+    are, bit for bit. Waits for the device. Raises BadInput where model, batch and loss do not fit together."""
+    original = unwrapped(model)
+    optimizers = _optimizers(optimizer)
+    twin, observed = copied(original), Observed()
+    try:
+        observed.watch(twin)
+        with same_random_state(), torch.inference_mode(False), torch.enable_grad():
+            loss_fn = copy.deepcopy(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
+            loss = loss_of(twin, detached(batch), loss_fn)
+            return _shown(original, twin, observed, loss, optimizers)
+    finally:
+        observed.remove()
+
+
+def _shown(
+    original: torch.nn.Module, twin: torch.nn.Module, observed: Observed, loss: torch.Tensor, optimizers: list[Any]
+) -> Trial:
+    names = {id(p): name for name, p in twin.named_parameters()}
+    graph, nodes = walk([loss], names, observed.module_at)
+    kinds = {name: type(module).__name__ for name, module in twin.named_modules()}
+    shares, begun = shares_by_module(graph, nodes), tuple(starts(graph, nodes))
+    scale = first_scale(graph, observed, kinds)
+    leaves = [p for p in twin.parameters() if p.requires_grad]
+    if not any(id(p) in names and names[id(p)] in graph.leaves for p in leaves):
+        raise BadInput("The loss depends on no parameter of the model that is given; does loss_fn call another model?")
+    torch.autograd.backward(loss, inputs=leaves)  # inputs: a loss that holds the user's own model leaves no gradient there
+    return Trial(
+        graph=graph,
+        parameters=tuple(_parameters(original, twin, observed, graph, optimizers)),
+        layers=table(twin, observed, shares),
+        kinds=kinds,
+        written=_written(twin),
+        loss=float(loss.detach()),
+        has_optimizer=bool(optimizers),
+        state_tensors=_state_tensors(optimizers),
+        starts=begun,
+        scale=scale,
+        remarks=() if original.training else (EVAL_REMARK,),
+    )
+
+
+def _parameters(
+    original: torch.nn.Module, twin: torch.nn.Module, observed: Observed, graph: Graph, optimizers: list[Any]
+) -> Iterator[Parameter]:
+    held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
+    users = dict(original.named_parameters())
+    modules = dict(twin.named_modules())
+    called = {call.module for call in observed.calls}
+    gradients = [_dense(p.grad) for p in twin.parameters() if p.grad is not None]
+    largest = max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
+    for name, parameter in twin.named_parameters():
+        owner = module_of(name)
+        gradient = parameter.grad
+        yield Parameter(
+            name=name,
+            module=owner,
+            kind=type(modules.get(owner)).__name__,
+            shape=tuple(parameter.shape),
+            size_bytes=parameter.numel() * parameter.element_size(),
+            is_trainable=parameter.requires_grad,
+            is_called=owner in called,
+            is_optional=_is_optional(owner, modules, called),
+            is_optimized=id(users[name]) in held if optimizers else None,
+            gradient_rms=None if gradient is None else rms(_dense(gradient)),
+            has_equal_rows=has_equal_rows(parameter.detach(), gradient, largest),
+        )
+
+
+def has_equal_rows(weight: torch.Tensor, gradient: torch.Tensor | None, largest: float) -> bool:
+    """Whether all rows of a matrix are the same, not all zero, and those of its gradient too, but for rounding.
+
+    `largest`: of all gradients of the model. A gradient that is zero but for rounding (softmax behind equal weights) is equal.
+    """
+    if gradient is None or gradient.is_sparse or weight.ndim < 2 or weight.shape[0] < 2:
+        return False
+    rows, slopes = weight.flatten(1), gradient.detach().flatten(1).double()
+    if not bool((rows == rows[0]).all()) or not bool(rows.any()):
+        return False
+    return bool((slopes - slopes[0]).abs().max() <= EQUAL * largest)
+
+
+def _dense(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
+
+
+def _is_optional(owner: str, modules: Mapping[str, torch.nn.Module], called: Iterable[str]) -> bool:
+    """Whether a module around it is one of a list of which others were called."""
+    parts = owner.split(".")
+    for end in range(len(parts), 0, -1):
+        holder, item = ".".join(parts[: end - 1]), ".".join(parts[:end])
+        if isinstance(modules.get(holder), (torch.nn.ModuleList, torch.nn.ModuleDict)):
+            siblings = [f"{holder}." * bool(holder) + key for key, _ in modules[holder].named_children()]
+            if item not in called and any(one in called for one in siblings):
+                return True
+    return False
+
+
+def _written(model: torch.nn.Module) -> dict[str, str]:
+    return {
+        name: re.sub(r"\s+", " ", repr(module))
+        for name, module in model.named_modules()
+        if not any(True for _ in module.children()) and type(module).__module__.startswith("torch.nn")
+    }
+
+
+def _optimizers(given: Any) -> list[Any]:
+    found = [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+    for one in found:
+        if not hasattr(one, "param_groups"):
+            raise BadInput(f"The optimizer is a {type(one).__name__}; expected one of torch.optim, or a list of them.")
+    return found
+
+
+def _state_tensors(optimizers: list[Any]) -> int | None:
+    if len(optimizers) != 1:
+        return None
+    (one,) = optimizers
+    defaults = one.defaults
+    if type(one).__name__ in ("SGD", "RMSprop"):
+        extra = int(type(one).__name__ == "RMSprop") + int(bool(defaults.get("centered")))
+        return extra + int(bool(defaults.get("momentum")))
+    kept = STATES.get(type(one).__name__)
+    return None if kept is None else kept + int(bool(defaults.get("amsgrad")))
