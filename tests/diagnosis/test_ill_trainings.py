@@ -280,3 +280,19 @@ def test_a_scaler_that_never_finds_a_scale_names_the_origin(tmp_path: Path) -> N
     found = only(diagnosis, "nonfinite-origin")
     assert (found.place, found.first_step, found.told_step) == ("2", 4, 24)
     assert "scaler-starvation" in found.explains
+
+
+def test_an_evaluation_between_backward_and_step_is_no_finding(tmp_path: Path) -> None:
+    training = seeded(wine_dropout)
+    optimizer = training.optimizers[0]
+    optimizer.register_step_pre_hook(lambda *_: training.model.eval() and None)
+    optimizer.register_step_post_hook(lambda *_: training.model.train() and None)
+    assert diagnosed(training, tmp_path).findings == ()
+
+
+def test_frozen_batch_norms_and_dropout_of_0_in_evaluation_mode_are_no_finding(tmp_path: Path) -> None:
+    training = seeded(cnn)
+    training.model[2].requires_grad_(False)
+    training.model.append(nn.Dropout(0.0))
+    training.model.eval()
+    assert diagnosed(training, tmp_path).findings == ()

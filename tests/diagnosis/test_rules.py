@@ -299,8 +299,9 @@ def _bad(calls: Any = (), loss: float = 1.0, **counts: Any) -> Any:
         (_bad([_call(5, 5, 0, GRADIENT)], gradient=["a.weight"]), "act"),  # what follows act has parameters: a functional
         (_bad(update=["a.bias"]), "a.bias"),
         (_bad([_call(5, 4, 0)], NAN, parameter=["b.weight"]), "b.weight"),
+        (_bad([_call(5, -1, 0, GRADIENT), _call(5, 0, 1)], update=["a.bias"]), "a.bias"),
     ],
-    ids=["forward", "batch", "loss", "backward", "backward, last", "backward, flagged", "update", "parameter"],
+    ids=["forward", "batch", "loss", "backward", "backward, last", "backward, flagged", "update", "parameter", "unknown"],
 )
 def test_the_first_in_the_order_of_the_step_is_the_origin(made: Any, place: str) -> None:
     assert [(f.place, f.first_step) for f in found(ORIGIN, made)] == [(place, 5)]

@@ -23,15 +23,13 @@ def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def linked(findings: Sequence[Finding], causes: Mapping[str, Sequence[str]]) -> tuple[Finding, ...]:
     """The findings in order, each with all that follows from it in `explains`. `causes`: per rule those it may lead to."""
     inorder = ordered(findings)
-    follows = {one.key: [two.key for two in inorder[i + 1 :] if _leads(one, two, causes)] for i, one in enumerate(inorder)}
+    follows = {
+        one.key: [two.key for two in inorder[i + 1 :] if two.rule in causes.get(one.rule, ())] for i, one in enumerate(inorder)
+    }
     for finding in reversed(inorder):  # what follows from what follows: the later ones are complete already
         onward = [key for direct in follows[finding.key] for key in follows[direct]]
         follows[finding.key] = list(dict.fromkeys([*follows[finding.key], *onward]))
     return tuple(dataclasses.replace(f, explains=tuple(follows[f.key])) for f in inorder)
-
-
-def _leads(one: Finding, two: Finding, causes: Mapping[str, Sequence[str]]) -> bool:
-    return two.rule in causes.get(one.rule, ()) and (one.first_step, one.depth) <= (two.first_step, two.depth)
 
 
 def roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:

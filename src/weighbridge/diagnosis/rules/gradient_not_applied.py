@@ -46,7 +46,7 @@ class GradientNotApplied(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         gradient, update = block["gradient.abs_max"], block["update.zero_fraction"]
         rate = block.of_steps("lr")
-        recorded = ~np.isnan(update) & (gradient > 0) & (block["gradient.nonfinite_count"] == 0)
+        recorded = ~np.isnan(update) & (block["gradient.nonfinite_count"] == 0)
         recorded &= block.of_steps("skipped", 1.0) == 0
         recorded &= rate * np.minimum(1.0, gradient) > self.spacing * block["parameter.abs_max"]
         for step, columns in self.streaks.read(block, update == 1, recorded):

@@ -102,7 +102,7 @@ class NonfiniteOrigin(Rule):
         is_loss = any(not _is_finite(r["loss"]) for r in rows)
         is_skipped = any(r["skipped"] for r in rows)
         parameter, gradient, update = (counts[name] for name in COUNTS)
-        calls = [c for c in calls if (c["tensor"], c["quantity"]) not in self.harmless]
+        calls = [c for c in calls if (c["tensor"], c["quantity"]) not in self.harmless and self._is_known(c)]
         is_forward = any(c["quantity"] == Quantity.ACTIVATION for c in calls)
         if not (is_loss or gradient.any() or parameter.any() or update.any()):
             self.harmless |= {(c["tensor"], c["quantity"]) for c in calls if not is_skipped}
@@ -114,6 +114,11 @@ class NonfiniteOrigin(Rule):
             self.excused = self.excused or finding
             return _told_at(self.excused, step) if self.run > EXCUSED else None
         return finding
+
+    def _is_known(self, call: Mapping[str, Any]) -> bool:
+        """Is it of an output, or of the batch on its way in?"""
+        is_batch = call["tensor"] < 0 and call["quantity"] == Quantity.ACTIVATION
+        return is_batch or self.tensors.column.get(call["tensor"], -1) in self.place
 
     def _count(self, is_skipped: bool) -> None:
         self.run = self.run + 1 if is_skipped else 0
