@@ -258,7 +258,7 @@ class Embedded(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.project, self.attend = nn.Linear(8, 16), nn.MultiheadAttention(16, 2, batch_first=True)
+        self.project, self.attend = nn.Linear(8, 16), nn.MultiheadAttention(16, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.project(x)
