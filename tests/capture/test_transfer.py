@@ -87,7 +87,7 @@ def step(weigher: DeviceWeigher, ps: list[nn.Parameter], number: int, rows: Rows
     before = [dense(p) for p in ps]
     for p in ps:
         p.data.mul_(0.9)
-    weigher.after(number, rows)  # type: ignore[arg-type]
+    weigher.after(number, None, rows)  # type: ignore[arg-type]
     told = {}
     for tensor, (p, then) in enumerate(zip(ps, before, strict=True)):
         assert p.grad is not None
