@@ -90,7 +90,8 @@ class Plan:
     parameters, gradients, updates   when; default every step
     moments               the optimizer's running averages (Adam's two); default 10 steps per decade and every 100th
     coherence             successive gradients of an optimizer compared (their cosine; the gradient noise scale; the factor
-                          of clipping by own code), counted in its own steps; default as for moments
+                          of clipping by own code), counted in its own steps; default 10 steps per decade and
+                          every 500th
     activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
                           every 10th
     units                 each unit of an output on its own; default 20 steps per decade and every 100th
@@ -115,7 +116,7 @@ class Plan:
     gradients: When = True
     updates: When = True
     moments: When = Schedule(every=100, per_decade=10)
-    coherence: When = Schedule(every=100, per_decade=10)
+    coherence: When = Schedule(every=500, per_decade=10)
     activations: When = Schedule(first=20, every=10)
     activation_gradients: When = Schedule(first=20, every=10)
     units: When = Schedule(every=100, per_decade=20)
