@@ -104,6 +104,22 @@ def weigh_steps(
     tl.store(at + 2 * WIDTH + 11, tl.sum(lost, 0).to(tl.float64))
 
 
+@triton.jit
+def _sums_of(x, length, kind: tl.constexpr, T: tl.constexpr, E: tl.constexpr):
+    """Of so many elements from a pointer on: whole tiles without a mask, to be read 16 bytes at once, then the rest."""
+    wide: tl.constexpr = kind == F64
+    sums = new_sums(T, wide)
+    lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
+    whole = length // (T * E)
+    for tile in range(whole):
+        everywhere = tl.full([T, E], 1, tl.int1)
+        sums = add_tile(sums, widened(tl.load(x + tile * (T * E) + lanes), kind), everywhere, kind, wide)
+    rest = whole * (T * E) + lanes
+    mask = rest < length
+    sums = add_tile(sums, widened(tl.load(x + rest, mask=mask, other=0), kind), mask, kind, wide)
+    return sums
+
+
 @triton.jit(do_not_specialize=["row"], do_not_specialize_on_alignment=["addresses"])
 def weigh_alone(
     pieces, addresses, counts, stats, hists, row,
@@ -116,20 +132,10 @@ def weigh_alone(
     first = tl.multiple_of(tl.load(piece + 1), 512)
     count = tl.load(counts + item)
     x = pointer_to(tl.load(addresses + item), kind, aligned)
-    wide: tl.constexpr = kind == F64
     if fine >= 0:
         found = histogram_of(x, first, length, count, kind, fine, TILE, BINS)
         tl.store(hists + (slot * ROWS + row) * BINS + tl.arange(0, BINS), found)
-    sums = new_sums(T, wide)
-    lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
-    x += first
-    whole = length // (T * E)
-    for tile in range(whole):
-        everywhere = tl.full([T, E], 1, tl.int1)
-        sums = add_tile(sums, widened(tl.load(x + tile * (T * E) + lanes), kind), everywhere, kind, wide)
-    rest = whole * (T * E) + lanes
-    mask = rest < length
-    sums = add_tile(sums, widened(tl.load(x + rest, mask=mask, other=0), kind), mask, kind, wide)
+    sums = _sums_of(x + first, length, kind, T, E)
     write_sums(stats + (slot * ROWS + row) * WIDTH, sums)
 
 
@@ -149,21 +155,11 @@ def weigh_one(
     first = tl.multiple_of(number * piece, 512)
     length = tl.minimum(count - first, piece).to(tl.int32)
     x = pointer_to(address.to(tl.int64), kind, aligned)
-    wide: tl.constexpr = kind == F64
     if fine >= 0:
         found = histogram_of(x, first, length, count, kind, fine, TILE, BINS)
         bins = tl.arange(0, BINS)
         tl.atomic_add(hists + entry * BINS + bins, found, mask=found > 0)
-    sums = new_sums(T, wide)
-    lanes = tl.arange(0, T)[:, None] * E + tl.arange(0, E)[None, :]
-    x += first
-    whole = length // (T * E)
-    for tile in range(whole):
-        everywhere = tl.full([T, E], 1, tl.int1)
-        sums = add_tile(sums, widened(tl.load(x + tile * (T * E) + lanes), kind), everywhere, kind, wide)
-    rest = whole * (T * E) + lanes
-    mask = rest < length
-    sums = add_tile(sums, widened(tl.load(x + rest, mask=mask, other=0), kind), mask, kind, wide)
+    sums = _sums_of(x + first, length, kind, T, E)
     write_sums(stats + (slot + number) * WIDTH, sums)
     if tl.sum(sums[0], 0) > 0:
         tl.store(flags + flag, float("inf"))

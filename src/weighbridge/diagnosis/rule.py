@@ -6,6 +6,7 @@ state of O(tensors), and yields findings. It never imports torch and sees only w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -97,7 +98,7 @@ class Answer:
     reason: str = ""
 
 
-class Rule:
+class Rule(ABC):
     """Base of all rules. A new object is made for each run; `read` may yield findings at once or never."""
 
     id: ClassVar[str]
@@ -108,12 +109,12 @@ class Rule:
     needs: ClassVar[Needs]
     causes: ClassVar[tuple[str, ...]] = ()  # ids of rules whose findings may follow from one of this
 
-    def start(self, tensors: Tensors) -> None:
+    def start(self, tensors: Tensors) -> None:  # noqa: B027  (not every rule has state)
         """The table of tensors; called before the first block and again when it has changed (columns never move)."""
 
+    @abstractmethod
     def read(self, block: Block) -> Iterable[Finding]:
         """The next steps. Must find the same however the steps are cut into blocks."""
-        raise NotImplementedError
 
     def lacking(self) -> tuple[Outcome, str] | None:
         """Asked where nothing was found: None = clear, else NOT_APPLICABLE or NOT_ENOUGH_DATA and the reason."""
