@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -28,7 +28,7 @@ LONG_LISTS: Final = frozenset({"active", "sum", "sum_sq", "max"})
 Rows = tuple[Mapping[str, Any], ...]
 STEP_COLUMNS: Final = (
     *("step", "optimizer", "optimizer_step", "loss", "backward_passes", "skipped"),
-    *("clip_factor", "loss_scale", "lr"),
+    *("clip_factor", "loss_scale", "lr", "momentum", "weight_decay"),
 )
 
 
@@ -40,6 +40,7 @@ class Group:
     kind: str  # class of the optimizer
     number: int  # place in param_groups and in the lists of the table of steps
     columns: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all but lr, momentum and weight decay: betas, eps, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,8 @@ class Block:
     def of_steps(self, column: str, otherwise: float = np.nan) -> np.ndarray:
         """A column of the table of steps at the tensors of the optimizer that stepped: float64 [steps, tensors].
 
-        `lr` is that of the tensor's own group. `otherwise` stands where no optimizer stepped, or it has none.
+        `lr`, `momentum` and `weight_decay` are those of the tensor's own group.
+        `otherwise` stands where no optimizer stepped, or it has none.
         """
         found = np.full((len(self), len(self.tensors)), otherwise)
         members: dict[int, list[Group]] = {}
@@ -145,10 +147,14 @@ def _groups(events: Iterable[Event], step: int, tensors: Tensors) -> tuple[Group
     """The groups of each optimizer as they were last told up to this step."""
     told = {e.detail["optimizer"]: e.detail for e in events if e.kind == "optimizer" and e.step <= step}
     return tuple(
-        Group(number, detail["class"], i, tuple(tensors.column[t] for t in group["tensors"] if t in tensors.column))
+        Group(number, detail["class"], i, _columns(group["tensors"], tensors), group["settings"])
         for number, detail in sorted(told.items())
         for i, group in enumerate(detail["groups"])
     )
+
+
+def _columns(ids: Iterable[int], tensors: Tensors) -> tuple[int, ...]:
+    return tuple(tensors.column[number] for number in ids if number in tensors.column)
 
 
 def _as_row(event: Event) -> Mapping[str, Any]:
