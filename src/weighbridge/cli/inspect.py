@@ -17,9 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    target: Annotated[
-        str, typer.Argument(metavar=METAVAR, help="What defines or returns them.", show_default=False)
-    ],
+    target: Annotated[str, typer.Argument(metavar=METAVAR, help="What defines or returns them.", show_default=False)],
     json: Annotated[bool, typer.Option("--json", help="The table and the findings for programs.")] = False,
 ) -> None:
     """Look at a network before training: a table of its layers, and what is wrong with it.

@@ -56,9 +56,7 @@ def _from_function(target: str, names: Sequence[str]) -> Mapping[str, Any]:
     return made
 
 
-def _complete(
-    found: Mapping[str, Any], who: str, names: Sequence[str], needed: Sequence[Sequence[str]]
-) -> Mapping[str, Any]:
+def _complete(found: Mapping[str, Any], who: str, names: Sequence[str], needed: Sequence[Sequence[str]]) -> Mapping[str, Any]:
     from weighbridge.errors import BadInput
 
     missing = [" or ".join(group) for group in needed if not any(name in found for name in group)]

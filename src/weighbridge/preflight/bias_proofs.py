@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from torch import nn
-
-from weighbridge.preflight.bias_slots import Slot
 from weighbridge.preflight.flow import Absorbed, absorbed
 from weighbridge.preflight.records import RESHAPES, Graph
 
@@ -19,25 +16,24 @@ KEEPS_ZERO: Final = RESHAPES | {
 ADDED: Final = ("Add", "Sub", "Cat")
 
 
-def outputs(graph: Graph, slot: Slot) -> tuple[int, ...]:
-    """The nodes that make what a module gives: those with a user outside of it."""
-    own = {i for i, node in enumerate(graph.nodes) if node.module == slot.layer and not node.parameter}
-    return tuple(sorted(i for i in own if i in graph.roots or any(user not in own for user, _ in graph.users[i])))
+def products(graph: Graph, weight: str) -> tuple[int, ...]:
+    """The nodes in which the parameter of this name is the matrix of a product or a convolution."""
+    return tuple(i for i, n in enumerate(graph.nodes) if n.op in MATRICES and _matrix(graph, i, MATRICES[n.op]) == weight)
 
 
-def would_be_absorbed(graph: Graph, slot: Slot) -> Absorbed | None:
-    """What would take a bias out again, were there one. None where it may matter, or the module ran more than once."""
-    ends = outputs(graph, slot)
-    if len(ends) != 1 or not isinstance(slot.module, (nn.Linear, nn.modules.conv._ConvNd)):
+def would_be_absorbed(graph: Graph, weight: str) -> Absorbed | None:
+    """What would take a bias beside this weight out again, were there one. None where it may matter, or it is used twice."""
+    ends = products(graph, weight)
+    if len(ends) != 1:
         return None
-    is_convolution = isinstance(slot.module, nn.modules.conv._ConvNd)
-    return absorbed(graph, ends[0], frozenset({1 if is_convolution else len(graph.nodes[ends[0]].shape) - 1}))
+    node = graph.nodes[ends[0]]
+    return absorbed(graph, ends[0], frozenset({1 if node.op == "Convolution" else len(node.shape) - 1}))
 
 
-def has_constant_before(graph: Graph, slot: Slot) -> bool:
+def has_constant_before(graph: Graph, weight: str) -> bool:
     """Whether something before the layer could make a constant of its own: another bias, a norm's shift, an embedding, a
     sigmoid. False is a proof: zero in, zero out, whatever the weights."""
-    waiting, seen = list(outputs(graph, slot)), set()
+    waiting, seen = list(products(graph, weight)), set()
     if not waiting:
         return True
     while waiting:
@@ -48,9 +44,7 @@ def has_constant_before(graph: Graph, slot: Slot) -> bool:
         if node.op in ADDED and None in node.inputs:
             return True  # a number, a buffer, or the batch: the graph does not say which
         for place, edge in enumerate(node.inputs):
-            if edge is None or edge[0] in seen:
-                continue
-            if _is_weight(graph, index, place):
+            if edge is None or edge[0] in seen or (MATRICES.get(node.op) == place and _matrix(graph, index, place)):
                 continue
             if graph.nodes[edge[0]].parameter:
                 return True  # added, or multiplied with: not a matrix
@@ -59,9 +53,7 @@ def has_constant_before(graph: Graph, slot: Slot) -> bool:
     return False
 
 
-def _is_weight(graph: Graph, index: int, place: int) -> bool:
-    """Whether an input of a matrix product is a parameter, looked for through transposes."""
-    if MATRICES.get(graph.nodes[index].op) != place:
-        return False
+def _matrix(graph: Graph, index: int, place: int) -> str:
+    """The parameter that is this input of a product, looked for through transposes; empty where it is computed."""
     leaf = graph.behind(index, place, RESHAPES | {"T", "Transpose", "Permute"})
-    return leaf is not None and bool(graph.nodes[leaf].parameter)
+    return "" if leaf is None else graph.nodes[leaf].parameter

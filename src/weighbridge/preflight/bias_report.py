@@ -32,7 +32,7 @@ class LayerBias:
     name: str  # of the parameter: "0.bias"
     role: str  # "bias", or "norm_shift" of a norm
     has_bias: bool
-    verdict: str  # needed, no effect, harmful, redundant, cannot tell ...; missing, not missed, rightly none
+    verdict: str  # needed, no effect, better without, redundant, cannot tell ...; missing, not missed, rightly none
     reason: str  # why, in words
     ratio: float | None  # rms(b) / rms(W.x) over all units
     ratios: tuple[float, ...]  # |b| / rms(W.x) of each unit
@@ -98,7 +98,7 @@ def biases(model: torch.nn.Module, batches: Any, loss_fn: Any = None, optimizer:
     single samples, by batch. That is what this network would lose now; what a network trained without it loses says
     `ablate_bias`. One pass over the batches per bias, two where weights may take over.
 
-    The user's model, modes, gradients, buffers and random state stay as they are. Raises BadInput where they do not fit together.
+    The user's model, modes, gradients, buffers and random state stay as they are. Raises BadInput where these do not fit.
 
     >>> import torch
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
@@ -112,7 +112,8 @@ def biases(model: torch.nn.Module, batches: Any, loss_fn: Any = None, optimizer:
         trial = try_out(model, held.batches[0], loss_fn, optimizer)
         found = slots(twin)
         before = held.all(twin)
-        known = _Known(twin, held, before, trial, sums(twin, found, held), _states(model, optimizer))
+        names = {id(p): name for name, p in twin.named_parameters()}
+        known = _Known(twin, held, before, trial, sums(twin, found, held), _states(model, optimizer), names)
         return BiasReport(
             type(model).__name__, tuple(known.of(slot) for slot in found), float(before.mean()), len(before), held.unit
         )
@@ -128,6 +129,7 @@ class _Known:
     trial: Trial
     sums: Mapping[str, Sums]
     states: Mapping[str, int]
+    weights: Mapping[int, str]  # names by the id of the parameter
 
     def of(self, slot: Slot) -> LayerBias:
         if slot.parameter is None:
@@ -148,11 +150,11 @@ class _Known:
         return of_bias(found), "", found, rest
 
     def _gap(self, slot: Slot) -> tuple[str, str, Worth | None, None]:
-        by = would_be_absorbed(self.trial.graph, slot)
+        graph, weight = self.trial.graph, self.weights.get(id(getattr(slot.module, "weight", None)), "")
+        by = would_be_absorbed(graph, weight)
         if by is not None:
-            place = self.trial.graph.nodes[by.nodes[0]].module
-            return NOT_NEEDED, f"proof: {place or 'a function'} would take it out again", None, None
-        if not slot.adds or has_constant_before(self.trial.graph, slot):
+            return NOT_NEEDED, f"proof: {graph.nodes[by.nodes[0]].module or 'a function'} would take it out again", None, None
+        if not slot.adds or has_constant_before(graph, weight):
             return NOT_MISSED, "what comes before can make a constant", None, None
         found = self._put_in(slot)
         return of_gap(found), "zero in gives zero out up to here, whatever the weights", found, None
@@ -166,7 +168,7 @@ class _Known:
         return None if after is None else worth(self.before, after, self.held.unit)
 
     def _record(self, slot: Slot, verdict: str, reason: str, found: Worth | None, rest: Worth | None) -> LayerBias:
-        of, parameter = self.sums.get(slot.name), slot.parameter
+        of, parameter = self.sums.get(slot.name, Sums(None)), slot.parameter
         return LayerBias(
             layer=slot.layer,
             kind=type(slot.module).__name__,
@@ -175,11 +177,11 @@ class _Known:
             has_bias=parameter is not None,
             verdict=verdict,
             reason=reason,
-            ratio=of and of.ratio,
-            ratios=of.ratios if of else (),
-            cancelled=of and of.cancelled,
-            input_offset=of and of.offset,
-            has_centred_inputs=of and of.is_centred,
+            ratio=of.ratio,
+            ratios=of.ratios,
+            cancelled=of.cancelled,
+            input_offset=of.offset,
+            has_centred_inputs=of.is_centred,
             worth=found,
             taken_over=rest,
             parameters=0 if parameter is None else parameter.numel(),

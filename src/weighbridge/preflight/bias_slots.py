@@ -36,7 +36,7 @@ class Slot:
 
     @property
     def role(self) -> str:
-        """"bias", or "norm_shift" of a norm."""
+        """ "bias", or "norm_shift" of a norm."""
         return role_of(self.module, self.attribute)
 
     @property

@@ -17,7 +17,7 @@ from weighbridge.teaching.compare import caution
 if TYPE_CHECKING:
     from weighbridge.preflight.bias_report import BiasReport, LayerBias
 
-STYLES: Final = {"needed": "green", "redundant": "yellow", "missing": "bold yellow", "harmful": "bold yellow"}
+STYLES: Final = {"needed": "green", "redundant": "yellow", "missing": "bold yellow", "better without": "bold yellow"}
 
 
 def lines(report: BiasReport, width: int) -> list[Text]:
@@ -52,8 +52,9 @@ def _columns(layers: Sequence[LayerBias]) -> tuple[list[grid.Column], list[grid.
         grid.column("largest", [_or_empty(max(one.ratios, default=None)) for one in layers]),
         grid.column("cancels", ["" if one.cancelled is None else _share(one.cancelled) for one in layers]),
         grid.column("input mean", [_or_empty(one.input_offset) for one in layers]),
-        grid.column("loss without", [_effect(one.worth) for one in layers], right=False),
+        grid.column("loss without", [_effect(one.worth) if one.has_bias else "" for one in layers], right=False),
         grid.column("weights taking over", [_effect(one.taken_over) for one in layers], right=False),
+        grid.column("loss with one", ["" if one.has_bias else _effect(one.worth) for one in layers], right=False),
     ]
     return fixed, [one for one in others if any(cell.plain for cell in one.cells)]
 
@@ -85,8 +86,8 @@ def _said(one: LayerBias) -> str:
         return f"{one.name} is redundant ({one.reason}). {_saved(one)} {_line(one)}"
     if one.verdict == "no effect":
         return f"{one.name} has no effect here: less than {share(NEGLIGIBLE)} of the loss. {_saved(one)} {_line(one)}"
-    if one.verdict == "harmful":
-        return f"{one.name} does harm: the loss is lower without it. {_saved(one)} {_line(one)}"
+    if one.verdict == "better without":
+        return f"{one.name}: the loss is lower without it. Networks that are not trained yet show this, and overfitted ones."
     if one.verdict == "needed" and one.taken_over is not None and one.taken_over.is_negligible:
         return f"{one.name} is used, but the layer's inputs are far from centred: its weights could do without it."
     if one.verdict == "missing":
@@ -110,15 +111,15 @@ def _line(one: LayerBias) -> str:
 
 def _notes(report: BiasReport) -> list[str]:
     measured = [one.worth for one in report.layers if one.worth is not None]
-    notes = ["b / Wx: rms of the bias over rms of all else in the layer's output; largest: of one unit. cancels: how much of W·E[x]."]
+    notes = ["b / Wx: rms of the bias over rms of all else in the layer's output; largest: of one unit; cancels: of W·E[x]."]
     if measured:
         notes.append(
-            "Loss without: with the bias at zero minus as it is, mean and 95 % interval, paired by "
-            f"{report.unit}; none (place without a bias): with one fitted to the other half of the data. {share(NEGLIGIBLE)} of the loss "
-            "counts as no effect."
+            "Loss without: with the bias at zero, minus as it is; with one: put in where there is none, fitted to the other "
+            f"half of the data. Mean and 95 % interval, by {report.unit}; below {share(NEGLIGIBLE)} of the loss: no effect."
         )
         if report.units < FEW_UNITS:
-            notes.append(f"{counted(report.units, report.unit, 'batches')} are few: the intervals take the differences to be normal.")
+            few = counted(report.units, report.unit, "batches" if report.unit == "batch" else "")
+            notes.append(f"{few} are few: the intervals take the differences to be normal.")
     if caution(len(measured)):
         notes.append(caution(len(measured)))
     return notes

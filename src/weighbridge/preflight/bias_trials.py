@@ -1,7 +1,7 @@
 """Changes of a copy whose loss is compared with the unchanged one's, unit by unit.
 
-Three of them: a bias taken out; taken out while the weights take over what they can; put in where there is none. What weights can
-take over of a constant b is b (v.x), v the least-squares fit of 1 by the layer's inputs: v = E[x x^T]^-1 E[x]. Where inputs
+Three of them: a bias taken out; taken out while the weights take over what they can; put in where there is none. What weights
+can take over of a constant b is b (v.x), v the least-squares fit of 1 by the layer's inputs: v = E[x x^T]^-1 E[x]. Where inputs
 are not centred it is most of it, and a bias is worth less than taking it out makes one think; where they are centred v is 0.
 A bias that is put in is what they cannot: b (1 - v.x). v of one half of the samples is used on the other half, and so is the b
 that is put in: what was fitted is never judged on what it was fitted to.
@@ -51,6 +51,17 @@ class Constant:
     batch: int = 0  # that is running
     shift: list[torch.Tensor] = field(default_factory=list)  # what is added to units of each half, times 1 - v.x
 
+    def losses(self, model: nn.Module) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Of each batch: which half its units belong to, and their losses in float64."""
+        for batch in range(len(self.held.batches)):
+            self.batch = batch
+            yield self.held.half(batch), self.held.of(model, batch).double().cpu()
+
+    def all(self, model: nn.Module) -> torch.Tensor:
+        """The losses of all units, [count]."""
+        with torch.no_grad():
+            return torch.cat([losses for _, losses in self.losses(model)])
+
     def add(self, _module: nn.Module, args: Any, _output: Any) -> None:
         """Forward hook: adds a batch to the sums."""
         for half in HALVES:
@@ -79,11 +90,14 @@ def constant(model: nn.Module, slot: Slot, held: HeldOut) -> Constant | None:
     size = _features(slot.module)
     if size is None or size > MOST_FEATURES:
         return None
-    zeros = [torch.zeros(size, size, dtype=torch.float64) for _ in HALVES], [torch.zeros(size, dtype=torch.float64) for _ in HALVES]
+    zeros = (
+        [torch.zeros(size, size, dtype=torch.float64) for _ in HALVES],
+        [torch.zeros(size, dtype=torch.float64) for _ in HALVES],
+    )
     made = Constant(slot, held, *zeros)
     try:
         with _hooked(slot.module, made.add):
-            _losses(model, made)
+            made.all(model)
     except (IndexError, RuntimeError, ValueError):  # shapes that do not go together
         return None
     made.fits = [torch.linalg.pinv(p, hermitian=True) @ t for p, t in zip(made.products, made.totals, strict=True)]
@@ -95,18 +109,20 @@ def taken_over(model: nn.Module, made: Constant) -> torch.Tensor:
     assert made.slot.parameter is not None
     made.shift = [-made.slot.parameter.detach().double() for _ in HALVES]
     with _hooked(made.slot.module, made.moved):
-        return _losses(model, made)
+        return made.all(model)
 
 
 def put_in(model: nn.Module, made: Constant, units: int) -> torch.Tensor | None:
-    """The losses with a bias where there is none, fitted to the other half of the samples. None where it does not end finite."""
-    made.shift = [torch.zeros(units, dtype=torch.float64) for _ in HALVES]
-    best = [_fitted(model, made, half, units) for half in HALVES]
+    """The losses with a bias where there is none, fitted to the other half of the samples. None where that fails."""
+    try:
+        best = [_fitted(model, made, half, units) for half in HALVES]
+    except RuntimeError:  # no gradient comes back to the layer in evaluation mode
+        return None
     if not all(bool(one.isfinite().all()) for one in best):
         return None
     made.shift = best[::-1]  # that of the other half
     with _hooked(made.slot.module, made.moved):
-        return _losses(model, made)
+        return made.all(model)
 
 
 def _fitted(model: nn.Module, made: Constant, half: int, units: int) -> torch.Tensor:
@@ -117,11 +133,8 @@ def _fitted(model: nn.Module, made: Constant, half: int, units: int) -> torch.Te
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        total = torch.zeros((), dtype=torch.float64)
-        for made.batch, _ in enumerate(made.held.batches):
-            chosen = made.held.half(made.batch) == half
-            if bool(chosen.any()):
-                total = total + made.held.of(model, made.batch).double().cpu()[chosen].sum()
+        halves = [(half_of == half, losses) for half_of, losses in made.losses(model)]
+        total = torch.stack([losses[chosen].sum() for chosen, losses in halves]).sum()
         total = total / made.held.count
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -129,14 +142,6 @@ def _fitted(model: nn.Module, made: Constant, half: int, units: int) -> torch.Te
     with _hooked(made.slot.module, made.moved), torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     return bias.detach()
-
-
-def _losses(model: nn.Module, made: Constant) -> torch.Tensor:
-    found = []
-    with torch.no_grad():
-        for made.batch, _ in enumerate(made.held.batches):
-            found.append(made.held.of(model, made.batch).double().cpu())
-    return torch.cat(found)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from weighbridge.format import count
 from weighbridge.teaching.compare import interval
 
-# Differences within so much of the loss are none that matters. An interval inside of it is a proof of "no effect" as in tests of
+# Differences within so much of the loss are none that matters. An interval inside of it shows "no effect", as in tests of
 # equivalence (Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach").
 NEGLIGIBLE: Final = 0.01
 LEAST_UNITS: Final = 2
@@ -78,7 +78,7 @@ def of_bias(found: Worth | None) -> str:
         return "no effect"
     if not found.is_decided:
         return CANNOT_TELL
-    return "needed" if found.mean > 0 else "harmful"
+    return "needed" if found.mean > 0 else "better without"
 
 
 def of_gap(found: Worth | None) -> str:

@@ -68,24 +68,24 @@ def held_out(model: torch.nn.Module, batches: Any, loss_fn: Any) -> HeldOut:
     `model`: a copy, in evaluation mode. Raises BadInput where there is no batch, or batch and loss do not fit.
     """
     with same_random_state():
-        listed = tuple(_listed(batches))
+        listed = tuple(_listed(batches, loss_fn))
     if not listed:
         raise BadInput("There is no batch to look at; expected at least one, such as a pair (inputs, targets).")
     loss_fn = copy.deepcopy(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
     sizes = tuple(map(_size, listed))
     if loss_fn is not None and not takes_model(loss_fn) and all(size is not None for size in sizes):
         for way in ("reduction", "rows"):
-            tried = HeldOut(listed, loss_fn, way, tuple(size or 0 for size in sizes))  # type: ignore[arg-type]
+            tried = HeldOut(listed, loss_fn, way, tuple(size or 0 for size in sizes))
             if all(_is_true(tried, model, i) for i in range(len(listed))):
                 return tried
     return HeldOut(listed, loss_fn, "batches", ())
 
 
-def _listed(batches: Any) -> Iterable[Any]:
-    """A single batch is a list of one."""
-    if isinstance(batches, (torch.Tensor, Mapping)) or (
-        isinstance(batches, (tuple, list)) and len(batches) == 2 and all(isinstance(one, torch.Tensor) for one in batches)
-    ):
+def _listed(batches: Any, loss_fn: Any) -> Iterable[Any]:
+    """A single batch is a list of one. Two tensors are a pair of inputs and targets, unless the loss takes a batch as it is."""
+    is_pair = isinstance(batches, (tuple, list)) and len(batches) == 2 and all(isinstance(x, torch.Tensor) for x in batches)
+    is_list_of_two = isinstance(batches, list) and loss_fn is not None and takes_model(loss_fn)
+    if isinstance(batches, (torch.Tensor, Mapping)) or (is_pair and not is_list_of_two):
         return [batches]
     return batches if isinstance(batches, Iterable) else [batches]
 
@@ -122,20 +122,21 @@ def _units(model: torch.nn.Module, batch: Any, loss_fn: Any, way: Way) -> torch.
     size = _size(batch)
     assert size is not None
     if way == "reduction":
-        return _unreduced(loss_fn)(outputs, targets).reshape(size, -1).mean(1)
+        made: torch.Tensor = _unreduced(loss_fn)(outputs, targets)
+        return made.reshape(size, -1).mean(1)
     if size > MOST_ROWS:
         raise BadInput(f"{size} samples in a batch")
-    made = [loss_fn(_row(outputs, i, size), _row(targets, i, size)) for i in range(size)]
-    return torch.stack([one.reshape(()) for one in made])
+    each = (loss_fn(_row(outputs, i, size), _row(targets, i, size)) for i in range(size))
+    return torch.stack([one.reshape(()) for one in each])
 
 
 def _unreduced(loss_fn: Any) -> Callable[..., Any]:
     if isinstance(loss_fn, torch.nn.Module):
-        single = copy.copy(loss_fn)
+        single: Any = copy.copy(loss_fn)
         if getattr(single, "reduction", None) not in ("mean", "sum"):
             raise BadInput("no reduction")
         single.reduction = "none"
-        return single
+        return partial(single)
     if "reduction" not in inspect.signature(loss_fn).parameters:
         raise BadInput("no reduction")
     return partial(loss_fn, reduction="none")
