@@ -24,7 +24,7 @@ from weighbridge.diagnosis import (
     ValueEvidence,
     registry,
 )
-from weighbridge.diagnosis.causes import linked
+from weighbridge.diagnosis.causes import Links, linked
 from weighbridge.report.findings import card, lines
 
 IDS = [rule.id for rule in registry.rules()]
@@ -91,7 +91,7 @@ def everything() -> Diagnosis:
         "scaler-starvation",
         *("warning", "test"),
     )
-    findings = linked([starved, nonfinite], {"nonfinite-origin": ("scaler-starvation",)})
+    findings = linked([starved, nonfinite], {"nonfinite-origin": Links(("scaler-starvation",))})
     answers = (
         *(
             Answer("nonfinite-origin", Outcome.FOUND),

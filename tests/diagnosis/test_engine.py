@@ -14,7 +14,6 @@ import weighbridge
 from tests.diagnosis.made import LAYERS, block, step_rows, tensor
 from tests.diagnosis.trainings import seeded, sgd_mlp, train
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, ValueEvidence, registry
-from weighbridge.diagnosis.causes import linked, roots
 from weighbridge.diagnosis.engine import Engine
 from weighbridge.diagnosis.stream import MOST_STEPS, Block, RecordedRun
 from weighbridge.diagnosis.tensors import Tensors
@@ -137,6 +136,18 @@ def test_a_block_never_spans_a_change_of_groups_or_tensors(tmp_path: Path) -> No
     assert [b.tensors[i].name for b in blocks for i in (0,)] == ["0.weight"] * len(blocks)
 
 
+def test_a_block_says_each_group_s_settings_and_each_tensor_s_decay(tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    first, *others = training.model.parameters()
+    groups = [{"params": [first], "weight_decay": 0.5}, {"params": others}]
+    training.optimizers = [torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.25)]
+    record = weighbridge.open_run(train(training, tmp_path, 2))
+    (made,) = RecordedRun(record, Needs(tables=["steps", "groups"])).blocks()
+    assert [(g.kind, g.settings["betas"], g.settings["eps"]) for g in made.groups] == [("AdamW", [0.8, 0.95], 1e-6)] * 2
+    assert made.of_steps("weight_decay")[0, :3].tolist() == [0.5, 0.25, 0.25]
+    assert made.of_steps("momentum")[1, :2].tolist() == [0.8, 0.8]
+
+
 def test_a_run_and_its_folder_give_the_same_diagnosis_and_no_run_is_refused(tmp_path: Path) -> None:
     path = train(seeded(sgd_mlp), tmp_path, 5)
     assert weighbridge.diagnose(weighbridge.open_run(path)) == weighbridge.diagnose(path)
@@ -155,25 +166,6 @@ def test_parameters_are_told_as_the_outermost_modules_that_are_meant_as_a_whole(
     two = Tensors([tensor(0, "a.weight", model="first"), tensor(1, "a.weight", model="second")])
     assert two.together([1], two.is_parameter) == [("second:a.weight", [1])]
     assert two.together([0, 1], two.is_parameter) == [("first:a.weight", [0]), ("second:a.weight", [1])]
-
-
-def test_what_follows_is_explained_by_what_was_there_before() -> None:
-    edges = {"first": ("second",), "second": ("third",), "other": ("first",)}
-    findings = [_finding("third", 9), _finding("first", 3), _finding("second", 5), _finding("other", 7)]
-    told = {f.rule: f.explains for f in linked(findings, edges)}
-    assert told == {"first": ("second", "third"), "second": ("third",), "other": (), "third": ()}  # other began after first
-    assert [f.rule for f in roots(linked(findings, edges))] == ["first", "other"]
-
-
-def test_in_one_step_its_own_order_decides() -> None:
-    edges = {"forward": ("backward",), "backward": ("forward",)}
-    told = linked([_finding("backward", 4, depth=1.5), _finding("forward", 4, depth=0.5)], edges)
-    assert [(f.rule, f.explains) for f in told] == [("forward", ("backward",)), ("backward", ())]
-
-
-def test_at_most_three_causes_the_gravest_first() -> None:
-    many = [_finding(f"r{i}", i, severity="warning") for i in range(5)] + [_finding("grave", 9)]
-    assert [f.rule for f in roots(many)] == ["grave", "r0", "r1"]
 
 
 def test_rules_are_found_by_id_and_a_mistyped_one_names_the_nearest() -> None:

@@ -1,42 +1,144 @@
 """Which finding follows from which, and which of them is the cause.
 
-An edge from A to B needs both: the rule of A names that of B in `causes`, and A began no later than B: in an earlier step,
-or in the same step earlier inside it (`depth`: forward, then backward, then update). What follows from no other is a root.
+An edge from A to B needs all of these:
+    - the rule of A names that of B in `causes`;
+    - A began no later than B: in an earlier step, or in the same step earlier inside it (`depth`: forward, then backward, then
+      update). The onset of a finding that is no proof is an estimate: it may lie up to `slack` steps too late, unless this
+      would turn a chain of causes into a circle;
+    - B lies where an effect of A can travel (`travels`): deeper, shallower, or anywhere.
+A cause is a finding that follows from no other, and is more than a note or a symptom.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from weighbridge.diagnosis.rule import CERTAINTIES, SEVERITIES, Finding
 
 MOST: Final = 3  # more cards than this are a list, not a cause
+SYMPTOMS: Final = frozenset({"stalled-loss", "growing-loss"})  # what a cause is looked for; never the answer themselves
+WEIGHTS: Final[Mapping[str, float]] = {"error": 3.0, "warning": 1.0, "note": 0.2, "": 0.2}  # a share of training at stake
+TRUST: Final[Mapping[str, float]] = {"proof": 1.0, "test": 0.8, "heuristic": 0.5, "": 0.5}
+BONUS: Final[Mapping[str, float]] = {"proof": 1.0, "test": 0.5}  # for a root: evidence that stands alone
+FADING: Final = 0.7  # an effect two edges away counts less than one beside the root
+APART: Final = 0.2  # two candidates nearer than this share of the better one cannot be told apart
+Travels = Literal["deeper", "shallower", "anywhere"]
+Span = tuple[int, int]  # first and last place in the order of execution
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What may follow from one rule: ids, and where the effect can travel from the place of the cause."""
+
+    causes: Sequence[str] = ()
+    travels: Travels = "anywhere"
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """In the order in which they began."""
-    return tuple(sorted(findings, key=lambda f: (f.first_step, f.depth, _rank(f), f.rule, f.place)))
+    return tuple(sorted(findings, key=lambda f: (f.first_step, f.depth, *_rank(f), f.rule, f.place)))
 
 
-def linked(findings: Sequence[Finding], causes: Mapping[str, Sequence[str]]) -> tuple[Finding, ...]:
-    """The findings in order, each with all that follows from it in `explains`. `causes`: per rule those it may lead to."""
+def linked(
+    findings: Sequence[Finding], links: Mapping[str, Links], spans: Mapping[str, Span] | None = None
+) -> tuple[Finding, ...]:
+    """The findings in order, each with all that follows from it in `explains`, the nearest first.
+
+    links: per rule. spans: per place of a finding; a place without one (the whole run, the input) reaches everywhere.
+    """
     inorder = ordered(findings)
-    follows = {
-        one.key: [two.key for two in inorder[i + 1 :] if two.rule in causes.get(one.rule, ())] for i, one in enumerate(inorder)
-    }
-    for finding in reversed(inorder):  # what follows from what follows: the later ones are complete already
-        onward = [key for direct in follows[finding.key] for key in follows[direct]]
-        follows[finding.key] = list(dict.fromkeys([*follows[finding.key], *onward]))
-    return tuple(dataclasses.replace(f, explains=tuple(follows[f.key])) for f in inorder)
+    follows = _edges(inorder, links, spans or {})
+    told = [tuple(inorder[i].key for i in _distances(follows, start)) for start in range(len(inorder))]
+    return tuple(dataclasses.replace(f, explains=keys) for f, keys in zip(inorder, told, strict=True))
+
+
+def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mapping[str, Span]) -> list[list[int]]:
+    """Of each finding those that follow directly. Edges forward in time first: no circle can arise among them."""
+
+    def may(one: Finding, two: Finding) -> bool:
+        return two.rule in links.get(one.rule, Links()).causes and _reaches(one, two, links, spans)
+
+    follows: list[list[int]] = []
+    for i, one in enumerate(inorder):
+        follows.append([j for j in range(i + 1, len(inorder)) if may(one, inorder[j])])
+    for i, one in enumerate(inorder):
+        for j in range(i):
+            if may(one, inorder[j]) and _is_near(one, inorder[j]) and i not in _distances(follows, j):
+                follows[i].append(j)
+    return follows
+
+
+def _reaches(one: Finding, two: Finding, links: Mapping[str, Links], spans: Mapping[str, Span]) -> bool:
+    travels = links[one.rule].travels
+    if travels == "anywhere" or one.place not in spans or two.place not in spans:
+        return True
+    (first, last), (other_first, other_last) = spans[one.place], spans[two.place]
+    return other_last >= first if travels == "deeper" else other_first <= last
+
+
+def slack(finding: Finding) -> int:
+    """Steps by which the onset of this finding may have been put too late. A proof knows its step."""
+    return 0 if finding.certainty == "proof" else max(2, (finding.told_step - finding.first_step) // 2, finding.told_step // 10)
+
+
+def _is_near(one: Finding, two: Finding) -> bool:
+    return one.certainty != "proof" and one.first_step - two.first_step <= slack(one)
+
+
+def _distances(follows: Sequence[Sequence[int]], start: int) -> dict[int, int]:
+    """All that follows from `start`, with the number of edges to it; the nearest first."""
+    found: dict[int, int] = {}
+    edge, distance = [start], 1
+    while edge:
+        edge = [j for i in edge for j in follows[i] if j not in found and j != start]
+        found.update(dict.fromkeys(edge, distance))
+        edge, distance = list(dict.fromkeys(edge)), distance + 1
+    return found
 
 
 def roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """What follows from no other, the heaviest first: by severity, what it explains, certainty, and when it began."""
+    """The causes, the likeliest first, at most three."""
+    scores = _scores(findings)
+    return tuple(sorted(scores, key=lambda f: (-scores[f], f.first_step, f.depth))[:MOST])
+
+
+def undetermined(findings: Sequence[Finding]) -> str:
+    """Why no cause can be named although something calls for one; else empty.
+
+    Either only symptoms were found, or two causes explain the same and weigh nearly the same.
+    """
+    scores, causes = _scores(findings), roots(findings)
+    if not causes:
+        symptoms = [f.key for f in findings if f.rule in SYMPTOMS]
+        return f"nothing was found that explains {symptoms[0]}" if symptoms else ""
+    best, *others = causes
+    near = [f for f in others if scores[f] > (1 - APART) * scores[best] and {*f.explains} & {*best.explains}]
+    shared = [key for key in best.explains if near and key in near[0].explains]
+    return f"{' or '.join(f.key for f in [best, *near])} may be the cause of {', '.join(shared)}" if near else ""
+
+
+def _scores(findings: Sequence[Finding]) -> dict[Finding, float]:
+    """Of each cause: its own weight and, fading, that of what it explains, with a bonus for evidence that stands alone."""
     explained = {key for finding in findings for key in finding.explains}
-    left = [f for f in ordered(findings) if f.key not in explained]
-    return tuple(sorted(left, key=lambda f: (_rank(f)[0], -len(f.explains), _rank(f)[1]))[:MOST])
+    by_key = {finding.key: finding for finding in findings}
+    found = {}
+    for one in ordered(findings):
+        if one.key not in explained and one.severity != "note" and one.rule not in SYMPTOMS:
+            effects = sum(_weight(by_key[key]) * FADING ** _steps_away(one, key, by_key) for key in one.explains)
+            found[one] = _weight(one) + effects + BONUS.get(one.certainty, 0.0)
+    return found
+
+
+def _steps_away(root: Finding, key: str, by_key: Mapping[str, Finding]) -> int:
+    """Edges from a root to what it explains: one more than the findings on the way that explain it too."""
+    return 1 + sum(key in by_key[between].explains for between in root.explains)
+
+
+def _weight(finding: Finding) -> float:
+    return WEIGHTS[finding.severity] * TRUST[finding.certainty]
 
 
 def _rank(finding: Finding) -> tuple[int, int]:

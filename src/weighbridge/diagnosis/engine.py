@@ -14,7 +14,7 @@ from os import PathLike
 import numpy as np
 
 from weighbridge.diagnosis import registry
-from weighbridge.diagnosis.causes import linked, ordered
+from weighbridge.diagnosis.causes import Links, linked, ordered
 from weighbridge.diagnosis.rule import Answer, Diagnosis, Finding, Needs, Outcome, Rule
 from weighbridge.diagnosis.stream import Block, RecordedRun, needed
 from weighbridge.diagnosis.tensors import Tensors
@@ -74,7 +74,8 @@ class _Asked:
 
 def _completed(finding: Finding, rule: Rule) -> Finding:
     severity, certainty = finding.severity or rule.severity, finding.certainty or rule.certainty
-    return dataclasses.replace(finding, rule=rule.id, severity=severity, certainty=certainty)
+    experiment = finding.experiment or rule.experiment
+    return dataclasses.replace(finding, rule=rule.id, severity=severity, certainty=certainty, experiment=experiment)
 
 
 class Engine:
@@ -98,5 +99,7 @@ class Engine:
     def diagnosis(self, subject: str) -> Diagnosis:
         """All that was found so far."""
         findings = [finding for asked in self._asked for finding in asked.found.values()]
-        causes = {asked.rule.id: asked.rule.causes for asked in self._asked}
-        return Diagnosis(subject, linked(findings, causes), tuple(asked.answer() for asked in self._asked), self.steps)
+        links = {asked.rule.id: Links(asked.rule.causes, asked.rule.travels) for asked in self._asked}
+        spans = next((asked.tensors.spans() for asked in self._asked if asked.tensors), {})
+        answers = tuple(asked.answer() for asked in self._asked)
+        return Diagnosis(subject, linked(findings, links, spans), answers, self.steps)

@@ -24,7 +24,7 @@ Certainty = Literal["proof", "test", "heuristic"]  # exact; a statistic with its
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 CERTAINTIES: Final[tuple[Certainty, ...]] = ("proof", "test", "heuristic")
 INPUT: Final = "input"  # the place of what comes with the batch
-SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups")
+SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups", "units", "spread", "coherence")
 
 
 class Needs:
@@ -61,6 +61,7 @@ class Finding:
     severity: Severity | Literal[""] = ""
     certainty: Certainty | Literal[""] = ""
     explains: tuple[str, ...] = ()  # keys of the findings that follow from this one
+    experiment: str = ""  # what would prove it wrong; the rule's where empty
     depth: float = 0.0  # when inside its step it arises: forward, then backward, then update; smaller is earlier
 
     def __post_init__(self) -> None:
@@ -76,7 +77,8 @@ class Finding:
         """The finding as a dictionary; the same order of keys always."""
         names = ("rule", "severity", "certainty", "place", "first_step", "told_step", "message")
         listed = {name: getattr(self, name) for name in names}
-        return {**listed, "evidence": [as_record(e) for e in self.evidence], "fix": self.fix, "explains": list(self.explains)}
+        last = {"experiment": self.experiment, "explains": list(self.explains)}
+        return {**listed, "evidence": [as_record(e) for e in self.evidence], "fix": self.fix, **last}
 
 
 class Outcome(StrEnum):
@@ -108,6 +110,8 @@ class Rule(ABC):
     since: ClassVar[str]  # version of weighbridge
     needs: ClassVar[Needs]
     causes: ClassVar[tuple[str, ...]] = ()  # ids of rules whose findings may follow from one of this
+    travels: ClassVar[Literal["deeper", "shallower", "anywhere"]] = "anywhere"  # where such effects lie, from its own place
+    experiment: ClassVar[str] = ""  # what to run, and what it shows if the finding is wrong
 
     def start(self, tensors: Tensors) -> None:  # noqa: B027  (not every rule has state)
         """The table of tensors; called before the first block and again when it has changed (columns never move)."""
@@ -132,10 +136,17 @@ class Diagnosis:
 
     @property
     def causes(self) -> tuple[Finding, ...]:
-        """The findings that follow from no other, the heaviest first, at most three."""
+        """What the other findings follow from, the likeliest first, at most three; no notes, no symptoms."""
         from weighbridge.diagnosis.causes import roots
 
         return roots(self.findings)
+
+    @property
+    def undetermined(self) -> str:
+        """Why the cause cannot be named, where something calls for one; else empty."""
+        from weighbridge.diagnosis.causes import undetermined
+
+        return undetermined(self.findings)
 
     @property
     def worst(self) -> Severity | None:
@@ -160,5 +171,6 @@ class Diagnosis:
             "steps": self.steps,
             "findings": [f.record() for f in self.findings],
             "causes": [f.key for f in self.causes],
+            "undetermined": self.undetermined,
             "rules": [{"rule": a.rule, "outcome": a.outcome.value, "reason": a.reason} for a in self.answers],
         }

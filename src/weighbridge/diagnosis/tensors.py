@@ -68,6 +68,21 @@ class Tensors(Sequence[Tensor]):
         found = [self._by_name.get((tensor.model, f"{name}/out")) for name in names]
         return [column for column in found if column is not None]
 
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """Of each module and parameter whose outputs are known: its first and last place in the order of execution."""
+        found: dict[str, tuple[int, int]] = {}
+        outputs = [(self.owner(i), t) for i, t in enumerate(self.all) if t.is_output]
+        for owner, tensor in outputs:
+            for path in [*_around(owner), owner]:
+                place = self.place(path, tensor.model)
+                first, last = found.get(place, (tensor.order, tensor.order))
+                found[place] = min(first, tensor.order), max(last, tensor.order)
+        for column, tensor in enumerate(self.all):
+            place = self.place(self.owner(column), tensor.model)
+            if not tensor.is_output and place in found:
+                found[self.place(tensor.name, tensor.model)] = found[place]
+        return {place: span for place, span in found.items() if place}
+
     def together(self, columns: Iterable[int], among: np.ndarray) -> list[tuple[str, list[int]]]:
         """These parameters as few places: a module where all of its parameters (those of the mask `among`) are meant, else
         each on its own; every place with its columns."""

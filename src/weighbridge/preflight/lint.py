@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from weighbridge.diagnosis import Answer, Finding, Outcome
-from weighbridge.diagnosis.causes import linked
+from weighbridge.diagnosis.causes import Links, linked
 from weighbridge.preflight import lint_biases, lint_parameters, lint_start, lint_structure
 from weighbridge.preflight.records import Trial
 
@@ -22,7 +22,7 @@ RULES: Final[dict[str, Finder]] = {
     "high-initial-loss": lint_start.high_loss,
     "raw-input-scale": lint_start.raw_scale,
 }
-LEADS_TO: Final = {"raw-input-scale": ("high-initial-loss",)}  # what follows from what, for the cards
+LEADS_TO: Final = {"raw-input-scale": Links(("high-initial-loss",))}  # what follows from what, for the cards
 
 
 def lint(trial: Trial) -> tuple[tuple[Finding, ...], tuple[Answer, ...]]:

@@ -33,6 +33,8 @@ ROWS: Final = 5  # of a table; the rest is counted
 def lines(diagnosis: Diagnosis, width: int) -> list[Text]:
     """All of a diagnosis in at most `width` columns."""
     shown = [_headline(diagnosis)]
+    if diagnosis.undetermined:
+        shown.append(Text(f"cause not determined: {plain.visible(diagnosis.undetermined)}", style="bold"))
     causes = {finding.key for finding in diagnosis.causes}
     inorder = [*diagnosis.causes, *(f for f in diagnosis.findings if f.key not in causes)]
     for finding in inorder:
@@ -68,6 +70,8 @@ def card(finding: Finding, diagnosis: Diagnosis, width: int) -> list[Text]:
         if isinstance(table, TableEvidence):
             parts += _table(table, width)
     parts += _indented([Text.assemble(("try  ", "bold"), plain.visible(finding.fix))], width)
+    if finding.experiment and finding in diagnosis.causes:
+        parts += _indented([Text.assemble(("test it  ", "bold"), plain.visible(finding.experiment))], width)
     if finding.explains:
         told = f"explains {plain.counted(len(finding.explains), 'other')}: {', '.join(finding.explains)}"
         parts += _indented([Text(plain.visible(told), style="dim")], width)
