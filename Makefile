@@ -1,7 +1,7 @@
 # For developers; ./demo and ./test need nothing from here. All of it uses the environment that ./test makes.
 PYTHON ?= .venv/bin/python
 
-.PHONY: bench check dist soak ui
+.PHONY: bench check clinic dist soak ui
 
 check: ; ./test
 
@@ -17,3 +17,6 @@ bench:
 
 # One hour of training with a reader beside it
 soak: ; $(PYTHON) benchmarks/soak.py
+
+# Programs with a known fault, their repaired twins and healthy ones, by us and by two others: about 30 minutes on two quiet cores
+clinic: ; $(PYTHON) -m clinic run --part measured --tool weighbridge --tool torchmortem --tool torch-audit

@@ -1,0 +1,72 @@
+"""`python -m clinic run`, `prove` and `list`; from the folder that holds clinic/."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from clinic.frame.program import PARTS, Program, programs
+from clinic.frame.table import save, written
+from clinic.frame.trial import Result, Trial, run_all
+from clinic.tools import NAMES
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    asked = _parser().parse_args(arguments)
+    chosen = [p for p in programs(asked.part) if any(fnmatchcase(text, asked.only) for text in (p.name, p.label))]
+    if asked.do == "list":
+        print("\n".join(_line(p) for p in chosen))
+        return 0
+    tools = asked.tool or ["weighbridge"]
+    trials = [t for name in tools for p in chosen for t in _trials(p, asked.seeds, name)]
+    results = []
+    for result in run_all(trials, asked.jobs, watched=asked.do == "run"):
+        results.append(result)
+        _say(result, len(results), len(trials))
+    if asked.do == "run":
+        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {asked.seeds} seeds"
+        print(written(results, title))
+        if asked.only == "*":
+            save(results, title, RESULTS / f"{datetime.now():%Y-%m-%d-%H%M}-{asked.part}")
+    return int(any(r.failure or not r.is_proved for r in results))
+
+
+def _trials(program: Program, seeds: int, tool: str) -> list[Trial]:
+    return [Trial(program, seed, ill, tool) for seed in range(seeds) for ill in ([True, False] if program.label else [False])]
+
+
+def _say(result: Result, number: int, of: int) -> None:
+    state = "failed" if result.failure else "" if result.is_proved else "NOT PROVED"
+    said = ", ".join(sorted({f"{v.label}:{v.severity[0]}" for v in result.verdicts}))
+    true = "" if result.first_true is None else f"true from {result.first_true}"
+    line = [f"{number}/{of}", result.name, f"seed {result.seed}", f"[{result.label or 'none'}]", true, state, said]
+    print("  ".join(word for word in line if word), file=sys.stderr, flush=True)
+    if result.failure:
+        print(result.failure, file=sys.stderr, flush=True)
+
+
+def _line(program: Program) -> str:
+    return f"{program.name:40} {program.label or 'healthy':28} {program.kind:14} {program.data:10} {program.source}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m clinic", description="Programs with a known fault, and what tools say of them."
+    )
+    parser.add_argument("do", choices=["run", "prove", "list"], help="prove: the plain measurements only, no tool")
+    parser.add_argument("--part", choices=PARTS, default="tuning")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="names of programs or labels; then no file is written")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    parser.add_argument("--tool", choices=NAMES, action="append", help="may be given several times")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

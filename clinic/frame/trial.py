@@ -1,0 +1,169 @@
+"""One trial: a program, a seed, ill or not, one tool. Trained plainly for the truth, then watched, in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import chdir
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from clinic.frame.case import Case
+from clinic.frame.program import Program
+from clinic.tools import Verdict, tool
+
+TIMEOUT_SECONDS = 300.0
+_fork = multiprocessing.get_context("fork")  # torch is imported once; the parent itself never trains
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is to be tried."""
+
+    program: Program
+    seed: int
+    ill: bool
+    tool: str = "weighbridge"
+
+    @property
+    def name(self) -> str:
+        return self.program.name if self.ill or not self.program.label else self.program.twin
+
+
+@dataclass(slots=True)
+class Result:
+    """What came of a trial. Plain values: it goes through a pipe and into a file."""
+
+    name: str
+    label: str  # the fault that is in it; empty for healthy programs and twins
+    is_twin: bool
+    kind: str
+    seed: int
+    places: tuple[str, ...]
+    also: tuple[str, ...]
+    tool: str
+    first_true: int | None = None
+    is_proved: bool = False  # ill: the truth held at some step; else: at none, and it learned
+    is_same: bool = True  # plain and watched training ended with the same bits
+    verdicts: list[Verdict] = field(default_factory=list)
+    seconds: float = 0.0  # of the watched training
+    tool_seconds: float = 0.0  # of finding out afterwards
+    failure: str = ""
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def empty(trial: Trial) -> Result:
+    """A result in which nothing has been measured yet."""
+    p = trial.program
+    label = p.label if trial.ill else ""
+    return Result(trial.name, label, bool(p.label) and not trial.ill, p.kind, trial.seed, p.places, p.also, trial.tool)
+
+
+def run_all(trials: Iterable[Trial], jobs: int, watched: bool = True) -> Iterator[Result]:
+    """Each trial in a process of its own, `jobs` at a time; as they end. `watched=False`: the plain trainings only."""
+    waiting, running = list(trials)[::-1], {}
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            trial = waiting.pop()
+            ours, theirs = _fork.Pipe(duplex=False)
+            process = _fork.Process(target=_send, args=(theirs, trial, watched))
+            process.start()
+            theirs.close()
+            running[ours] = trial, process, time.monotonic() + TIMEOUT_SECONDS
+        for pipe in wait(list(running), timeout=1.0):
+            assert isinstance(pipe, Connection)
+            trial, process, _ = running.pop(pipe)
+            yield _received(pipe, trial)
+            process.join()
+        for pipe in [p for p, (_, _, end) in running.items() if time.monotonic() > end]:
+            trial, process, _ = running.pop(pipe)
+            process.kill()
+            yield _failed(trial, f"not ended after {TIMEOUT_SECONDS:.0f} s")
+
+
+def _received(pipe: Connection, trial: Trial) -> Result:
+    try:
+        received: Result = pipe.recv()
+    except EOFError:
+        return _failed(trial, "its process died")
+    return received
+
+
+def _failed(trial: Trial, why: str) -> Result:
+    result = empty(trial)
+    result.failure = why
+    return result
+
+
+def _send(pipe: Connection, trial: Trial, watched: bool) -> None:
+    """In the trial's own process. What it prints goes nowhere: many run side by side."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+    try:
+        with tempfile.TemporaryDirectory(prefix="clinic-") as folder, chdir(folder):
+            result = tried(trial, watched) if trial.program.ranks == 1 else _by_ranks(trial, watched, folder)
+    except BaseException:  # said in the table; the other trials go on
+        result = _failed(trial, traceback.format_exc(limit=-3))
+    pipe.send(result)
+
+
+def _by_ranks(trial: Trial, watched: bool, folder: str) -> Result:
+    """Rank 0 is this process; the others are forked from it and end with it."""
+    world = trial.program.ranks
+    others = [_fork.Process(target=_rank, args=(trial, watched, folder, rank), daemon=True) for rank in range(1, world)]
+    for process in others:
+        process.start()
+    result = _rank(trial, watched, folder, 0)
+    for process in others:
+        process.join(20)
+    return result
+
+
+def _rank(trial: Trial, watched: bool, folder: str, rank: int) -> Result:
+    world = trial.program.ranks
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    try:
+        return tried(trial, watched)
+    finally:
+        dist.destroy_process_group()
+
+
+def tried(trial: Trial, watched: bool = True) -> Result:
+    """The trial, in this process and folder. Raises what the program raises."""
+    result = empty(trial)
+    plain = _train(trial, None)
+    result.first_true = plain.first_true
+    result.is_proved = plain.first_true is not None if result.label else plain.first_true is None and plain.proved is True
+    if watched:
+        used = tool(trial.tool)
+        begun = time.perf_counter()
+        seen = _train(trial, used)
+        result.seconds = time.perf_counter() - begun
+        result.is_same = seen.digest == plain.digest
+        begun = time.perf_counter()
+        result.verdicts = used.verdicts() if not dist.is_initialized() or dist.get_rank() == 0 else []
+        result.tool_seconds = time.perf_counter() - begun
+    return result
+
+
+def _train(trial: Trial, used: Any) -> Case:
+    torch.manual_seed(trial.seed)
+    case = Case(trial.seed, trial.ill, trial.program.steps, used.watch if used else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks about the faults are not ours to print
+        trial.program.train(case)
+    if dist.is_initialized():
+        dist.barrier()  # the tool reads what all ranks wrote
+    return case
