@@ -2,7 +2,7 @@
 
     steps       [start, stop), complete for all tensors that were due in them
     arrays      one per statistic, float64 [steps, tensors]; NaN = not recorded (or NaN itself: count those by nonfinite_count)
-    tables      the rows of small tables with start <= step < stop, as dictionaries
+    tables      the rows of small tables with start <= step < stop, as dictionaries (see as_rows)
 
 Within a block the table of tensors and the optimizers' groups do not change: where they do, a new block begins.
 """
@@ -24,6 +24,7 @@ from weighbridge.store.views import Event, Tensor
 
 CELLS: Final = 400_000  # steps times tensors of one block: about 3 MB a statistic
 MOST_STEPS: Final = 4_096
+LONG_LISTS: Final = frozenset({"active", "sum", "sum_sq", "max"})
 Rows = tuple[Mapping[str, Any], ...]
 STEP_COLUMNS: Final = (
     *("step", "optimizer", "optimizer_step", "loss", "backward_passes", "skipped"),
@@ -164,5 +165,14 @@ def _as_row(event: Event) -> Mapping[str, Any]:
 def _between(table: pa.Table, start: int, stop: int) -> Rows:
     step = table.column("step").to_numpy()
     inside = np.flatnonzero((step >= start) & (step < stop))
-    rows: list[dict[str, Any]] = table.take(pa.array(inside)).to_pylist()
-    return tuple(sorted(rows, key=lambda row: row["step"]))
+    return tuple(sorted(as_rows(table.take(pa.array(inside))), key=lambda row: row["step"]))
+
+
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows as dictionaries; long lists of numbers (of the table of units) as NumPy arrays."""
+    long = {field.name for field in table.schema if pa.types.is_list(field.type) and field.name in LONG_LISTS}
+    rows: list[dict[str, Any]] = table.drop_columns([*long]).to_pylist()
+    for name in long:
+        for row, numbers in zip(rows, table.column(name), strict=True):
+            row[name] = numbers.values.to_numpy()
+    return rows
