@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weighbridge.diagnosis.engine import diagnose
     from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
     from weighbridge.errors import WeighbridgeError
+    from weighbridge.preflight.bias_ablation import ablate_bias
     from weighbridge.preflight.bias_report import biases
     from weighbridge.preflight.biases import without_redundant_biases
     from weighbridge.preflight.inspect import inspect
@@ -35,6 +36,7 @@ _HOME = {
     "weighbridge.diagnosis.engine": ("diagnose",),
     "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
     "weighbridge.errors": ("WeighbridgeError",),
+    "weighbridge.preflight.bias_ablation": ("ablate_bias",),
     "weighbridge.preflight.bias_report": ("biases",),
     "weighbridge.preflight.biases": ("without_redundant_biases",),
     "weighbridge.preflight.inspect": ("inspect",),
@@ -54,6 +56,7 @@ __all__ = [
     "Series",
     "Tensor",
     "WeighbridgeError",
+    "ablate_bias",
     "biases",
     "config",
     "diagnose",

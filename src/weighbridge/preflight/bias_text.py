@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Final
 from rich.text import Text
 
 from weighbridge.format import count, counted, metric, number, share, visible
-from weighbridge.preflight.bias_worth import CANNOT_TELL, FEW_UNITS, NEGLIGIBLE, Worth, more_data
+from weighbridge.preflight.bias_worth import CANNOT_TELL, FEW_UNITS, NEGLIGIBLE, Worth, more_data, several
 from weighbridge.report import grid
 from weighbridge.report.text import wrapped
 from weighbridge.teaching.compare import caution
 
 if TYPE_CHECKING:
+    from weighbridge.preflight.bias_ablation import BiasAblation
     from weighbridge.preflight.bias_report import BiasReport, LayerBias
 
+LAG: Final = "The proof is of the training steps; in evaluation a norm's running mean lags behind a bias that moves."
 STYLES: Final = {"needed": "green", "redundant": "yellow", "missing": "bold yellow", "better without": "bold yellow"}
 
 
@@ -36,8 +38,8 @@ def lines(report: BiasReport, width: int) -> list[Text]:
 def _head(report: BiasReport) -> str:
     have = [one for one in report.layers if one.has_bias]
     numbers = counted(sum(one.parameters for one in have), "parameter")
-    units = counted(report.units, report.unit, "batches" if report.unit == "batch" else "")
-    return f"{report.model}: {counted(len(have), 'bias', 'biases')}, {numbers}; loss {metric(report.loss)} on {units}"
+    measured = f"loss {metric(report.loss)} on {several(report.units, report.unit)}"
+    return f"{report.model}: {counted(len(have), 'bias', 'biases')}, {numbers}; {measured}"
 
 
 def _columns(layers: Sequence[LayerBias]) -> tuple[list[grid.Column], list[grid.Column]]:
@@ -118,8 +120,63 @@ def _notes(report: BiasReport) -> list[str]:
             f"half of the data. Mean and 95 % interval, by {report.unit}; below {share(NEGLIGIBLE)} of the loss: no effect."
         )
         if report.units < FEW_UNITS:
-            few = counted(report.units, report.unit, "batches" if report.unit == "batch" else "")
-            notes.append(f"{few} are few: the intervals take the differences to be normal.")
+            notes.append(_few(report.units, report.unit))
     if caution(len(measured)):
         notes.append(caution(len(measured)))
     return notes
+
+
+def _few(units: int, unit: str) -> str:
+    is_one = "is too few for an interval" if units == 1 else "are few: the interval takes their differences to be normal"
+    return f"{several(units, unit)} {is_one}."
+
+
+def ablation_lines(found: BiasAblation, width: int) -> list[Text]:
+    """The scores of each seed, the difference, and the verdict."""
+    many = counted(len(found.biases), "bias", "biases")
+    before, after = found.parameters
+    head = f"{found.model}, trained with and without {many}: {count(before)} and {count(after)} parameters"
+    table = [
+        grid.column("seed", [str(seed) for seed in found.seeds]),
+        grid.column(f"{found.score_name} with", [metric(score) for score in found.with_biases]),
+        grid.column("without", [metric(score) for score in found.without]),
+    ]
+    said = [f"Left out: {', '.join(found.biases)}.", *_proved(found), _difference(found), *_doubts(found)]
+    body = [line for one in said for line in wrapped(Text(visible(one)), width)]
+    return [Text(visible(head), style="bold"), Text(""), *grid.lines(table), Text(""), *body]
+
+
+def _proved(found: BiasAblation) -> list[str]:
+    if not found.redundant:
+        return []
+    which = "all of them" if len(found.redundant) == len(found.biases) else ", ".join(found.redundant)
+    return [f"Redundant by proof: {which}; what is added is taken out again (docs/rules/redundant-bias.md)."]
+
+
+def _difference(found: BiasAblation) -> str:
+    of = found.worth
+    if of is None:
+        return "Cannot tell: in every pair one training did not end finite."
+    better, worse = ("lower", "higher") if found.is_loss else ("higher", "lower")
+    size = f"{number(abs(of.mean))} {worse if of.mean > 0 else better}" if of.mean else "the same"
+    verdict = f"{found.verdict[0].upper()}{found.verdict[1:]}"
+    if not math.isfinite(of.low):
+        return f"{verdict}: without, the {found.score_name} is {size}, and one seed says nothing about the spread."
+    ends = (of.low, of.high) if found.is_loss else (-of.high, -of.low)
+    interval = (
+        f"95 % interval of the difference {number(ends[0])} to {number(ends[1])}, paired over {several(of.units, 'seed')}"
+    )
+    return f"{verdict}: without, the {found.score_name} is {size} ({interval})."
+
+
+def _doubts(found: BiasAblation) -> list[str]:
+    doubts = [LAG] if found.redundant and found.worth is not None and not found.worth.is_negligible else []
+    lost = sum(not (math.isfinite(a) and math.isfinite(b)) for a, b in zip(found.with_biases, found.without, strict=True))
+    if lost and found.worth is not None:
+        doubts.append(f"{several(lost, 'seed')} left out: a training did not end finite.")
+    if not found.depends_on_seed:
+        doubts.append("Every seed gave the same: make_model or the training seeds itself, or nothing in it is drawn.")
+    elif found.worth is not None and found.worth.units < FEW_UNITS:
+        doubts.append(_few(found.worth.units, "seed"))
+    more = more_data(found.worth) if found.verdict == CANNOT_TELL and found.depends_on_seed else ""
+    return [*doubts, f"{more[0].upper()}{more[1:]}."] if more else doubts

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.format import count
+from weighbridge.format import counted
 from weighbridge.teaching.compare import interval
 
 # Differences within so much of the loss are none that matters. An interval inside of it shows "no effect", as in tests of
@@ -28,7 +28,7 @@ class Worth:
     high: float
     loss: float  # mean of the unchanged model
     units: int
-    unit: str  # "sample", or "batch" where the loss gives no single samples
+    unit: str  # "sample", "batch" where the loss gives no single samples, or "seed" of trainings
 
     @property
     def limit(self) -> float:
@@ -64,9 +64,9 @@ class Worth:
         return {**facts, "units_to_tell": self.units_to_tell}
 
 
-def worth(before: torch.Tensor, after: torch.Tensor, unit: str) -> Worth:
-    """Of losses [units] of the same units, before and after a change."""
-    mean, low, high = interval((after - before).tolist())
+def worth(before: torch.Tensor, after: torch.Tensor, unit: str, resolution: float = 0.0) -> Worth:
+    """Of losses [units] of the same units, before and after a change. `resolution`: the step in which they move."""
+    mean, low, high = interval((after - before).tolist(), resolution)
     return Worth(mean, low, high, float(before.mean()), len(before), unit)
 
 
@@ -95,5 +95,9 @@ def more_data(found: Worth | None) -> str:
     needed = None if found is None else found.units_to_tell
     if found is None or needed is None:
         return ""
-    noun = "batches" if found.unit == "batch" else "samples"
-    return f"about {count(max(needed, found.units + 1))} {noun} would, if it stays as it is"
+    return f"about {several(max(needed, found.units + 1), found.unit)} would, if it stays as it is"
+
+
+def several(number: int, unit: str) -> str:
+    """A number of samples, batches or seeds in words."""
+    return counted(number, unit, "batches" if unit == "batch" else "")

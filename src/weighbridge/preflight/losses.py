@@ -68,7 +68,7 @@ def held_out(model: torch.nn.Module, batches: Any, loss_fn: Any) -> HeldOut:
     `model`: a copy, in evaluation mode. Raises BadInput where there is no batch, or batch and loss do not fit.
     """
     with same_random_state():
-        listed = tuple(_listed(batches, loss_fn))
+        listed = tuple(as_list(batches, loss_fn))
     if not listed:
         raise BadInput("There is no batch to look at; expected at least one, such as a pair (inputs, targets).")
     loss_fn = copy.deepcopy(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
@@ -81,7 +81,7 @@ def held_out(model: torch.nn.Module, batches: Any, loss_fn: Any) -> HeldOut:
     return HeldOut(listed, loss_fn, "batches", ())
 
 
-def _listed(batches: Any, loss_fn: Any) -> Iterable[Any]:
+def as_list(batches: Any, loss_fn: Any) -> Iterable[Any]:
     """A single batch is a list of one. Two tensors are a pair of inputs and targets, unless the loss takes a batch as it is."""
     is_pair = isinstance(batches, (tuple, list)) and len(batches) == 2 and all(isinstance(x, torch.Tensor) for x in batches)
     is_list_of_two = isinstance(batches, list) and loss_fn is not None and takes_model(loss_fn)
