@@ -75,7 +75,7 @@ def levels(profile: Profile, row: np.ndarray) -> tuple[list[int], np.ndarray]:
 
 
 def sensitivities(profile: Profile, slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """norm(dL/dh) of each output, float64 [tensors]; times the rms of h in front of a norm layer, whose derivative is 1 / rms."""
+    """norm(dL/dh) of each output, float64 [tensors]; times the rms of h in front of a norm layer: it divides by that."""
     found = slopes.copy()
     normed = [c for c, is_normed in zip(profile.columns, profile.is_normed, strict=True) if is_normed]
     found[normed] *= sizes[normed]
@@ -94,8 +94,8 @@ def place_of(tensors: Tensors, column: int) -> str:
     return tensors.place(tensors.owner(column), tensor.model) if tensor.is_output else tensors.name(column)
 
 
-def steepest(levels: Sequence[float]) -> tuple[int, float]:
-    """Of sizes along the depth: after which place the largest single change comes, and its share of the whole (of logarithms).
+def steepest(levels: Sequence[float] | np.ndarray) -> tuple[int, float]:
+    """Of sizes along the depth: after which place the largest single change comes, and its share of the whole, as logarithms.
 
     >>> steepest([1.0, 1.0, 100.0, 100.0])
     (1, 1.0)

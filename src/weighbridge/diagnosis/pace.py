@@ -1,8 +1,7 @@
 """Optimizer steps as rules about learning rates see them: how far each goes, and what it promises.
 
-    promise   -<g, u> / loss, u the update and g the gradient before clipping: the share of the loss that the step takes away if the
-              loss is a straight line. For a loss that is quadratic along u and not negative, (Cauchy-Schwarz on its smallest
-              value)
+    promise   -<g, u> / loss, u the update and g the gradient before clipping: the share of the loss that the step takes away if
+              the loss is a straight line. For a loss that is quadratic along u and whose smallest value is not negative
 
                   loss(w + u) >= loss(w) (1 - promise / 2)^2
 

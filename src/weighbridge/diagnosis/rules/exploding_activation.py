@@ -1,14 +1,15 @@
 """What modules give grows out of all proportion from layer to layer, or from step to step.
 
 Symptom        The loss is huge from the start, or jumps; float16 overflows; then NaN.
-How it decides The rms of what the modules give, in the order in which they ran, before the last layer: the largest over that of the
-               first (or over 1, where that is larger). Above AT_ONCE at one recorded step, or above LIMIT at PATIENCE in a row, and the
-               model's last layer gives at least KEPT of it, too: a norm layer in between would have taken it out. Or over steps: the
-               rms of one is above LIMIT times its median over the steps before, and the loss is above RAISED times its first value.
+How it decides The rms of what the modules give, in the order in which they ran, before the last layer: the largest over that
+               of the first (or over 1, where that is larger). Above AT_ONCE at one recorded step, or above LIMIT at PATIENCE
+               in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken it
+               out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is above
+               RAISED times its first value.
 What to do     Smaller initial weights; norm layers; scale each residual branch by 1 / sqrt(number of blocks).
 When it errs   Targets so large that hidden layers must be, too.
-References     He et al. 2015, "Delving deep into rectifiers", section 2.2; Poole et al. 2016, "Exponential expressivity in deep neural
-               networks through transient chaos"; Zhang et al. 2019, "Fixup initialization".
+References     He et al. 2015, "Delving deep into rectifiers", section 2.2; Poole et al. 2016, "Exponential expressivity in
+               deep neural networks through transient chaos"; Zhang et al. 2019, "Fixup initialization".
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class ExplodingActivation(Rule):
         *("nonfinite-origin", "high-initial-loss", "growing-loss", "stalled-loss", "exploding-gradient", "high-learning-rate"),
         *("saturated-units", "dead-units", "loss-spike", "gradient-spike", "exploding-weights", "overtight-clipping"),
     )
-    experiment = "Put a norm layer behind each hidden layer: if the finding is right, the first loss is near that of a constant answer."
+    experiment = (
+        "Put a norm layer behind each hidden layer: if the finding is right, the first loss is near that of a constant answer."
+    )
 
     def __init__(self) -> None:
         self.rows: dict[str, deque[int]] = {}
@@ -108,7 +111,8 @@ class ExplodingActivation(Rule):
                     tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
                 ),
             ),
-            fix="Make the initial weights smaller (torch.nn.init.kaiming_normal_), put norm layers between, or scale each residual "
+            fix="Make the initial weights smaller (torch.nn.init.kaiming_normal_), put norm layers between, or scale each "
+            "residual "
             "branch by 1 / sqrt(number of blocks).",
             depth=0.5,
         )
@@ -138,7 +142,8 @@ class ExplodingActivation(Rule):
             place=place,
             first_step=next((s for s, v in self.history[column] if v > LIMIT / 10 * low), step),
             told_step=step,
-            message=f"The rms of what {place or 'the model'} gives is {number(times)} times its median over the steps before, and the "
+            message=f"The rms of what {place or 'the model'} gives is {number(times)} times its median over the steps "
+            f"before, and the "
             f"loss has risen above {number(RAISED)} times its first value.",
             evidence=(
                 ValueEvidence("rms over its median before", times, LIMIT),

@@ -1,15 +1,15 @@
 """The loss's gradient grows on its way back through the layers, or from step to step, out of all proportion.
 
 Symptom        Updates of the shallow layers are wild; the loss jumps or becomes NaN.
-How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a norm layer,
-               which divides by it): the largest over that of the last layer. Above AT_ONCE at one recorded step, or
-               above LIMIT at PATIENCE in a row. Or over steps: the norm of the whole gradient is above AT_ONCE times its median over
-               the steps before, while the loss is above RAISED times its first value.
+How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
+               norm layer, which divides by it): the largest over that of the last layer. Above AT_ONCE at one recorded step,
+               or above LIMIT at PATIENCE in a row. Or over steps: the norm of the whole gradient is above AT_ONCE times its
+               median over the steps before, while the loss is above RAISED times its first value.
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
                `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
 When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by 1.2 per layer (Yang et al. 2019).
-References     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"; Glorot & Bengio 2010; Yang et al. 2019,
-               "A mean field theory of batch normalization".
+References     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"; Glorot & Bengio 2010; Yang et
+               al. 2019, "A mean field theory of batch normalization".
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import number
 
-LIMIT = 30.0  # between 10 and 100, the readings of the design notes' I2 (gain over the whole depth above ln 100, of squares or roots)
+# between 10 and 100, the two readings of ln 100 for the gain over the whole depth (design notes, I2)
+LIMIT = 30.0
 AT_ONCE = 1e3
 PATIENCE = 3
 RAISED = 2.0
@@ -40,11 +41,21 @@ class ExplodingGradient(Rule):
     severity, certainty, since = "error", "heuristic", "0.1"
     needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
     causes = (
-        *("nonfinite-origin", "high-learning-rate", "growing-loss", "stalled-loss", "exploding-weights", "exploding-activation"),
+        *(
+            "nonfinite-origin",
+            "high-learning-rate",
+            "growing-loss",
+            "stalled-loss",
+            "exploding-weights",
+            "exploding-activation",
+        ),
         *("gradient-spike", "loss-spike", "overtight-clipping", "dead-units", "saturated-units", "scaler-starvation"),
     )
-    experiment = "Halve the initial weights (or take orthogonal ones) and look at the first step: the gradient at the shallow end falls "
-    experiment += "by more than half per two layers if the finding is right."
+    experiment = (
+        "Halve the initial weights (or take orthogonal ones) and look at the first step: if the finding is right, the "
+        "gradient at "
+        "the shallow end falls by more than half per two layers."
+    )
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, bool], deque[int]] = {}
@@ -94,12 +105,13 @@ class ExplodingGradient(Rule):
         at, share = steepest(np.maximum.accumulate(sizes[::-1])[::-1])
         shallow = next((k for k, p in enumerate(places) if profile.is_weighted[p]), 0)
         again = self.calls[profile.columns[places[at]]] > self.calls[profile.columns[places[at + 1]]]  # through itself
+        most = names[int(sizes.argmax())]
         place = (names[at] if again else names[at + 1]) if share >= ABRUPT else names[shallow]
         return Finding(
             place=place,
             first_step=first,
             told_step=step,
-            message=f"The loss's gradient is {number(ratio)} times as large at {names[int(sizes.argmax())] or 'the first module'} as at "
+            message=f"The loss's gradient is {number(ratio)} times as large at {most or 'the first module'} as at "
             f"{names[-1] or 'the last'} ({number(LIMIT)} is the limit over the whole depth).",
             evidence=(
                 ValueEvidence("largest gradient along the depth over that of the last layer", ratio, LIMIT),
@@ -109,7 +121,8 @@ class ExplodingGradient(Rule):
                     tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
                 ),
             ),
-            fix="Make the initial weights smaller (torch.nn.init.orthogonal_ for a recurrent one), put norm layers between, and clip: "
+            fix="Make the initial weights smaller (torch.nn.init.orthogonal_ for a recurrent one), put norm layers "
+            "between, and clip: "
             "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step().",
             depth=1.5,
         )
@@ -136,7 +149,8 @@ class ExplodingGradient(Rule):
             place=self.tensors.name(worst),
             first_step=began,
             told_step=step,
-            message=f"The norm of the whole gradient is {number(times)} times its median over the steps before, the largest part of "
+            message=f"The norm of the whole gradient is {number(times)} times its median over the steps before, the "
+            f"largest part of "
             f"it in {self.tensors.name(worst)}, and the loss has risen.",
             evidence=(
                 ValueEvidence("norm of the gradient over its median before", times, AT_ONCE),

@@ -1,11 +1,11 @@
 """The loss grows: a symptom, whose cause is what else is found.
 
 Symptom        The curve of the loss goes up.
-How it decides The last WINDOW losses against the first WINDOW of one optimizer: their median is above RAISED times as high, and the rank test
-               of Mann and Whitney is clear (z above CLEAR: chance gives that once in 100,000 windows).
+How it decides The last WINDOW losses against the first WINDOW of one optimizer: their median is above RAISED times as high,
+               and the rank test of Mann and Whitney is clear (z above CLEAR: chance gives that once in 100,000 windows).
 What to do     Look at the causes named beside it: first the learning rate.
-When it errs   Several optimizers that work against each other (GAN), and losses that fall below 0, tell nothing and are left out. A
-               curriculum that gets harder looks the same.
+When it errs   Several optimizers that work against each other (GAN), and losses that fall below 0, tell nothing and are left
+               out. A curriculum that gets harder looks the same.
 References     Mann & Whitney 1947, "On a test of whether one of two random variables is stochastically larger than the other".
 """
 

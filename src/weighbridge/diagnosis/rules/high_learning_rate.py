@@ -1,18 +1,20 @@
 """Steps are so long that they leap over what they aim at: the learning rate is too high.
 
 Symptom        The loss rises, swings or stays far above where it began; weights, gradients and outputs grow; units die; NaN.
-How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its pace (its
-               size over that of the weights). A step is wild where the promise is above PROMISE, more than all of the loss there is,
-               and the pace above PACE. Told where wild steps were taken and the loss shows it, in one of three ways. It leaps: it is
-               above RAISED times its first value (SINCE times in a row, or above FAR times, if it had fallen below LEFT), or not
-               finite, at most SINCE steps after one that promised twice as much. It is
-               held up: wild steps make up HELD_UP of the last WINDOW, and the loss is still above LEFT of its first value. It is stuck:
+How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its pace
+               (its size over that of the weights). A step is wild where the promise is above PROMISE, more than all of the
+               loss there is, and the pace above PACE. Told where wild steps were taken and the loss shows it, in one of three
+               ways. It leaps: it is above RAISED times its first value (SINCE times in a row, or above FAR times, if it had
+               fallen below LEFT), or not finite, at most SINCE steps after one that promised twice as much. It is held up:
+               wild steps make up HELD_UP of the last WINDOW, and the loss is still above LEFT of its first value. It is stuck:
                WINDOW steps and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
-When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some early steps
-               of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020): hence the second sign.
-References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (divergence above 2 / lambda); Cohen et al. 2021, 2022 (edge
-               of stability, and its form for Adam); Lewkowycz et al. 2020; Wortsman et al. 2024, "Small-scale proxies".
+When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
+               early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020): hence the second
+               sign.
+References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (divergence above 2 / lambda); Cohen et al. 2021,
+               2022 (edge of stability, and its form for Adam); Lewkowycz et al. 2020; Wortsman et al. 2024, "Small-scale
+               proxies".
 """
 
 from __future__ import annotations
@@ -70,9 +72,16 @@ class _Course:
 class HighLearningRate(Rule):
     id, title = "high-learning-rate", "The learning rate is too high"
     severity, certainty, since = "error", "heuristic", "0.1"
-    needs = Needs(**READS)  # type: ignore[arg-type]
+    needs = Needs(**READS)
     causes = (
-        *("nonfinite-origin", "growing-loss", "stalled-loss", "exploding-gradient", "exploding-weights", "exploding-activation"),
+        *(
+            "nonfinite-origin",
+            "growing-loss",
+            "stalled-loss",
+            "exploding-gradient",
+            "exploding-weights",
+            "exploding-activation",
+        ),
         *("dead-units", "saturated-units", "rank-collapse", "collapsed-output", "loss-spike", "gradient-spike"),
         *("attention-logit-growth", "overtight-clipping", "stale-second-moment", "vanishing-gradient", "scaler-starvation"),
     )
@@ -115,15 +124,15 @@ class HighLearningRate(Rule):
         return why
 
     def _shown_by_loss(self, course: _Course, loss: float) -> str:
+        if course.worst is None and course.has_learnt:
+            return ""
+        middle = float(np.median(course.losses)) if len(course.losses) == WINDOW else math.nan
+        course.has_learnt |= middle < LEFT * course.first_loss
         if course.worst is None or not course.first_loss > 0:
             return ""
         ago, promise = course.count - course.last_wild[0], course.last_wild[1]
         if ago <= SINCE and promise > 2 * PROMISE and course.leaps:
             return "the loss leaps"
-        if len(course.wild) < WINDOW:
-            return ""
-        middle = float(np.median(course.losses))
-        course.has_learnt |= middle < LEFT * course.first_loss
         if sum(course.wild) >= HELD_UP * WINDOW and middle > LEFT * course.first_loss:
             return f"the loss is held up at {number(middle)}"
         is_stuck = ago >= WINDOW and course.worst.promise > 2 * PROMISE and middle >= STUCK * course.first_loss
@@ -138,7 +147,8 @@ class HighLearningRate(Rule):
             first_step=course.first_wild,
             told_step=step.step,
             message=f"Step {worst.step} changed the weights by {number(worst.pace)} of their size and would have taken "
-            f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first {number(course.first_loss)}).",
+            f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first "
+            f"{number(course.first_loss)}).",
             evidence=(
                 ValueEvidence("promised share of the loss in one step, the largest", worst.promise, PROMISE),
                 ValueEvidence("size of that step over the size of the weights", worst.pace, PACE),
@@ -146,7 +156,8 @@ class HighLearningRate(Rule):
                 SeriesEvidence("promised share of the loss", tuple(steps), tuple(s.promise for s in course.shown), PROMISE),
                 SettingEvidence("lr", f"{worst.rate:g}"),
             ),
-            fix=f"Set lr to a third, {worst.rate / 3:.1g}, and lower until the loss falls from the first steps on; with warm-up it may be "
+            fix=f"Set lr to a third, {worst.rate / 3:.1g}, and lower until the loss falls from the first steps on; with "
+            f"warm-up it may be "
             "higher.",
             depth=2.0,
         )

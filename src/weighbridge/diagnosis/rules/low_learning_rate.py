@@ -1,16 +1,17 @@
 """Steps are so short that nothing can come of them: the learning rate is too low.
 
 Symptom        The loss stays where it began, although successive gradients agree and all layers receive them.
-How it decides Over the first steps of a learning rate that does not change and was never higher, at WINDOW steps in a row: the pace
-               (size of the step over that of the weights) is below PACE, the promise (the share of the loss that the step takes away
-               if the loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a relative change of
-               the weights) above LEVERAGE: there is something to gain. And successive gradients point the same way, their cosine
-               above COSINE in the median: what is to be gained is no noise.
+How it decides Over the first steps of a learning rate that does not change and was never higher, at WINDOW steps in a row: the
+               pace (size of the step over that of the weights) is below PACE, the promise (the share of the loss that the step
+               takes away if the loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a
+               relative change of the weights) above LEVERAGE: there is something to gain. And successive gradients point the
+               same way, their cosine above COSINE in the median: what is to be gained is no noise.
 What to do     Ten times the learning rate, again and again, until the loss falls or swings; then a third.
-When it errs   Steps before a warm-up that waits, and finetuning of a model that has nothing left to learn, look alike from their
-               first steps; the second has gradients without a common direction. Where gradients were not compared it says nothing.
-References     Smith 2017, "Cyclical learning rates" (range test); McCandlish et al. 2018, "An empirical model of large-batch training"
-               (gain of a step; signal and noise); design notes O1, O3.
+When it errs   Steps before a warm-up that waits, and finetuning of a model that has nothing left to learn, look alike from
+               their first steps; the second has gradients without a common direction. Where gradients were not compared it
+               says nothing.
+References     Smith 2017, "Cyclical learning rates" (range test); McCandlish et al. 2018, "An empirical model of large-batch
+               training" (gain of a step; signal and noise); design notes O1, O3.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _Course:
 class LowLearningRate(Rule):
     id, title = "low-learning-rate", "The learning rate is too low"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(**{**READS, "tables": ["steps", "groups", "coherence"]})  # type: ignore[arg-type]
+    needs = Needs(**{**READS, "tables": ["steps", "groups", "coherence"]})
     causes = ("stalled-loss", "lost-updates")
     experiment = "50 steps with ten times the learning rate: if the finding is right, the loss falls about ten times as fast."
 
@@ -94,8 +95,10 @@ class LowLearningRate(Rule):
             place="",
             first_step=steps[0].step,
             told_step=last.step,
-            message=f"A step changes the weights by {number(pace)} of their size and the loss by at most {number(promise)} of it: at this "
-            f"pace the loss needs {number(1 / max(promise, 1e-300))} steps to fall to a third, although successive gradients agree "
+            message=f"A step changes the weights by {number(pace)} of their size and the loss by at most "
+            f"{number(promise)} of it: at this "
+            f"pace the loss needs {number(1 / max(promise, 1e-300))} steps to fall to a third, although successive "
+            f"gradients agree "
             f"(cosine {number(cosine)}).",
             evidence=(
                 ValueEvidence("size of a step over the size of the weights", pace, PACE),
@@ -122,4 +125,3 @@ class LowLearningRate(Rule):
         if any(len(c.cosines) >= COMPARED for c in self.courses.values()):
             return None
         return Outcome.NOT_ENOUGH_DATA, f"fewer than {COMPARED} comparisons of successive gradients"
-

@@ -1,15 +1,15 @@
 """The loss is no lower than at the start: a symptom, whose cause is what else is found.
 
 Symptom        The curve of the loss is flat.
-How it decides Of one optimizer's steps, the last WINDOW losses against the first WINDOW: the median has not fallen by LEAST, and the rank
-               test of Mann and Whitney sees no fall either (z above -CLEAR). Asked once, after 2 WINDOW steps whose learning rate was not
-               rising.
-What to do     Look at the causes named beside it. Without one: train on one single batch. If it is learnt, the data carry no signal,
-               else something in the model or the step is wrong.
+How it decides Of one optimizer's steps, the last WINDOW losses against the first WINDOW: the median has not fallen by LEAST,
+               and the rank test of Mann and Whitney sees no fall either (z above -CLEAR). Asked once, after 2 WINDOW steps
+               whose learning rate was not rising.
+What to do     Look at the causes named beside it. Without one: train on one single batch. If it is learnt, the data carry no
+               signal, else something in the model or the step is wrong.
 When it errs   Several optimizers that work against each other (GAN), losses that fall below 0 and those of a model that had
                converged before tell nothing; the first two are left out.
-References     Mann & Whitney 1947, "On a test of whether one of two random variables is stochastically larger than the other"; Karpathy
-               2019, "A recipe for training neural networks" (overfit one batch).
+References     Mann & Whitney 1947, "On a test of whether one of two random variables is stochastically larger than the other";
+               Karpathy 2019, "A recipe for training neural networks" (overfit one batch).
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class StalledLoss(Rule):
             place="",
             first_step=steps[0],
             told_step=steps[-1],
-            message=f"After {len(steps)} steps the loss is no lower than at the start: medians of {WINDOW} steps {number(float(np.median(first)))} "
+            message=f"After {len(steps)} steps the loss is no lower than at the start: medians of {WINDOW} steps "
+            f"{number(float(np.median(first)))} "
             f"and {number(float(np.median(last)))}.",
             evidence=(
                 ValueEvidence(f"fall of the median over {WINDOW} steps", fallen, LEAST),

@@ -1,19 +1,20 @@
 """The loss's gradient fades on its way back through the layers: the shallow ones learn nothing.
 
 Symptom        The loss stops at what a constant answer would give; only the last layers change.
-How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a norm layer,
-               which divides by it). From the first module up to some place, all are below LIMIT of the largest behind
-               that place, at PATIENCE recorded steps in a row, and the gap does not close. Below ALONE this is enough; up to LIMIT,
-               the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z above -CLEAR). Shortcuts that carry the gradient past a branch are
-               seen: the module before the branch has it. Where the modules' outputs are not seen, the gradients of the biases
-               (or weights) stand for them. Weights that begin at 0 in the last layer, and what comes after it, do not count.
-What to do     Initialise for the activation (`nn.init.kaiming_normal_(w, nonlinearity="relu")`), put norm layers or shortcuts between
-               the layers, replace sigmoid and tanh by ReLU or GELU in deep models.
-When it errs   A tower whose output is meant to count for less than a thousandth of another's. Adam hides the effect on the size
-               of the updates for a while, not that on their direction.
-References     Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al. 2015,
-               "Delving deep into rectifiers"; Du et al. 2018, "Algorithmic regularization ... layers are automatically balanced"
-               (why norms of weight gradients do not show it).
+How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
+               norm layer, which divides by it). From the first module up to some place, all are below LIMIT of the largest
+               behind that place, at PATIENCE recorded steps in a row, and the gap does not close. Below ALONE this is enough;
+               up to LIMIT, the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z
+               above -CLEAR). Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
+               Where the modules' outputs are not seen, the gradients of the biases (or weights) stand for them. Weights that
+               begin at 0 in the last layer, and what comes after it, do not count.
+What to do     Initialise for the activation (`nn.init.kaiming_normal_(w, nonlinearity="relu")`), put norm layers or shortcuts
+               between the layers, replace sigmoid and tanh by ReLU or GELU in deep models.
+When it errs   A tower whose output is meant to count for less than a thousandth of another's. Adam hides the effect on the
+               size of the updates for a while, not that on their direction.
+References     Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al.
+               2015, "Delving deep into rectifiers"; Du et al. 2018, "Algorithmic regularization ... layers are automatically "
+               "balanced" (why norms of weight gradients do not show it).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import number
 
 LIMIT = 1e-3  # Zhang et al. 2021 (AUTOTRAINER), first over last layer. A layer so slow turns in a thousand times as many steps
-ALONE = 6.0**-5  # ten layers of ReLU as PyTorch initialises them: each takes 1 / sqrt(6) (He et al. 2015, with Var w = 1 / (3 n))
+ALONE = (
+    6.0**-5
+)  # ten layers of ReLU as PyTorch initialises them: each takes 1 / sqrt(6) (He et al. 2015, with Var w = 1 / (3 n))
 FLAT = 25
 CLEAR = 1.0
 PATIENCE = 3  # recorded steps: weights that begin at 0 pass nothing at the first
@@ -46,8 +49,11 @@ class VanishingGradient(Rule):
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
     causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow")
-    experiment = "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' gradient "
-    experiment += "is of the size of the deep ones' and the loss falls."
+    experiment = (
+        "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' "
+        "gradient is "
+        "of the size of the deep ones' and the loss falls."
+    )
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, bool], deque[Seen]] = {}
@@ -114,7 +120,8 @@ class VanishingGradient(Rule):
                     tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
                 ),
             ),
-            fix="Initialise for the activation, for example torch.nn.init.kaiming_normal_(layer.weight, nonlinearity='relu'), and put "
+            fix="Initialise for the activation, for example torch.nn.init.kaiming_normal_(layer.weight, "
+            "nonlinearity='relu'), and put "
             "a norm layer or a shortcut between the layers; in place of sigmoid or tanh, ReLU or GELU.",
             depth=1.9,
         )
@@ -135,4 +142,3 @@ def _is_head_alone(profile: Profile, places: list[int], sizes: np.ndarray) -> bo
     """Is all but a small part of it lost in the last layer? It may begin at or near 0 on purpose."""
     at, share = steepest(np.maximum.accumulate(sizes))
     return places[at + 1] == profile.last_weighted and _starved(sizes[:-1]) >= LIMIT and share >= ABRUPT
-

@@ -1,17 +1,17 @@
 """A layer's initial weights are far too large or far too small for the number of its inputs.
 
-Symptom        Too large: the first loss is huge, or the activations behind are saturated. Too small: the outputs hardly depend on the
-               input, and the gradient does not come through.
-How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inputs): 1 keeps sizes, PyTorch's own layers have 0.58,
-               Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and no norm layer follows at
-               once. Too small: below SMALL but not 0, and the layer gives less than FADED of what it gets, and all modules before it
-               get less than FADED of the gradient behind it: no shortcut goes around it. The last layer may be small. Where the modules
-               cannot be seen, the gains alone are judged, and what the model gives.
+Symptom        Too large: the first loss is huge, or the activations behind are saturated. Too small: the outputs hardly depend
+               on the input, and the gradient does not come through.
+How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inputs): 1 keeps sizes, PyTorch's own layers have
+               0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and no norm layer
+               follows at once. Too small: below SMALL but not 0, and the layer gives less than FADED of what it gets, and all
+               modules before it get less than FADED of the gradient behind it: no shortcut goes around it. The last layer may
+               be small. Where the modules cannot be seen, the gains alone are judged, and what the model gives.
 What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own.
-When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training from large
-               weights without norm layers.
-References     Glorot & Bengio 2010; He et al. 2015, equation 10 (variance 2 / inputs); LeCun et al. 1998, "Efficient BackProp",
-               section 4.6; Mishkin & Matas 2016, "All you need is a good init".
+When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training
+               from large weights without norm layers.
+References     Glorot & Bengio 2010; He et al. 2015, equation 10 (variance 2 / inputs); LeCun et al. 1998, "Efficient
+               BackProp", section 4.6; Mishkin & Matas 2016, "All you need is a good init".
 """
 
 from __future__ import annotations
@@ -40,12 +40,29 @@ class WrongInitialScale(Rule):
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(parameter=["rms"], activation=["rms"], activation_gradient=["l2_norm"], tables=["steps"])
     causes = (
-        *("vanishing-gradient", "exploding-gradient", "exploding-activation", "saturated-units", "dead-units", "high-initial-loss"),
+        *(
+            "vanishing-gradient",
+            "exploding-gradient",
+            "exploding-activation",
+            "saturated-units",
+            "dead-units",
+            "high-initial-loss",
+        ),
         *("stalled-loss", "nonfinite-origin", "high-learning-rate", "rank-collapse", "collapsed-output", "growing-loss"),
-        *("overtight-clipping", "dominant-epsilon", "attention-logit-growth", "loss-spike", "gradient-spike", "exploding-weights"),
+        *(
+            "overtight-clipping",
+            "dominant-epsilon",
+            "attention-logit-growth",
+            "loss-spike",
+            "gradient-spike",
+            "exploding-weights",
+        ),
     )
-    experiment = "Initialise this layer with torch.nn.init.kaiming_normal_ and look at the first step: if the finding is right, what comes "
-    experiment += "behind it has a size near 1."
+    experiment = (
+        "Initialise this layer with torch.nn.init.kaiming_normal_ and look at the first step: if the finding is right, "
+        "what comes "
+        "behind it has a size near 1."
+    )
 
     def __init__(self) -> None:
         self.is_done = self.is_judged = False
@@ -122,13 +139,15 @@ class WrongInitialScale(Rule):
             place=(owner or name) if len(found) == 1 else self._first(found),
             first_step=step,
             told_step=step,
-            message=f"The initial weights of {name} have a gain of {number(gain)} (rms times the root of the number of inputs; 1 keeps "
+            message=f"The initial weights of {name} have a gain of {number(gain)} (rms times the root of the number of "
+            f"inputs; 1 keeps "
             f"sizes), and {why}.{more}",
             evidence=(
                 ValueEvidence(f"gain of {name}", gain, limit),
                 TableEvidence(f"weights at step {step}", ("parameter", "rms", "gain"), rows),
             ),
-            fix=f"torch.nn.init.kaiming_normal_({in_code(self.tensors[worst].name)}, nonlinearity='relu'), or leave PyTorch's own init.",
+            fix=f"torch.nn.init.kaiming_normal_({in_code(self.tensors[worst].name)}, nonlinearity='relu'), or leave "
+            f"PyTorch's own init.",
             depth=0.0,
         )
 
