@@ -50,7 +50,7 @@ class LowLearningRate(Rule):
     id, title = "low-learning-rate", "The learning rate is too low"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(**{**READS, "tables": ["steps", "groups", "coherence"]})
-    causes = ("stalled-loss", "lost-updates")
+    causes = ("stalled-loss",)
     experiment = "50 steps with ten times the learning rate: if the finding is right, the loss falls about ten times as fast."
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class LowLearningRate(Rule):
                 SettingEvidence("lr", f"{last.rate:g}"),
             ),
             fix=f"Set lr to ten times as much, {10 * last.rate:.1g}, and again, until the loss falls.",
-            depth=2.0,
+            depth=2.1,
         )
 
     def _cosines(self, block: Block) -> dict[tuple[int, int], float]:
