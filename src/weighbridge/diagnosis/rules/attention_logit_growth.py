@@ -37,7 +37,7 @@ class AttentionLogitGrowth(Rule):
     id, title = "attention-logit-growth", "Attention logits grow without end"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(tables=["spread", "steps"])
-    causes = ("rank-collapse",)
+    causes = ("rank-collapse", "vanishing-gradient", "stalled-loss")
     experiment = "Put a LayerNorm on queries and keys and train again: if the loss still stops, logits were not why."
 
     def __init__(self) -> None:

@@ -81,7 +81,7 @@ class DeadUnits(Rule):
         activation_gradient=["zero_fraction"],
         tables=["units", "steps", "groups"],
     )
-    causes = ("collapsed-output", "rank-collapse")
+    causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "stalled-loss")
     experiment = (
         "Train 50 steps from the start with a tenth of the learning rate and LeakyReLU(0.01): if the loss "
         "falls no better, units are not why."

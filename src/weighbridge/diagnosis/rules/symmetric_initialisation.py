@@ -38,7 +38,7 @@ class SymmetricInitialisation(Rule):
     needs = Needs(
         parameter=["abs_max"], gradient=["zero_fraction"], update=["zero_fraction"], tables=["units", "steps", "groups"]
     )
-    causes = ("rank-collapse", "collapsed-output")
+    causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "stalled-loss")
     experiment = (
         "Start this layer's weights with kaiming_normal_ and train as long: if the loss ends where it does "
         "now, symmetry is not why."
