@@ -62,6 +62,7 @@ SMALL_TABLES: Final = (
     "biases",
     "coherence",
     "accumulation",
+    "graph",
 )
 
 

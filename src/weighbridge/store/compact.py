@@ -45,6 +45,7 @@ SORTED_BY: Final = {
     "biases": ("tensor", "step"),
     "coherence": ("tensor", "step"),
     "accumulation": ("tensor", "step"),
+    "graph": ("step",),
     "events": ("step",),
 }
 

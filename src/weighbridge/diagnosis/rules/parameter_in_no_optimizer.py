@@ -20,9 +20,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.parameters import unoptimized
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors, in_code
+from weighbridge.firstpass import from_text
 from weighbridge.format import counted, share
 
 WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
@@ -32,7 +34,7 @@ MOST_OF = 0.5  # of the model's elements: what is left out on purpose is a backb
 class ParameterInNoOptimizer(Rule):
     id, title = "parameter-in-no-optimizer", "A trainable parameter is in no optimizer"
     severity, certainty, since = "warning", "proof", "0.1"
-    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups"])
+    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups", "graph"])
 
     def __init__(self) -> None:
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
@@ -46,6 +48,8 @@ class ParameterInNoOptimizer(Rule):
         }
 
     def read(self, block: Block) -> Iterator[Finding]:
+        for row in block.rows("graph"):
+            yield from unoptimized(from_text(row["detail"]))
         gradient = block["activation_gradient.rms"]
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}

@@ -17,8 +17,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.parameters import unreached
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.firstpass import from_text
 from weighbridge.format import counted
 
 WAIT = 20  # steps: a part that is used in every fourth of them is missed in all with a chance of 0.3 % (0.75^20)
@@ -27,7 +29,7 @@ WAIT = 20  # steps: a part that is used in every fourth of them is missed in all
 class ParameterWithoutGradient(Rule):
     id, title = "parameter-without-gradient", "A parameter of an optimizer never gets a gradient"
     severity, certainty, since = "warning", "proof", "0.1"
-    needs = Needs(gradient=["count"], parameter=["count"], tables=["steps", "groups"])
+    needs = Needs(gradient=["count"], parameter=["count"], tables=["steps", "groups", "graph"])
 
     def __init__(self) -> None:
         self.steps, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -40,6 +42,8 @@ class ParameterWithoutGradient(Rule):
         self.is_meant = tensors.is_parameter & tensors.where(t.requires_grad for t in tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        for row in block.rows("graph"):
+            yield from unreached(from_text(row["detail"]))
         is_stepped = ~np.isnan(block.of_steps("optimizer_step"))
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
