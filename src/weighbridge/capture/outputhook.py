@@ -93,14 +93,16 @@ class OutputHook:
             if outputs.calls is not None:
                 outputs.calls.note(self.model, self.path, args, output)
             if outputs.scene.awaits_batch:
-                outputs.meet_batch(args)
+                outputs.meet_batch(args, group.looks)
             seat = self.seat
             if seat is None or type(output) is not torch.Tensor:
                 outputs.meet(self, module, output)
-                return
-            seat.meet(output)
-            if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
-                follow(output, self.gradients["out"][1])
+            else:
+                seat.meet(output)
+                if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
+                    follow(output, self.gradients["out"][1])
+            if group.looks:
+                outputs.looks.look(self, module, args, output)
         except Exception as error:
             self.outputs.failed(error)
         finally:

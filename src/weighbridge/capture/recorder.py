@@ -59,6 +59,7 @@ SMALL_TABLES: Final = (
     "events",
     "calls",
     "units",
+    "spread",
     "biases",
     "coherence",
     "accumulation",

@@ -2,7 +2,7 @@
 
     steps       [start, stop), complete for all tensors that were due in them
     arrays      one per statistic, float64 [steps, tensors]; NaN = not recorded (or NaN itself: count those by nonfinite_count)
-    tables      the rows of small tables with start <= step < stop, as dictionaries
+    tables      the rows of small tables with start <= step < stop, as dictionaries (see as_rows)
 
 Within a block the table of tensors and the optimizers' groups do not change: where they do, a new block begins.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,10 +24,11 @@ from weighbridge.store.views import Event, Tensor
 
 CELLS: Final = 400_000  # steps times tensors of one block: about 3 MB a statistic
 MOST_STEPS: Final = 4_096
+LONG_LISTS: Final = frozenset({"active", "sum", "sum_sq", "max"})
 Rows = tuple[Mapping[str, Any], ...]
 STEP_COLUMNS: Final = (
     *("step", "optimizer", "optimizer_step", "loss", "backward_passes", "skipped"),
-    *("clip_factor", "loss_scale", "lr"),
+    *("clip_factor", "loss_scale", "lr", "momentum", "weight_decay"),
 )
 
 
@@ -39,6 +40,7 @@ class Group:
     kind: str  # class of the optimizer
     number: int  # place in param_groups and in the lists of the table of steps
     columns: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all but lr, momentum and weight decay: betas, eps, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Block:
     def of_steps(self, column: str, otherwise: float = np.nan) -> np.ndarray:
         """A column of the table of steps at the tensors of the optimizer that stepped: float64 [steps, tensors].
 
-        `lr` is that of the tensor's own group. `otherwise` stands where no optimizer stepped, or it has none.
+        `lr`, `momentum` and `weight_decay` are those of the tensor's own group.
+        `otherwise` stands where no optimizer stepped, or it has none.
         """
         found = np.full((len(self), len(self.tensors)), otherwise)
         members: dict[int, list[Group]] = {}
@@ -144,10 +147,14 @@ def _groups(events: Iterable[Event], step: int, tensors: Tensors) -> tuple[Group
     """The groups of each optimizer as they were last told up to this step."""
     told = {e.detail["optimizer"]: e.detail for e in events if e.kind == "optimizer" and e.step <= step}
     return tuple(
-        Group(number, detail["class"], i, tuple(tensors.column[t] for t in group["tensors"] if t in tensors.column))
+        Group(number, detail["class"], i, _columns(group["tensors"], tensors), group["settings"])
         for number, detail in sorted(told.items())
         for i, group in enumerate(detail["groups"])
     )
+
+
+def _columns(ids: Iterable[int], tensors: Tensors) -> tuple[int, ...]:
+    return tuple(tensors.column[number] for number in ids if number in tensors.column)
 
 
 def _as_row(event: Event) -> Mapping[str, Any]:
@@ -158,5 +165,14 @@ def _as_row(event: Event) -> Mapping[str, Any]:
 def _between(table: pa.Table, start: int, stop: int) -> Rows:
     step = table.column("step").to_numpy()
     inside = np.flatnonzero((step >= start) & (step < stop))
-    rows: list[dict[str, Any]] = table.take(pa.array(inside)).to_pylist()
-    return tuple(sorted(rows, key=lambda row: row["step"]))
+    return tuple(sorted(as_rows(table.take(pa.array(inside))), key=lambda row: row["step"]))
+
+
+def as_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows as dictionaries; long lists of numbers (of the table of units) as NumPy arrays."""
+    long = {field.name for field in table.schema if pa.types.is_list(field.type) and field.name in LONG_LISTS}
+    rows: list[dict[str, Any]] = table.drop_columns([*long]).to_pylist()
+    for name in long:
+        for row, numbers in zip(rows, table.column(name), strict=True):
+            row[name] = numbers.values.to_numpy()
+    return rows
