@@ -50,11 +50,14 @@ class Start:
     error: float  # standard error of `loss`
     samples: int
     prediction_std: float = math.nan
+    input_rms: float = math.nan  # of what the last affine layer before the loss takes; 0 = there is none
     target_mean: float = math.nan
     target_std: float = math.nan
     target_low: float = math.nan  # the smallest and the largest
     target_high: float = math.nan
-    floor: float = 0.0  # mean squared distance of the targets from what the output's activation can give; 0 where it has no limit
+    floor: float = 0.0  # mean squared distance of the targets from what the output's activation can give; 0 = it has no limit
+    rows: int = 0  # samples by the first axis
+    offset: float = math.nan  # of the targets (where unknown: of target less prediction): squared mean by variance, of columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,8 @@ def from_text(text: str) -> FirstPass:
     nodes = tuple(_node(*one) for one in read.pop("nodes"))
     graph = Graph(nodes, tuple(read.pop("roots")))
     parameters = tuple(Parameter(**_tuples(one)) for one in read.pop("parameters"))
-    starts, scales = (tuple(kind(**one) for one in read.pop(name)) for kind, name in ((Start, "starts"), (Scale, "scales")))
+    starts = tuple(Start(**one) for one in read.pop("starts"))
+    scales = tuple(Scale(**one) for one in read.pop("scales"))
     return FirstPass(graph, parameters, starts=starts, scales=scales, **read)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 VIEWS: Final = frozenset({"View", "UnsafeView", "ReshapeAlias", "Alias", "Clone", "ToCopy", "Contiguous"})
 RESHAPES: Final = VIEWS | {"Unsqueeze", "Squeeze", "SqueezeDim"}  # the same numbers in the same order
+PARTS: Final = RESHAPES | {"Select", "Slice", "Permute", "Transpose", "Index", "Narrow"}  # the same numbers, or some of them
 # Affine operations: which input is what comes in, and which the matrix.
 AFFINE: Final = {"Addmm": (1, 2), "Mm": (0, 1), "Convolution": (0, 1), "Linear": (0, 1)}
 NORMS: Final = frozenset(
@@ -17,11 +18,14 @@ NORMS: Final = frozenset(
 )
 # What these can give, from where to where.
 BOUNDS: Final = {
-    **{op: (0.0, math.inf) for op in ("Relu", "Softplus", "Exp", "Abs")},
-    **{op: (0.0, 1.0) for op in ("Sigmoid", "Softmax", "SafeSoftmax", "Hardsigmoid")},
-    **{op: (-math.inf, 0.0) for op in ("LogSigmoid", "LogSoftmax")},
-    **{"Tanh": (-1.0, 1.0), "Gelu": (-0.17, math.inf), "Silu": (-0.2785, math.inf), "Mish": (-0.3089, math.inf)},
-    **{"Hardswish": (-0.375, math.inf)},
+    **dict.fromkeys(("Relu", "Softplus", "Exp", "Abs"), (0.0, math.inf)),
+    **dict.fromkeys(("Sigmoid", "Softmax", "SafeSoftmax", "Hardsigmoid"), (0.0, 1.0)),
+    **dict.fromkeys(("LogSigmoid", "LogSoftmax"), (-math.inf, 0.0)),
+    "Tanh": (-1.0, 1.0),
+    "Gelu": (-0.17, math.inf),
+    "Silu": (-0.2785, math.inf),
+    "Mish": (-0.3089, math.inf),
+    "Hardswish": (-0.375, math.inf),
 }
 Edge = tuple[int, int]  # the node that an input comes from, and which of its outputs it is
 
@@ -72,8 +76,8 @@ class Graph:
         return None if edge is None else edge[0]
 
     def maker(self, index: int, place: int = 0) -> str:
-        """The module of the node behind an input; empty where there is none."""
-        before = self.behind(index, place)
+        """The module of the node behind an input, looked for through what takes a part; empty where there is none."""
+        before = self.behind(index, place, PARTS)
         return "" if before is None else self.nodes[before].module
 
 

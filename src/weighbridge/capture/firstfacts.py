@@ -15,7 +15,7 @@ import torch
 
 from weighbridge.capture.graphwalk import leaf, saved
 from weighbridge.firstpass import Scale, Start
-from weighbridge.lossgraph import AFFINE, Graph, bounds_of
+from weighbridge.lossgraph import AFFINE, PARTS, Graph, bounds_of
 
 MOST: Final = 2**20
 MOST_SCALES: Final = 4  # layers that take the batch's numbers as they are
@@ -66,13 +66,13 @@ def _cross_entropy(graph: Graph, nodes: tuple[Any, ...], index: int, before: int
     place, trivial = graph.maker(before), math.log(logs.shape[1])
 
     def make(found: list[float]) -> Start | None:
-        n, total, squares, spreads = found
+        n, total, squares, spreads, power = found
         if n < 2:
             return None
-        std = math.sqrt(spreads / n)
-        return Start("cross-entropy", index, place, total / n, trivial, _error(n, total, squares), int(n), std)
+        std, error, rms = math.sqrt(spreads / n), _error(n, total, squares), math.sqrt(power)
+        return Start("cross-entropy", index, place, total / n, trivial, error, int(n), std, rms)
 
-    yield Asked(tuple(numbers), make)
+    yield Asked((*numbers, _input_power(graph, nodes, before)), make)
 
 
 def _binary(graph: Graph, nodes: tuple[Any, ...], index: int) -> Iterator[Asked]:
@@ -87,11 +87,13 @@ def _binary(graph: Graph, nodes: tuple[Any, ...], index: int) -> Iterator[Asked]
     def make(found: list[float]) -> Start | None:
         if n < 2:
             return None
-        loss, losses, total, squares, wanted, wanted_sq = found
-        error, std, target_std = _error(n, loss, losses), _std(n, total, squares), _std(n, wanted, wanted_sq)
-        return Start("binary cross-entropy", index, place, loss / n, math.log(2), error, n, std, wanted / n, target_std)
+        loss, losses, total, squares, wanted, wanted_sq, power = found
+        std, rms = _std(n, total, squares), math.sqrt(power)
+        targets: dict[str, Any] = {"target_mean": wanted / n, "target_std": _std(n, wanted, wanted_sq)}
+        error = _error(n, loss, losses)
+        return Start("binary cross-entropy", index, place, loss / n, math.log(2), error, n, std, rms, **targets)
 
-    yield Asked(tuple(numbers), make)
+    yield Asked((*numbers, _input_power(graph, nodes, index)), make)
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------------
@@ -112,29 +114,39 @@ def _squared_error(graph: Graph, nodes: tuple[Any, ...], index: int) -> Iterator
         return
     place, maker, difference, given = found
     low, high = bounds_of(graph.nodes[maker]) if maker is not None else (-math.inf, math.inf)
-    e = _wide(difference).flatten()
-    numbers = [e.square().sum(), e.square().square().sum()]
+    e = _wide(difference)
+    t = -e if given is None else _wide(given) - e
+    numbers = [e.square().sum(), e.square().square().sum(), _input_power(graph, nodes, index), _offset(t)]
     if given is not None:
-        p = _wide(given).flatten()
-        t = p - e
+        p = _wide(given)
         far = (t - t.clamp(low, high)).square().sum()
         numbers += [p.sum(), p.square().sum(), t.sum(), t.square().sum(), t.min(), t.max(), far]
-    n = e.numel()
+    n, rows = e.numel(), len(e) if e.ndim else 1
 
     def make(found: list[float]) -> Start | None:
-        loss, squares, *rest = found
+        loss, squares, power, offset, *rest = found
         if n < 2:
             return None
-        facts: dict[str, float] = {}
+        facts: dict[str, Any] = {"rows": rows, "input_rms": math.sqrt(power), "offset": offset}
         if rest:
             made, made_sq, wanted, wanted_sq, least, most, floor = rest
-            facts = {"prediction_std": _std(n, made, made_sq), "target_mean": wanted / n, "floor": floor / n}
+            facts |= {"prediction_std": _std(n, made, made_sq), "target_mean": wanted / n, "floor": floor / n}
             facts |= {"target_std": _std(n, wanted, wanted_sq), "target_low": least, "target_high": most}
         trivial = facts.get("target_std", math.nan) ** 2
         return Start("squared error", index, place, loss / n, trivial, _error(n, loss, squares), n, **facts)
 
     if n:
         yield Asked(tuple(numbers), make)
+
+
+def _offset(targets: torch.Tensor) -> torch.Tensor:
+    """Sum over the columns of the squared mean, by that of the variance."""
+    if targets.ndim < 2:
+        columns = targets.reshape(-1, 1)
+    else:
+        axis = 1 if targets.ndim > 3 else -1
+        columns = targets.movedim(axis, -1).flatten(0, -2)
+    return columns.mean(0).square().sum() / columns.var(0, correction=0).sum()
 
 
 def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple[str, int | None, Any, Any] | None:
@@ -145,12 +157,12 @@ def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple
         if given is None or wanted is None or given.shape != wanted.shape or node.inputs[0] is None:
             return None
         given, wanted = _thinned(given, wanted)
-        return graph.maker(index), graph.behind(index), _wide(given) - _wide(wanted), given
+        return graph.maker(index), graph.behind(index, 0, PARTS), _wide(given) - _wide(wanted), given
     difference, sub = saved(nodes[index], "self"), graph.behind(index)
     if difference is None or sub is None:
         return None
     side = 0 if graph.nodes[sub].inputs[0] is not None else 1
-    maker = graph.behind(sub, side)
+    maker = graph.behind(sub, side, PARTS)
     given = saved(nodes[maker], "result") if maker is not None and graph.nodes[maker].op in KEPT else None
     if given is not None and given.numel() == difference.numel():
         difference, given = _thinned(difference, given.reshape(difference.shape))
@@ -162,6 +174,25 @@ def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple
 KEPT: Final = ("Relu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Exp")  # activations that save what they give
 
 
+def _input_power(graph: Graph, nodes: tuple[Any, ...], index: int) -> torch.Tensor:
+    """Mean square of what the last affine layer before this node takes, whatever is added to it or multiplies it; NaN where it
+    cannot be told, 0 where there is no such layer."""
+    edge = graph.nodes[index].inputs[0]
+    while edge is not None:
+        node = graph.nodes[edge[0]]
+        if node.op in AFFINE:
+            given = saved(nodes[edge[0]], SAVED_INPUT[node.op])
+            return _wide(_thinned(given)[0]).square().mean() if given is not None else torch.tensor(math.nan)
+        several = [one for one in node.inputs if one is not None and not graph.nodes[one[0]].parameter]
+        if node.op not in ON_THE_WAY or len(several) > 1:
+            return torch.tensor(math.nan)
+        edge = several[0] if several else None
+    return torch.zeros(())
+
+
+ON_THE_WAY: Final = PARTS | {"Mul", "Div", "Add", "Sub", "Neg", "Sigmoid", "Tanh", "Relu", "Pow", "Abs"}
+
+
 # --- what comes in -----------------------------------------------------------------------------------------------------
 
 
@@ -169,7 +200,10 @@ def _scales(graph: Graph, nodes: tuple[Any, ...]) -> Iterator[Asked]:
     """Of the first layers with weights, where they take the batch's numbers as they are; in order of execution."""
     found = [i for i, node in enumerate(graph.nodes) if node.op in AFFINE and node.inputs[AFFINE[node.op][0]] is None]
     for index in sorted(found, key=lambda i: nodes[i]._sequence_nr())[:MOST_SCALES]:
-        given, weight = saved(nodes[index], SAVED_INPUT[graph.nodes[index].op]), leaf(nodes[index], AFFINE[graph.nodes[index].op][1])
+        given, weight = (
+            saved(nodes[index], SAVED_INPUT[graph.nodes[index].op]),
+            leaf(nodes[index], AFFINE[graph.nodes[index].op][1]),
+        )
         if given is not None and given.numel() and weight is not None and given.is_floating_point():
             yield _scale(graph, index, given, weight)
 
@@ -184,7 +218,15 @@ def _scale(graph: Graph, index: int, given: torch.Tensor, weight: torch.Tensor) 
     is_constant = (features == features[0]).all(0) & (features[0] != 0)
     weights = _of_inputs(node.op, weight, len(power))
     expected = (power * weights).sum() if weights is not None else power.sum() * math.nan
-    numbers = (power.mean(), power.max(), features.abs().max(), expected, mean.square().sum(), variance.sum(), is_constant.sum())
+    numbers = (
+        power.mean(),
+        power.max(),
+        features.abs().max(),
+        expected,
+        mean.square().sum(),
+        variance.sum(),
+        is_constant.sum(),
+    )
     place, samples = node.module, len(features)
 
     def make(found: list[float]) -> Scale:
@@ -215,10 +257,10 @@ def _wide(values: torch.Tensor) -> torch.Tensor:
 
 
 def _thinned(first: torch.Tensor, second: torch.Tensor | None = None, keep: int | None = None) -> tuple[torch.Tensor, ...]:
-    """Every k-th along the axes but `keep`, so that the first has at most MOST numbers; the second, which has no such axis or the
-    same ones, at the same places. Views."""
+    """Every k-th along the axes but `keep`, so that the first has at most MOST numbers; the second, which has no such axis or
+    the same ones, at the same places. Views."""
     kept = None if keep is None else keep % first.ndim
-    tensors = (first,) if second is None else (first, second)
+    tensors: tuple[torch.Tensor, ...] = (first,) if second is None else (first, second)
     shift = second is not None and second.ndim < first.ndim
     for axis in range(first.ndim):
         if axis == kept or tensors[0].numel() <= MOST:

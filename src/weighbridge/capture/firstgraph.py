@@ -13,7 +13,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
@@ -161,7 +161,8 @@ def rows_alike(parameter: torch.Tensor) -> torch.Tensor | None:
 
 
 def _described(models: list[tuple[str, nn.Module]], prefix: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    kinds, constructors = {}, {}
+    kinds: dict[str, str] = {}
+    constructors: dict[str, str] = {}
     for name, model in models:
         kinds |= {prefix[name] + plain_path(model, path): type(one).__name__ for path, one in model.named_modules()}
         constructors |= {prefix[name] + plain_path(model, path): text for path, text in written(model).items()}
@@ -169,7 +170,7 @@ def _described(models: list[tuple[str, nn.Module]], prefix: Mapping[str, str]) -
 
 
 def written(model: nn.Module) -> dict[str, str]:
-    """How the constructor of each of torch's modules with a bias is written: "Linear(in_features=3, out_features=2, bias=True)"."""
+    """How the constructor of each of torch's modules with a bias is written: "Linear(in_features=3, ..., bias=True)"."""
     return {
         name: re.sub(r"\s+", " ", repr(module))
         for name, module in model.named_modules()

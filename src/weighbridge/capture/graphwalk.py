@@ -23,7 +23,7 @@ THROUGH: Final = ("TBackward0", "TransposeBackward0", "PermuteBackward0", "ToCop
 # Attributes that rules read. Sizes and indices wrap around at 2^64 where they are negative.
 PLAIN: Final = (
     *("training", "dim", "dim0", "dim1", "dims", "padding", "transposed", "groups", "alpha", "scale", "keepdim", "is_causal"),
-    *("min_val", "max_val", "min", "max", "exponent", "ignore_index"),
+    *("min_val", "max_val", "min", "max", "exponent", "ignore_index", "bias_sym_sizes_opt"),
 )
 SCALED: Final = ("Mul", "Div")  # of which rules want the shapes of both sides
 MOST_NODES: Final = 10_000  # about 10 us each; a language model of 48 layers has 2,200

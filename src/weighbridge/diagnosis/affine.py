@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from weighbridge.diagnosis.flow import BATCH_NORMS
 from weighbridge.diagnosis.graphrule import module_of
 from weighbridge.firstpass import FirstPass
-from weighbridge.lossgraph import AFFINE, RESHAPES, Edge, Graph
+from weighbridge.lossgraph import AFFINE, NORMS, PARTS, RESHAPES, Edge, Graph
 
 SAME_LINE: Final = RESHAPES | {"NativeDropout"}  # between two affine layers these leave all linear
 MOVES: Final = frozenset({"T", "Transpose", "Permute", "Expand", "Slice", "Select", "Split", "Cat", "Stack"})
@@ -25,7 +25,7 @@ RUNS_ITSELF: Final = ("Attention", "LSTM", "GRU", "RNN")  # modules whose produc
 def pairs(first: FirstPass) -> Iterator[tuple[int, int]]:
     """Affine layers with a parameter of their own as matrix: the one whose output alone is the input of the other.
 
-    Excused: a middle narrower than both sides (a bottleneck), a value that is used elsewhere too or is a sum (residuals, several
+    Excused: a middle narrower than both sides (a bottleneck), a value that is used elsewhere or is a sum (residuals, several
     heads), grouped and transposed convolutions, layers inside attention or recurrent modules.
     """
     for index, node in enumerate(first.graph.nodes):
@@ -35,7 +35,7 @@ def pairs(first: FirstPass) -> Iterator[tuple[int, int]]:
 
 
 def without_activation_anywhere(first: FirstPass) -> Iterator[tuple[int, int]]:
-    """Pairs as above of which all that is in front is sums, norms, pools and affine layers; the nearest two."""
+    """Pairs as above where all that is in front is sums, norms, pools and affine layers, used nowhere else; the nearest two."""
     for index, node in enumerate(first.graph.nodes):
         if node.op not in AFFINE:
             continue
@@ -43,11 +43,12 @@ def without_activation_anywhere(first: FirstPass) -> Iterator[tuple[int, int]]:
         if not {first.graph.nodes[i].op for i in ahead} <= NO_ACTIVATION:
             continue
         layers = [i for i in ahead if first.graph.nodes[i].op in AFFINE]
-        if layers and not any(is_excused(first, i, index) for i in layers):
+        is_shared = any({user for user, _ in first.graph.users[i]} - ahead - {index} for i in ahead)
+        if layers and not is_shared and not any(is_excused(first, i, index) for i in layers):
             yield max(layers), index
 
 
-def _ahead(graph: Graph, edge: Edge | None) -> Collection[int]:
+def _ahead(graph: Graph, edge: Edge | None) -> set[int]:
     found: set[int] = set()
     waiting = [] if edge is None else [edge[0]]
     while waiting:
@@ -59,7 +60,7 @@ def _ahead(graph: Graph, edge: Edge | None) -> Collection[int]:
 
 
 def single_source(first: FirstPass, index: int) -> int | None:
-    """The affine layer whose output, and nothing else, is the input of this one; of two convolutions behind a batch norm, too."""
+    """The affine layer whose output, and nothing else, is the input of this one; between convolutions behind a batch norm."""
     graph = first.graph
     op = graph.nodes[index].op
     edge = graph.nodes[index].inputs[AFFINE[op][0]]
@@ -125,3 +126,55 @@ def width(graph: Graph, index: int) -> int:
 def _inner(shape: tuple[int, ...], middle: int) -> int:
     """Inputs of the first layer: the other axis of its matrix, whichever way it is kept."""
     return shape[1] if shape[0] == middle else shape[0]
+
+
+def last_layer(graph: Graph, loss: int) -> tuple[int | None, bool]:
+    """The affine layer that gives the prediction of a loss, with only parts, factors and added constants between; whether it
+    has a bias, or something is added. None where there is no such layer."""
+    edge = next((one for one in graph.nodes[loss].inputs if one is not None), None)
+    has_bias = False
+    while edge is not None and graph.nodes[edge[0]].op not in AFFINE:
+        node = graph.nodes[edge[0]]
+        is_difference = node.op == "Sub" and graph.nodes[loss].op not in LOSSES and edge[0] == graph.behind(loss)
+        if node.op not in {*PARTS, "Add", "Sub", "Mul", "Div", "Neg"}:
+            return None, False
+        has_bias |= node.op in ("Add", "Sub") and not is_difference
+        others = [one for one in node.inputs if one is not None and not graph.nodes[one[0]].parameter]
+        edge = others[0] if len(others) == 1 else None
+    return (None, False) if edge is None else (edge[0], has_bias or has_own_bias(graph, edge[0]))
+
+
+LOSSES: Final = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+
+
+def has_own_bias(graph: Graph, index: int) -> bool:
+    """Does an affine operation add a bias, frozen ones included?"""
+    node = graph.nodes[index]
+    if node.op == "Convolution":
+        return any(node.facts.get("bias_sym_sizes_opt", ())) or node.inputs[2] is not None
+    return node.op != "Mm"
+
+
+HOMOGENEOUS: Final = (
+    PARTS
+    | MOVES
+    | POOLS
+    | {"Relu", "LeakyRelu", "Abs", "Mul", "Div", "Neg", "Add", "Sub", "NativeDropout", *AFFINE, "Parameter"}
+)
+
+
+def constants_before(graph: Graph, index: int) -> bool:
+    """Can what a layer takes hold a constant that does not come with the batch: a bias, a shift, an unknown operation?"""
+    for i in _ahead(graph, graph.nodes[index].inputs[AFFINE[graph.nodes[index].op][0]]):
+        node = graph.nodes[i]
+        if node.op not in HOMOGENEOUS or (node.op in AFFINE and has_own_bias(graph, i)):
+            return True
+        if node.op in ("Add", "Sub") and any(e is None or graph.nodes[e[0]].parameter for e in node.inputs):
+            return True
+    return False
+
+
+def is_linear_before(graph: Graph, index: int) -> bool:
+    """Is all that a layer takes a linear function of the batch?"""
+    ahead = _ahead(graph, graph.nodes[index].inputs[AFFINE[graph.nodes[index].op][0]])
+    return all(graph.nodes[i].op in NO_ACTIVATION and graph.nodes[i].op not in NORMS for i in ahead)

@@ -1,9 +1,9 @@
 """The output goes through an activation that the loss applies again.
 
 Symptom        The loss falls at first and then stays far above 0, with small gradients; probabilities are never sure.
-How it decides Exact, on the graph of the first loss: a softmax or sigmoid feeds a cross-entropy or a BCE with logits, or one
-               activation of the kind feeds another, with only reshapes between. Behind a softmax the cross-entropy of C classes
-               cannot fall below ln(1 + (C-1)/e): 1.46 for 10. A LogSoftmax twice changes nothing: a note.
+How it decides Exact, on the graph of the first loss: a softmax or sigmoid feeds a cross-entropy or a BCE with logits, or
+               one activation of the kind feeds another, with only reshapes between. Behind a softmax the cross-entropy of C
+               classes cannot fall below ln(1 + (C-1)/e): 1.46 for 10. A LogSoftmax twice changes nothing: a note.
 What to do     Take the activation out of the model and keep it for evaluation, or use the loss without it.
 When it errs   It does not, for what is directly connected; a softmax over another axis than the loss's is none.
 References     PyTorch documentation, torch.nn.CrossEntropyLoss and BCEWithLogitsLoss ("expected to contain the unnormalized

@@ -39,6 +39,7 @@ class ParameterInNoOptimizer(Rule):
     def __init__(self) -> None:
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
         self.first_step = -1
+        self.is_trial = False  # asked before training, by `inspect`
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -49,7 +50,9 @@ class ParameterInNoOptimizer(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         for row in block.rows("graph"):
-            yield from unoptimized(from_text(row["detail"]))
+            first = from_text(row["detail"])
+            self.is_trial |= first.has_gradients
+            yield from unoptimized(first)
         gradient = block["activation_gradient.rms"]
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
@@ -98,6 +101,8 @@ class ParameterInNoOptimizer(Rule):
         return is_before and sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
 
     def lacking(self) -> tuple[Outcome, str] | None:
+        if self.is_trial:
+            return None
         if self.steps < WAIT:
             return Outcome.NOT_ENOUGH_DATA, f"{counted(self.steps, 'step')} of an optimizer; {WAIT} are needed"
         if not self.is_used.any():

@@ -34,6 +34,7 @@ class ParameterWithoutGradient(Rule):
     def __init__(self) -> None:
         self.steps, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.has_one, self.is_told = np.zeros(0, bool), np.zeros(0, bool)
+        self.is_trial = False  # asked before training, by `inspect`
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -43,7 +44,9 @@ class ParameterWithoutGradient(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         for row in block.rows("graph"):
-            yield from unreached(from_text(row["detail"]))
+            first = from_text(row["detail"])
+            self.is_trial |= first.has_gradients
+            yield from unreached(first)
         is_stepped = ~np.isnan(block.of_steps("optimizer_step"))
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
@@ -81,4 +84,8 @@ class ParameterWithoutGradient(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         most = int(self.steps.max(initial=0))
-        return None if most >= WAIT else (Outcome.NOT_ENOUGH_DATA, f"{counted(most, 'step')} with gradients; {WAIT} are needed")
+        return (
+            None
+            if self.is_trial or most >= WAIT
+            else (Outcome.NOT_ENOUGH_DATA, f"{counted(most, 'step')} with gradients; {WAIT} are needed")
+        )

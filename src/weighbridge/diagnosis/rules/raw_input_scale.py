@@ -1,11 +1,11 @@
 """The inputs are of a scale that initialisations are not made for.
 
-Symptom        Large first outputs: saturated or dead units, a high first loss, a learning rate that must be tiny; or tiny inputs
-               of which the first layer's bias hides everything.
+Symptom        Large first outputs: saturated or dead units, a high first loss, a learning rate that must be tiny; or tiny
+               inputs of which the first layer's bias hides everything.
 How it decides On the first batch, at the layers that take the batch's numbers as they are: the rms of a feature is above
-               LARGEST_RMS, and the layer's weights make of the inputs an output with an rms above LARGEST_FIRST_OUTPUT. Or no
-               number is above SMALLEST, and the output of the weights is below that, too. A layer behind which a norm comes at
-               once, and one that takes what another module gives, is not looked at.
+               LARGEST_RMS, and the layer's weights make of the inputs an output with an rms above LARGEST_FIRST_OUTPUT. Or
+               no number is above SMALLEST, and the output of the weights is below that, too. A layer behind which a norm
+               comes at once, and one that takes what another module gives, is not looked at.
 What to do     Standardise with the mean and deviation of the training set, or divide by the known range (images: 255).
 When it errs   Inputs that are scaled by a learnt layer later on.
 References     LeCun et al. 1998, "Efficient BackProp", section 4.3 (inputs of mean 0 and variance 1).
