@@ -95,8 +95,6 @@ class ParameterWithoutGradient(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         most = int(self.steps.max(initial=0))
-        return (
-            None
-            if self.is_trial or most >= WAIT
-            else (Outcome.NOT_ENOUGH_DATA, f"{counted(most, 'step')} with gradients; {WAIT} are needed")
-        )
+        if self.is_trial or most >= WAIT:
+            return None
+        return Outcome.NOT_ENOUGH_DATA, f"{counted(most, 'step')} with gradients; {WAIT} are needed"
