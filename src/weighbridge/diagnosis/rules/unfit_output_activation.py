@@ -30,6 +30,7 @@ from weighbridge.lossgraph import AFFINE, PARTS, bounds_of
 
 SHARE: Final = 0.01  # of the variance of the targets, or of the loss of the trivial predictor
 LEAST_SAMPLES: Final = 8
+UNBOUNDED: Final = (-math.inf, math.inf)
 LOGITS: Final = {"LogSoftmax": "cross-entropy", "BinaryCrossEntropyWithLogits": "BCE with logits"}
 NO_LOGS: Final = ("Softmax", "Sigmoid", "Relu", "Tanh", *AFFINE)
 
@@ -51,10 +52,9 @@ class UnfitOutputActivation(GraphRule):
 
 
 def _out_of_range(first: FirstPass, start: Start) -> Iterator[Finding]:
-    if not (start.samples >= LEAST_SAMPLES and start.floor > SHARE * start.trivial):
+    graph, maker = first.graph, _maker(first, start.node)
+    if maker is None or not (start.samples >= LEAST_SAMPLES and start.floor > SHARE * start.trivial):
         return
-    graph = first.graph
-    maker = next(i for i in _behind(first, start.node) if bounds_of(graph.nodes[i]) != (-math.inf, math.inf))
     op, (low, high) = graph.nodes[maker].op, bounds_of(graph.nodes[maker])
     message = (
         f"{op} gives numbers from {number(low)} to {number(high)}, targets go from {number(start.target_low)} to "
@@ -68,14 +68,13 @@ def _out_of_range(first: FirstPass, start: Start) -> Iterator[Finding]:
     yield _finding(first, maker, "warning", "proof", message, evidence)
 
 
-def _behind(first: FirstPass, loss: int) -> Iterator[int]:
-    """What makes a prediction, the last operation first."""
+def _maker(first: FirstPass, loss: int) -> int | None:
+    """The activation that makes a prediction: behind the loss, or behind the difference whose function it is."""
     index: int | None = loss
-    while index is not None:
+    while index is not None and (index == loss or bounds_of(first.graph.nodes[index]) == UNBOUNDED):
         places = [i for i, edge in enumerate(first.graph.nodes[index].inputs) if edge is not None]
         index = first.graph.behind(index, places[0], PARTS) if places else None
-        if index is not None:
-            yield index
+    return index
 
 
 def _bounded_logits(first: FirstPass, index: int) -> Iterator[Finding]:
