@@ -23,6 +23,7 @@ from weighbridge.capture.coherence import Coherence
 from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.losses import Number
+from weighbridge.capture.marks import Late, Marks, marks_of
 from weighbridge.capture.moments import Moments
 from weighbridge.capture.optimizers import Optimizers
 from weighbridge.capture.outputs import Outputs
@@ -58,6 +59,7 @@ class Stepper:
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = self.told_own_ns = 0
         self.outputs = self._outputs()
+        recorder.marks = self._marks
         self.changes: dict[int, int] = {}  # tensor -> times that it was changed outside its optimizer
 
     def _outputs(self) -> Outputs | None:
@@ -189,10 +191,17 @@ class Stepper:
 
     def _advance(self) -> None:
         """The next step on the clock begins."""
-        self.clock += 1
-        if self.outputs is not None and len(self.outputs.groups) > 1:
-            self.outputs.prepare_all(self.clock, self.optimizers.has_stepped)
-        self.optimizers.next_step()
+        with self.recorder.lock:  # the clock and who has stepped belong together for whoever asks for the marks
+            self.clock += 1
+            if self.outputs is not None and len(self.outputs.groups) > 1:
+                self.outputs.prepare_all(self.clock, self.optimizers.has_stepped)
+            self.optimizers.next_step()
+
+    def _marks(self) -> Marks:
+        """How far the steps are complete. Call with the recorder's lock held."""
+        late = [device for stepped in list(self.optimizers.known.values()) for device in stepped.devices]
+        waiting: list[Late] = [self.step_rows, *late, *([self.outputs.on_gpu] if self.outputs is not None else [])]
+        return marks_of(self.clock, self.optimizers, waiting)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The optimizer has stepped."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from weighbridge.diagnosis.causes import Links, linked, ordered
 from weighbridge.diagnosis.rule import Answer, Diagnosis, Finding, Needs, Outcome, Rule
 from weighbridge.diagnosis.stream import Block, RecordedRun, needed
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.store.record import RunRecord, open_run
+
+if TYPE_CHECKING:
+    from weighbridge.store.record import RunRecord
 
 
 def diagnose(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]] | None = None) -> Diagnosis:
@@ -27,6 +30,8 @@ def diagnose(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]] |
     rules: classes to ask; all that there are by default. Raises NotARun, NewerFormat or CorruptRun. Reads the run in pieces;
     a run that is being written is read as far as it has come.
     """
+    from weighbridge.store.record import RunRecord, open_run  # not beside a training: it brings the query engine
+
     record = run if isinstance(run, RunRecord) else open_run(run)
     record.refresh()
     engine = Engine(registry.rules() if rules is None else rules)
@@ -90,6 +95,19 @@ class Engine:
         """What the blocks must hold."""
         return needed(asked.rule.needs for asked in self._asked)
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """The rules that have failed, by id, and their errors."""
+        return {asked.rule.id: asked.error for asked in self._asked if asked.error}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found so far, in the order in which it began, with what follows from what."""
+        found = [finding for asked in self._asked for finding in asked.found.values()]
+        links = {asked.rule.id: Links(asked.rule.causes, asked.rule.travels) for asked in self._asked}
+        spans = next((asked.tensors.spans() for asked in self._asked if asked.tensors), {})
+        return linked(found, links, spans)
+
     def feed(self, block: Block) -> tuple[Finding, ...]:
         """The next steps; gives what they have shown, in order."""
         self.steps = max([self.steps, *(row["step"] + 1 for row in block.tables.get("steps", ())[-1:])])
@@ -98,8 +116,5 @@ class Engine:
 
     def diagnosis(self, subject: str) -> Diagnosis:
         """All that was found so far."""
-        findings = [finding for asked in self._asked for finding in asked.found.values()]
-        links = {asked.rule.id: Links(asked.rule.causes, asked.rule.travels) for asked in self._asked}
-        spans = next((asked.tensors.spans() for asked in self._asked if asked.tensors), {})
         answers = tuple(asked.answer() for asked in self._asked)
-        return Diagnosis(subject, linked(findings, links, spans), answers, self.steps)
+        return Diagnosis(subject, self.findings, answers, self.steps)
