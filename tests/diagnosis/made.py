@@ -37,11 +37,12 @@ LAYERS = (
 def step_rows(steps: int, **columns: Numbers) -> list[dict[str, Any]]:
     """One row a step of one optimizer; a list gives each step its own value."""
     usual: dict[str, Any] = {"optimizer": 0, "loss": 1.0, "backward_passes": 1, "skipped": False}
-    usual |= {"clip_factor": NAN, "loss_scale": 1.0, "lr": 0.1}
+    usual |= {"clip_factor": NAN, "loss_scale": 1.0, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
     rows = []
     for step in range(steps):
         row = {name: _at(columns.get(name, usual[name]), step) for name in usual}
-        rows.append({"step": step, "optimizer_step": step, **row, "lr": [row["lr"]]})
+        of_groups = {name: [row[name]] for name in ("lr", "momentum", "weight_decay")}
+        rows.append({"step": step, "optimizer_step": step, **row, **of_groups})
     return rows
 
 
@@ -54,9 +55,14 @@ def block(
     arrays: Mapping[str, Mapping[str, Numbers]] | None = None,
     tensors: Sequence[Tensor] = LAYERS,
     held: Sequence[str] | None = None,
+    optimizer: str = "SGD",
+    settings: Mapping[str, Any] | None = None,
     **tables: Sequence[Mapping[str, Any]],
 ) -> Block:
-    """arrays: statistic -> name of a tensor ("*" = all) -> numbers; held: by the one optimizer (default: all parameters)."""
+    """arrays: statistic -> name of a tensor ("*" = all) -> numbers; held: by the one optimizer (default: all parameters).
+
+    optimizer, settings: its class and what its one group says beside lr, momentum and weight decay.
+    """
     table = Tensors(tensors)
     made = {name: np.full((length, len(tensors)), np.nan) for name in all_names(tuple(Quantity))}
     for statistic, by_name in (arrays or {}).items():
@@ -68,7 +74,7 @@ def block(
     filled = {name: tuple(tables.get(name, ())) for name in SMALL_TABLES}
     if "steps" not in tables:
         filled["steps"] = tuple(step_rows(length))
-    return Block(0, length, table, (Group(0, "SGD", 0, columns),), made, filled)
+    return Block(0, length, table, (Group(0, optimizer, 0, columns, settings or {}),), made, filled)
 
 
 def asked(rule: type[Rule], made: Block, *cuts: int) -> Diagnosis:
@@ -80,8 +86,9 @@ def asked(rule: type[Rule], made: Block, *cuts: int) -> Diagnosis:
 
 
 def found(rule: type[Rule], made: Block) -> list[Finding]:
-    """The findings; a rule that failed fails the test."""
+    """The findings; a rule that failed fails the test, and one that finds something else where the steps are cut."""
     diagnosis = asked(rule, made)
+    assert repr(asked(rule, made, *range(len(made)))) == repr(diagnosis)
     assert diagnosis.answers[0].outcome is not Outcome.FAILED, diagnosis.answers[0].reason
     return list(diagnosis.findings)
 

@@ -136,6 +136,18 @@ def test_a_block_never_spans_a_change_of_groups_or_tensors(tmp_path: Path) -> No
     assert [b.tensors[i].name for b in blocks for i in (0,)] == ["0.weight"] * len(blocks)
 
 
+def test_a_block_says_each_group_s_settings_and_each_tensor_s_decay(tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    first, *others = training.model.parameters()
+    groups = [{"params": [first], "weight_decay": 0.5}, {"params": others}]
+    training.optimizers = [torch.optim.AdamW(groups, lr=0.01, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.25)]
+    record = weighbridge.open_run(train(training, tmp_path, 2))
+    (made,) = RecordedRun(record, Needs(tables=["steps", "groups"])).blocks()
+    assert [(g.kind, g.settings["betas"], g.settings["eps"]) for g in made.groups] == [("AdamW", [0.8, 0.95], 1e-6)] * 2
+    assert made.of_steps("weight_decay")[0, :3].tolist() == [0.5, 0.25, 0.25]
+    assert made.of_steps("momentum")[1, :2].tolist() == [0.8, 0.8]
+
+
 def test_a_run_and_its_folder_give_the_same_diagnosis_and_no_run_is_refused(tmp_path: Path) -> None:
     path = train(seeded(sgd_mlp), tmp_path, 5)
     assert weighbridge.diagnose(weighbridge.open_run(path)) == weighbridge.diagnose(path)

@@ -128,7 +128,9 @@ class Beside:
                 self._end()
         except Exception as error:  # of ours: the training must not learn of it otherwise
             self.gave_up = True
-            self.listener.say(f"the rules no longer run beside this training after an error of ours ({type(error).__name__}: {error})")
+            self.listener.say(
+                f"the rules no longer run beside this training after an error of ours ({type(error).__name__}: {error})"
+            )
 
     def _wait(self) -> bool:
         """Until there is something to do. False: the run has ended, or nothing is read any more."""
@@ -200,5 +202,3 @@ class Beside:
 
     def _steps_at_once(self) -> int:
         return max(16, CELLS // max(1, self._arriving.tensors))
-
-

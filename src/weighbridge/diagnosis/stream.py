@@ -29,7 +29,7 @@ MOST_STEPS: Final = 4_096
 Rows = tuple[Mapping[str, Any], ...]
 STEP_COLUMNS: Final = (
     *("step", "optimizer", "optimizer_step", "loss", "backward_passes", "skipped"),
-    *("clip_factor", "loss_scale", "lr"),
+    *("clip_factor", "loss_scale", "lr", "momentum", "weight_decay"),
 )
 
 
@@ -41,6 +41,7 @@ class Group:
     kind: str  # class of the optimizer
     number: int  # place in param_groups and in the lists of the table of steps
     columns: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all but lr, momentum and weight decay: betas, eps, ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ class Block:
     def of_steps(self, column: str, otherwise: float = np.nan) -> np.ndarray:
         """A column of the table of steps at the tensors of the optimizer that stepped: float64 [steps, tensors].
 
-        `lr` is that of the tensor's own group. `otherwise` stands where no optimizer stepped, or it has none.
+        `lr`, `momentum` and `weight_decay` are those of the tensor's own group.
+        `otherwise` stands where no optimizer stepped, or it has none.
         """
         rows = self.rows("steps")
         key = (column, otherwise)
@@ -171,10 +173,14 @@ def groups_at(events: Iterable[Event], step: int, tensors: Tensors) -> tuple[Gro
     """The groups of each optimizer as they were last told up to this step."""
     told = {e.detail["optimizer"]: e.detail for e in events if e.kind == "optimizer" and e.step <= step}
     return tuple(
-        Group(number, detail["class"], i, tuple(tensors.column[t] for t in group["tensors"] if t in tensors.column))
+        Group(number, detail["class"], i, _columns(group["tensors"], tensors), group["settings"])
         for number, detail in sorted(told.items())
         for i, group in enumerate(detail["groups"])
     )
+
+
+def _columns(ids: Iterable[int], tensors: Tensors) -> tuple[int, ...]:
+    return tuple(tensors.column[number] for number in ids if number in tensors.column)
 
 
 def as_row(event: Event) -> Mapping[str, Any]:
@@ -198,7 +204,9 @@ def rows_of(table: pa.Table) -> Rows:
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
-    """Python's own values; the quick way where there is one."""
+    """Python's own values, the quick way where there is one; long lists (of units) as arrays."""
+    if pa.types.is_list(column.type) and not column.type.value_field.nullable:
+        return [one.values.to_numpy() for one in column]
     if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return list(column.to_pylist())
     return list(column.to_numpy().tolist())
