@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from weighbridge.capture.run import Run
     from weighbridge.diagnosis.engine import diagnose
     from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
-    from weighbridge.errors import WeighbridgeError
+    from weighbridge.errors import TrainingStopped, WeighbridgeError
     from weighbridge.preflight.biases import without_redundant_biases
     from weighbridge.preflight.inspect import inspect
     from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
@@ -33,7 +33,7 @@ _HOME = {
     "weighbridge.capture.run": ("Run",),
     "weighbridge.diagnosis.engine": ("diagnose",),
     "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
-    "weighbridge.errors": ("WeighbridgeError",),
+    "weighbridge.errors": ("TrainingStopped", "WeighbridgeError"),
     "weighbridge.preflight.biases": ("without_redundant_biases",),
     "weighbridge.preflight.inspect": ("inspect",),
     "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
@@ -51,6 +51,7 @@ __all__ = [
     "Schedule",
     "Series",
     "Tensor",
+    "TrainingStopped",
     "WeighbridgeError",
     "config",
     "diagnose",

@@ -1,27 +1,58 @@
 """What becomes of findings while a training runs: the one place where the training side meets the rules.
 
-Everything here but `Live.start` and `Live.close` runs on the thread of the rules (diagnosis/beside.py), and raises nothing.
+What `Beside` calls runs on the thread of the rules (diagnosis/beside.py), and raises nothing.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from weighbridge.capture.recorder import Recorder
 from weighbridge.diagnosis.beside import Beside
-from weighbridge.diagnosis.choice import Choice
+from weighbridge.diagnosis.choice import Choice, Own, choose
 from weighbridge.diagnosis.kept import row_of
 from weighbridge.diagnosis.rule import SEVERITIES, Finding, Severity
-from weighbridge.diagnosis.webhook import Webhook
+from weighbridge.diagnosis.webhook import Webhook, checked
 from weighbridge.errors import BadInput
 from weighbridge.format import visible
 
 MOST_LINES: Final = 20  # in the terminal; all of them are in the run
-Wish = Literal["print", "silent"] | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What `watch` was asked to do with findings (its docstring has the meaning of each)."""
+
+    live: bool | Literal["silent"]
+    on_finding: Callable[[Finding], object] | None
+    stop_on: frozenset[Severity]
+    alert: str | None
+    choice: Choice
+
+
+def wished(
+    live: bool | Literal["silent"] = True,
+    on_finding: Callable[[Finding], object] | None = None,
+    stop_on: str | None = None,
+    alert: str | None = None,
+    rules: Sequence[Own] = (),
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> Wishes:
+    """The wishes, if they can be met. Raises BadInput."""
+    if live not in (True, False, "silent"):
+        raise BadInput(f"live={live!r}: write True, False, or 'silent' for findings that are not printed.")
+    if live is False and (on_finding or stop_on or alert):
+        raise BadInput("on_finding, stop_on and alert need the rules beside the training: leave live=False out.")
+    if on_finding is not None and not callable(on_finding):
+        raise BadInput(f"on_finding={on_finding!r} cannot be called. Give a function of one finding.")
+    stops = frozenset[Severity]() if stop_on is None else as_severities(stop_on)
+    address = None if alert is None else checked(alert)
+    return Wishes(live, on_finding, stops, address, choose(select, ignore, rules=rules))
 
 
 class Live:
@@ -29,7 +60,7 @@ class Live:
 
     def __init__(self, path: Path, recorder: Recorder, tell: Callable[[str], None], stop: Callable[[Finding], None]) -> None:
         self.path, self.recorder, self.tell, self.stop = path, recorder, tell, stop
-        self.is_silent = False
+        self.has_begun = self.is_silent = False
         self.callbacks: list[Callable[[Finding], object]] = []
         self.webhooks: list[Webhook] = []
         self.stop_on: frozenset[Severity] = frozenset()
@@ -37,28 +68,24 @@ class Live:
         self.beside = Beside(self)
         recorder.reader = self.beside
 
-    def wish(self, on_finding: Callable[[Finding], object] | None, stop_on: str | None, alert: str | None) -> None:
-        """What else is to be done with findings. Raises BadInput."""
-        stops = as_severities(stop_on) if stop_on is not None else frozenset()
-        webhook = Webhook(alert, self.path, self.tell) if alert is not None else None
-        self.stop_on |= stops
-        if on_finding is not None:
-            self.callbacks.append(on_finding)
-        if webhook is not None:
-            self.webhooks.append(webhook)
-
-    def start(self, choice: Choice) -> None:
-        """From now on rules read what is written."""
-        self.beside.start(lambda: choice.rules(self.say))
-
-    def leave(self) -> None:
-        """No rules for this run."""
-        self.recorder.reader = None
+    def begin(self, wishes: Wishes, quiet: bool) -> None:
+        """From now on rules read what is written. A second call adds what else is to be done with findings. Raises BadInput."""
+        self.has_begun = True
+        if wishes.live is False:
+            if not self.beside.is_running:
+                self.recorder.reader = None
+            return
+        rules = None if wishes.choice.is_plain else wishes.choice.rules(self.tell)  # what is mistyped is said at once
+        self.is_silent = quiet or wishes.live == "silent"
+        self.callbacks += [wishes.on_finding] if wishes.on_finding is not None else []
+        self.webhooks += [Webhook(wishes.alert, self.path, self.tell)] if wishes.alert is not None else []
+        self.stop_on |= wishes.stop_on
+        self.beside.start(lambda: wishes.choice.rules(self.tell) if rules is None else rules)
 
     def close(self) -> None:
         """Everything was written. Waits for the rules, some seconds at most, and for messages that are under way."""
         self.beside.close(str(self.path))
-        self.leave()
+        self.recorder.reader = None
         for webhook in self.webhooks:
             webhook.close()
 
@@ -104,7 +131,7 @@ def line(finding: Finding, follows_from: str = "") -> str:
     """
     since = f"from step {finding.first_step:,}" if finding.first_step >= 0 else "before training"
     rest = f"(follows from {follows_from})" if follows_from else f"Try: {finding.fix}"
-    return " ".join(visible(f"weighbridge: {finding.severity}: {finding.key}, {since}: {finding.message} {rest}").split())
+    return visible(" ".join(f"weighbridge: {finding.severity}: {finding.key}, {since}: {finding.message} {rest}".split()))
 
 
 def as_severities(stop_on: str) -> frozenset[Severity]:
@@ -113,8 +140,3 @@ def as_severities(stop_on: str) -> frozenset[Severity]:
         if severity == stop_on:
             return frozenset(SEVERITIES[: i + 1])
     raise BadInput(f"stop_on={stop_on!r}: the severities are {', '.join(SEVERITIES)}. Write stop_on='error', say.")
-
-
-def is_rules_thread() -> bool:
-    """Does this run on the thread of some run's rules, as a callback does?"""
-    return threading.current_thread().name == "weighbridge-rules"

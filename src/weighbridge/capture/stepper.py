@@ -53,6 +53,7 @@ class Stepper:
             self.optimizers.level = self.budget.level
         self.step_rows = StepRows(recorder)
         self.is_skipping = False
+        self.stop: Callable[[], None] | None = None  # ends the training: raises TrainingStopped
         self.clock = 0
         self.total_steps = 0
         self.by_hand: ByHand | None = ByHand(table, plan.snapshot_bytes)  # until an optimizer steps
@@ -98,6 +99,8 @@ class Stepper:
 
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root."""
+        if self.stop is not None:
+            self.stop()
         began = time.perf_counter_ns()
         if self.by_hand is not None:
             self._step_by_hand()
@@ -147,6 +150,8 @@ class Stepper:
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
+        if self.stop is not None:
+            self.stop()
         began = time.perf_counter_ns()
         if self.by_hand is not None and not isinstance(optimizer, StandIn):
             self.by_hand = None

@@ -8,14 +8,14 @@ Blocks may come from a run's files or from anywhere else. A rule that raises has
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.causes import Links, linked, ordered
+from weighbridge.diagnosis.choice import choose
 from weighbridge.diagnosis.rule import Answer, Diagnosis, Finding, Needs, Outcome, Rule
 from weighbridge.diagnosis.stream import Block, RecordedRun, needed
 from weighbridge.diagnosis.tensors import Tensors
@@ -24,20 +24,34 @@ if TYPE_CHECKING:
     from weighbridge.store.record import RunRecord
 
 
-def diagnose(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]] | None = None) -> Diagnosis:
+def diagnose(
+    run: str | PathLike[str] | RunRecord,
+    rules: Sequence[type[Rule] | str | PathLike[str]] = (),
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Diagnosis:
     """What is wrong with a recorded run: its folder, or an opened one.
 
-    rules: classes to ask; all that there are by default. Raises NotARun, NewerFormat or CorruptRun. Reads the run in pieces;
-    a run that is being written is read as far as it has come.
+    rules      rules of your own beside the built-in ones: classes, or files that hold some
+    select     ids of the rules to ask, or patterns such as "*-gradient"; default: all
+    ignore     ids or patterns of rules not to ask
+    settings   other values for the constants of rules: {"lost-updates": {"LIMIT": 0.8}}
+
+    What a pyproject.toml or weighbridge.toml of the current folder says of rules holds too. Raises NotARun, NewerFormat,
+    CorruptRun, or BadInput for rules and constants that do not exist. Reads the run in pieces; a run that is being written is
+    read as far as it has come.
     """
     from weighbridge.store.record import RunRecord, open_run  # not beside a training: it brings the query engine
 
     record = run if isinstance(run, RunRecord) else open_run(run)
+    said: list[str] = []
+    engine = Engine(choose(select, ignore, settings, rules).rules(said.append))
     record.refresh()
-    engine = Engine(registry.rules() if rules is None else rules)
     for block in RecordedRun(record, engine.needs).blocks():
         engine.feed(block)
-    return engine.diagnosis(str(record.path))
+    return dataclasses.replace(engine.diagnosis(str(record.path)), said=tuple(said))
 
 
 class _Asked:

@@ -133,6 +133,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]  # in the order in which they began
     answers: tuple[Answer, ...] = field(default=())  # one per rule
     steps: int = 0  # that were looked at
+    said: tuple[str, ...] = ()  # of rules that could not be asked
 
     @property
     def causes(self) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ Within a block the table of tensors and the optimizers' groups do not change: wh
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -196,11 +197,12 @@ def _between(table: pa.Table, start: int, stop: int) -> Rows:
 
 
 def rows_of(table: pa.Table) -> Rows:
-    """The rows of a small table as dictionaries, in order of steps."""
+    """The rows of a small table as dictionaries, in order of steps; in one step in the same order, live and compacted."""
     names = table.column_names
+    order = [name for name in ("step", "optimizer", "tensor", "quantity") if name in names]
     columns = [_plain(table.column(name)) for name in names]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-    return tuple(sorted(rows, key=lambda row: row["step"]))
+    return tuple(sorted(rows, key=operator.itemgetter(*order)))
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

@@ -33,6 +33,7 @@ class Webhook:
         self.address, self.run, self.tell = checked(address), run, tell
         self._waiting: queue.Queue[bytes | None] = queue.Queue(MOST_WAITING)
         self._thread: threading.Thread | None = None
+        self._has_failed = False
 
     def send(self, finding: Finding) -> None:
         """Soon."""
@@ -65,7 +66,10 @@ class Webhook:
             try:
                 self._post(content)
             except Exception as error:
-                self.tell(f"an alert to {self._host} was not delivered ({type(error).__name__}: {error}); training goes on")
+                if not self._has_failed:
+                    self._has_failed = True
+                    told = f"an alert to {self._host} was not delivered ({type(error).__name__}: {error})"
+                    self.tell(f"{told}; training goes on, and later ones are tried")
 
     def _post(self, content: bytes) -> None:
         headers = {"content-type": "application/json", "user-agent": "weighbridge"}

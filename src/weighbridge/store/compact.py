@@ -45,6 +45,7 @@ SORTED_BY: Final = {
     "biases": ("tensor", "step"),
     "coherence": ("tensor", "step"),
     "accumulation": ("tensor", "step"),
+    "findings": ("step",),
     "events": ("step",),
 }
 
