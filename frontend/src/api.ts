@@ -119,9 +119,14 @@ export function withNumbers<T extends RunFacts>(facts: T): T {
   return { ...facts, ...numbers };
 }
 
-type Parameters = Record<string, string | number | readonly string[] | undefined>;
+/** Arrow, as it came. */
+export async function bytes(what: string, parameters: Parameters, signal?: AbortSignal): Promise<Uint8Array> {
+  return new Uint8Array(await (await ask(what, parameters, signal)).arrayBuffer());
+}
 
-async function json(what: string, parameters: Parameters, signal?: AbortSignal): Promise<unknown> {
+export type Parameters = Record<string, string | number | readonly string[] | undefined>;
+
+export async function json(what: string, parameters: Parameters, signal?: AbortSignal): Promise<unknown> {
   return (await ask(what, parameters, signal)).json();
 }
 

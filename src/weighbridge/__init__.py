@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from weighbridge.diagnosis.engine import diagnose
     from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
     from weighbridge.errors import TrainingStopped, WeighbridgeError
+    from weighbridge.preflight.bias_ablation import ablate_bias
+    from weighbridge.preflight.bias_report import biases
     from weighbridge.preflight.biases import without_redundant_biases
     from weighbridge.preflight.inspect import inspect
     from weighbridge.store.record import RunRecord, Series, Tensor, list_runs, open_run
@@ -34,6 +36,8 @@ _HOME = {
     "weighbridge.diagnosis.engine": ("diagnose",),
     "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
     "weighbridge.errors": ("TrainingStopped", "WeighbridgeError"),
+    "weighbridge.preflight.bias_ablation": ("ablate_bias",),
+    "weighbridge.preflight.bias_report": ("biases",),
     "weighbridge.preflight.biases": ("without_redundant_biases",),
     "weighbridge.preflight.inspect": ("inspect",),
     "weighbridge.store.record": ("RunRecord", "Series", "Tensor", "list_runs", "open_run"),
@@ -53,6 +57,8 @@ __all__ = [
     "Tensor",
     "TrainingStopped",
     "WeighbridgeError",
+    "ablate_bias",
+    "biases",
     "config",
     "diagnose",
     "epochs",

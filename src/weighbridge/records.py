@@ -200,6 +200,24 @@ UNITS: Final = pa.schema(
     ]
 )
 
+# How the vectors of an output differ, over a part of it taken evenly: Y [samples, positions, features]. tensor -1 = the batch.
+SPREAD: Final = pa.schema(
+    [
+        *_KEY,
+        ("tensor", pa.int32()),
+        ("samples", pa.int32()),
+        ("positions", pa.int32()),
+        ("features", pa.int32()),
+        ("sum_sq", pa.float64()),  # sum of Y^2; NaN where nothing could be looked at
+        ("sample_sq", pa.float64()),  # sum of (Y - its mean over samples)^2
+        ("position_sq", pa.float64()),  # sum of (Y - its mean over positions)^2
+        ("vectors", pa.int32()),  # rows of V: the vectors of Y, taken evenly
+        ("trace", pa.float64()),  # of K = (V - mean of rows) (V - mean of rows)^T: sum of its eigenvalues
+        ("trace_sq", pa.float64()),  # sum of K^2: of their squares; trace^2 / trace_sq = participation ratio
+        ("logit", pa.float64()),  # of attention: largest |q.k| / sqrt(size of a head); NaN = no queries and keys
+    ]
+)
+
 # What a bias adds beside W.x, over all outputs of its module at this step: y = W.x + b.
 BIASES: Final = pa.schema(
     [
@@ -270,6 +288,7 @@ TABLES: Final = {
     "events": EVENTS,
     "calls": CALLS,
     "units": UNITS,
+    "spread": SPREAD,
     "biases": BIASES,
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,

@@ -43,7 +43,7 @@ def test_the_page_grows_without_a_reload_and_shows_the_numbers_of_the_training(
     with training(tmp_path, "growing", 80, 0.04) as child, serving(tmp_path) as address:
         assert child.stdout is not None
         told = {0: json.loads(child.stdout.readline())}
-        page = open_page(f"{address}/run/growing?{CHOSEN}&table=1")
+        page = open_page(f"{address}/run/growing/tensors?{CHOSEN}&table=1")
         page.evaluate("window.marker = 'the same window'")
         page.wait_for_selector("tr[data-step='0']")
         first = int(page.locator("[data-fact=steps]").inner_text())
@@ -79,7 +79,7 @@ def compare_table(page: Any, told: dict[int, dict[str, float]]) -> None:
 
 
 def test_a_pinned_step_shows_its_number_in_full(live: Shown, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{live.address}/run/meanwhile?{CHOSEN}&at=17")
+    page = open_page(f"{live.address}/run/meanwhile/tensors?{CHOSEN}&at=17")
     value = page.locator("[data-tensor='net.0.weight'] [data-statistic='gradient.rms']")
     assert value.get_attribute("data-step") == "17"
     recorded = open_run(live.folder / "meanwhile").series("net.0.weight", "gradient.rms").values[17]
@@ -89,7 +89,7 @@ def test_a_pinned_step_shows_its_number_in_full(live: Shown, open_page: Callable
 
 
 def test_hovering_tells_the_exact_number(live: Shown, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{live.address}/run/meanwhile?{CHOSEN}")
+    page = open_page(f"{live.address}/run/meanwhile/tensors?{CHOSEN}")
     chart = page.get_by_role("img", name="parameter.max of net.0.weight")
     page.wait_for_selector("[data-statistic='parameter.max']")  # the numbers are there
     chart.focus()
@@ -104,7 +104,7 @@ def test_hovering_tells_the_exact_number(live: Shown, open_page: Callable[..., A
 
 
 def test_dragging_zooms_and_back_undoes_it(live: Shown, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{live.address}/run/meanwhile?{CHOSEN}")
+    page = open_page(f"{live.address}/run/meanwhile/tensors?{CHOSEN}")
     chart = page.get_by_role("img", name="Loss")
     chart.locator("canvas").wait_for()
     box = chart.bounding_box()
@@ -122,7 +122,7 @@ def test_dragging_zooms_and_back_undoes_it(live: Shown, open_page: Callable[...,
 
 
 def test_tensors_and_statistics_are_chosen_by_hand_and_kept_in_the_address(live: Shown, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{live.address}/run/meanwhile")
+    page = open_page(f"{live.address}/run/meanwhile/tensors")
     page.get_by_role("button", name="net.2.bias", exact=True).click()
     page.wait_for_selector("[data-tensor='net.2.bias']")
     page.get_by_role("button", name="statistics").click()
@@ -137,7 +137,7 @@ def test_tensors_and_statistics_are_chosen_by_hand_and_kept_in_the_address(live:
 
 
 def test_a_tensor_named_as_markup_is_text(live: Shown, open_page: Callable[..., Any]) -> None:
-    page = open_page(f"{live.address}/run/meanwhile?tensor={quote(EVIL)}&stat=parameter.rms&table=1")
+    page = open_page(f"{live.address}/run/meanwhile/tensors?tensor={quote(EVIL)}&stat=parameter.rms&table=1")
     page.wait_for_selector("article h3")
     assert EVIL in [page.locator("article h3").get_attribute("title"), page.locator("thead code").last.inner_text()]
     page.wait_for_selector("tbody tr")
@@ -154,7 +154,7 @@ def test_the_list_shows_the_live_run_and_leads_to_it(live: Shown, open_page: Cal
     assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
 
 
-@pytest.mark.parametrize("address", ["/", f"/run/meanwhile?{CHOSEN}&table=1"])
+@pytest.mark.parametrize("address", ["/", f"/run/meanwhile/tensors?{CHOSEN}&table=1"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(live: Shown, open_page: Callable[..., Any], address: str, theme: str) -> None:
     page = open_page(live.address + address, width=390, theme=theme)

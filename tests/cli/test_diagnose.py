@@ -145,7 +145,7 @@ def test_json_has_all_of_it(ill: Path) -> None:
 
 
 def test_not_a_number_is_a_word_in_json(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:
-    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose", lambda run: everything())
+    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose_by", lambda run, rules: everything())
     assert json.loads(call("diagnose", str(well), "--json").out)["findings"][0]["evidence"][0]["value"] == "NaN"
 
 
@@ -163,7 +163,7 @@ def test_check_passes_a_healthy_run(well: Path) -> None:
 
 def test_check_fails_where_a_rule_itself_failed(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:
     broken = Diagnosis("x", (), (Answer("mine", Outcome.FAILED, "KeyError: 'x'"),), 3)
-    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose", lambda run: broken)
+    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose_by", lambda run, rules: broken)
     assert call("check", str(well)).code == 1
 
 

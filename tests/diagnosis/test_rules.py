@@ -72,6 +72,37 @@ def test_one_gradient_in_time_clears_it() -> None:
     assert found(WITHOUT, _gradients(40, numbers)) == []
 
 
+EXPERTS = (
+    *(tensor(i, f"experts.{i}.weight") for i in range(3)),
+    *(tensor(3 + i, f"experts.{i}/out", order=i) for i in range(3)),
+    tensor(6, "head.weight"),
+)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "of_second", "severity"),
+    [
+        ((32.0, 32.0), 8.0, "warning"),  # layers of a stack: the last is never called
+        ((32.0, 24.0), 8.0, "note"),  # each takes its share of the batch
+        ((NAN, NAN), [8.0] * 7 + [NAN] + [8.0] * 12, "note"),  # another one was left out once
+    ],
+    ids=["stack", "shares", "left out"],
+)
+def test_an_expert_that_is_never_chosen_is_a_note_and_a_layer_that_is_never_called_is_not(
+    sizes: tuple[float, float], of_second: Any, severity: str
+) -> None:
+    made = block(
+        parameter_without_gradient.WAIT,
+        {
+            "parameter.count": {"*": 8.0},
+            "gradient.count": {"experts.0.weight": 8.0, "experts.1.weight": of_second, "head.weight": 8.0},
+            "activation.count": {"experts.0/out": sizes[0], "experts.1/out": sizes[1]},
+        },
+        EXPERTS,
+    )
+    assert [(f.place, f.severity) for f in found(WITHOUT, made)] == [("experts.2.weight", severity)]
+
+
 def test_steps_at_which_no_gradient_at_all_is_weighed_say_nothing() -> None:
     assert outcome(WITHOUT, block(40, {"parameter.count": {"*": 8.0}})) is Outcome.NOT_ENOUGH_DATA
 
@@ -166,6 +197,13 @@ def _still(length: int, zeros: Any = 1.0, gradient: Any = 0.5, weight: float = 1
 )
 def test_an_update_of_0_is_told_at_the_third_step_in_a_row(steps: int, places: list[str]) -> None:
     assert [f.place for f in found(NOT_APPLIED, _still(steps))] == places
+
+
+def test_an_optimizer_that_stops_by_itself_is_judged_until_its_first_update() -> None:
+    stopped = [0.5, *[1.0] * 8]
+    assert found(NOT_APPLIED, _still(9, zeros=stopped, optimizer="LBFGS")) == []
+    assert [f.first_step for f in found(NOT_APPLIED, _still(9, zeros=stopped))] == [1]  # SGD never stops
+    assert [f.first_step for f in found(NOT_APPLIED, _still(9, optimizer="LBFGS"))] == [0]
 
 
 @pytest.mark.parametrize(

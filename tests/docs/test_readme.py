@@ -35,4 +35,4 @@ def test_every_file_that_the_readme_links_exists() -> None:
 def test_the_table_of_commands_has_every_command_and_no_other() -> None:
     from weighbridge.cli.main import COMMANDS
 
-    assert re.findall(r"^\| `weighbridge (\w+)", README, flags=re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^\| `weighbridge ([\w-]+)", README, flags=re.MULTILINE) == list(COMMANDS)

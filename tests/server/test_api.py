@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from tests.server.conftest import PAGE, arrow, client_of, make_run
 from tests.store import made_rows
 from weighbridge.catalog import all_names
+from weighbridge.records import OF_OUTPUTS
 from weighbridge.server import arrays, runs
 from weighbridge.store.layout import create_run
 from weighbridge.store.record import open_run
@@ -103,7 +104,7 @@ def test_in_buckets_never_hides_a_spike() -> None:
 
 def test_the_catalogue_comes_with_what_a_tooltip_says(client: TestClient) -> None:
     told = client.get("/api/statistics").json()
-    assert [entry["name"] for entry in told] == all_names()
+    assert [entry["name"] for entry in told] == [*all_names(), *all_names(OF_OUTPUTS)]
     for entry in told:
         assert entry["plain"].endswith(".")
         assert entry["formula"]

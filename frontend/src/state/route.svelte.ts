@@ -1,9 +1,11 @@
 // The address is the state of the view: what is chosen, how it is drawn, which steps. Defaults are left out of it.
-// A view is a path (/, /run/NAME) and named parameters, some of them repeated.
+// A view is a path (/, /run/NAME, /run/NAME/layer/PATH, /rules/ID) and named parameters, some of them repeated.
 
 export interface Place {
-  view: "runs" | "run" | "nowhere";
+  view: "runs" | "run" | "rules" | "compare" | "lab" | "nowhere";
   run: string;
+  tab: string; // of a run; empty = at a glance
+  rest: string; // what stands after it: a layer, a finding, a rule
   query: URLSearchParams;
 }
 
@@ -21,24 +23,31 @@ export const route = {
 
 export function read(from: { pathname: string; search: string }): Place {
   const query = new URLSearchParams(from.search);
-  if (from.pathname === "/") return { view: "runs", run: "", query };
-  const found = /^\/run\/(.+)$/.exec(from.pathname);
-  if (!found?.[1]) return { view: "nowhere", run: "", query };
+  const nowhere: Place = { view: "nowhere", run: "", tab: "", rest: "", query };
+  let parts: string[];
   try {
-    return { view: "run", run: found[1].split("/").map(decodeURIComponent).join("/"), query };
+    parts = from.pathname.split("/").slice(1).map(decodeURIComponent);
   } catch {
-    return { view: "nowhere", run: "", query };
+    return nowhere;
   }
+  const [view, first = "", tab = "", ...rest] = parts;
+  if (view === "" && parts.length === 1) return { ...nowhere, view: "runs" };
+  if (view === "run" && first) return { view: "run", run: first, tab, rest: rest.join("/"), query };
+  if (view === "rules" && !tab) return { ...nowhere, view: "rules", rest: first };
+  if ((view === "compare" || view === "lab") && parts.length === 1) return { ...nowhere, view };
+  return nowhere;
 }
 
-export function addressOfRun(name: string): string {
-  return "/run/" + name.split("/").map(encodeURIComponent).join("/");
+/** A run's name may hold slashes: it is one part of the path. */
+export function addressOfRun(name: string, tab = "", rest = ""): string {
+  return "/run/" + encodeURIComponent(name) + (tab ? `/${tab}` : "") + (rest ? `/${encodeURIComponent(rest)}` : "");
 }
 
 export function go(address: string): void {
+  const before = location.pathname;
   history.pushState(null, "", address);
   place = read(location);
-  scrollTo(0, 0);
+  if (location.pathname !== before) scrollTo(0, 0);
 }
 
 /**
@@ -56,6 +65,14 @@ export function change(parameters: Record<string, string | readonly string[] | n
   if (address === location.pathname + location.search) return;
   history[push ? "pushState" : "replaceState"](null, "", address);
   place = read(location);
+}
+
+/** The address with some parameters of this one, for a link to another tab. */
+export function keeping(address: string, names: readonly string[], query = place.query): string {
+  const kept = new URLSearchParams();
+  for (const name of names) for (const value of query.getAll(name)) kept.append(name, value);
+  const text = kept.toString();
+  return address + (text ? `?${text}` : "");
 }
 
 /** A click on a link of ours changes the view without loading the page again. */

@@ -19,7 +19,7 @@ class Group:
         self.forward, self.backward = Pace(rest, 0, histogram), Pace(rest, 0, histogram)
         self.thinned = Thinned()
         self.stamp = 0
-        self.weighs = self.weighs_gradients = self.is_full = False
+        self.weighs = self.weighs_gradients = self.is_full = self.looks = False
         self.due_at = 0.0  # the step at which there is something to change
         self.hooks: list[OutputHook] = []
         self.seats: list[Seat] = []
@@ -32,7 +32,7 @@ class Group:
         other.forward.follows = self.forward.follows
         other.forward.stamp = other.backward.stamp = self.stamp
         other.thinned.one_in = self.thinned.one_in
-        other.stamp, other.is_full = self.stamp, self.is_full
+        other.stamp, other.is_full, other.looks = self.stamp, self.is_full, self.looks
         other.due_at = self.due_at
         other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
         return other

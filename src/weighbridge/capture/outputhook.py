@@ -91,14 +91,16 @@ class OutputHook:
             elif self.state.met_at == group.stamp:  # a checkpoint computes anew what was met before
                 return
             if outputs.scene.awaits_batch:
-                outputs.meet_batch(args)
+                outputs.meet_batch(args, group.looks)
             seat = self.seat
             if seat is None or type(output) is not torch.Tensor:
                 outputs.meet(self, module, output)
-                return
-            seat.meet(output)
-            if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
-                follow(output, self.gradients["out"][1])
+            else:
+                seat.meet(output)
+                if (group.weighs_gradients or self.is_opaque) and output.requires_grad:
+                    follow(output, self.gradients["out"][1])
+            if group.looks:
+                outputs.looks.look(self, module, args, output)
         except Exception as error:
             self.outputs.failed(error)
         finally:

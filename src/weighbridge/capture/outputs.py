@@ -18,6 +18,7 @@ from torch import nn
 from weighbridge.capture.biases import Biases
 from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.looks import Looks
 from weighbridge.capture.losses import Number
 from weighbridge.capture.modulekinds import (
     BOUNDED,
@@ -69,7 +70,7 @@ class Outputs:
         self.units_left = MOST_UNITS
         self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.own_ns = 0  # spent in forward hooks
-        self.biases = Biases(table)
+        self.biases, self.looks = Biases(table), Looks()
         self.evaluated: set[str] = set()  # models of which it was said that they are stepped in evaluation mode
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
@@ -115,6 +116,7 @@ class Outputs:
         _remove(hook)
         hook.group.leave(hook)
         self.biases.forget(hook)
+        self.looks.forget(hook)
 
     def assign(self, number: int, ids: list[int], models: list[tuple[str, nn.Module]]) -> None:
         """An optimizer with these parameters steps: its modules keep pace with it. Modules may have come since."""
@@ -173,10 +175,11 @@ class Outputs:
         group.is_full = group.weighs or group.weighs_gradients
         if group.is_full and not group.thinned.passes():
             writes_units = group.weighs = group.weighs_gradients = group.is_full = False
+        group.looks = writes_units
         group.due_at = step + 1 if group.is_full else self._next_due(step)
         group.forward.mode = WEIGH if group.weighs else group.rest
         group.backward.mode = WEIGH if group.weighs_gradients else group.rest
-        group.forward.follows = group.weighs_gradients
+        group.forward.follows = group.weighs_gradients or group.looks
         if was_full != group.is_full:
             self._place_hooks(group)
         if writes_units:
@@ -210,9 +213,12 @@ class Outputs:
 
     # --- while a pass runs --------------------------------------------------------------------------------------------
 
-    def meet_batch(self, args: Any) -> None:
+    def meet_batch(self, args: Any, looks: bool) -> None:
         """The first module of a pass was called with this: the batch."""
         self.scene.awaits_batch = False
+        if looks:
+            for _, tensor in leaves(args)[:1]:
+                self.looks.meet_batch(tensor)
         if len(args) == 1 and type(args[0]) is torch.Tensor and args[0].is_floating_point():
             self._batch.meet(args[0])
             return
@@ -298,6 +304,8 @@ class Outputs:
             self._note_calls(group, step, repeated > 0)
         if group.weighs:
             self._write_units(group, step)
+        if group.looks:
+            self.recorder.small["spread"].rows.extend(self.looks.rows(group.hooks, step, self.recorder.attempt))
         if group.stamp == 0:
             self._note_unseen(group)
 

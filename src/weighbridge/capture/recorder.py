@@ -60,6 +60,7 @@ SMALL_TABLES: Final = (
     "events",
     "calls",
     "units",
+    "spread",
     "biases",
     "coherence",
     "accumulation",

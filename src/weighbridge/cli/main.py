@@ -19,7 +19,10 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.format import visible
 
 # In the order of the help. Each module has `register(app)` and imports its heavy parts inside the command.
-COMMANDS: Final = ("demo", "lab", "inspect", "ls", "show", "diagnose", "check", "rules", "explain", "ui", "verify", "compact")
+COMMANDS: Final = (
+    *("demo", "lab", "inspect", "bias", "ablate-bias"),
+    *("ls", "show", "diagnose", "check", "rules", "explain", "ui", "verify", "compact"),
+)
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
@@ -81,7 +84,7 @@ def build_app() -> typer.Typer:
         """
 
     for name in COMMANDS:
-        importlib.import_module(f"weighbridge.cli.{name}").register(app)
+        importlib.import_module(f"weighbridge.cli.{name.replace('-', '_')}").register(app)
     return app
 
 

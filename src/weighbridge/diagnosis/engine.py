@@ -8,6 +8,7 @@ Blocks may come from a run's files or from anywhere else. A rule that raises has
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -43,15 +44,23 @@ def diagnose(
     CorruptRun, or BadInput for rules and constants that do not exist. Reads the run in pieces; a run that is being written is
     read as far as it has come.
     """
+    return diagnose_by(run, choose(select, ignore, settings, rules).rules(_warn))
+
+
+def diagnose_by(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]]) -> Diagnosis:
+    """What these rules say, and no others. Raises NotARun, NewerFormat or CorruptRun."""
     from weighbridge.store.record import RunRecord, open_run  # not beside a training: it brings the query engine
 
     record = run if isinstance(run, RunRecord) else open_run(run)
-    said: list[str] = []
-    engine = Engine(choose(select, ignore, settings, rules).rules(said.append))
     record.refresh()
+    engine = Engine(rules)
     for block in RecordedRun(record, engine.needs).blocks():
         engine.feed(block)
-    return dataclasses.replace(engine.diagnosis(str(record.path)), said=tuple(said))
+    return engine.diagnosis(str(record.path))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
 
 
 class _Asked:

@@ -24,7 +24,7 @@ Certainty = Literal["proof", "test", "heuristic"]  # exact; a statistic with its
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 CERTAINTIES: Final[tuple[Certainty, ...]] = ("proof", "test", "heuristic")
 INPUT: Final = "input"  # the place of what comes with the batch
-SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups", "units", "coherence")
+SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups", "units", "spread", "coherence")
 
 
 class Needs:
@@ -133,7 +133,6 @@ class Diagnosis:
     findings: tuple[Finding, ...]  # in the order in which they began
     answers: tuple[Answer, ...] = field(default=())  # one per rule
     steps: int = 0  # that were looked at
-    said: tuple[str, ...] = ()  # of rules that could not be asked
 
     @property
     def causes(self) -> tuple[Finding, ...]:

@@ -2,7 +2,7 @@
 
     steps       [start, stop), complete for all tensors that were due in them
     arrays      one per statistic, float64 [steps, tensors]; NaN = not recorded (or NaN itself: count those by nonfinite_count)
-    tables      the rows of small tables with start <= step < stop, as dictionaries
+    tables      the rows of small tables with start <= step < stop, as dictionaries (see as_rows)
 
 Within a block the table of tensors and the optimizers' groups do not change: where they do, a new block begins.
 """

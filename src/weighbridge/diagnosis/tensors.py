@@ -68,6 +68,16 @@ class Tensors(Sequence[Tensor]):
         found = [self._by_name.get((tensor.model, f"{name}/out")) for name in names]
         return [column for column in found if column is not None]
 
+    def families(self) -> list[list[int]]:
+        """Parameters of the same shape whose names differ in one number: layers of a stack, or experts beside each other."""
+        found: dict[tuple[str, str, tuple[int, ...]], list[int]] = {}
+        for column in np.flatnonzero(self.is_parameter).tolist():
+            tensor = self.all[column]
+            parts = tensor.name.split(".")
+            for i in (i for i, part in enumerate(parts) if part.isdigit()):
+                found.setdefault((tensor.model, ".".join([*parts[:i], "*", *parts[i + 1 :]]), tensor.shape), []).append(column)
+        return [columns for columns in found.values() if len(columns) > 1]
+
     def spans(self) -> dict[str, tuple[int, int]]:
         """Of each module and parameter whose outputs are known: its first and last place in the order of execution."""
         found: dict[str, tuple[int, int]] = {}

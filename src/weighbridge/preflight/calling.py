@@ -29,14 +29,14 @@ def inputs_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
 
 
+def targets_of(batch: Any) -> Any:
+    """What a loss gets beside the outputs: the second of a pair, else the whole batch."""
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
+
+
 def loss_of(model: torch.nn.Module, batch: Any, loss_fn: Any) -> torch.Tensor:
     """One forward pass. Raises BadInput where batch and loss do not fit, or the loss is no single number with a history."""
-    loss = _called(model, batch, loss_fn)
-    if isinstance(loss, Mapping) or hasattr(loss, "loss"):
-        loss = loss["loss"] if isinstance(loss, Mapping) else loss.loss
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
-        raise BadInput(f"The loss is {found}; expected a tensor of one number. {FORMS}")
+    loss = value_of(model, batch, loss_fn)
     if loss.grad_fn is None:
         raise BadInput(
             "The loss depends on no parameter: nothing of the model would learn. Look for detach(), no_grad(), argmax or "
@@ -45,19 +45,33 @@ def loss_of(model: torch.nn.Module, batch: Any, loss_fn: Any) -> torch.Tensor:
     return loss
 
 
+def value_of(model: torch.nn.Module, batch: Any, loss_fn: Any) -> torch.Tensor:
+    """As `loss_of`, where no gradient is wanted."""
+    loss = _called(model, batch, loss_fn)
+    if isinstance(loss, Mapping) or hasattr(loss, "loss"):
+        loss = loss["loss"] if isinstance(loss, Mapping) else loss.loss
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+        raise BadInput(f"The loss is {found}; expected a tensor of one number. {FORMS}")
+    return loss
+
+
 def _called(model: torch.nn.Module, batch: Any, loss_fn: Any) -> Any:
-    if loss_fn is not None and _takes_model(loss_fn):
+    if loss_fn is not None and takes_model(loss_fn):
         return loss_fn(model, batch)
-    is_pair = isinstance(batch, (tuple, list)) and len(batch) == 2
     outputs = outputs_of(model, inputs_of(batch))
     if loss_fn is None:
         return outputs
-    if isinstance(batch, Mapping) or is_pair:
-        return loss_fn(outputs, batch[1] if is_pair else batch)
-    return loss_fn(outputs)
+    return loss_fn(outputs, targets_of(batch)) if has_targets(batch) else loss_fn(outputs)
 
 
-def _takes_model(loss_fn: Any) -> bool:
+def has_targets(batch: Any) -> bool:
+    """Whether a loss gets something beside the outputs."""
+    return isinstance(batch, Mapping) or (isinstance(batch, (tuple, list)) and len(batch) == 2)
+
+
+def takes_model(loss_fn: Any) -> bool:
+    """Whether it is a loss_fn(model, batch)."""
     try:
         return next(iter(inspect.signature(loss_fn).parameters), "") == "model"
     except (TypeError, ValueError):

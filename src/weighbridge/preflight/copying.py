@@ -81,7 +81,10 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def same_random_state(seed: int | None = None) -> Iterator[None]:
-    """Whatever is drawn inside (torch on all devices, Python, NumPy) is not drawn for the caller."""
+    """Whatever is drawn inside (torch on all devices, Python, NumPy) is not drawn for the caller.
+
+    With a `seed` all of them begin with it.
+    """
     numpy = sys.modules.get("numpy")
     python_state, numpy_state = random.getstate(), numpy.random.get_state() if numpy else None
     is_on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
@@ -92,6 +95,9 @@ def same_random_state(seed: int | None = None) -> Iterator[None]:
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach a GPU that nobody has used yet
                 if devices:
                     torch.cuda.manual_seed_all(seed)
+                random.seed(seed)
+                if numpy:
+                    numpy.random.seed(seed)
             yield
     finally:
         random.setstate(python_state)

@@ -39,11 +39,12 @@ class Absorbed:
         return all(graph.nodes[i].op in BATCH_NORMS for i in self.nodes)
 
 
-def absorbed(graph: Graph, leaf: int) -> Absorbed | None:
-    """What takes the parameter at node `leaf` (of one axis) out of the loss; None where it may matter."""
-    held: dict[int, Axes] = {leaf: frozenset({0})}
+def absorbed(graph: Graph, start: int, along: Axes = frozenset({0})) -> Absorbed | None:
+    """What takes out of the loss a constant that is added at node `start` and differs along `along` only; None where it may
+    matter. By default: the parameter (of one axis) at this node."""
+    held: dict[int, Axes] = {start: along}
     ends: list[int] = []
-    waiting = sorted({user for user, _ in graph.users[leaf]})
+    waiting = sorted({user for user, _ in graph.users[start]})
     while waiting:  # the earliest first, as inputs stand before their users: all that it is made of is known then
         index = heapq.heappop(waiting)
         reached = [place for place, edge in enumerate(graph.nodes[index].inputs) if edge is not None and edge[0] in held]

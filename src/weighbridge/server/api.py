@@ -20,8 +20,11 @@ from starlette.routing import BaseRoute, Route
 from weighbridge import __version__
 from weighbridge.catalog import parse
 from weighbridge.errors import BadInput, CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor, WeighbridgeError
-from weighbridge.server import arrays, shapes
+from weighbridge.server import arrays, heat, shapes
+from weighbridge.server.diagnosing import Diagnoser
+from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
+from weighbridge.server.notes import notes_of
 from weighbridge.server.runs import Runs
 
 MOST_SERIES = 64  # of one request; the page draws fewer
@@ -32,6 +35,7 @@ class Api:
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
+        self.diagnoser = Diagnoser(runs)
 
     def routes(self) -> list[BaseRoute]:
         """All endpoints, below /api/."""
@@ -43,6 +47,11 @@ class Api:
             "series": self.series,
             "loss": self.loss,
             "logged": self.logged,
+            "layers": self.layers,
+            "heat": self.heat,
+            "cell": self.cell,
+            "findings": self.findings,
+            "notes": self.notes,
         }
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in plain.items()]
         return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
@@ -114,6 +123,39 @@ class Api:
             part = arrays.metric_of(record, _one(request, "key"), start, stop, buckets)
         return _arrow(arrays.table_of([part]))
 
+    def layers(self, request: Request) -> Response:
+        """The layers of a run in order of execution."""
+        with self.runs.use(_one(request, "run")) as record:
+            return JSONResponse([shapes.layer_json(layer) for layer in layers_of(record)])
+
+    def heat(self, request: Request) -> Response:
+        """One statistic of all tensors in buckets of steps (heat.py)."""
+        statistic, of = _one(request, "stat"), request.query_params
+        start, stop, columns = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            rows = heat.rows_of(record, statistic, of.get("show", "wb"), of.get("fold", "auto"), of.getlist("open"))
+            cells = heat.cells_of(record, statistic, rows, start, stop, columns)
+        return _bytes(heat.encode(cells, _domain(request)))
+
+    def cell(self, request: Request) -> Response:
+        """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
+        start, stop, _ = _window(request)
+        of = request.query_params
+        with self.runs.use(_one(request, "run")) as record:
+            told = arrays.told_of(record, of.getlist("tensor")[:MOST_SERIES], of.getlist("stat")[:MOST_SERIES], start, stop)
+        return JSONResponse(shapes.jsonable(told))
+
+    def findings(self, request: Request) -> Response:
+        """What the rules say, as far as they were asked (diagnosing.py)."""
+        name = _one(request, "run")
+        with self.runs.use(name) as record:
+            return JSONResponse(self.diagnoser.ask(name, record))
+
+    def notes(self, request: Request) -> Response:
+        """What happened to the run and when."""
+        with self.runs.use(_one(request, "run")) as record:
+            return JSONResponse(notes_of(record))
+
     async def growth(self, request: Request) -> Response:
         """Server-sent events: how far the run has grown."""
         events = growth(self.runs, _one(request, "run"), request)
@@ -147,7 +189,11 @@ def _nothing_here(request: Request) -> Response:
 
 
 def _arrow(table: Any) -> Response:
-    return Response(arrays.encode(table), media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
+    return _bytes(arrays.encode(table))
+
+
+def _bytes(content: bytes) -> Response:
+    return Response(content, media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
 
 
 def _one(request: Request, name: str) -> str:
@@ -162,6 +208,20 @@ def _window(request: Request) -> tuple[int | None, int | None, int]:
     buckets = _integer(request, "buckets")
     wanted = arrays.BUCKETS if buckets is None else max(1, min(arrays.BUCKETS_AT_MOST, buckets))
     return _integer(request, "start"), _integer(request, "stop"), wanted
+
+
+def _domain(request: Request) -> tuple[float, float] | None:
+    """The range of colours that the page keeps, where it has one."""
+    text = request.query_params.get("domain")
+    if text is None:
+        return None
+    try:
+        low, high = (float(word) for word in text.split(","))
+    except ValueError:
+        raise BadInput(f"domain={text!r} is not two numbers.") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise BadInput(f"domain={text!r} is not a range.")
+    return low, high
 
 
 def _integer(request: Request, name: str) -> int | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from weighbridge.catalog import parse
-from weighbridge.records import Quantity
+from weighbridge.records import OF_OUTPUTS
 from weighbridge.store.record import Buckets, RunRecord
 
 MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
@@ -57,25 +57,35 @@ def statistics_of(
     """Every statistic of every tensor, tensor by tensor."""
     parts = []
     for tensor in tensors:
-        bad: dict[Quantity, np.ndarray] = {}
         for statistic in statistics:
-            quantity, _ = parse(statistic)
-            if quantity not in bad:
-                counted = record.series_buckets(tensor, f"{quantity.word}.nonfinite_count", buckets, start, stop)
-                bad[quantity] = counted.max
-            found = record.series_buckets(tensor, statistic, buckets, start, stop)
-            parts.append(_recorded(found, bad[quantity]))
+            parts.append(_recorded(record.series_buckets(tensor, statistic, buckets, start, stop)))
     return parts
 
 
-def _recorded(found: Buckets, bad: np.ndarray) -> Part:
-    # While a run grows the second question may see one bucket more than the first.
-    length = min(len(bad), len(found.step_first))
-    kept = ~np.isnan(bad[:length])
-    step_first, step_last, mean, low, high = (
-        column[:length][kept] for column in (found.step_first, found.step_last, found.mean, found.min, found.max)
-    )
-    return Part(step_first, step_last, mean, low, high, bad[:length][kept])
+def _recorded(found: Buckets) -> Part:
+    kept = ~np.isnan(found.bad)
+    columns = (found.step_first, found.step_last, found.mean, found.min, found.max, found.bad)
+    return Part(*(column[kept] for column in columns))
+
+
+def told_of(
+    record: RunRecord, tensors: Sequence[str], statistics: Sequence[str], start: int | None, stop: int | None
+) -> list[dict[str, Any]]:
+    """Each statistic of each tensor over the steps as one: their mean, least and greatest, elements not finite at worst."""
+    told = []
+    for tensor in tensors:
+        for statistic in statistics:
+            quantity, _ = parse(statistic)
+            if (quantity in OF_OUTPUTS) != record.tensor(tensor).is_output:
+                continue
+            found = record.series_buckets(tensor, statistic, 1, start, stop)
+            bad = found.bad
+            one = {"tensor": tensor, "statistic": statistic, "recorded": bool(len(bad) and not np.isnan(bad[0]))}
+            for name in ("mean", "min", "max"):
+                values = getattr(found, name)
+                one[name] = float(values[0]) if len(values) else None
+            told.append({**one, "bad": float(bad[0]) if one["recorded"] else None})
+    return told
 
 
 def loss_of(record: RunRecord, start: int | None, stop: int | None, buckets: int) -> Part:

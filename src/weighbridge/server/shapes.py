@@ -6,12 +6,16 @@ import math
 from typing import Any
 
 from weighbridge.catalog import all_names, parse
+from weighbridge.records import OF_OUTPUTS
+from weighbridge.server.layers import Layer
 from weighbridge.store.record import RunRecord, Tensor
 
 QUANTITY_PLAIN = {
     "parameter": "the values themselves, as they were before the step",
     "gradient": "the gradient that the optimizer used",
     "update": "what the step really changed: values after minus values before",
+    "activation": "what the module gave",
+    "activation_gradient": "the loss's gradient by what the module gave (dL/dh)",
 }
 
 
@@ -20,6 +24,15 @@ def number(value: float | None) -> float | str | None:
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def jsonable(value: Any) -> Any:
+    """A record as JSON can hold it: numbers as `number` writes them, tuples as lists."""
+    if isinstance(value, dict):
+        return {key: jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(one) for one in value]
+    return number(value) if isinstance(value, float) else value
 
 
 def run_json(name: str, record: RunRecord) -> dict[str, Any]:
@@ -53,10 +66,21 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
     }
 
 
+def layer_json(layer: Layer) -> dict[str, Any]:
+    """One layer with its parameters and outputs by name."""
+    return {
+        "model": layer.model,
+        "path": layer.path,
+        "kind": layer.kind,
+        "parameters": [tensor_json(tensor) for tensor in layer.parameters],
+        "outputs": [tensor_json(tensor) for tensor in layer.outputs],
+    }
+
+
 def statistics_json() -> list[dict[str, Any]]:
-    """Every statistic of every quantity recorded today, with what its tooltip says."""
+    """Every statistic of every quantity, with what its tooltip says; those of outputs last."""
     entries = []
-    for name in all_names():
+    for name in (*all_names(), *all_names(OF_OUTPUTS)):
         quantity, statistic = parse(name)
         entries.append(
             {

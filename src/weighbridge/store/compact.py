@@ -42,6 +42,7 @@ SORTED_BY: Final = {
     "values": ("tensor", "quantity", "step"),
     "calls": ("tensor", "quantity", "step"),
     "units": ("tensor", "quantity", "step"),
+    "spread": ("tensor", "step"),
     "biases": ("tensor", "step"),
     "coherence": ("tensor", "step"),
     "accumulation": ("tensor", "step"),

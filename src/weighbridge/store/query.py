@@ -26,7 +26,7 @@ _EMPTY: dict[str, np.ndarray] = {
     "step": np.empty(0, np.int64),
     "tensor": np.empty(0, np.int32),
     "bucket": np.empty(0, np.int64),
-    **{name: np.empty(0) for name in ("value", "total", "weight", "low", "high")},
+    **{name: np.empty(0) for name in ("value", "total", "weight", "low", "high", "bad")},
 }
 
 
@@ -91,8 +91,9 @@ class RowQuery:
         grid: tuple[int, int, int],
         ids: np.ndarray,
         cells: int,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, least and greatest of the single steps' values as [ids, cells], NaN where there is none.
+    ) -> tuple[np.ndarray, ...]:
+        """Mean, least and greatest of the single steps' values as [ids, cells], NaN where there is none; and the most elements
+        that one step had which are not finite, NaN where nothing was recorded.
 
         `span` = start and stop; `grid` = where cell 0 begins, steps in a cell, and the level of bucket files to use (0 = none).
         """
@@ -179,17 +180,18 @@ class RowQuery:
             raise CorruptRun(f"A compacted file cannot be read: {said}. Which one and where: weighbridge verify") from problem
 
 
-def _folded(cell: np.ndarray, found: Arrays, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _folded(cell: np.ndarray, found: Arrays, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
     """The pieces of each cell put together."""
     size = shape[0] * shape[1]
     total, weight = (np.bincount(cell, found[name], size) for name in ("total", "weight"))
-    low, high = np.full(size, np.inf), np.full(size, -np.inf)
-    np.minimum.at(low, cell, found["low"])
-    np.maximum.at(high, cell, found["high"])
+    low, high, bad = np.full(size, np.inf), np.full(size, -np.inf), np.full(size, np.nan)
+    np.fmin.at(low, cell, found["low"])
+    np.fmax.at(high, cell, found["high"])
+    np.fmax.at(bad, cell, found["bad"])
     with np.errstate(invalid="ignore"):
         mean = total / weight  # 0 / 0 = NaN: nothing recorded
     low[weight == 0] = high[weight == 0] = np.nan
-    return mean.reshape(shape), low.reshape(shape), high.reshape(shape)
+    return tuple(grid.reshape(shape) for grid in (mean, low, high, bad))
 
 
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:

@@ -206,7 +206,9 @@ class RunRecord:
         """The same in at most `buckets` ranges of steps."""
         found = self.tensor(tensor)
         heat = self.heat_map(statistic, buckets, start, stop, [found.name])
-        return Buckets(f"{found.name} {statistic}", heat.step_first, heat.step_last, heat.mean[0], heat.min[0], heat.max[0])
+        return Buckets(
+            f"{found.name} {statistic}", heat.step_first, heat.step_last, heat.mean[0], heat.min[0], heat.max[0], heat.bad[0]
+        )
 
     def at_step(self, step: int, statistics: Sequence[str]) -> dict[str, np.ndarray]:
         """Per statistic one value per tensor, in the order of `tensors` (activations: `outputs`); NaN = not recorded."""
@@ -244,11 +246,12 @@ class RunRecord:
         buckets: int = 500,
         start: int | None = None,
         stop: int | None = None,
-        tensors: Sequence[str] | None = None,
+        tensors: Sequence[str | Tensor] | None = None,
     ) -> HeatMap:
-        """One statistic of all tensors (or those named) in at most `buckets` ranges of steps."""
+        """One statistic of all tensors (or those given, by name or as they are) in at most `buckets` ranges of steps."""
         quantity, which = parse(statistic)
-        chosen = self.tensors_of(quantity) if tensors is None else tuple(self.tensor(name) for name in tensors)
+        given = self.tensors_of(quantity) if tensors is None else tensors
+        chosen = tuple(one if isinstance(one, Tensor) else self.tensor(one) for one in given)
         low, high = self._range(start, stop)
         thinned = any(first < high and last >= low for first, last in self.thinned)
         many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets

@@ -16,6 +16,7 @@ from weighbridge.store.shards import Share, merged_sql
 from weighbridge.store.tables import FOREVER, Part
 
 _RMS = f"sqrt(sum_sq / {FINITE})"
+_BAD = "(nan + pos_inf + neg_inf)"
 _ANY_NUMBER = 1 << 60
 
 
@@ -93,24 +94,28 @@ def rows_sql(plan: Plan, columns: str, where: str) -> str | None:
 
 
 def values_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str) -> str | None:
-    """SQL of (step, tensor, value); the ratio joins the update's row with the parameter's of the same step."""
+    """SQL of (step, tensor, value, bad); the ratio joins the update's row with the parameter's of the same step.
+
+    `bad`: elements that are not finite.
+    """
     whole = f"part = {WHOLE} AND {where}"
     if statistic.name != RATIO.name:
-        columns = f"step, tensor, CAST({sql(statistic)} AS DOUBLE) AS value"
+        columns = f"step, tensor, CAST({sql(statistic)} AS DOUBLE) AS value, {_BAD} AS bad"
         return rows_sql(plan, columns, f"{whole} AND quantity = {int(quantity)}")
     both = f"{whole} AND quantity IN ({int(Quantity.PARAMETER)}, {int(Quantity.UPDATE)})"
-    sizes = rows_sql(plan, f"step, tensor, quantity, {_RMS} AS rms", both)
+    sizes = rows_sql(plan, f"step, tensor, quantity, {_RMS} AS rms, {_BAD} AS bad", both)
     if sizes is None:
         return None
     update, parameter = (f"max(rms) FILTER (quantity = {int(q)})" for q in (Quantity.UPDATE, Quantity.PARAMETER))
     return (
-        f"SELECT * FROM (SELECT step, tensor, {update} / {parameter} AS value FROM ({sizes}) GROUP BY step, tensor)"
+        f"SELECT * FROM (SELECT step, tensor, {update} / {parameter} AS value,"
+        f" max(bad) FILTER (quantity = {int(Quantity.UPDATE)}) AS bad FROM ({sizes}) GROUP BY step, tensor)"
         " WHERE value IS NOT NULL"
     )
 
 
 def buckets_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str, grid: tuple[int, int, int]) -> str | None:
-    """SQL of (tensor, bucket, total, weight, low, high), NaN left out; a cell may come in several pieces.
+    """SQL of (tensor, bucket, total, weight, low, high, bad), NaN left out of all but `bad`; a cell may come in several pieces.
 
     `grid` = where bucket 0 begins, steps in a bucket, level of bucket files. Single rows are grouped by the engine;
     bucket rows, few per cell, are not: the caller adds the pieces, which costs a third of a GROUP BY over them.
@@ -119,16 +124,18 @@ def buckets_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str
     pieces = []
     values = values_sql(plan, quantity, statistic, where)
     if values is not None:
-        folded = "sum(value) AS total, CAST(count(*) AS BIGINT) AS weight, min(value) AS low, max(value) AS high"
-        cell = f"(step - {base}) // {width} AS bucket"
-        pieces.append(f"SELECT tensor, {cell}, {folded} FROM ({values}) WHERE NOT isnan(value) GROUP BY tensor, bucket")
+        numbers = f"tensor, (step - {base}) // {width} AS bucket, CASE WHEN isnan(value) THEN NULL ELSE value END AS value, bad"
+        folded = "coalesce(sum(value), 0) AS total, CAST(count(value) AS BIGINT) AS weight"
+        folded += ", coalesce(min(value), 'NaN') AS low, coalesce(max(value), 'NaN') AS high, CAST(max(bad) AS DOUBLE) AS bad"
+        pieces.append(f"SELECT tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({values})) GROUP BY tensor, bucket")
     name = statistic.name
     for (first, last), files in plan.buckets.items():
         at = f"(greatest(bucket * {level}, {base}) - {base}) // {width} AS bucket"
-        inside = f"quantity = {int(quantity)} AND {where} AND NOT isnan({name}_low)"
+        inside = f"quantity = {int(quantity)} AND {where}"
         inside += f" AND bucket >= {first}" if first else ""
         inside += f" AND bucket < {last}" if last != _ANY_NUMBER else ""
         columns = f"tensor, {at}, {name}_sum AS total, {weight_of(statistic)} AS weight, {name}_low AS low, {name}_high AS high"
+        columns += ", nonfinite_count_high AS bad"
         pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {inside}")
     return " UNION ALL ".join(pieces) if pieces else None
 

@@ -143,6 +143,7 @@ class Buckets:
     mean: np.ndarray
     min: np.ndarray
     max: np.ndarray
+    bad: np.ndarray  # the most elements of one step that are not finite; NaN = nothing recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,7 @@ class HeatMap:
     mean: np.ndarray
     min: np.ndarray
     max: np.ndarray
+    bad: np.ndarray  # the most elements of one step that are not finite; NaN = nothing recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 // What the reader chose to see of a run, read from the address and written back to it.
 import type { Statistic, Tensor } from "../../api.ts";
 import type { Range, ScaleKind } from "../../chart/scale.ts";
+import { pinOf, rangeOf } from "../../heat/choice.ts";
 import { pairs, side } from "../../names.ts";
 
 export type Show = "wb" | "w" | "b";
@@ -31,8 +32,8 @@ export function read(query: URLSearchParams, tensors: readonly Tensor[], catalog
     show,
     scale: one(query.get("scale"), ["auto", "log", "linear"], "auto"),
     shared: query.get("y") === "shared",
-    steps: range(query.get("steps")),
-    pinned: whole(query.get("at")),
+    steps: rangeOf(query.get("steps"), 1),
+    pinned: pinOf(query.get("at"))?.step ?? null,
     metric: query.get("line"),
     table: query.get("table") === "1",
   };
@@ -66,15 +67,4 @@ function inPairs(tensors: readonly Tensor[]): Tensor[] {
 
 function one<T extends string>(value: string | null, known: readonly T[], otherwise: T): T {
   return known.find((k) => k === value) ?? otherwise;
-}
-
-function whole(text: string | null): number | null {
-  return text !== null && /^\d{1,15}$/.test(text) ? Number(text) : null;
-}
-
-function range(text: string | null): Range | null {
-  const found = /^(\d{1,15})-(\d{1,15})$/.exec(text ?? "");
-  if (!found) return null;
-  const [low, high] = [Number(found[1]), Number(found[2])];
-  return low < high ? [low, high] : null;
 }

@@ -7,7 +7,7 @@ How it decides Exact, at PATIENCE recorded steps in a row: the gradient is finit
 What to do     Look for an optimizer step that is undone or masked (a hook, a custom `step`, weights written back), and for
                a parameter whose storage was replaced after the optimizer was built.
 When it errs   Optimizers with a step far smaller than lr times the gradient (Adam with a huge epsilon) may round to
-               nothing.
+               nothing. Those that stop by themselves (STOPPING) are judged until their first update only.
 References     Jiang et al. 2025 (TrainCheck): parameters that silently do not change. IEEE 754-2019, binary32: spacing
                2^-23.
 """
@@ -26,6 +26,7 @@ from weighbridge.format import counted, number
 
 PATIENCE = 3  # a warm-up from 0 has one update of 0, at its first step
 SPACING = {"float64": 2.0**-51, "float32": 2.0**-22, "bfloat16": 2.0**-6, "float16": 2.0**-9}  # twice that of the dtype
+STOPPING = ("LBFGS",)  # ends at its tolerance_grad or tolerance_change, or where its line search finds nothing better
 
 
 class GradientNotApplied(Rule):
@@ -37,10 +38,12 @@ class GradientNotApplied(Rule):
 
     def __init__(self) -> None:
         self.streaks = Streaks(PATIENCE)
+        self.has_moved = np.zeros(0, bool)
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.streaks.start(tensors)
+        self.has_moved = tensors.grown(self.has_moved)
         self.spacing = np.array([SPACING.get(t.dtype, np.inf) for t in tensors])
 
     def read(self, block: Block) -> Iterator[Finding]:
@@ -49,6 +52,11 @@ class GradientNotApplied(Rule):
         recorded = ~np.isnan(update) & (block["gradient.nonfinite_count"] == 0)
         recorded &= block.of_steps("skipped", 1.0) == 0
         recorded &= rate * np.minimum(1.0, gradient) > self.spacing * block["parameter.abs_max"]
+        moved = np.logical_or.accumulate(np.vstack([self.has_moved, update < 1]))
+        self.has_moved = moved[-1]
+        for group in block.groups:
+            if any(kind in group.kind for kind in STOPPING):
+                recorded[:, list(group.columns)] &= ~moved[:-1, list(group.columns)]
         for step, columns in self.streaks.read(block, update == 1, recorded):
             at = step - block.start
             for place, mine in self.tensors.together(columns.tolist(), self.tensors.is_parameter):

@@ -5,8 +5,9 @@ How it decides Exact: in each of the first WAIT steps of its optimizer its `grad
 What to do     Look for what cuts the graph before it: `detach()`, `.item()`, `.data`, `torch.no_grad()`, a new tensor made
                of the output, an argmax; or a module that `forward` never calls. Remove it, or freeze it with
                `requires_grad_(False)`.
-When it errs   A part that is used less often than once in WAIT steps (an expert that no token chose, a head of another
-               task).
+When it errs   A part that is used less often than once in WAIT steps (a head of another task). One of several like parts of
+               which each takes its own share of a batch (experts) is a note: either another one had steps without a
+               gradient, or their outputs differ in size within a step.
 References     PyTorch documentation, "Autograd mechanics"; DistributedDataParallel, `find_unused_parameters`.
 """
 
@@ -27,25 +28,34 @@ WAIT = 20  # steps: a part that is used in every fourth of them is missed in all
 class ParameterWithoutGradient(Rule):
     id, title = "parameter-without-gradient", "A parameter of an optimizer never gets a gradient"
     severity, certainty, since = "warning", "proof", "0.1"
-    needs = Needs(gradient=["count"], parameter=["count"], tables=["steps", "groups"])
+    needs = Needs(gradient=["count"], parameter=["count"], activation=["count"], tables=["steps", "groups"])
 
     def __init__(self) -> None:
         self.steps, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.has_one, self.is_told = np.zeros(0, bool), np.zeros(0, bool)
+        self.is_routed = np.zeros(0, bool)  # takes, or its like take, a part of each batch only
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
-        for name, fill in (("steps", 0), ("first", -1), ("has_one", 0), ("is_told", 0)):
+        for name, fill in (("steps", 0), ("first", -1), ("has_one", 0), ("is_told", 0), ("is_routed", 0)):
             setattr(self, name, tensors.grown(getattr(self, name), fill))
         self.is_meant = tensors.is_parameter & tensors.where(t.requires_grad for t in tensors)
+        self.families = [
+            (columns, sorted({o for c in columns for o in tensors.outputs_of(c)})) for columns in tensors.families()
+        ]
 
     def read(self, block: Block) -> Iterator[Finding]:
         is_stepped = ~np.isnan(block.of_steps("optimizer_step"))
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
         is_stepped &= is_there.any(axis=1)[:, None]  # gradients are weighed in this step
+        sizes = block["activation.count"]
         for i in range(len(block)):
             self.has_one |= is_there[i]
+            for columns, outputs in self.families:
+                given = sizes[i, outputs][~np.isnan(sizes[i, outputs])]
+                is_uneven = given.size > 1 and bool((given != given[0]).any())
+                self.is_routed[columns] |= is_uneven or bool((self.has_one & is_stepped[i] & ~is_there[i])[columns].any())
             self.first[is_stepped[i] & (self.first < 0)] = block.start + i
             self.steps += is_stepped[i]
             told = (self.steps >= WAIT) & ~self.has_one & ~self.is_told & self.is_meant
@@ -56,6 +66,7 @@ class ParameterWithoutGradient(Rule):
     def _tell(self, told: np.ndarray, step: int) -> Iterator[Finding]:
         for place, columns in self.tensors.together(told.tolist(), self.is_meant):
             yield Finding(
+                severity="note" if self.is_routed[columns].all() else "",
                 place=place,
                 first_step=int(self.first[columns].min()),
                 told_step=step,

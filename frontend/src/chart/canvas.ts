@@ -1,0 +1,66 @@
+// What every own canvas needs: its size in device pixels, the page's tokens, text and hairlines.
+
+export function token(name: string): string {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+/** A pen in CSS pixels on a clean canvas of this size. */
+export function penOf(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D | null {
+  const ratio = devicePixelRatio || 1;
+  canvas.width = Math.max(1, Math.round(width * ratio));
+  canvas.height = Math.max(1, Math.round(height * ratio));
+  const pen = canvas.getContext("2d");
+  pen?.scale(ratio, ratio);
+  if (pen) pen.lineJoin = "round";
+  return pen;
+}
+
+export interface Lettering {
+  size?: number;
+  weight?: number;
+  mono?: boolean;
+  colour?: string;
+  align?: CanvasTextAlign;
+}
+
+/** One line of text, its middle at y. Returns its width. */
+export function write(pen: CanvasRenderingContext2D, text: string, x: number, y: number, look: Lettering = {}): number {
+  pen.font = `${look.weight ?? 400} ${look.size ?? 11}px ${token(look.mono ? "mono" : "sans")}`;
+  pen.fillStyle = look.colour ?? token("ink-3");
+  pen.textAlign = look.align ?? "left";
+  pen.textBaseline = "middle";
+  pen.fillText(text, x, y);
+  return pen.measureText(text).width;
+}
+
+/** A line of one pixel, on whole pixels. */
+export function hair(pen: CanvasRenderingContext2D, x0: number, y0: number, x1: number, y1: number, ink: string, dash: number[] = []): void {
+  pen.save();
+  pen.strokeStyle = ink;
+  pen.lineWidth = 1;
+  pen.setLineDash(dash);
+  pen.beginPath();
+  const [dx, dy] = [x0 === x1 ? 0.5 : 0, y0 === y1 ? 0.5 : 0];
+  pen.moveTo((dx ? Math.floor(x0) : x0) + dx, (dy ? Math.floor(y0) : y0) + dy);
+  pen.lineTo((dx ? Math.floor(x1) : x1) + dx, (dy ? Math.floor(y1) : y1) + dy);
+  pen.stroke();
+  pen.restore();
+}
+
+/** Square, triangle, circle: severity by shape before colour. */
+export function glyph(pen: CanvasRenderingContext2D, severity: string, x: number, y: number, size = 9): void {
+  const half = size / 2;
+  pen.beginPath();
+  if (severity === "error") pen.rect(x - half, y - half, size, size);
+  else if (severity === "warning") {
+    pen.moveTo(x, y - half);
+    pen.lineTo(x + half, y + half);
+    pen.lineTo(x - half, y + half);
+    pen.closePath();
+  } else pen.arc(x, y, half, 0, 7);
+  pen.fillStyle = token(severity === "error" || severity === "warning" ? severity : "note");
+  pen.strokeStyle = token("surface");
+  pen.lineWidth = 1.5;
+  pen.stroke();
+  pen.fill();
+}

@@ -1,0 +1,60 @@
+// The picture of one run: fetched when something else is wanted, and again whenever the run has grown. The range of colours is
+// fixed at first sight of a statistic, so that the same colour stays the same number while the run grows.
+import { Refused } from "../api.ts";
+import { Pace } from "../state/pace.ts";
+import { heatOf, type Domain, type Heat, type HeatWanted } from "./heat.ts";
+
+type Wish = Omit<HeatWanted, "domain">;
+
+export class HeatData {
+  heat = $state.raw<Heat | null>(null);
+  domain = $state.raw<Domain | null>(null);
+  trouble = $state("");
+  busy = $state(false);
+
+  private wish: Wish | null = null;
+  private readonly pace: Pace;
+  private readonly run: string;
+
+  constructor(run: string) {
+    this.run = run;
+    this.pace = new Pace((signal) => this.fetch(signal));
+  }
+
+  want(wish: Wish): void {
+    const before = this.wish;
+    this.wish = wish;
+    if (before?.stat !== wish.stat) this.domain = null;
+    if (JSON.stringify(before) !== JSON.stringify(wish)) this.pace.now();
+  }
+
+  grown(): void {
+    if (this.wish) this.pace.soon();
+  }
+
+  /** The range of what is there now. */
+  refit(): void {
+    this.domain = null;
+    this.pace.now();
+  }
+
+  stop(): void {
+    this.pace.stop();
+  }
+
+  private async fetch(signal: AbortSignal): Promise<void> {
+    const wish = this.wish;
+    if (!wish) return;
+    this.busy = true;
+    try {
+      const heat = await heatOf(this.run, { ...wish, domain: this.domain }, signal);
+      this.domain ??= heat.domain;
+      this.heat = heat;
+      this.trouble = "";
+    } catch (error) {
+      if (!signal.aborted) this.trouble = error instanceof Refused ? error.message : "The server does not answer; shown as last seen.";
+    } finally {
+      if (!signal.aborted) this.busy = false;
+    }
+  }
+}

@@ -1,0 +1,104 @@
+// The picture of all tensors over steps as the server sends it: value and mask of each cell, row after row.
+import { tableFromIPC } from "@uwdata/flechette";
+
+import { bytes, type Window } from "../api.ts";
+import { letter } from "../names.ts";
+
+export const VALUE = 0;
+export const ZERO = 1;
+export const NONFINITE = 2;
+export const ABSENT = 3;
+
+export type Domain = [low: number, high: number];
+
+export interface HeatRow {
+  name: string;
+  bias: boolean;
+  members: number; // tensors in a folded row
+  folded: boolean;
+  model: string;
+  role: string;
+  module: string;
+  shape: number[];
+  group: string; // the folded name
+}
+
+export interface Heat {
+  statistic: string;
+  scale: string;
+  rows: HeatRow[];
+  first: number[]; // of each column, its first and last step
+  last: number[];
+  domain: Domain | null; // of what came; null where no value was finite
+  counts: number[]; // how many cells have which colour
+  below: number;
+  above: number;
+  value: Float32Array; // [rows, columns]
+  mask: Uint8Array;
+}
+
+export interface HeatWanted extends Window {
+  stat: string;
+  show: string;
+  fold: string;
+  open: readonly string[];
+  domain: Domain | null;
+}
+
+export async function heatOf(run: string, wanted: HeatWanted, signal?: AbortSignal): Promise<Heat> {
+  const { domain, stat, show, fold, open, ...window } = wanted;
+  const asked = { run, stat, show, fold, open, ...window, ...(domain ? { domain: domain.join(",") } : {}) };
+  return decode(await bytes("heat", asked, signal));
+}
+
+export function decode(content: Uint8Array): Heat {
+  const table = tableFromIPC(content);
+  const about = JSON.parse(table.schema.metadata!.get("heat")!) as Omit<Heat, "value" | "mask">;
+  return { ...about, value: table.getChild("value").toArray() as Float32Array, mask: table.getChild("mask").toArray() as Uint8Array };
+}
+
+/** The module that has this parameter or gives this output. */
+export function ownerOf(name: string): string {
+  const slash = name.indexOf("/");
+  if (slash >= 0) return name.slice(0, slash);
+  const dot = name.lastIndexOf(".");
+  return dot < 0 ? "" : name.slice(0, dot);
+}
+
+/** What stands at the left of a row: the group of a folded one, else the module. */
+export function titleOf(row: HeatRow): string {
+  return row.folded ? row.name : ownerOf(row.name) || row.name;
+}
+
+/** W, b, ... ; nothing where a row is neither. */
+export function letterOf(row: HeatRow): string {
+  return row.role === "output" ? "" : row.folded ? (row.bias ? "b" : "W") : letter(row);
+}
+
+/** 64→32 for a matrix: what comes in, what goes out. */
+export function flowOf(row: HeatRow): string {
+  if (row.folded) return `${row.members} tensors`;
+  if (row.role === "output") return row.module;
+  return row.shape.length === 2 ? `${row.shape[1]}→${row.shape[0]}` : row.shape.join("×");
+}
+
+/** Does a finding at this place mean this row? */
+export function isMeant(row: HeatRow, place: string, severalModels = false): boolean {
+  if (place === "" || place === "input") return false;
+  const bare = severalModels && place.startsWith(`${row.model}:`) ? place.slice(row.model.length + 1) : place;
+  if (row.name === bare || row.name.startsWith(`${bare}.`) || row.name.startsWith(`${bare}/`)) return true;
+  return row.folded && (bare === row.name || bare.startsWith(`${row.name}.`) || bare.startsWith(`${row.name}/`));
+}
+
+/** The column that holds a step; -1 = none. */
+export function columnOf(heat: Heat, step: number): number {
+  let low = 0;
+  let high = heat.first.length - 1;
+  while (low <= high) {
+    const middle = (low + high) >> 1;
+    if (step < heat.first[middle]!) high = middle - 1;
+    else if (step > heat.last[middle]!) low = middle + 1;
+    else return middle;
+  }
+  return -1;
+}

@@ -1,0 +1,163 @@
+"""The runs that the pictures of the page show: `python scripts/example_runs.py FOLDER`. Real trainings, about a minute.
+
+deep-sigmoid        ten layers of sigmoid that learn nothing
+relu                the same network with ReLU, which learns
+relu-rate-doubled   as relu, until the learning rate doubles at step 400
+overflow            the learning rate rises fourfold at step 400; the process is killed at step 1,040
+transformer         fourteen small blocks with long names, to be folded
+one-step            a training of one step
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import weighbridge
+
+STEPS = 1500
+Change = Callable[[int, torch.optim.Optimizer], None]
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images [1797, 64] of values from 0 to 1, and their labels."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return torch.tensor(found.data, dtype=torch.float32) / 16, torch.tensor(found.target)
+
+
+def mlp(activation: type[nn.Module], start: Callable[[torch.Tensor], object], depth: int = 10) -> nn.Sequential:
+    """64 -> 32 -> ... -> 32 -> 10."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for width in [64, *[32] * (depth - 1)]:
+        layers += [nn.Linear(width, 32), activation()]
+    net = nn.Sequential(*layers, nn.Linear(32, 10))
+    for layer in net:
+        if isinstance(layer, nn.Linear):
+            start(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return net
+
+
+def train(folder: Path, name: str, model: nn.Module, lr: float, steps: int = STEPS, change: Change | None = None) -> None:
+    """Plain SGD on the digits, one batch of 64 a step."""
+    images, labels = digits()
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    config = {"lr": lr, "batch": 64, "activation": type(model[1]).__name__ if isinstance(model, nn.Sequential) else "GELU"}
+    with weighbridge.init(dir=folder, name=name, config=config, quiet=True) as run:
+        run.watch(model)
+        for step in range(steps):
+            if change is not None:
+                change(step, optimizer)
+            chosen = torch.randint(0, 1437, (64,))
+            loss = cross_entropy(model(images[chosen]), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step % 20 == 0 or step == steps - 1:
+                with torch.no_grad():
+                    right = model(images[1437:]).argmax(1) == labels[1437:]
+                run.log({"accuracy": right.float().mean().item(), "learning rate": optimizer.param_groups[0]["lr"]})
+
+
+def rate(at: int, to: float) -> Change:
+    """The learning rate is another one from a step on."""
+
+    def change(step: int, optimizer: torch.optim.Optimizer) -> None:
+        if step == at:
+            for group in optimizer.param_groups:
+                group["lr"] = to
+
+    return change
+
+
+def killed(at: int, first: Change) -> Change:
+    """The process ends there, without a word."""
+
+    def change(step: int, optimizer: torch.optim.Optimizer) -> None:
+        first(step, optimizer)
+        if step == at:
+            weighbridge.flush()
+            os._exit(0)
+
+    return change
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, named as in large models."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.input_layernorm = nn.LayerNorm(width)
+        self.self_attention = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.post_attention_layernorm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [batch, rows of the image, width]."""
+        normed = self.input_layernorm(x)
+        x = x + self.self_attention(normed, normed, normed, need_weights=False)[0]
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Transformer(nn.Module):
+    """Each row of an image is a token."""
+
+    def __init__(self, blocks: int = 14, width: int = 32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Linear(8, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
+        self.final_layernorm = nn.LayerNorm(width)
+        self.classification_head = nn.Linear(width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: [batch, 64]."""
+        x = self.embedding(x.view(-1, 8, 8))
+        for block in self.blocks:
+            x = block(x)
+        return self.classification_head(self.final_layernorm(x).mean(1))
+
+
+def small(weight: torch.Tensor) -> object:
+    return nn.init.normal_(weight, std=0.1)
+
+
+def he(weight: torch.Tensor) -> object:
+    return nn.init.kaiming_normal_(weight)
+
+
+def runs(folder: Path) -> Iterable[tuple[str, Callable[[], None]]]:
+    """Each name with what makes it."""
+    yield "deep-sigmoid", lambda: train(folder, "deep-sigmoid", mlp(nn.Sigmoid, small), 0.3)
+    yield "relu", lambda: train(folder, "relu", mlp(nn.ReLU, he), 0.05)
+    yield "relu-rate-doubled", lambda: train(folder, "relu-rate-doubled", mlp(nn.ReLU, he), 0.05, change=rate(400, 0.1))
+    over = killed(1040, rate(400, 0.8))
+    yield "overflow", lambda: train(folder, "overflow", mlp(nn.ReLU, he), 0.05, change=over)
+    yield "transformer", lambda: train(folder, "transformer", Transformer(), 0.05, steps=240)
+    yield "one-step", lambda: train(folder, "one-step", mlp(nn.ReLU, he, 3), 0.05, steps=1)
+
+
+def main(folder: Path) -> None:
+    """Those that are not there yet, each in a process of its own."""
+    torch.set_num_threads(1)
+    for name, make in runs(folder):
+        if not (folder / name).exists():
+            print(name, flush=True)
+            child = multiprocessing.get_context("fork").Process(target=make)
+            child.start()
+            child.join()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,85 @@
+"""A closer look at what modules give, at the steps of `Plan(units=...)`: the rows of the table `spread`.
+
+Per module and step the first call counts. What a module's seat is weighed with is untouched by it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from weighbridge.capture import attention
+from weighbridge.capture.outputhook import OutputHook
+from weighbridge.capture.seats import is_readable
+from weighbridge.capture.spread import Spread, spread_of
+
+MOST: Final = 256  # modules of a run; a look costs about as much as 50 calls of a hook
+BATCH: Final = -1  # in place of a tensor's id: what came into the model
+_NOTHING: Final = Spread(0, 0, 0, math.nan, math.nan, math.nan, 0, math.nan, math.nan)
+
+
+class Looks:
+    """What was seen in this step and is not yet written."""
+
+    def __init__(self) -> None:
+        self.seen: dict[OutputHook, tuple[Spread, float]] = {}
+        self.batch: Spread | None = None
+        self._parts: dict[OutputHook, tuple[str, int]] = {}  # of attention, and its heads
+        self._queries: dict[int, np.ndarray] = {}  # by id of the module around, until its keys come
+
+    def look(self, hook: OutputHook, module: nn.Module, args: Any, output: Any) -> None:
+        """A module has given this."""
+        tensor = output[0] if isinstance(output, tuple) and output else output
+        is_wanted = not (hook.is_bounded or hook.gives_the_same) and hook not in self.seen
+        if not is_wanted or not isinstance(tensor, torch.Tensor) or not is_readable(tensor):
+            return
+        if hook not in self._parts:
+            if len(self._parts) >= MOST:
+                return
+            around = hook.around[0]() if hook.around else None
+            self._parts[hook] = attention.part_of(hook.path, module, around), attention.heads_of(around)
+        axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
+        self.seen[hook] = spread_of(tensor, axis) or _NOTHING, self._logit(hook, module, args, tensor)
+
+    def _logit(self, hook: OutputHook, module: nn.Module, args: Any, output: torch.Tensor) -> float:
+        part, heads = self._parts[hook]
+        around = id(hook.around[0]()) if hook.around else 0
+        if not part or output.dim() < 2:
+            return math.nan
+        if isinstance(module, nn.MultiheadAttention):
+            return attention.of_whole(module, args)
+        if part == attention.FUSED:
+            return attention.of_fused(output, heads)
+        if part == attention.QUERY:
+            self._queries[around] = attention.positions_of(output)
+            return math.nan
+        queries = self._queries.pop(around, None)
+        return math.nan if queries is None else attention.largest_logit(queries, attention.positions_of(output), heads)
+
+    def meet_batch(self, tensor: torch.Tensor) -> None:
+        """The batch, each sample as one vector."""
+        if self.batch is None and tensor.dim() >= 2 and tensor.is_floating_point() and is_readable(tensor):
+            self.batch = spread_of(tensor.flatten(1), -1)
+
+    def rows(self, hooks: list[OutputHook], step: int, attempt: int) -> list[tuple[Any, ...]]:
+        """Rows of the table `spread` of these modules; what was seen of them is over."""
+        found: list[tuple[Any, ...]] = []
+        if self.batch is not None:
+            found.append((step, attempt, BATCH, *self.batch, math.nan))
+        self.batch = None
+        for hook in hooks:
+            spread, logit = self.seen.pop(hook, (_NOTHING, math.nan))
+            seat = next(iter(hook.seats.values()), None)
+            if seat is not None and (spread is not _NOTHING or not math.isnan(logit)):
+                found.append((step, attempt, seat.tensor, *spread, logit))
+        self._queries.clear()
+        return found
+
+    def forget(self, hook: OutputHook) -> None:
+        """A module is gone."""
+        self.seen.pop(hook, None)
+        self._parts.pop(hook, None)

@@ -1,0 +1,235 @@
+"""The layer x step picture: one statistic of all tensors in buckets of steps, with a byte that says what each cell is.
+
+The page turns a value into a colour and nothing else. Everything that needs more than one number is computed here: buckets,
+the range of colours, how many cells have which value, which member of a folded group is shown.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from weighbridge.catalog import Statistic, parse
+from weighbridge.records import OF_OUTPUTS
+from weighbridge.server import unitmap
+from weighbridge.server.layers import folded_name, in_order, is_bias, layers_of
+from weighbridge.store.record import HeatMap, RunRecord, Tensor
+
+# What a cell is. A cell in which one step was not finite is NONFINITE, and its value is that of the others.
+VALUE, ZERO, NONFINITE, ABSENT = range(4)
+
+FOLD_FROM: Final = 60  # rows; more are folded by module, where the reader did not say otherwise
+COLUMNS: Final = 1016  # of the plot on a wide page
+CELLS: Final = 600_000  # of one answer: 3 MB
+KEY_BINS: Final = 48
+
+SCHEMA: Final = pa.schema([("value", pa.float32()), ("mask", pa.uint8())])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the picture: a tensor, or several folded into one."""
+
+    name: str  # of the tensor, or of the group
+    bias: bool
+    members: tuple[Tensor, ...]
+    is_folded: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        one = self.members[0]
+        return {
+            "name": self.name,
+            "bias": self.bias,
+            "members": len(self.members),
+            "folded": self.is_folded,
+            "model": one.model,
+            "role": one.role,
+            "module": one.module,
+            "shape": list(one.shape),
+            "group": folded_name(one.name),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """value and mask, [rows, columns]; the steps of each column."""
+
+    statistic: str
+    scale: str
+    rows: tuple[Row, ...]
+    first: np.ndarray
+    last: np.ndarray
+    value: np.ndarray
+    mask: np.ndarray
+
+
+def rows_of(record: RunRecord, statistic: str, show: str, fold: str, opened: Sequence[str]) -> tuple[Row, ...]:
+    """The rows in order of execution. `show`: wb, w or b; `fold`: auto, none or modules; `opened`: groups that are not."""
+    outputs = statistic in unitmap.NAMES or parse(statistic)[0] in OF_OUTPUTS
+    tensors = in_order(layers_of(record), outputs=outputs)
+    if statistic in unitmap.NAMES:
+        tensors = [tensor for tensor in tensors if tensor.module in unitmap.CUT_AT_ZERO]
+    if not outputs and show != "wb":
+        tensors = [tensor for tensor in tensors if is_bias(tensor) == (show == "b")]
+    if fold == "none" or (fold != "modules" and len(tensors) <= FOLD_FROM):
+        return tuple(Row(tensor.name, is_bias(tensor), (tensor,)) for tensor in tensors)
+    groups: dict[tuple[str, str, bool], list[Tensor]] = {}
+    for tensor in tensors:
+        name = folded_name(tensor.name)
+        alone = tensor.name if name in opened else name
+        groups.setdefault((tensor.model, alone, is_bias(tensor)), []).append(tensor)
+    return tuple(
+        Row(name if len(members) > 1 else members[0].name, bias, tuple(members), len(members) > 1)
+        for (_, name, bias), members in _together(groups)
+    )
+
+
+def _together(groups: dict[tuple[str, str, bool], list[Tensor]]) -> list[tuple[tuple[str, str, bool], list[Tensor]]]:
+    """A group's weights and its biases stand side by side, where the first of them stood."""
+    place = {(model, folded_name(members[0].name)): i for i, ((model, _, _), members) in reversed([*enumerate(groups.items())])}
+
+    def where(entry: tuple[tuple[str, str, bool], list[Tensor]]) -> int:
+        (model, _, _), members = entry
+        return place[model, folded_name(members[0].name)]
+
+    return sorted(groups.items(), key=where)
+
+
+def cells_of(
+    record: RunRecord, statistic: str, rows: Sequence[Row], start: int | None, stop: int | None, columns: int
+) -> Cells:
+    """The picture. Columns are wide enough that what is weighed at every tenth step only leaves no gaps."""
+    columns = max(1, min(columns, CELLS // max(1, len(rows)) or 1))
+    steps = record.info.steps  # the closing row of the parameters stands after the last step and is no column
+    stop = steps if stop is None or stop > steps else stop
+    found = _read(record, statistic, rows, start, stop, columns)
+    wider = _wider(found)
+    if wider > 1 and len(found.first) > 1:
+        found = _read(record, statistic, rows, start, stop, max(1, len(found.first) // wider))
+    return found
+
+
+def _wider(cells: Cells) -> int:
+    """How many columns to make one of: the usual distance between columns in which anything was recorded."""
+    filled = np.flatnonzero((cells.mask != ABSENT).any(axis=0))
+    return int(np.quantile(np.diff(filled), 0.9)) if len(filled) > 4 else 1
+
+
+def _read(record: RunRecord, name: str, rows: Sequence[Row], start: int | None, stop: int | None, columns: int) -> Cells:
+    members = [tensor for row in rows for tensor in row.members]
+    if name in unitmap.NAMES:
+        heat = unitmap.heat_map(record, name, members, columns, start, stop)
+        scale, value = "linear", heat.mean
+    else:
+        statistic = parse(name)[1]
+        heat = record.heat_map(name, columns, start, stop, members)
+        scale, value = statistic.scale, _shown(heat, statistic)
+    bad = heat.bad
+    mask = np.where(np.isnan(bad), ABSENT, np.where(bad > 0, NONFINITE, np.where(value == 0, ZERO, VALUE))).astype(np.uint8)
+    mask[(mask == VALUE) & np.isnan(value)] = ABSENT  # recorded, but this statistic of it is no number: 0 / 0
+    if len(members) != len(rows):
+        value, mask = _folded(rows, value, mask, scale)
+    return Cells(name, scale, tuple(rows), heat.step_first, heat.step_last, value, mask)
+
+
+def _shown(heat: HeatMap, statistic: Statistic) -> np.ndarray:
+    """Extremes stay extremes, counts are those of the worst step, all else is the mean of the steps."""
+    if statistic.merge == "min":
+        return heat.min
+    return heat.max if statistic.merge == "max" or statistic.scale == "count" or statistic.name == "abs_max" else heat.mean
+
+
+def worst_member(value: np.ndarray, scale: str, typical: np.ndarray) -> np.ndarray:
+    """Of members [members, columns] the one to show in each column: on a log scale the one farthest from what is typical of
+    all tensors, else the largest. Exact zeros, which have no place there, are farther than any other."""
+    if scale == "log":
+        with np.errstate(divide="ignore", invalid="ignore"):
+            size = np.abs(np.log(np.abs(value)) - typical)
+    else:
+        size = np.abs(value)
+    return np.asarray(np.argmax(np.where(np.isnan(size), -1.0, size), axis=0))
+
+
+def typical_of(value: np.ndarray) -> np.ndarray:
+    """Of each column the median logarithm of what is not zero."""
+    import warnings
+
+    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column in which nothing was recorded
+        log = np.log(np.abs(value))
+        return np.asarray(np.nanmedian(np.where(np.isfinite(log), log, np.nan), axis=0))
+
+
+def _folded(rows: Sequence[Row], value: np.ndarray, mask: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray]:
+    typical, shown, marks, begin = typical_of(value), [], [], 0
+    column = np.arange(value.shape[1])
+    for row in rows:
+        mine = slice(begin, begin + len(row.members))
+        begin = mine.stop
+        worst = worst_member(value[mine], scale, typical)
+        shown.append(value[mine][worst, column])
+        mark = mask[mine][worst, column]
+        marks.append(np.where((mask[mine] == NONFINITE).any(axis=0), NONFINITE, mark))
+    return np.array(shown), np.array(marks, np.uint8)
+
+
+def domain_of(cells: Cells) -> tuple[float, float] | None:
+    """The range of colours: from the 1st to the 99th percentile, outward to decades, or to round numbers; None = no value."""
+    found = cells.value[np.isfinite(cells.value) & ((cells.scale != "log") | (cells.value > 0))]
+    if not len(found):
+        return None
+    low, high = (float(edge) for edge in np.percentile(found, [1, 99]))
+    if cells.scale == "log":
+        low, high = np.floor(np.log10(low) + 1e-9), np.ceil(np.log10(high) - 1e-9)
+        return float(10.0**low), float(10.0 ** max(high, low + 1))
+    if cells.scale == "signed":
+        edge = _outward(max(abs(low), abs(high)))
+        return -edge, edge
+    return 0.0, 1.0 if cells.statistic.endswith("_fraction") else _outward(high)
+
+
+def _outward(value: float) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    if value <= 0:
+        return 1.0
+    unit = 10.0 ** np.floor(np.log10(value))
+    return float(next(k for k in (1, 2, 5, 10) if k * unit >= value * (1 - 1e-9)) * unit)
+
+
+def key_counts(cells: Cells, domain: tuple[float, float]) -> tuple[list[int], int, int]:
+    """How many cells have which colour, and how many lie below and above the range."""
+    found = cells.value[np.isfinite(cells.value)].astype(np.float64)
+    low, high = domain
+    if cells.scale == "log":
+        found, low, high = np.log(found[found > 0]), np.log(low), np.log(high)
+    counts, _ = np.histogram(found, KEY_BINS, (low, high))
+    return counts.tolist(), int((found < low).sum()), int((found > high).sum())
+
+
+def encode(cells: Cells, domain: tuple[float, float] | None) -> bytes:
+    """One Arrow stream: value and mask row after row, all else in the schema's metadata."""
+    own = domain_of(cells)
+    used = domain or own
+    counts, below, above = key_counts(cells, used) if used else ([], 0, 0)
+    about = {
+        "statistic": cells.statistic,
+        "scale": cells.scale,
+        "rows": [row.as_json() for row in cells.rows],
+        "first": cells.first.tolist(),
+        "last": cells.last.tolist(),
+        "domain": own,
+        "counts": counts,
+        "below": below,
+        "above": above,
+    }
+    columns = [pa.array(cells.value.ravel().astype(np.float32)), pa.array(cells.mask.ravel())]
+    table = pa.table(columns, schema=SCHEMA.with_metadata({"heat": json.dumps(about)}))
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())

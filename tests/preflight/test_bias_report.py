@@ -1,0 +1,393 @@
+"""What a bias adds and is worth. Oracles: the same worked out by hand in NumPy, layer by layer and sample by sample."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+import weighbridge
+from tests.preflight.test_untouched import drawn, same, state
+from weighbridge.errors import BadInput
+from weighbridge.preflight.bias_report import BiasReport, LayerBias
+from weighbridge.preflight.bias_worth import CANNOT_TELL, Worth
+
+
+def trained(*layers: nn.Module, steps: int = 150, centre: float = 2.0) -> Any:
+    """A model, its optimizer and two held-out batches. Inputs have mean `centre`."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*layers)
+    x = torch.randn(280, 4) + centre
+    y = (x.sum(1) > 4 * centre).long() + (x[:, 0] > centre + 0.5).long()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[:200]), y[:200]).backward()
+        optimizer.step()
+    return model, optimizer, [(x[200:250], y[200:250]), (x[250:], y[250:])]
+
+
+def both(batches: Any) -> Any:
+    return torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+
+
+def by_name(report: BiasReport) -> dict[str, LayerBias]:
+    return {one.name: one for one in report}
+
+
+def t_interval(values: torch.Tensor) -> tuple[float, float, float]:
+    n = len(values)
+    half = float(stats.t.ppf(0.975, n - 1)) * float(values.std()) / math.sqrt(n)
+    return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
+
+
+def test_contribution_is_the_bias_beside_all_else_of_the_output() -> None:
+    model, _, batches = trained(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, _ = both(batches)
+    first = by_name(weighbridge.biases(model, batches, F.cross_entropy))["0.bias"]
+    weight, bias, given = (t.detach().double().numpy() for t in (model[0].weight, model[0].bias, x))
+    rest = given @ weight.T
+    assert first.ratio == pytest.approx(np.sqrt((bias**2).mean()) / np.sqrt((rest**2).mean()))
+    assert first.ratios == pytest.approx(list(np.abs(bias) / np.sqrt((rest**2).mean(0))))
+    mean = rest.mean(0)
+    assert first.cancelled == pytest.approx(1 - ((mean + bias) ** 2).sum() / (mean**2).sum())
+    assert first.input_offset == pytest.approx(np.sqrt((given.mean(0) ** 2).mean() / (given**2).mean()))
+    assert first.has_centred_inputs is False
+
+
+def test_contribution_of_convolutions_and_norms_is_by_channel() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(48, 2))
+    nn.init.normal_(model[1].bias)
+    x, y = torch.randn(10, 2, 8, 8) + 1, torch.arange(10) % 2
+    found = by_name(weighbridge.biases(model, (x, y), F.cross_entropy))
+    h = x
+    for index in (0, 1):
+        out = model[index](h).detach().double()
+        bias = model[index].bias.detach().double()
+        rest = out - bias[None, :, None, None]
+        one = found[f"{index}.bias"]
+        assert one.ratios == pytest.approx((bias.abs() / rest.square().mean((0, 2, 3)).sqrt()).tolist())
+        h = model[index](h)
+    assert [found[f"{index}.bias"].role for index in (0, 1)] == ["bias", "norm_shift"]
+
+
+def test_a_bias_that_takes_the_mean_out_is_said_to_cancel_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(40, 4) + 5, torch.arange(40) % 3
+    with torch.no_grad():
+        model[0].bias.copy_(-(x @ model[0].weight.T).mean(0))
+    found = by_name(weighbridge.biases(model, (x, y), F.cross_entropy))
+    assert found["0.bias"].cancelled == pytest.approx(1, abs=1e-6)
+    centred = by_name(weighbridge.biases(model, (x - x.mean(0), y), F.cross_entropy))["0.bias"]
+    assert (centred.has_centred_inputs, centred.cancelled) == (True, None)
+
+
+@pytest.mark.parametrize(
+    "loss_fn",
+    [F.cross_entropy, nn.CrossEntropyLoss(), nn.CrossEntropyLoss(reduction="sum"), lambda o, y: F.cross_entropy(o, y)],
+)
+def test_worth_is_the_paired_difference_over_samples(loss_fn: Any) -> None:
+    model, _, batches = trained(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = both(batches)
+    report = weighbridge.biases(model, batches, loss_fn)
+    with torch.no_grad():
+        before = F.cross_entropy(model(x), y, reduction="none")
+        for index in (0, 2):
+            other = copy.deepcopy(model)
+            other[index].bias.zero_()
+            mean, low, high = t_interval(F.cross_entropy(other(x), y, reduction="none") - before)
+            found = by_name(report)[f"{index}.bias"].worth
+            assert found is not None
+            assert (found.mean, found.low, found.high) == pytest.approx((mean, low, high), rel=1e-3)
+    assert (report.units, report.unit) == (80, "sample")
+    assert report.loss == pytest.approx(float(before.mean()), rel=1e-5)
+
+
+def test_a_loss_that_is_no_mean_of_samples_is_compared_by_batch() -> None:
+    model, _, batches = trained(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    parts = [(x[i : i + 20], y[i : i + 20]) for x, y in batches for i in range(0, len(x) - 19, 20)]
+    weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 20.0]))
+    report = weighbridge.biases(model, parts, weighted)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].bias.zero_()
+        apart = torch.tensor([float(weighted(other(x), y) - weighted(model(x), y)) for x, y in parts])
+    found = by_name(report)["0.bias"].worth
+    assert found is not None
+    assert (found.unit, found.units) == ("batch", len(parts))
+    assert (found.mean, found.low, found.high) == pytest.approx(t_interval(apart), rel=5e-3)
+
+
+def takes_over(x: np.ndarray, half: int) -> np.ndarray:
+    """The least-squares fit of 1 by the rows of one half."""
+    rows = x[half::2].reshape(-1, x.shape[-1])
+    return np.linalg.lstsq(rows, np.ones(len(rows)), rcond=None)[0]
+
+
+def test_weights_take_over_what_least_squares_can_make_of_a_constant() -> None:
+    model, _, batches = trained(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    x, y = both(batches)
+    hidden = model[:2](x).detach()
+    before = F.cross_entropy(model(x), y, reduction="none").detach()
+    after = torch.empty_like(before)
+    for half in (0, 1):
+        v = torch.from_numpy(takes_over(hidden.double().numpy(), 1 - half)).float()
+        weight = model[2].weight + model[2].bias[:, None] * v[None, :]
+        after[half::2] = F.cross_entropy(hidden[half::2] @ weight.T, y[half::2], reduction="none").detach()
+    found = by_name(weighbridge.biases(model, batches, F.cross_entropy))["2.bias"].taken_over
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx(t_interval(after - before), rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding": 1}, {"stride": 2, "dilation": 2}])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_a_convolution_takes_over_by_a_kernel(settings: dict[str, int], dims: int) -> None:
+    torch.manual_seed(0)
+    kind = nn.Conv1d if dims == 1 else nn.Conv2d
+    model = nn.Sequential(kind(2, 3, 3, **settings), nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+    x, y = torch.randn(24, 2, *[9] * dims) + 1.5, torch.arange(24) % 3
+    model(x)
+    before = F.cross_entropy(model(x), y, reduction="none").detach()
+    after = torch.empty_like(before)
+    for half in (0, 1):
+        ones = kind(2, 1, 3, **settings, bias=False).double()
+        rows = []  # of each place, what each input of the kernel is multiplied with: the kernel's own derivative
+        for sample in x[1 - half :: 2].double():
+            made = lambda w, f=ones, s=sample: torch.func.functional_call(f, {"weight": w}, s[None]).flatten()
+            rows.append(torch.func.jacrev(made)(ones.weight).flatten(1))
+        matrix = torch.cat(rows).detach().numpy()
+        v = torch.from_numpy(np.linalg.lstsq(matrix, np.ones(len(matrix)), rcond=None)[0]).view_as(ones.weight)
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other[0].weight += (model[0].bias.view(-1, *[1] * (dims + 1)) * v).float()
+            other[0].bias.zero_()
+            after[half::2] = F.cross_entropy(other(x[half::2]), y[half::2], reduction="none")
+    found = by_name(weighbridge.biases(model, (x, y), F.cross_entropy))["0.bias"].taken_over
+    assert found is not None
+    assert (found.mean, found.low) == pytest.approx(t_interval(after - before)[:2], rel=2e-3, abs=1e-6)
+
+
+def test_a_missing_bias_is_worth_what_least_squares_gains_on_the_other_half() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 3)
+    y = x.sum(1, keepdim=True) + 3 + 0.1 * torch.randn(60, 1)
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    (one,) = weighbridge.biases(model, (x, y), F.mse_loss)
+    given, error = x.double().numpy(), (y - model(x)).detach().double().numpy()[:, 0]
+    after = np.empty(60)
+    left = [1 - given[half::2] @ takes_over(given, 1 - half) for half in (0, 1)]
+    for half in (0, 1):
+        b = (left[1 - half] * error[1 - half :: 2]).sum() / (left[1 - half] ** 2).sum()
+        after[half::2] = (error[half::2] - b * left[half]) ** 2
+    assert one.worth is not None
+    expected = t_interval(torch.from_numpy(after - error**2))
+    assert (one.worth.mean, one.worth.low, one.worth.high) == pytest.approx(expected, rel=1e-3)
+    assert (one.verdict, one.has_bias, one.change) == ("missing", False, "model = nn.Linear(in_features=3, out_features=1)")
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_a_bias_is_missing_where_targets_are_not_centred_and_not_where_they_are(shift: float) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 3)
+    y = x.sum(1, keepdim=True) + shift + 0.5 * torch.randn(200, 1)
+    model = nn.Linear(3, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    (one,) = weighbridge.biases(model, (x, y), F.mse_loss)
+    assert one.verdict == ("missing" if shift else "not missed")
+
+
+def test_redundant_biases_are_proved_and_say_what_they_cost() -> None:
+    model, optimizer, batches = trained(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    found = by_name(weighbridge.biases(model, batches, F.cross_entropy, optimizer))
+    first = found["0.bias"]
+    assert (first.verdict, first.worth, first.parameters) == ("redundant", None, 8)
+    assert (first.size_bytes, first.state_bytes) == (8 * 4 * 2, 8 * 4 * 2)  # and its gradient; Adam's two moments
+    assert first.change == "model[0] = nn.Linear(in_features=4, out_features=8, bias=False)"
+    assert found["1.bias"].role == "norm_shift"
+    assert found["3.bias"].verdict != "redundant"
+
+
+@pytest.mark.parametrize(
+    ("make", "state_bytes"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1), 0),
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 16),
+        (lambda p: torch.optim.Adam(p), 32),
+        (lambda p: torch.optim.LBFGS(p), None),
+    ],
+)
+def test_bytes_of_an_optimizer_that_has_not_stepped_follow_from_its_kind(make: Any, state_bytes: int | None) -> None:
+    model = nn.Linear(3, 4)
+    (one,) = weighbridge.biases(model, (torch.randn(8, 3), torch.arange(8) % 4), F.cross_entropy, make(model.parameters()))
+    assert one.state_bytes == state_bytes
+
+
+def test_a_place_before_a_norm_is_rightly_left_without() -> None:
+    model, _, batches = trained(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+    found = by_name(weighbridge.biases(model, batches, F.cross_entropy))
+    assert found["0.bias"].verdict == "rightly none"
+    assert found["3.bias"].verdict == "not missed"  # the norm's shift makes constants
+
+
+class Added(nn.Module):
+    """A layer without a bias whose input is shifted by something that the graph does not name."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.one, self.two, self.shift = nn.Linear(3, 8, bias=False), nn.Linear(8, 1, bias=False), shift
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.one(x))
+        return self.two(h + self.shift) if self.shift else self.two(h)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(0.0, "missing"), (1.0, "not missed")])
+def test_a_constant_that_is_added_on_the_way_excuses_what_comes_after(shift: float, verdict: str) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(200, 3)
+    found = by_name(weighbridge.biases(Added(shift), (x, torch.full((200, 1), 5.0)), F.mse_loss))
+    assert found["two.bias"].verdict == verdict
+    assert found["one.bias"].verdict != "not missed"
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((0.5, 0.3, 0.7), "needed"),
+        ((-0.5, -0.7, -0.3), "better without"),
+        ((0.5, 0.0, 1.0), CANNOT_TELL),
+        ((0.0, -0.01, 0.01), "no effect"),  # exactly 1 % of the loss
+        ((0.0, -0.0101, 0.01), CANNOT_TELL),
+        ((0.005, 0.001, 0.009), "no effect"),  # told from 0, and too small to matter
+        ((0.0, 0.0, 0.0), "no effect"),
+        ((0.5, math.nan, math.nan), CANNOT_TELL),
+        ((math.nan, math.nan, math.nan), CANNOT_TELL),
+    ],
+)
+def test_verdicts(interval: tuple[float, float, float], verdict: str) -> None:
+    from weighbridge.preflight.bias_worth import of_bias
+
+    assert of_bias(Worth(*interval, loss=1.0, units=50, unit="sample")) == verdict
+
+
+def test_the_data_that_would_tell_shrinks_the_interval_to_the_effect() -> None:
+    assert Worth(0.1, -0.1, 0.3, loss=1.0, units=50, unit="sample").units_to_tell == 200
+    assert Worth(0.1, 0.05, 0.15, loss=1.0, units=50, unit="sample").units_to_tell is None
+
+
+def test_a_single_sample_tells_nothing() -> None:
+    model = nn.Linear(3, 4)
+    (one,) = weighbridge.biases(model, (torch.randn(1, 3), torch.tensor([1])), F.cross_entropy)
+    assert one.verdict == CANNOT_TELL
+
+
+def test_losses_that_are_not_finite_tell_nothing() -> None:
+    model = nn.Linear(3, 1)
+    (one,) = weighbridge.biases(model, (torch.randn(8, 3), torch.full((8, 1), math.inf)), F.mse_loss)
+    assert one.verdict == CANNOT_TELL
+
+
+def test_layers_that_keep_their_bias_inside_are_ablated_too() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.attend = nn.GRU(4, 6, batch_first=True), nn.MultiheadAttention(6, 2, batch_first=True)
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h, _ = self.rnn(x)
+            return self.head(self.attend(h, h, h)[0][:, -1])
+
+    torch.manual_seed(0)
+    model = Net()
+    x, y = torch.randn(20, 5, 4), torch.arange(20) % 3
+    found = by_name(weighbridge.biases(model, (x, y), F.cross_entropy))
+    assert set(found) == {
+        "rnn.bias_ih_l0", "rnn.bias_hh_l0", "attend.in_proj_bias", "attend.out_proj.bias", "head.bias"
+    }  # fmt: skip
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        other.rnn.bias_ih_l0.zero_()
+        apart = F.cross_entropy(other(x), y, reduction="none") - F.cross_entropy(model.eval()(x), y, reduction="none")
+    one = found["rnn.bias_ih_l0"]
+    assert one.worth is not None
+    assert (one.worth.mean, one.ratio) == (pytest.approx(float(apart.mean()), rel=1e-3), None)
+    assert one.change == "model.rnn = nn.GRU(4, 6, batch_first=True, bias=False)"
+
+
+def test_a_bias_that_two_layers_share_is_one() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+    model[2].bias = model[0].bias
+    x, y = torch.randn(20, 3), torch.arange(20) % 3
+    (one,) = weighbridge.biases(model, (x, y), F.cross_entropy)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[0].bias.zero_()
+        apart = F.cross_entropy(other(x), y) - F.cross_entropy(model(x), y)
+    assert one.worth is not None
+    assert one.worth.mean == pytest.approx(float(apart), rel=1e-3)
+
+
+def test_dropout_and_norms_are_asked_in_evaluation_mode_and_draws_are_shared() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x) + torch.randn(x.shape[0], 2)
+
+    torch.manual_seed(0)
+    model = Noisy()
+    with torch.no_grad():
+        model.net[3].bias.zero_()
+    found = by_name(weighbridge.biases(model, (torch.randn(20, 3), torch.arange(20) % 2), F.cross_entropy))
+    worth = found["net.3.bias"].worth
+    assert worth is not None
+    assert (worth.mean, worth.low, worth.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_nothing_of_the_users_is_touched(mode: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(64, 3, bias=False)
+    )
+    model(torch.randn(4, 1, 6, 6)).sum().backward()
+    model.train(mode)
+    optimizer = torch.optim.Adam(model.parameters())
+    data = torch.utils.data.TensorDataset(torch.randn(12, 1, 6, 6), torch.arange(12) % 3)
+    before, random_before = state(model), drawn()
+    weighbridge.biases(model, torch.utils.data.DataLoader(data, batch_size=4, shuffle=True), nn.CrossEntropyLoss(), optimizer)
+    assert same(state(model), before)
+    assert drawn() == random_before
+
+
+def test_no_batch_is_refused_in_words() -> None:
+    with pytest.raises(BadInput, match="no batch"):
+        weighbridge.biases(nn.Linear(2, 2), [], F.mse_loss)
+
+
+def test_it_prints_and_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    model, optimizer, batches = trained(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    report = weighbridge.biases(model, batches, F.cross_entropy, optimizer)
+    text = str(report)
+    assert "0.bias is redundant" in text
+    assert "nn.Linear(in_features=4, out_features=8, bias=False)" in " ".join(text.split())
+    told = json.loads(report.to_json())
+    assert [one["verdict"] for one in told["layers"]] == [one.verdict for one in report]
+    assert told["layers"][2]["worth"]["units"] == 80

@@ -1,0 +1,122 @@
+"""Oracle: weighbridge.diagnose itself, asked in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.server.conftest import client_of, make_run
+from tests.store import made_rows
+from weighbridge.diagnosis.engine import diagnose
+from weighbridge.server import diagnosing
+from weighbridge.server.api import Api
+from weighbridge.server.diagnosing import Diagnoser
+from weighbridge.server.notes import notes_of
+from weighbridge.server.runs import Runs
+from weighbridge.server.shapes import jsonable
+from weighbridge.store.layout import create_run
+from weighbridge.store.record import open_run
+from weighbridge.store.writer import RankWriter
+
+
+def ask(diagnoser: Diagnoser, runs: Runs, name: str) -> dict[str, object]:
+    with runs.use(name) as record:
+        return diagnoser.ask(name, record)
+
+
+def test_the_rules_answers_come_as_they_were_given(folder: Path) -> None:
+    runs = Runs(folder)
+    diagnoser = Diagnoser(runs)
+    assert ask(diagnoser, runs, "first")["pending"] is True
+    assert diagnoser.wait(60)
+    told = ask(diagnoser, runs, "first")
+    truth = jsonable(diagnose(folder / "first").record())
+    assert told["pending"] is False
+    assert told["causes"] == truth["causes"]
+    assert [f["message"] for f in told["findings"]] == [f["message"] for f in truth["findings"]]  # type: ignore[attr-defined]
+    assert all(f["title"] and f["evidence"] for f in told["findings"])  # type: ignore[attr-defined]
+    assert len(told["rules"]) == len(truth["rules"])  # type: ignore[arg-type]
+
+
+def test_a_run_is_asked_again_only_when_it_has_grown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = diagnosing.diagnose
+    monkeypatch.setattr(diagnosing, "diagnose", lambda record: (asked.append(1), real(record))[1])
+    monkeypatch.setattr("weighbridge.server.runs.REFRESH_SECONDS", 0.0)
+    run = make_run(folder, "growing", steps=10, finish=False)
+    runs = Runs(folder)
+    diagnoser = Diagnoser(runs)
+    for _ in range(3):
+        ask(diagnoser, runs, "growing")
+        assert diagnoser.wait(60)
+    assert len(asked) == 1
+    writer = RankWriter(run, attempt=1)
+    writer.write({"rows": made_rows.rows(10, 11, attempt=1), "steps": made_rows.steps(10, 11, attempt=1)}, 10, 10)
+    ask(diagnoser, runs, "growing")
+    assert diagnoser.wait(60)
+    assert len(asked) == 1, "one step of ten is no fifth"
+    writer.write({"rows": made_rows.rows(11, 16, attempt=1), "steps": made_rows.steps(11, 16, attempt=1)}, 11, 15)
+    assert ask(diagnoser, runs, "growing")["steps"] == 10, "the last answer stands until there is another"
+    assert diagnoser.wait(60)
+    assert ask(diagnoser, runs, "growing")["steps"] == 16
+
+
+def test_a_run_that_cannot_be_read_is_a_sentence_and_the_others_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = diagnosing.diagnose
+
+    def broken(record: object) -> object:
+        if "second" in str(record.path):  # type: ignore[attr-defined]
+            raise ValueError("a rule that breaks everything")
+        return real(record)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(diagnosing, "diagnose", broken)
+    runs = Runs(folder)
+    diagnoser = Diagnoser(runs)
+    ask(diagnoser, runs, "second")
+    ask(diagnoser, runs, "first")
+    assert diagnoser.wait(60)
+    assert ask(diagnoser, runs, "second")["error"] == "a rule that breaks everything"
+    assert ask(diagnoser, runs, "first")["known"] is True
+
+
+def test_the_endpoint_answers_at_once(client: TestClient) -> None:
+    told = client.get("/api/findings?run=first").json()
+    assert told["pending"] is True
+    assert client.get("/api/findings?run=frist").status_code == 404
+
+
+def test_jumps_of_the_learning_rate_and_restarts_are_noted(tmp_path: Path) -> None:
+    steps = made_rows.steps(0, 10).to_pylist()
+    for row in steps:
+        row["lr"] = [0.1 if row["step"] < 6 else 0.2]
+    import pyarrow as pa
+
+    run = create_run(tmp_path, "made", {})
+    tables = {"steps": pa.RecordBatch.from_pylist(steps, made_rows.STEPS), "rows": made_rows.rows(0, 10)}
+    RankWriter(run).write({**tables, "tensors": made_rows.tensors()}, 0, 9)
+    assert notes_of(open_run(run)) == [{"step": 6, "text": "learning rate ×2"}]
+    RankWriter(run, attempt=1).write(
+        {"steps": made_rows.steps(8, 12, attempt=1), "rows": made_rows.rows(8, 12, attempt=1)}, 8, 11
+    )
+    told = notes_of(open_run(run))
+    assert {"step": 8, "text": "restarted from step 8"} in told
+
+
+def test_a_smooth_schedule_is_no_event(tmp_path: Path) -> None:
+    steps = made_rows.steps(0, 40).to_pylist()
+    for row in steps:
+        row["lr"] = [0.1 * 0.9 ** row["step"]]
+    import pyarrow as pa
+
+    run = create_run(tmp_path, "made", {})
+    tables = {"steps": pa.RecordBatch.from_pylist(steps, made_rows.STEPS), "rows": made_rows.rows(0, 40)}
+    RankWriter(run).write({**tables, "tensors": made_rows.tensors()}, 0, 39)
+    assert notes_of(open_run(run)) == []
+    assert client_of(tmp_path, tmp_path).get("/api/notes?run=made").json() == []
+
+
+def test_every_endpoint_has_a_route(folder: Path) -> None:
+    paths = {route.path for route in Api(Runs(folder)).routes()}  # type: ignore[attr-defined]
+    assert {"/api/heat", "/api/cell", "/api/layers", "/api/findings", "/api/notes"} <= paths
