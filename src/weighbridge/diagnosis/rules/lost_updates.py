@@ -35,6 +35,7 @@ class LostUpdates(Rule):
     id, title = "lost-updates", "Updates are lost in rounding"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(gradient=["l2_norm"], update=["lost_fraction"], tables=["steps", "groups"])
+    causes = ("low-learning-rate", "stalled-loss")
 
     def __init__(self) -> None:
         self.steps: list[int] = []

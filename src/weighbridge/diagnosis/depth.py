@@ -1,0 +1,106 @@
+"""What modules give, in the order in which they ran: how a size grows or shrinks along the depth of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weighbridge.diagnosis.tensors import Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The columns along which one model is followed, the shallowest first."""
+
+    model: str
+    columns: tuple[int, ...]
+    is_weighted: tuple[bool, ...]  # does the module itself hold a weight matrix?
+    is_normed: tuple[bool, ...]  # does a norm layer run before the next module with weights? It divides by what it gets
+    is_of_outputs: bool  # else of parameters: nothing that modules give is between first and last
+
+    @property
+    def first_weighted(self) -> int:
+        """Place of the first module with a weight matrix."""
+        return next((i for i, w in enumerate(self.is_weighted) if w), 0)
+
+    @property
+    def last_weighted(self) -> int:
+        """Place of the last one: usually the head."""
+        return max((i for i, w in enumerate(self.is_weighted) if w), default=len(self.columns) - 1)
+
+
+def outputs(tensors: Tensors) -> list[Profile]:
+    """One per model: what its modules give, by order of execution."""
+    owners = {(t.model, tensors.owner(c)) for c, t in enumerate(tensors) if not t.is_output and len(t.shape) > 1}
+    found = []
+    for model in dict.fromkeys(t.model for t in tensors):
+        ran = sorted((t.order, c) for c, t in enumerate(tensors) if t.is_output and t.model == model)
+        columns = tuple(c for _, c in ran)
+        is_weighted = tuple((model, tensors.owner(c)) in owners for c in columns)
+        found.append(Profile(model, columns, is_weighted, _normed(tensors, columns, is_weighted), True))
+    return found
+
+
+def _normed(tensors: Tensors, columns: Sequence[int], is_weighted: Sequence[bool]) -> tuple[bool, ...]:
+    found, is_behind = [], False
+    for column, has_weights in zip(columns[::-1], is_weighted[::-1], strict=True):  # from the last to the first
+        found.append(is_behind)
+        is_behind = "Norm" in tensors[column].module or (is_behind and not has_weights)
+    return tuple(found[::-1])
+
+
+def parameters(tensors: Tensors) -> list[Profile]:
+    """One per model: its biases where it has several (the gradient of a bias is the loss's gradient by what its layer gives,
+    summed), else its weight matrices; in the order in which the model names them."""
+    found = []
+    for model in dict.fromkeys(t.model for t in tensors):
+        mine = [c for c, t in enumerate(tensors) if t.model == model and not t.is_output and not t.note and t.requires_grad]
+        biases = [c for c in mine if tensors[c].role == "bias"]
+        weights = [c for c in mine if len(tensors[c].shape) > 1]
+        columns = tuple(biases if len(biases) >= len(weights) else weights)
+        found.append(Profile(model, columns, (True,) * len(columns), (False,) * len(columns), False))
+    return found
+
+
+def levels(profile: Profile, row: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """What was recorded of one step, up to the last module with weights: places in the profile, and float64 [places].
+
+    What comes after it (a sigmoid in front of a loss) passes hardly any gradient where the model is right, and that is health.
+    """
+    values = row[list(profile.columns[: profile.last_weighted + 1])]
+    places = np.flatnonzero(np.isfinite(values)).tolist()
+    return places, values[places]
+
+
+def sensitivities(profile: Profile, slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """norm(dL/dh) of each output, float64 [tensors]; times the rms of h in front of a norm layer: it divides by that."""
+    found = slopes.copy()
+    normed = [c for c, is_normed in zip(profile.columns, profile.is_normed, strict=True) if is_normed]
+    found[normed] *= sizes[normed]
+    return found
+
+
+def thinned(rows: list[tuple[str, float]], most: int = 24) -> list[tuple[str, float]]:
+    """At most so many, evenly, with both ends."""
+    picked = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int))
+    return [rows[i] for i in picked]
+
+
+def place_of(tensors: Tensors, column: int) -> str:
+    """The module that gives an output; a parameter's own name."""
+    tensor = tensors[column]
+    return tensors.place(tensors.owner(column), tensor.model) if tensor.is_output else tensors.name(column)
+
+
+def steepest(levels: Sequence[float] | np.ndarray) -> tuple[int, float]:
+    """Of sizes along the depth: after which place the largest single change comes, and its share of the whole, as logarithms.
+
+    >>> steepest([1.0, 1.0, 100.0, 100.0])
+    (1, 1.0)
+    """
+    logs = np.log(np.maximum(np.asarray(levels, float), np.finfo(float).tiny))
+    jumps = np.abs(np.diff(logs))
+    whole = float(jumps.sum())
+    return (int(jumps.argmax()), float(jumps.max()) / whole) if len(jumps) and whole > 0 else (0, 0.0)

@@ -1,0 +1,157 @@
+"""What modules give grows out of all proportion from layer to layer, or from step to step.
+
+Symptom        The loss is huge from the start, or jumps; float16 overflows; then NaN.
+How it decides The rms of what the modules give, in the order in which they ran, before the last layer: the largest over that
+               of the first (or over 1, where that is larger). Above AT_ONCE at one recorded step, or above LIMIT at PATIENCE
+               in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken it
+               out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is above
+               RAISED times its first value.
+What to do     Smaller initial weights; norm layers; scale each residual branch by 1 / sqrt(number of blocks).
+When it errs   Targets so large that hidden layers must be, too.
+References     He et al. 2015, "Delving deep into rectifiers", section 2.2; Poole et al. 2016, "Exponential expressivity in
+               deep neural networks through transient chaos"; Zhang et al. 2019, "Fixup initialization".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.depth import Profile, outputs, place_of, steepest, thinned
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+LIMIT = 1e2  # design notes I1: |ln| of the gain over the whole depth above ln 100
+AT_ONCE = 1e3
+PATIENCE = 3
+KEPT = 1e-2
+RAISED = 2.0
+ABRUPT = 0.5
+LEAST = 3
+HISTORY = 20
+
+
+class ExplodingActivation(Rule):
+    id, title = "exploding-activation", "What modules give explodes"
+    severity, certainty, since = "error", "heuristic", "0.1"
+    needs = Needs(activation=["rms"], tables=["steps"])
+    causes = (
+        *("nonfinite-origin", "high-initial-loss", "growing-loss", "stalled-loss", "exploding-gradient", "high-learning-rate"),
+        *("saturated-units", "dead-units", "loss-spike", "gradient-spike", "exploding-weights", "overtight-clipping"),
+    )
+    experiment = (
+        "Put a norm layer behind each hidden layer: if the finding is right, the first loss is near that of a constant answer."
+    )
+
+    def __init__(self) -> None:
+        self.rows: dict[str, deque[int]] = {}
+        self.told: set[str] = set()
+        self.history: dict[int, deque[tuple[int, float]]] = {}
+        self.first_loss = math.nan
+        self.is_recorded = False
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.profiles = [p for p in outputs(tensors) if sum(p.is_weighted) >= LEAST]
+        self.is_output = np.flatnonzero(tensors.where(t.is_output for t in tensors))
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        sizes = block["activation.rms"]
+        losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        for i in range(len(block)):
+            step = block.start + i
+            loss = losses.get(step)
+            if loss is not None and math.isnan(self.first_loss):
+                self.first_loss = loss
+            if not np.isfinite(sizes[i, self.is_output]).any():
+                continue
+            for profile in self.profiles:
+                yield from self._along_depth(profile, step, sizes[i])
+            yield from self._over_steps(step, loss, sizes[i])
+
+    def _along_depth(self, profile: Profile, step: int, row: np.ndarray) -> Iterator[Finding]:
+        hidden = range(profile.first_weighted, profile.last_weighted)
+        places = [p for p in hidden if np.isfinite(row[profile.columns[p]])]
+        last = row[profile.columns[profile.last_weighted]]
+        if len(places) < 2 or profile.model in self.told or math.isnan(last):
+            return
+        self.is_recorded = True
+        sizes = np.array([row[profile.columns[p]] for p in places])
+        ratio = float(sizes.max() / max(sizes[0], 1.0))
+        seen = self.rows.setdefault(profile.model, deque(maxlen=PATIENCE))
+        if ratio <= LIMIT or last < KEPT * sizes.max():
+            seen.clear()
+            return
+        seen.append(step)
+        if len(seen) == PATIENCE or ratio > AT_ONCE:
+            self.told.add(profile.model)
+            yield self._of_depth(profile, seen[0], step, places, sizes)
+
+    def _of_depth(self, profile: Profile, first: int, step: int, places: list[int], sizes: np.ndarray) -> Finding:
+        names = [place_of(self.tensors, profile.columns[p]) for p in places]
+        ratio = float(sizes.max() / max(sizes[0], 1.0))
+        at, share = steepest(np.maximum.accumulate(sizes))
+        place = names[at + 1] if share >= ABRUPT else names[0]
+        return Finding(
+            place=place,
+            first_step=first,
+            told_step=step,
+            message=f"What {names[int(sizes.argmax())] or 'the model'} gives has an rms of {number(float(sizes.max()))}, "
+            f"{number(ratio)} times as much as at the first layer, and no norm layer takes it out before the end.",
+            evidence=(
+                ValueEvidence("largest rms along the depth over that of the first layer", ratio, LIMIT),
+                TableEvidence(
+                    f"rms of what modules give, in order, at step {step}",
+                    ("where", "rms"),
+                    tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
+                ),
+            ),
+            fix="Make the initial weights smaller (torch.nn.init.kaiming_normal_), put norm layers between, or scale each "
+            "residual "
+            "branch by 1 / sqrt(number of blocks).",
+            depth=0.5,
+        )
+
+    def _over_steps(self, step: int, loss: float | None, row: np.ndarray) -> Iterator[Finding]:
+        is_worse = loss is not None and loss > RAISED * self.first_loss > 0
+        grown: list[tuple[float, int]] = []
+        for column in self.is_output.tolist():
+            value = float(row[column])
+            if not math.isfinite(value):
+                continue
+            past = self.history.setdefault(column, deque(maxlen=HISTORY))
+            before = max(float(np.median([v for _, v in past])), 1e-30) if past else math.inf
+            past.append((step, value))
+            if value > LIMIT * before and value > 1.0:
+                grown.append((value / before, column))
+        self.is_recorded |= bool(self.history)
+        if grown and is_worse and "" not in self.told:
+            self.told.add("")
+            yield self._of_steps(step, *max(grown, key=lambda g: -self.tensors[g[1]].order))
+
+    def _of_steps(self, step: int, times: float, column: int) -> Finding:
+        steps, values = zip(*self.history[column], strict=True)
+        low = min(values)
+        place = place_of(self.tensors, column)
+        return Finding(
+            place=place,
+            first_step=next((s for s, v in self.history[column] if v > LIMIT / 10 * low), step),
+            told_step=step,
+            message=f"The rms of what {place or 'the model'} gives is {number(times)} times its median over the steps "
+            f"before, and the "
+            f"loss has risen above {number(RAISED)} times its first value.",
+            evidence=(
+                ValueEvidence("rms over its median before", times, LIMIT),
+                SeriesEvidence(f"rms of what {place or 'the model'} gives", steps, values),
+            ),
+            fix="Look at what is named before it: weights that grow, or a learning rate that is too high.",
+            depth=0.5,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        return None if self.is_recorded else (Outcome.NOT_ENOUGH_DATA, "what modules give was not recorded")

@@ -1,0 +1,165 @@
+"""The loss's gradient grows on its way back through the layers, or from step to step, out of all proportion.
+
+Symptom        Updates of the shallow layers are wild; the loss jumps or becomes NaN.
+How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
+               norm layer, which divides by it): the largest over that of the last layer. Above AT_ONCE at one recorded step,
+               or above LIMIT at PATIENCE in a row. Or over steps: the norm of the whole gradient is above AT_ONCE times its
+               median over the steps before, while the loss is above RAISED times its first value.
+What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
+               `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
+When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by 1.2 per layer (Yang et al. 2019).
+References     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks"; Glorot & Bengio 2010; Yang et
+               al. 2019, "A mean field theory of batch normalization".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+# between 10 and 100, the two readings of ln 100 for the gain over the whole depth (design notes, I2)
+LIMIT = 30.0
+AT_ONCE = 1e3
+PATIENCE = 3
+RAISED = 2.0
+ABRUPT = 0.5
+LEAST = 3
+HISTORY = 50
+
+
+class ExplodingGradient(Rule):
+    id, title = "exploding-gradient", "The gradient explodes"
+    severity, certainty, since = "error", "heuristic", "0.1"
+    needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    causes = (
+        *(
+            "nonfinite-origin",
+            "high-learning-rate",
+            "growing-loss",
+            "stalled-loss",
+            "exploding-weights",
+            "exploding-activation",
+        ),
+        *("gradient-spike", "loss-spike", "overtight-clipping", "dead-units", "saturated-units", "scaler-starvation"),
+    )
+    experiment = (
+        "Halve the initial weights (or take orthogonal ones) and look at the first step: if the finding is right, the "
+        "gradient at "
+        "the shallow end falls by more than half per two layers."
+    )
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, bool], deque[int]] = {}
+        self.told: set[str] = set()
+        self.norms: deque[tuple[int, float]] = deque(maxlen=HISTORY)
+        self.first_loss = math.nan
+        self.is_recorded = False
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.profiles = [*outputs(tensors), *parameters(tensors)]
+        self.counts = np.array([max(1, t.count) for t in tensors], float)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        slopes, sizes, gradients = (
+            block[name] for name in ("activation_gradient.l2_norm", "activation.rms", "gradient.l2_norm")
+        )
+        deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
+        profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
+        losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        for i in range(len(block)):
+            for profile in profiles:
+                row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
+                if np.isfinite(row[list(profile.columns)]).any():
+                    self.calls = block["activation.count"][i] / self.counts
+                    yield from self._along_depth(profile, block.start + i, *levels(profile, row))
+            if block.start + i in losses:
+                yield from self._over_steps(block.start + i, losses[block.start + i], gradients[i])
+
+    def _along_depth(self, profile: Profile, step: int, places: list[int], sizes: np.ndarray) -> Iterator[Finding]:
+        if len(places) < LEAST or profile.model in self.told or not sizes[-1] > 0:
+            return
+        self.is_recorded = True
+        ratio = float(sizes.max() / sizes[-1])
+        rows = self.rows.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
+        if ratio <= LIMIT:
+            rows.clear()
+            return
+        rows.append(step)
+        if len(rows) == PATIENCE or ratio > AT_ONCE:
+            self.told.add(profile.model)
+            yield self._of_depth(profile, rows[0], step, places, sizes)
+
+    def _of_depth(self, profile: Profile, first: int, step: int, places: list[int], sizes: np.ndarray) -> Finding:
+        names = [place_of(self.tensors, profile.columns[p]) for p in places]
+        ratio = float(sizes.max() / sizes[-1])
+        at, share = steepest(np.maximum.accumulate(sizes[::-1])[::-1])
+        shallow = next((k for k, p in enumerate(places) if profile.is_weighted[p]), 0)
+        again = self.calls[profile.columns[places[at]]] > self.calls[profile.columns[places[at + 1]]]  # through itself
+        most = names[int(sizes.argmax())]
+        place = (names[at] if again else names[at + 1]) if share >= ABRUPT else names[shallow]
+        return Finding(
+            place=place,
+            first_step=first,
+            told_step=step,
+            message=f"The loss's gradient is {number(ratio)} times as large at {most or 'the first module'} as at "
+            f"{names[-1] or 'the last'} ({number(LIMIT)} is the limit over the whole depth).",
+            evidence=(
+                ValueEvidence("largest gradient along the depth over that of the last layer", ratio, LIMIT),
+                TableEvidence(
+                    f"norm of the loss's gradient, in order, at step {step}",
+                    ("where", "norm"),
+                    tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
+                ),
+            ),
+            fix="Make the initial weights smaller (torch.nn.init.orthogonal_ for a recurrent one), put norm layers "
+            "between, and clip: "
+            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step().",
+            depth=1.5,
+        )
+
+    def _over_steps(self, step: int, loss: float | None, row: np.ndarray) -> Iterator[Finding]:
+        norm = float(np.sqrt(np.nansum(row[self.tensors.is_parameter] ** 2)))
+        if loss is None or math.isnan(loss) or not norm > 0:
+            return
+        self.is_recorded = True
+        if math.isnan(self.first_loss):
+            self.first_loss = loss
+        before = float(np.median([n for _, n in self.norms])) if self.norms else math.inf
+        self.norms.append((step, norm))
+        if "" not in self.told and norm > AT_ONCE * before and loss > RAISED * self.first_loss > 0:
+            self.told.add("")
+            yield self._of_steps(step, norm / before, row)
+
+    def _of_steps(self, step: int, times: float, row: np.ndarray) -> Finding:
+        worst = int(np.nanargmax(np.where(self.tensors.is_parameter, row, np.nan)))
+        steps, norms = zip(*self.norms, strict=True)
+        low = min(norms)
+        began = next((s for s, n in self.norms if n > LIMIT * low), step)
+        return Finding(
+            place=self.tensors.name(worst),
+            first_step=began,
+            told_step=step,
+            message=f"The norm of the whole gradient is {number(times)} times its median over the steps before, the "
+            f"largest part of "
+            f"it in {self.tensors.name(worst)}, and the loss has risen.",
+            evidence=(
+                ValueEvidence("norm of the gradient over its median before", times, AT_ONCE),
+                SeriesEvidence("norm of the gradient", steps, norms),
+            ),
+            fix="Look at what is named before it (a learning rate that is too high does this); clip: "
+            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).",
+            depth=1.5,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        return None if self.is_recorded else (Outcome.NOT_ENOUGH_DATA, "no gradients were recorded")

@@ -1,0 +1,126 @@
+"""The weights of a layer grow without bound.
+
+Symptom        Norms of weights double again and again; outputs and loss follow, or, behind a norm layer, learning comes to a
+               halt.
+How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
+               where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
+               no longer than SLOWER times the shortest. Or above LIMIT, while the loss is above RAISED times its first value.
+               Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate in
+               warm-up, too.
+What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
+               lower the learning rate.
+When it errs   Deliberate growth: a temperature kept as a matrix.
+References     Soudry et al. 2018, "The implicit bias of gradient descent on separable data" (healthy growth is as log t);
+               Arora et al. 2019, "Theoretical analysis of auto rate-tuning by batch normalization" (as t^1/4 behind a norm).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, ValueEvidence
+from weighbridge.diagnosis.evidence import TableEvidence
+from weighbridge.diagnosis.pace import matrices
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+DOUBLINGS = 3
+LIMIT = 2.0**DOUBLINGS
+WITHIN = 20  # steps for a doubling (design notes, O4)
+SLOWER = 1.1
+RAISED = 2.0
+SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
+
+
+class ExplodingWeights(Rule):
+    id, title = "exploding-weights", "Weights grow without bound"
+    severity, certainty, since = "error", "heuristic", "0.1"
+    needs = Needs(parameter=["rms"], tables=["steps"])
+    causes = (
+        *("nonfinite-origin", "growing-loss", "stalled-loss", "exploding-activation", "exploding-gradient", "saturated-units"),
+        *("dead-units", "low-learning-rate", "attention-logit-growth", "loss-spike", "gradient-spike"),
+    )
+    experiment = (
+        "Put the weights of that layer back to their first norm after each step: if the finding is right, the loss no longer "
+        "rises."
+    )
+
+    def __init__(self) -> None:
+        self.begun, self.told = np.zeros(0), np.zeros(0, bool)
+        self.passed: dict[int, list[int]] = {}  # by column: steps at which it was seen first, and each time it had doubled
+        self.level = np.zeros(0)
+        self.first_loss = math.nan
+        self.seen = 0
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.columns = np.flatnonzero(matrices(tensors) & tensors.is_parameter)
+        self.least = np.array([SMALLEST / math.sqrt(max(1, t.count // max(1, t.shape[0] if t.shape else 1))) for t in tensors])
+        self.begun, self.level = tensors.grown(self.begun, np.nan), tensors.grown(self.level, np.nan)
+        self.told = tensors.grown(self.told)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        for i in range(len(block)):
+            step, loss = block.start + i, losses.get(block.start + i)
+            if loss is not None and math.isnan(self.first_loss):
+                self.first_loss = loss
+            row = block["parameter.rms"][i]
+            there = self.columns[np.isfinite(row[self.columns])]
+            if len(there):
+                self.seen += 1
+                yield from self._look(step, row, there, loss is not None and loss > RAISED * self.first_loss > 0)
+
+    def _look(self, step: int, row: np.ndarray, there: np.ndarray, is_worse: bool) -> Iterator[Finding]:
+        new = there[np.isnan(self.begun[there])]
+        self.begun[new] = np.maximum(row[new], self.least[new])
+        self.level[new] = self.begun[new]
+        self.passed.update((column, [step]) for column in new.tolist())
+        for column in there[row[there] >= 2.0 * self.level[there]].tolist():
+            doublings = int(math.log2(row[column] / self.level[column]))
+            self.passed[column] += [step] * doublings
+            self.level[column] *= 2.0**doublings
+        grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
+        told = [c for c in grown.tolist() if is_worse or self._doubles(c)]
+        if told:
+            self.told[told] = True
+            for place, columns in self.tensors.together(told, matrices(self.tensors)):
+                yield self._finding(place, columns, step, row)
+
+    def _doubles(self, column: int) -> bool:
+        """Did the last three doublings take few steps each, and the last hardly more than the shortest?"""
+        took = np.diff(self.passed[column])
+        if len(took) < DOUBLINGS or not (took[-DOUBLINGS:] <= WITHIN).all():
+            return False
+        is_clear = (
+            took[-DOUBLINGS:].sum() >= 2 * DOUBLINGS or len(took) >= 2 * DOUBLINGS
+        )  # in single steps, 1, 1, 1 may be 0.6, 1.2, 2.4
+        return bool(is_clear and took[-1] <= SLOWER * took[-DOUBLINGS:].min())
+
+    def _finding(self, place: str, columns: list[int], step: int, row: np.ndarray) -> Finding:
+        times = {c: float(row[c] / self.begun[c]) for c in columns}
+        worst = max(columns, key=lambda c: times[c])
+        first = min(self.passed[c][-DOUBLINGS:][0] for c in columns)
+        rows = tuple((self.tensors.name(c), float(self.begun[c]), float(row[c]), times[c]) for c in columns[:12])
+        return Finding(
+            place=place,
+            first_step=first,
+            told_step=step,
+            message=f"The rms of {self.tensors.name(worst)} is {number(times[worst])} times what it was at the start, and "
+            f"goes on growing.",
+            evidence=(
+                ValueEvidence(f"rms of {self.tensors.name(worst)} over its first", times[worst], LIMIT),
+                TableEvidence(f"weights at step {step}", ("parameter", "first rms", "rms", "times"), rows),
+            ),
+            fix="Look at this layer's learning rate and the sign of its weight decay, and for code that changes its "
+            "weights outside the "
+            "optimizer; else lower the learning rate.",
+            depth=2.5,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        return None if self.seen > 1 else (Outcome.NOT_ENOUGH_DATA, "parameters were recorded at fewer than 2 steps")

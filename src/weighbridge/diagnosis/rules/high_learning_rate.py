@@ -1,0 +1,181 @@
+"""Steps are so long that they leap over what they aim at: the learning rate is too high.
+
+Symptom        The loss rises, swings or stays far above where it began; weights, gradients and outputs grow; units die; NaN.
+How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its pace
+               (its size over that of the weights). A step is wild where the promise is above PROMISE, more than all of the
+               loss there is, and the pace above PACE. Told where wild steps were taken and the loss shows it, in one of three
+               ways. It leaps: it is above RAISED times its first value (SINCE times in a row, or above FAR times, if it had
+               fallen below LEFT), or not finite, at most SINCE steps after one that promised twice as much. It is held up:
+               wild steps make up HELD_UP of the last WINDOW, and the loss is still above LEFT of its first value. It is stuck:
+               WINDOW steps and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
+What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
+When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
+               early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020): hence the second
+               sign.
+References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (divergence above 2 / lambda); Cohen et al. 2021,
+               2022 (edge of stability, and its form for Adam); Lewkowycz et al. 2020; Wortsman et al. 2024, "Small-scale
+               proxies".
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
+from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+PROMISE = 1.0  # all of the loss in one step: no step can keep it. From 4 on the loss must rise (pace.py)
+PACE = 0.05  # two signs are asked for: a hundredth is usual, seven hundredths were the best run of the design notes' table
+RAISED = 2.0
+FAR = 10.0
+SINCE = 3
+WINDOW = 10
+HELD_UP = 0.7
+LEFT = 0.5  # lower down the best of rates leap, too, and come back (edge of stability)
+STUCK = 0.95
+CULPRIT = 0.9  # share of the promise of one group, to name it
+SHOWN = 24
+
+
+@dataclass
+class _Course:
+    """One optimizer, and how its training goes."""
+
+    first_loss: float = math.nan
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    wild: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    shown: deque[Step] = field(default_factory=lambda: deque(maxlen=SHOWN))
+    first_wild: int = -1
+    count: int = 0
+    last_wild: tuple[int, float] = (-(10**9), 0.0)  # its count of steps, and the promise
+    worst: Step | None = None
+    has_learnt: bool = False
+    is_signed: bool = False
+    is_told: bool = False
+
+    @property
+    def leaps(self) -> bool:
+        """Is the loss far above where it began? Once it has fallen well, one batch is not enough: such spikes heal."""
+        high = [not loss <= RAISED * self.first_loss for loss in self.losses][-SINCE:]
+        is_far = not self.losses[-1] <= FAR * self.first_loss
+        return is_far or (all(high) if self.has_learnt else high[-1])
+
+
+class HighLearningRate(Rule):
+    id, title = "high-learning-rate", "The learning rate is too high"
+    severity, certainty, since = "error", "heuristic", "0.1"
+    needs = Needs(**READS)
+    causes = (
+        *(
+            "nonfinite-origin",
+            "growing-loss",
+            "stalled-loss",
+            "exploding-gradient",
+            "exploding-weights",
+            "exploding-activation",
+        ),
+        *("dead-units", "saturated-units", "rank-collapse", "collapsed-output", "loss-spike", "gradient-spike"),
+        *("attention-logit-growth", "overtight-clipping", "stale-second-moment", "vanishing-gradient", "scaler-starvation"),
+    )
+    experiment = "20 steps from the start with a third of the learning rate: if the finding is right, the loss falls."
+
+    def __init__(self) -> None:
+        self.courses: dict[int, _Course] = {}
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors, self.weights = tensors, matrices(tensors)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for step in steps_taken(block, self.weights):
+            course = self.courses.setdefault(step.optimizer, _Course())
+            if course.is_told or course.is_signed:
+                continue
+            why = self._judge(course, step)
+            if why:
+                course.is_told = True
+                yield self._finding(course, step, why, block)
+
+    def _judge(self, course: _Course, step: Step) -> str:
+        """The loss of this step shows what the steps before it did; then the step itself."""
+        course.is_signed |= step.loss < 0
+        if course.is_signed:
+            return ""
+        if math.isnan(course.first_loss):
+            course.first_loss = step.loss
+        course.losses.append(step.loss)
+        course.count += 1
+        why = self._shown_by_loss(course, step.loss)
+        is_wild = step.promise > PROMISE and (step.pace > PACE or math.isinf(step.promise))
+        if is_wild and course.first_wild < 0:
+            course.first_wild = step.step
+        if is_wild:
+            course.last_wild = course.count, step.promise
+            course.worst = max((s for s in (course.worst, step) if s), key=lambda s: s.promise)
+        course.wild.append(is_wild)
+        course.shown.append(step)
+        return why
+
+    def _shown_by_loss(self, course: _Course, loss: float) -> str:
+        if course.worst is None and course.has_learnt:
+            return ""
+        middle = float(np.median(course.losses)) if len(course.losses) == WINDOW else math.nan
+        course.has_learnt |= middle < LEFT * course.first_loss
+        if course.worst is None or not course.first_loss > 0:
+            return ""
+        ago, promise = course.count - course.last_wild[0], course.last_wild[1]
+        if ago <= SINCE and promise > 2 * PROMISE and course.leaps:
+            return "the loss leaps"
+        if sum(course.wild) >= HELD_UP * WINDOW and middle > LEFT * course.first_loss:
+            return f"the loss is held up at {number(middle)}"
+        is_stuck = ago >= WINDOW and course.worst.promise > 2 * PROMISE and middle >= STUCK * course.first_loss
+        return f"the loss is stuck at {number(middle)}, no lower than it began" if is_stuck else ""
+
+    def _finding(self, course: _Course, step: Step, why: str, block: Block) -> Finding:
+        worst = course.worst or step
+        steps, losses = [s.step for s in course.shown], [s.loss for s in course.shown]
+        place = self._place(worst, block)
+        return Finding(
+            place=place,
+            first_step=course.first_wild,
+            told_step=step.step,
+            message=f"Step {worst.step} changed the weights by {number(worst.pace)} of their size and would have taken "
+            f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first "
+            f"{number(course.first_loss)}).",
+            evidence=(
+                ValueEvidence("promised share of the loss in one step, the largest", worst.promise, PROMISE),
+                ValueEvidence("size of that step over the size of the weights", worst.pace, PACE),
+                SeriesEvidence("loss", tuple(steps), tuple(losses)),
+                SeriesEvidence("promised share of the loss", tuple(steps), tuple(s.promise for s in course.shown), PROMISE),
+                SettingEvidence("lr", f"{worst.rate:g}"),
+            ),
+            fix=f"Set lr to a third, {worst.rate / 3:.1g}, and lower until the loss falls from the first steps on; with "
+            f"warm-up it may be "
+            "higher.",
+            depth=2.0,
+        )
+
+    def _place(self, worst: Step, block: Block) -> str:
+        """The module of one group, where it alone holds nearly all of the promise and there are others."""
+        mine = [g for g in block.groups if g.optimizer == worst.optimizer]
+        parts = np.nan_to_num(np.abs(worst.by_tensor), posinf=1e300)
+        for group in mine:
+            columns = [c for c in group.columns if c < len(parts)]
+            if len(mine) > 1 and parts[columns].sum() > CULPRIT * parts.sum():
+                places = self.tensors.together(columns, self.tensors.is_parameter)
+                return places[0][0] if len(places) == 1 else ""
+        return ""
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if any(c.count > 1 for c in self.courses.values()):
+            return None
+        if any(c.is_signed for c in self.courses.values()):
+            return Outcome.NOT_APPLICABLE, "the loss can be negative: how much of it there is to take away is not known"
+        return Outcome.NOT_ENOUGH_DATA, "fewer than 2 steps with a loss were taken"

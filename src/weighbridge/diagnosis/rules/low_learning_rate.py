@@ -1,0 +1,127 @@
+"""Steps are so short that nothing can come of them: the learning rate is too low.
+
+Symptom        The loss stays where it began, although successive gradients agree and all layers receive them.
+How it decides Over the first steps of a learning rate that does not change and was never higher, at WINDOW steps in a row: the
+               pace (size of the step over that of the weights) is below PACE, the promise (the share of the loss that the step
+               takes away if the loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a
+               relative change of the weights) above LEVERAGE: there is something to gain. And successive gradients point the
+               same way, their cosine above COSINE in the median: what is to be gained is no noise.
+What to do     Ten times the learning rate, again and again, until the loss falls or swings; then a third.
+When it errs   Steps before a warm-up that waits, and finetuning of a model that has nothing left to learn, look alike from
+               their first steps; the second has gradients without a common direction. Where gradients were not compared it
+               says nothing.
+References     Smith 2017, "Cyclical learning rates" (range test); McCandlish et al. 2018, "An empirical model of large-batch
+               training" (gain of a step; signal and noise); design notes O1, O3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
+from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+PACE = 1e-4  # the low end of the usual band, 1e-4 to 1e-2 (design notes, O1): 10,000 steps to turn a layer once
+PROMISE = 1e-4  # 10,000 steps to lower the loss by a factor e, were every promise kept
+LEVERAGE = 0.02  # that of a model that has converged falls to 0 with the gradient; at the start it is near 1
+COSINE = 0.1  # the median of so many independent directions in more than 100 dimensions is below it
+COMPARED = 5
+WINDOW = 15
+
+
+@dataclass
+class _Course:
+    """One optimizer, from its first step on."""
+
+    rate: float = math.nan
+    steps: list[Step] = field(default_factory=list)  # the last WINDOW that were short
+    cosines: list[float] = field(default_factory=list)
+    is_done: bool = False
+
+
+class LowLearningRate(Rule):
+    id, title = "low-learning-rate", "The learning rate is too low"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(**{**READS, "tables": ["steps", "groups", "coherence"]})
+    causes = ("stalled-loss",)
+    experiment = "50 steps with ten times the learning rate: if the finding is right, the loss falls about ten times as fast."
+
+    def __init__(self) -> None:
+        self.courses: dict[int, _Course] = {}
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors, self.weights = tensors, matrices(tensors)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        cosines = self._cosines(block)
+        for step in steps_taken(block, self.weights):
+            course = self.courses.setdefault(step.optimizer, _Course())
+            if course.is_done:
+                continue
+            if (step.step, step.optimizer) in cosines:
+                course.cosines.append(cosines[step.step, step.optimizer])
+            if self._is_short(course, step):
+                course.is_done = True
+                yield self._finding(course)
+
+    def _is_short(self, course: _Course, step: Step) -> bool:
+        """Are there now WINDOW short steps in a row, with gradients that agree?"""
+        if step.rate < course.rate:  # it has been lowered: the rest of the run is its end
+            course.is_done = True
+            return False
+        if step.rate != course.rate:
+            course.rate = step.rate
+            course.steps.clear()
+        is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
+        if not is_short or step.rate == 0:
+            course.steps.clear()
+            return False
+        course.steps = [*course.steps, step][-WINDOW:]
+        is_enough = len(course.steps) == WINDOW and len(course.cosines) >= COMPARED
+        return is_enough and float(np.median(course.cosines)) > COSINE
+
+    def _finding(self, course: _Course) -> Finding:
+        steps, last = course.steps, course.steps[-1]
+        pace, promise = (float(np.median([getattr(s, name) for s in steps])) for name in ("pace", "promise"))
+        cosine = float(np.median(course.cosines))
+        return Finding(
+            place="",
+            first_step=steps[0].step,
+            told_step=last.step,
+            message=f"A step changes the weights by {number(pace)} of their size and the loss by at most "
+            f"{number(promise)} of it: at this "
+            f"pace the loss needs {number(1 / max(promise, 1e-300))} steps to fall to a third, although successive "
+            f"gradients agree "
+            f"(cosine {number(cosine)}).",
+            evidence=(
+                ValueEvidence("size of a step over the size of the weights", pace, PACE),
+                ValueEvidence("promised share of the loss in one step", promise, PROMISE),
+                ValueEvidence(f"median of {len(course.cosines)} cosines of successive gradients", cosine, COSINE),
+                SeriesEvidence("loss", tuple(s.step for s in steps), tuple(s.loss for s in steps)),
+                SettingEvidence("lr", f"{last.rate:g}"),
+            ),
+            fix=f"Set lr to ten times as much, {10 * last.rate:.1g}, and again, until the loss falls.",
+            depth=2.1,
+        )
+
+    def _cosines(self, block: Block) -> dict[tuple[int, int], float]:
+        """By step and optimizer: the cosine of its whole gradient and that of its step before."""
+        held = {column: group.optimizer for group in block.groups for column in group.columns}
+        sums: dict[tuple[int, int], np.ndarray] = {}
+        for row in block.rows("coherence"):
+            key = row["step"], held.get(self.tensors.column.get(row["tensor"], -1), -1)
+            more = np.array([row["dot"], row["sum_sq_before"], row["sum_sq"]])
+            sums[key] = sums.get(key, np.zeros(3)) + more
+        return {key: dot / math.sqrt(before * after) for key, (dot, before, after) in sums.items() if before * after > 0}
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if any(len(c.cosines) >= COMPARED for c in self.courses.values()):
+            return None
+        return Outcome.NOT_ENOUGH_DATA, f"fewer than {COMPARED} comparisons of successive gradients"

@@ -1,0 +1,144 @@
+"""The loss's gradient fades on its way back through the layers: the shallow ones learn nothing.
+
+Symptom        The loss stops at what a constant answer would give; only the last layers change.
+How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
+               norm layer, which divides by it). From the first module up to some place, all are below LIMIT of the largest
+               behind that place, at PATIENCE recorded steps in a row, and the gap does not close. Below ALONE this is enough;
+               up to LIMIT, the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z
+               above -CLEAR). Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
+               Where the modules' outputs are not seen, the gradients of the biases (or weights) stand for them. Weights that
+               begin at 0 in the last layer, and what comes after it, do not count.
+What to do     Initialise for the activation (`nn.init.kaiming_normal_(w, nonlinearity="relu")`), put norm layers or shortcuts
+               between the layers, replace sigmoid and tanh by ReLU or GELU in deep models.
+When it errs   A tower whose output is meant to count for less than a thousandth of another's. Adam hides the effect on the
+               size of the updates for a while, not that on their direction.
+References     Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al.
+               2015, "Delving deep into rectifiers"; Du et al. 2018, "Algorithmic regularization ... layers are automatically "
+               "balanced" (why norms of weight gradients do not show it).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
+from weighbridge.diagnosis.ranktest import z_of_fall
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+LIMIT = 1e-3  # Zhang et al. 2021 (AUTOTRAINER), first over last layer. A layer so slow turns in a thousand times as many steps
+ALONE = (
+    6.0**-5
+)  # ten layers of ReLU as PyTorch initialises them: each takes 1 / sqrt(6) (He et al. 2015, with Var w = 1 / (3 n))
+FLAT = 25
+CLEAR = 1.0
+PATIENCE = 3  # recorded steps: weights that begin at 0 pass nothing at the first
+CLOSING = 1.5  # growth over PATIENCE steps by which a gap is closing: one that begins at 0 grows as 1, 2, 3
+ABRUPT = 0.5  # share of the whole fall at one place, from which that place is the answer and not the whole depth
+LEAST = 3  # places, to speak of a depth
+Seen = tuple[int, float, list[int], np.ndarray]  # step, ratio, places, sizes
+
+
+class VanishingGradient(Rule):
+    id, title = "vanishing-gradient", "The gradient vanishes on its way to the shallow layers"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow")
+    experiment = (
+        "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' "
+        "gradient is "
+        "of the size of the deep ones' and the loss falls."
+    )
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, bool], deque[Seen]] = {}
+        self.losses: deque[float] = deque(maxlen=2 * FLAT)
+        self.told: set[str] = set()
+        self.is_recorded = False
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.profiles = [*outputs(tensors), *parameters(tensors)]
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        slopes, sizes, gradients = (
+            block[name] for name in ("activation_gradient.l2_norm", "activation.rms", "gradient.l2_norm")
+        )
+        deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
+        profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
+        losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"] and row["loss"] is not None}
+        for i in range(len(block)):
+            if block.start + i in losses:
+                self.losses.append(losses[block.start + i])
+            for profile in profiles:
+                row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
+                if np.isfinite(row[list(profile.columns)]).any():
+                    yield from self._look(profile, block.start + i, *levels(profile, row))
+
+    def _look(self, profile: Profile, step: int, places: list[int], sizes: np.ndarray) -> Iterator[Finding]:
+        if len(places) < LEAST or profile.model in self.told:
+            return
+        self.is_recorded = True
+        ratio = _starved(sizes)
+        seen = self.seen.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
+        if not 0 < ratio < LIMIT or _is_head_alone(profile, places, sizes):
+            seen.clear()
+            return
+        seen.append((step, ratio, places, sizes))
+        if len(seen) == PATIENCE and ratio <= CLOSING * seen[0][1] and (ratio < ALONE or self._is_flat()):
+            self.told.add(profile.model)
+            yield self._finding(profile, [*seen])
+
+    def _is_flat(self) -> bool:
+        losses = np.array(self.losses)
+        return len(losses) == 2 * FLAT and z_of_fall(losses[:FLAT], losses[FLAT:]) > -CLEAR
+
+    def _finding(self, profile: Profile, seen: list[Seen]) -> Finding:
+        step, ratio, places, sizes = seen[-1]
+        at, share = steepest(np.maximum.accumulate(sizes))
+        first = next((p for p in places if profile.is_weighted[p]), places[0])
+        names = [place_of(self.tensors, profile.columns[p]) for p in places]
+        place = names[at + 1] if share >= ABRUPT else place_of(self.tensors, profile.columns[first])
+        what = "what this module gives" if profile.is_of_outputs else "this parameter"
+        how = f"most of it is lost at {place}" if share >= ABRUPT else f"a part is lost at each of {len(places)} places"
+        return Finding(
+            place=place,
+            first_step=seen[0][0],
+            told_step=step,
+            message=f"The loss's gradient by what {names[0] or 'the first module'} gives is {number(ratio)} of that behind it "
+            f"({number(LIMIT)} is the limit): {how}.",
+            evidence=(
+                ValueEvidence("gradient at the shallow end over that behind it", ratio, LIMIT),
+                TableEvidence(
+                    f"norm of the loss's gradient by {what}, in order, at step {step}",
+                    ("where", "norm"),
+                    tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
+                ),
+            ),
+            fix="Initialise for the activation, for example torch.nn.init.kaiming_normal_(layer.weight, "
+            "nonlinearity='relu'), and put "
+            "a norm layer or a shortcut between the layers; in place of sigmoid or tanh, ReLU or GELU.",
+            depth=1.9,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        return None if self.is_recorded else (Outcome.NOT_ENOUGH_DATA, f"gradients of fewer than {LEAST} layers in a row")
+
+
+def _starved(sizes: np.ndarray) -> float:
+    """The smallest that the largest up to some place is of the largest behind it."""
+    ahead = np.maximum.accumulate(sizes)[:-1]
+    behind = np.maximum.accumulate(sizes[::-1])[::-1][1:]
+    ratios = ahead[behind > 0] / behind[behind > 0]
+    return float(ratios.min()) if len(ratios) else 1.0
+
+
+def _is_head_alone(profile: Profile, places: list[int], sizes: np.ndarray) -> bool:
+    """Is all but a small part of it lost in the last layer? It may begin at or near 0 on purpose."""
+    at, share = steepest(np.maximum.accumulate(sizes))
+    return places[at + 1] == profile.last_weighted and _starved(sizes[:-1]) >= LIMIT and share >= ABRUPT

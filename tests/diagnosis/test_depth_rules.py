@@ -1,0 +1,262 @@
+"""Rules that look along the depth of a model. Oracle: numbers put in by hand, on both sides of each limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.diagnosis.made import NAN, asked, block, found, outcome, step_rows, tensor
+from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules import exploding_activation as xa
+from weighbridge.diagnosis.rules import exploding_gradient as xg
+from weighbridge.diagnosis.rules import vanishing_gradient as van
+from weighbridge.diagnosis.rules import wrong_initial_scale as scale
+from weighbridge.diagnosis.stream import Block
+from weighbridge.store.views import Tensor
+
+VANISHING, GRADIENT = rule("vanishing-gradient"), rule("exploding-gradient")
+ACTIVATION, SCALE = rule("exploding-activation"), rule("wrong-initial-scale")
+DEPTH = 6
+
+
+def layers(kinds: str = "LALALALALAL", inputs: int = 16) -> tuple[Tensor, ...]:
+    """Modules in order: L = Linear, A = activation, N = norm. Weights first, then what modules give."""
+    weights = [
+        tensor(i, f"{i}.weight", shape=(16, inputs), count=16 * inputs, order=i) for i, kind in enumerate(kinds) if kind == "L"
+    ]
+    named = {"L": "Linear", "A": "ReLU", "N": "LayerNorm"}
+    given = [tensor(100 + i, f"{i}/out", module=named[kind], order=i) for i, kind in enumerate(kinds)]
+    return (*weights, *given)
+
+
+def _slopes(sizes: Any, steps: int = 5, tensors: tuple[Tensor, ...] = (), losses: Any = 1.0, **arrays: Any) -> Block:
+    """sizes: norm(dL/dh) of each output in order; a number, or one per step."""
+    tensors = tensors or layers()
+    given = [t.name for t in tensors if t.is_output]
+    made = {"activation_gradient.l2_norm": dict(zip(given, sizes, strict=True)), "activation.rms": dict.fromkeys(given, 1.0)}
+    made |= {
+        "activation.count": dict.fromkeys(given, 8.0),
+        "gradient.l2_norm": {t.name: 1.0 for t in tensors if not t.is_output},
+    }
+    return block(steps, made | arrays, tensors, steps=step_rows(steps, loss=losses))
+
+
+def _even(ratio: float, places: int = 11) -> list[float]:
+    return np.geomspace(ratio, 1.0, places).tolist()
+
+
+# ---- vanishing-gradient ----
+
+
+@pytest.mark.parametrize(("ratio", "places"), [(0.99 * van.ALONE, ["0"]), (van.ALONE, []), (1.0, [])])
+def test_a_gradient_that_fades_evenly_is_told_at_the_shallow_end(ratio: float, places: list[str]) -> None:
+    told = found(VANISHING, _slopes(_even(ratio)))
+    assert [f.place for f in told] == places
+    assert all((f.first_step, f.told_step) == (0, van.PATIENCE - 1) for f in told)
+
+
+def test_a_gradient_that_is_lost_at_one_place_is_told_there() -> None:
+    assert [f.place for f in found(VANISHING, _slopes([1e-6] * 4 + [1.0] * 7))] == ["4"]
+
+
+def test_two_recorded_steps_are_too_few() -> None:
+    assert found(VANISHING, _slopes(_even(1e-6), steps=van.PATIENCE - 1)) == []
+
+
+def test_a_branch_beside_a_shortcut_may_have_none() -> None:
+    assert found(VANISHING, _slopes([1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1.0])) == []
+
+
+def test_a_head_that_begins_near_zero_is_clear() -> None:
+    assert found(VANISHING, _slopes([1e-6] * 10 + [1.0])) == []
+
+
+def test_what_comes_after_the_last_layer_does_not_count() -> None:
+    assert found(VANISHING, _slopes([1e-6] * 11 + [1.0], tensors=layers("LALALALALALA"))) == []
+
+
+def test_a_gap_that_closes_is_clear() -> None:
+    growing = [1e-7 * (1 + np.arange(5.0))] * 4 + [np.ones(5)] * 7
+    assert found(VANISHING, _slopes(growing)) == []
+
+
+@pytest.mark.parametrize(("end", "is_told"), [(1.0, True), (0.5, False)])
+def test_a_smaller_loss_of_gradient_needs_a_loss_that_does_not_fall(end: float, is_told: bool) -> None:
+    losses = np.linspace(1.0, end, 2 * van.FLAT).tolist()
+    made = _slopes(_even(0.5 * van.LIMIT), steps=2 * van.FLAT, losses=losses)
+    assert [f.told_step for f in found(VANISHING, made)] == ([2 * van.FLAT - 1] if is_told else [])
+    assert found(VANISHING, _slopes(_even(van.LIMIT), steps=60)) == []
+
+
+def test_in_front_of_a_norm_layer_the_size_counts_too() -> None:
+    tensors = layers("LNALNALNAL")
+    slopes = [1e-6 if kind == "L" else 1.0 for kind in "LNALNALNA"] + [1.0]
+    given = {t.name: 1e6 if t.module == "Linear" else 1.0 for t in tensors if t.is_output}
+    assert found(VANISHING, _slopes(slopes, tensors=tensors, **{"activation.rms": given})) == []
+
+
+def test_where_only_parameters_are_seen_their_gradients_tell() -> None:
+    tensors = tuple(tensor(i, f"w{i}", shape=(4, 4), module="Net") for i in range(8))
+    sizes = dict(zip([t.name for t in tensors], _even(1e-6, 8), strict=True))
+    made = block(4, {"gradient.l2_norm": sizes}, tensors)
+    assert [f.place for f in found(VANISHING, made)] == ["w0"]
+
+
+def test_two_layers_are_no_depth() -> None:
+    assert outcome(VANISHING, _slopes([1e-9, 1.0], tensors=layers("LL"))) is Outcome.NOT_ENOUGH_DATA
+
+
+# ---- exploding-gradient ----
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"), [(xg.LIMIT, []), (1.01 * xg.LIMIT, [xg.PATIENCE - 1]), (1.01 * xg.AT_ONCE, [0]), (xg.AT_ONCE, [2])]
+)
+def test_a_gradient_that_grows_on_its_way_back(ratio: float, told: list[int]) -> None:
+    assert [(f.place, f.told_step) for f in found(GRADIENT, _slopes(_even(ratio)))] == [("0", step) for step in told]
+
+
+def test_a_module_that_is_applied_again_and_again_is_named() -> None:
+    sizes = [1e6] * 3 + [1.0] * 8
+    assert [f.place for f in found(GRADIENT, _slopes(sizes))] == ["3"]
+    counts = {f"{i}/out": 80.0 if i == 2 else 8.0 for i in range(11)}
+    assert [f.place for f in found(GRADIENT, _slopes(sizes, **{"activation.count": counts}))] == ["2"]
+
+
+def test_in_front_of_a_norm_layer_a_small_embedding_is_no_explosion() -> None:
+    tensors = layers("LNALNAL")
+    given = {t.name: 1e-5 if t.name == "0/out" else 1.0 for t in tensors if t.is_output}
+    assert found(GRADIENT, _slopes([1e5, 1, 1, 1, 1, 1, 1], tensors=tensors, **{"activation.rms": given})) == []
+
+
+@pytest.mark.parametrize(("norm", "loss", "is_told"), [(1.01, 2.1, True), (1.0, 2.1, False), (1.01, 2.0, False)])
+def test_a_gradient_that_explodes_over_steps_with_the_loss(norm: float, loss: float, is_told: bool) -> None:
+    tensors = layers("L")
+    sizes = {"gradient.l2_norm": {"0.weight": np.array([1.0] * 9 + [norm * xg.AT_ONCE])}}
+    made = block(10, sizes, tensors, steps=step_rows(10, loss=[1.0] * 9 + [loss]))
+    assert [f.place for f in found(GRADIENT, made)] == (["0.weight"] if is_told else [])
+
+
+# ---- exploding-activation ----
+
+
+def _sizes(sizes: Any, kinds: str = "LALALALALAL", steps: int = 5, loss: Any = 1.0) -> Block:
+    tensors = layers(kinds)
+    given = [t.name for t in tensors if t.is_output]
+    return block(steps, {"activation.rms": dict(zip(given, sizes, strict=True))}, tensors, steps=step_rows(steps, loss=loss))
+
+
+@pytest.mark.parametrize(("ratio", "told"), [(xa.LIMIT, []), (1.01 * xa.LIMIT, [xa.PATIENCE - 1]), (1.01 * xa.AT_ONCE, [0])])
+def test_what_grows_from_layer_to_layer(ratio: float, told: list[int]) -> None:
+    sizes = np.geomspace(1.0, ratio, 10).tolist()
+    assert [(f.place, f.told_step) for f in found(ACTIVATION, _sizes([*sizes, ratio]))] == [("0", step) for step in told]
+
+
+def test_what_grows_at_one_layer_is_told_there() -> None:
+    assert [f.place for f in found(ACTIVATION, _sizes([1.0] * 4 + [1e5] * 7))] == ["4"]
+
+
+def test_what_a_norm_takes_out_before_the_end_is_clear() -> None:
+    assert found(ACTIVATION, _sizes([1.0] * 4 + [1e5] * 6 + [1.0])) == []
+
+
+def test_large_outputs_alone_are_large_targets() -> None:
+    assert found(ACTIVATION, _sizes([1.0] * 10 + [1e6])) == []
+
+
+def test_a_first_layer_of_large_inputs_is_the_measure() -> None:
+    assert found(ACTIVATION, _sizes([1e4] * 11)) == []
+
+
+@pytest.mark.parametrize(("size", "loss", "is_told"), [(1.01, 2.1, True), (1.0, 2.1, False), (1.01, 2.0, False)])
+def test_what_explodes_over_steps_with_the_loss(size: float, loss: float, is_told: bool) -> None:
+    sizes = [1.0, 1.0, np.array([1.0] * 9 + [size * xa.LIMIT]), 1.0]
+    made = _sizes(sizes, "LALA", 10, [1.0] * 9 + [loss])
+    assert [f.place for f in found(ACTIVATION, made)] == (["2"] if is_told else [])
+
+
+# ---- wrong-initial-scale ----
+
+
+def _scaled(gains: dict[int, float], sizes: dict[int, float], slopes: dict[int, float], kinds: str = "LALALALALAL") -> Block:
+    tensors = layers(kinds)
+    weights = {t.name: gains.get(t.id, 1.0) / 4.0 for t in tensors if not t.is_output}  # 16 inputs
+    given = {t.name: sizes.get(t.order, 1.0) for t in tensors if t.is_output}
+    passed = {t.name: slopes.get(t.order, 1.0) for t in tensors if t.is_output}
+    return block(2, {"parameter.rms": weights, "activation.rms": given, "activation_gradient.l2_norm": passed}, tensors)
+
+
+@pytest.mark.parametrize(
+    ("gain", "size", "places"),
+    [
+        (1.01 * scale.LARGE, 1.01 * scale.WIDE, ["4"]),
+        (scale.LARGE, 1.01 * scale.WIDE, []),
+        (1.01 * scale.LARGE, scale.WIDE, []),
+    ],
+)
+def test_a_layer_that_is_too_large_and_gives_too_much(gain: float, size: float, places: list[str]) -> None:
+    told = found(SCALE, _scaled({4: gain}, {4: size}, {}))
+    assert [(f.place, f.first_step, f.told_step) for f in told] == [(place, 0, 0) for place in places]
+
+
+def test_in_front_of_a_norm_layer_the_scale_is_free() -> None:
+    assert found(SCALE, _scaled({3: 50.0}, {3: 50.0}, {}, "LNALAL")) != []
+    assert found(SCALE, _scaled({3: 50.0}, {3: 50.0}, {}, "LNALNAL")) == []
+
+
+def _small(gain: float, size: float = 0.01, slope: float = 0.01, at: int = 4) -> Block:
+    return _scaled({at: gain}, {at: size}, dict.fromkeys(range(at), slope))
+
+
+@pytest.mark.parametrize(
+    ("made", "places"),
+    [
+        (_small(0.99 * scale.SMALL), ["4"]),
+        (_small(scale.SMALL), []),
+        (_small(0.0), []),
+        (_small(0.01, size=1.01 * scale.FADED), []),
+        (_small(0.01, slope=scale.FADED), []),
+        (_small(0.01, at=10), []),
+    ],
+)
+def test_a_layer_that_is_too_small_and_lets_nothing_through(made: Block, places: list[str]) -> None:
+    assert [f.place for f in found(SCALE, made)] == places
+
+
+def test_layers_of_few_inputs_are_not_judged() -> None:
+    tensors = layers("LAL", inputs=scale.INPUTS - 1)
+    sizes = {"parameter.rms": {"*": 50.0}, "activation.rms": {"*": 50.0}, "activation_gradient.l2_norm": {"*": 1.0}}
+    assert found(SCALE, block(2, sizes, tensors)) == []
+
+
+@pytest.mark.parametrize(("rms", "given", "is_told"), [(2.0, 10.0, True), (1.0, 10.0, False), (2.0, 9.0, False)])
+def test_weights_of_function_calls_are_judged_by_what_the_model_gives(rms: float, given: float, is_told: bool) -> None:
+    tensors = (tensor(0, "w", module="Net", shape=(16, 32), count=512), tensor(1, "/out", module="Net", order=5))
+    made = block(2, {"parameter.rms": {"w": rms}, "activation.rms": {"/out": given}}, tensors)
+    assert [f.place for f in found(SCALE, made)] == (["w"] if is_told else [])
+
+
+# ---- how the run is cut ----
+
+SPOKEN = [
+    (VANISHING, _slopes(_even(1e-6))),
+    (VANISHING, _slopes(_even(5e-4), steps=60)),
+    (GRADIENT, _slopes(_even(50.0))),
+    (ACTIVATION, _sizes([1.0] * 4 + [500.0] * 7)),
+    (SCALE, _small(0.01)),
+]
+
+
+@pytest.mark.parametrize(("which", "made"), SPOKEN, ids=[one.id for one, _ in SPOKEN])
+def test_cutting_changes_no_finding(which: Any, made: Block) -> None:
+    whole = repr(asked(which, made))
+    assert "Finding(" in whole
+    for cuts in ([*range(len(made))], [1], [2, 9, 30]):
+        assert repr(asked(which, made, *cuts)) == whole
+
+
+def test_what_was_not_recorded_is_no_zero() -> None:
+    assert found(VANISHING, _slopes([NAN] * 9 + [1e-9, 1.0])) == []

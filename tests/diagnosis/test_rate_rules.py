@@ -1,0 +1,247 @@
+"""Rules about the length of steps and the course of the loss. Oracle: numbers put in by hand, on both sides of each limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.diagnosis.made import NAN, asked, block, found, outcome, step_rows, tensor
+from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules import exploding_weights as xw
+from weighbridge.diagnosis.rules import growing_loss as grows
+from weighbridge.diagnosis.rules import high_learning_rate as high
+from weighbridge.diagnosis.rules import low_learning_rate as low
+from weighbridge.diagnosis.rules import stalled_loss as stalls
+from weighbridge.diagnosis.stream import Block
+
+HIGH, LOW = rule("high-learning-rate"), rule("low-learning-rate")
+WEIGHTS, STALLED, GROWING = rule("exploding-weights"), rule("stalled-loss"), rule("growing-loss")
+TENSORS = (tensor(0, "a.weight", shape=(2, 4)), tensor(1, "a.bias", count=2), tensor(2, "b.weight", shape=(2, 4)))
+
+
+def _steps(promises: Any, paces: Any, losses: Any, leverage: float = 1.0, **more: Any) -> Block:
+    """Steps of this promise and pace; all of it in a.weight and b.weight alike."""
+    losses, promises, paces = np.broadcast_arrays(
+        np.asarray(losses, float), np.asarray(promises, float), np.asarray(paces, float)
+    )
+    weights = {"a.weight": 1.0, "b.weight": 1.0}
+    half = dict.fromkeys(weights, -promises * losses / 2) | {"a.bias": np.zeros(len(losses))}
+    arrays = {
+        "parameter.l2_norm": {**weights, "a.bias": 1.0},
+        "update.l2_norm": dict.fromkeys((*weights, "a.bias"), paces),
+        "gradient.l2_norm": dict.fromkeys((*weights, "a.bias"), leverage * losses / 2),
+        "update.dot_gradient_update": half,
+    }
+    return block(len(losses), arrays, TENSORS, steps=step_rows(len(losses), loss=losses.tolist(), **more))
+
+
+# ---- high-learning-rate ----
+
+
+def _leap(promise: float, pace: float, loss: float) -> Block:
+    return _steps([0.1, promise, 0.1], [0.01, pace, 0.01], [1.0, 1.0, loss])
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (_leap(2 * high.PROMISE + 0.01, 2 * high.PACE, high.RAISED + 0.01), [2]),
+        (_leap(2 * high.PROMISE, 2 * high.PACE, high.RAISED + 0.01), []),
+        (_leap(2 * high.PROMISE + 0.01, high.PACE, high.RAISED + 0.01), []),
+        (_leap(2 * high.PROMISE + 0.01, 2 * high.PACE, high.RAISED), []),
+        (_leap(2 * high.PROMISE + 0.01, 2 * high.PACE, NAN), [2]),
+        (_leap(np.inf, NAN, np.inf), [2]),
+    ],
+)
+def test_a_leap_needs_a_wild_step_and_a_loss_that_shows_it(made: Block, told: list[int]) -> None:
+    assert [f.told_step for f in found(HIGH, made)] == told
+    assert all(f.first_step == 1 and f.place == "" for f in found(HIGH, made))
+
+
+def test_after_the_loss_has_fallen_one_batch_is_not_enough() -> None:
+    losses = np.array([1.0] * 2 + [0.2] * 10 + [2.5, 0.2, 2.5, 2.5, 2.5])
+    promises = np.where(np.arange(17) == 11, 3.0, 0.1)
+    assert found(HIGH, _steps(promises, 0.2, losses)) == []
+    promises[13] = 3.0
+    assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == [16]
+
+
+@pytest.mark.parametrize(("left", "told"), [(high.LEFT + 0.01, [high.WINDOW - 1]), (high.LEFT, [])])
+def test_a_loss_that_is_held_up_by_wild_steps(left: float, told: list[int]) -> None:
+    losses = np.array([1.0] + [left] * 20)
+    assert [f.told_step for f in found(HIGH, _steps(1.5, 0.2, losses))] == told
+
+
+@pytest.mark.parametrize(("stuck", "told"), [(1.0, [high.WINDOW + 1]), (high.STUCK - 0.01, [])])
+def test_a_loss_that_is_stuck_after_a_wild_step(stuck: float, told: list[int]) -> None:
+    promises = np.where(np.arange(15) == 1, 5.0, 0.01)
+    losses = np.array([1.0, 1.0] + [stuck] * 13)
+    assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == told
+
+
+def test_of_a_loss_below_zero_nothing_is_said() -> None:
+    made = _steps(5.0, 0.2, np.array([1.0, -1.0, 50.0, 50.0]))
+    assert found(HIGH, made) == []
+
+
+def test_the_group_with_the_wild_rate_is_named() -> None:
+    from dataclasses import replace
+
+    from weighbridge.diagnosis.stream import Group
+
+    made = _leap(5.0, 0.3, 5.0)
+    arrays = {k: v.copy() for k, v in made.arrays.items()}
+    arrays["update.dot_gradient_update"][:, 0] = 0.0
+    made = replace(made, arrays=arrays, groups=(Group(0, "SGD", 0, (0, 1)), Group(0, "SGD", 1, (2,))))
+    assert [f.place for f in found(HIGH, made)] == ["b.weight"]
+
+
+# ---- low-learning-rate ----
+
+
+def _short(steps: int = low.WINDOW, cosine: float = 0.5, compared: int = low.COMPARED, **more: Any) -> Block:
+    numbers: dict[str, Any] = {"promises": low.PROMISE / 2, "paces": low.PACE / 2, "losses": np.ones(steps)} | more
+    rows = [
+        {
+            "step": i,
+            "tensor": 0,
+            "step_before": i - 1,
+            "count": 8,
+            "numbers": 8,
+            "dot": cosine,
+            "sum_sq_before": 1.0,
+            "sum_sq": 1.0,
+        }
+        for i in range(1, 1 + compared)
+    ]
+    made = _steps(**numbers)
+    from dataclasses import replace
+
+    return replace(made, tables={**made.tables, "coherence": tuple(rows)})
+
+
+@pytest.mark.parametrize(
+    ("made", "is_told"),
+    [
+        (_short(), True),
+        (_short(low.WINDOW - 1), False),
+        (_short(paces=1.01 * low.PACE), False),
+        (_short(promises=1.01 * low.PROMISE), False),
+        (_short(leverage=low.LEVERAGE / 1.5), False),
+        (_short(cosine=low.COSINE), False),
+        (_short(compared=low.COMPARED - 1), False),
+        (_short(lr=[1e-3 * (i + 1) for i in range(low.WINDOW)]), False),
+        (_short(lr=[1.0, *[1e-3] * (low.WINDOW - 1)]), False),
+        (_short(lr=[0.0] * low.WINDOW), False),
+    ],
+)
+def test_short_steps_along_gradients_that_agree(made: Block, is_told: bool) -> None:
+    assert bool(found(LOW, made)) is is_told
+
+
+def test_without_comparisons_it_cannot_judge() -> None:
+    assert outcome(LOW, _short(compared=0)) is Outcome.NOT_ENOUGH_DATA
+
+
+def test_a_rate_that_was_lowered_is_the_end_of_a_schedule() -> None:
+    assert found(LOW, _short(60, lr=[1.0] * 5 + [1e-3] * 55)) == []
+
+
+# ---- exploding-weights ----
+
+
+def _grown(rms: Any, loss: Any = 1.0) -> Block:
+    rms = np.asarray(rms, float)
+    arrays = {"parameter.rms": {"a.weight": rms, "b.weight": 0.5, "a.bias": rms}}
+    return block(len(rms), arrays, TENSORS, steps=step_rows(len(rms), loss=loss))
+
+
+STEPS = np.arange(90)
+
+
+@pytest.mark.parametrize(
+    ("rms", "is_told"),
+    [
+        (0.5 * 1.05**STEPS, True),  # doubles in 14 steps
+        (0.5 * 2 ** (STEPS / 25.0), False),  # in 25
+        (0.5 * (1 + STEPS), False),  # a constant rate, however fast
+        (0.5 * (1 + 10.0 * STEPS), False),
+        (0.5 + 0.01 * STEPS**2, False),  # a rate in warm-up
+        (0.5 * 4.0 ** np.minimum(STEPS, 20), True),
+        (0.001 * 1.05 ** np.minimum(STEPS, 60), False),  # it began all but 0, and is of usual size
+    ],
+)
+def test_doubling_again_and_again_is_told_and_other_growth_is_not(rms: np.ndarray, is_told: bool) -> None:
+    assert [f.place for f in found(WEIGHTS, _grown(rms))] == (["a.weight"] if is_told else [])
+
+
+@pytest.mark.parametrize(("loss", "is_told"), [(xw.RAISED, False), (xw.RAISED + 0.1, True)])
+def test_a_jump_is_told_where_the_loss_shows_it(loss: float, is_told: bool) -> None:
+    made = _grown([0.5, 0.5 * xw.LIMIT + 0.1], [1.0, loss])
+    assert bool(found(WEIGHTS, made)) is is_told
+
+
+def test_a_jump_to_the_limit_is_clear() -> None:
+    assert found(WEIGHTS, _grown([0.5, 0.5 * xw.LIMIT], [1.0, 100.0])) == []
+
+
+# ---- the two symptoms ----
+
+
+def _course(losses: Any, **more: Any) -> Block:
+    return block(len(losses), tensors=TENSORS, steps=step_rows(len(losses), loss=[float(v) for v in losses], **more))
+
+
+def _noisy(steps: int, end: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(1.0, 0.05, steps) * np.linspace(1.0, end, steps)
+
+
+@pytest.mark.parametrize(("end", "is_told"), [(1.0, True), (1.2, True), (0.8, False)])
+def test_a_loss_that_does_not_fall_is_a_note(end: float, is_told: bool) -> None:
+    told = found(STALLED, _course(_noisy(2 * stalls.WINDOW, end)))
+    assert [f.severity for f in told] == (["note"] if is_told else [])
+    assert found(STALLED, _course(_noisy(2 * stalls.WINDOW, end)[:-1])) == []
+
+
+def test_a_rate_that_rises_starts_the_count_again() -> None:
+    rates = [min(1.0, i / 10) for i in range(2 * stalls.WINDOW + 9)]
+    assert found(STALLED, _course(np.ones(len(rates)), lr=rates)) == []
+    assert found(STALLED, _course(np.ones(len(rates) + 1), lr=[*rates, 1.0]))
+
+
+@pytest.mark.parametrize(("end", "is_told"), [(1.0, False), (1.4, False), (2.5, True)])
+def test_a_loss_that_grows_is_a_note(end: float, is_told: bool) -> None:
+    told = found(GROWING, _course(_noisy(4 * grows.WINDOW, end)))
+    assert [f.severity for f in told] == (["note"] if is_told else [])
+
+
+@pytest.mark.parametrize("which", [STALLED, GROWING])
+def test_several_optimizers_and_losses_below_zero_tell_nothing(which: Any) -> None:
+    rows = step_rows(80, loss=np.linspace(1, 9, 80).tolist())
+    both = [{**row, "optimizer": row["step"] % 2} for row in rows]
+    for made in (block(80, tensors=TENSORS, steps=both), _course(np.linspace(-1, 9, 80))):
+        assert found(which, made) == []
+        assert outcome(which, made) is Outcome.NOT_APPLICABLE
+
+
+# ---- how the run is cut ----
+
+SPOKEN = [
+    (HIGH, _leap(5.0, 0.3, 5.0)),
+    (HIGH, _steps(1.5, 0.2, np.ones(20))),
+    (LOW, _short()),
+    (WEIGHTS, _grown(0.5 * 1.05**STEPS)),
+    (STALLED, _course(np.ones(70))),
+    (GROWING, _course(_noisy(60, 3.0))),
+]
+
+
+@pytest.mark.parametrize(("which", "made"), SPOKEN, ids=[one.id for one, _ in SPOKEN])
+def test_cutting_changes_no_finding(which: Any, made: Block) -> None:
+    whole = repr(asked(which, made))
+    assert "Finding(" in whole
+    for cuts in ([*range(len(made))], [1], [7, 9, 30]):
+        assert repr(asked(which, made, *cuts)) == whole
