@@ -93,9 +93,9 @@ class Live:
 
     def found(self, finding: Finding, follows_from: str) -> None:
         """A finding: into the run, onto the screen, to whoever asked for it."""
-        self.findings += (finding,)
         with self.recorder.lock:
             self.recorder.add("findings", *row_of(finding, self.recorder.attempt))
+        self.findings += (finding,)
         if not self.is_silent:
             self._print(finding, follows_from)
         for callback in self.callbacks:

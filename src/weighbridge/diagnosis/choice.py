@@ -198,7 +198,7 @@ def _is_alike(value: Any, known: Any) -> bool:
     if isinstance(known, float):
         return isinstance(value, int | float)
     if isinstance(known, tuple | list | frozenset):
-        return isinstance(value, list | tuple)
+        return isinstance(value, list | tuple | frozenset)
     return isinstance(value, type(known))
 
 
