@@ -277,6 +277,8 @@ FINDINGS: Final = pa.schema(
         ("time_ns", pa.int64()),
     ]
 )
+# The graphs of the first losses of a run, each with the numbers of its pass: see firstpass.py.
+GRAPH: Final = pa.schema([*_KEY, ("detail", pa.string())])  # JSON
 
 TABLES: Final = {
     "rows": ROWS,
@@ -293,4 +295,5 @@ TABLES: Final = {
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,
     "findings": FINDINGS,
+    "graph": GRAPH,
 }

@@ -180,6 +180,20 @@ def test_only_what_is_complete_is_handed_out() -> None:
     assert arriving.late == 1
 
 
+def test_what_is_said_too_late_holds_from_the_next_step_on() -> None:
+    arriving = Arriving(Needs(tables=["graph", "events"]))
+    arriving.add(step_batch(0, 3))
+    assert [b.stop for b in arriving.blocks(2)] == [2]
+    said = {"step": 0, "attempt": 0, "kind": "warned", "tensor": -1, "message": "m", "detail": "{}", "time_ns": 0}
+    arriving.add({"events": pa.RecordBatch.from_pylist([said], weighbridge_table("events"))})
+    graph = {"step": 1, "attempt": 0, "detail": "{}"}
+    arriving.add({"graph": pa.RecordBatch.from_pylist([graph], weighbridge_table("graph"))})
+    (block,) = arriving.blocks(3)
+    assert [(row["step"], row["kind"]) for row in block.rows("events")] == [(2, "warned")]
+    assert [row["step"] for row in block.rows("graph")] == [2]
+    assert arriving.late == 2
+
+
 def weighbridge_table(name: str) -> pa.Schema:
     from weighbridge.records import TABLES
 

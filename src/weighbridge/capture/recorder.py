@@ -65,6 +65,7 @@ SMALL_TABLES: Final = (
     "coherence",
     "accumulation",
     "findings",
+    "graph",
 )
 
 

@@ -3,12 +3,13 @@
 The same blocks as `RecordedRun` makes of the files, up to where they are cut: nothing is read from disk, and nothing but
 NumPy and Arrow works on the numbers. One thread at a time.
 
-What comes too late, for a step that was handed out already, is left out and counted in `late`; a description of a tensor or
-of an optimizer holds from the next block on.
+What comes too late, for a step that was handed out already, is counted in `late`: what was said (events, tensors, the graph)
+holds from the next step on, numbers are left out.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from weighbridge.store.views import Event, Tensor, read_only
 
 Arrays = dict[str, np.ndarray]
 _KEY: Final = ("step", "tensor")
+_SAID: Final = ("graph",)  # no numbers of a step, but a word on the run
 
 
 class Arriving:
@@ -60,15 +62,22 @@ class Arriving:
             elif table == "rows":
                 self._add_rows(batch)
             elif table in self._small:
-                self._small[table].append(batch)
-                self._last = max(self._last, int(np.max(batch.column("step").to_numpy())))
+                self._add_small(table, batch)
 
     def _add_events(self, batch: pa.RecordBatch) -> None:
         for event in read_events(pa.Table.from_batches([batch])):
+            is_late = max(event.step, 0) < self.next
+            self.late += is_late
             self._last = max(self._last, event.step)
-            if event.step < self.next and event.kind != "optimizer":
-                self.late += self.next > 0 and event.step >= 0
-            self._events.append(event)
+            self._events.append(dataclasses.replace(event, step=self.next) if is_late else event)
+
+    def _add_small(self, table: str, batch: pa.RecordBatch) -> None:
+        steps = batch.column("step").to_numpy()
+        self._last = max(self._last, int(steps.max()))
+        if table in _SAID and steps.min() < self.next:
+            self.late += int((steps < self.next).sum())
+            batch = batch.set_column(0, "step", pa.array(np.maximum(steps, self.next)))
+        self._small[table].append(batch)
 
     def _add_rows(self, batch: pa.RecordBatch) -> None:
         steps, quantity = batch.column("step").to_numpy(), batch.column("quantity").to_numpy()
