@@ -28,6 +28,7 @@ from weighbridge.diagnosis.rule import Rule
 from weighbridge.errors import BadInput, nearest
 
 FILES: Final = ("weighbridge.toml", "pyproject.toml")
+_VALUES: Final = "__settings__"  # in a copy of a rule's module
 Own = type[Rule] | str | PathLike[str]
 Say = Callable[[str], None]
 
@@ -173,23 +174,28 @@ def with_settings(rule: type[Rule], values: Mapping[str, Any]) -> type[Rule]:
     module = sys.modules[rule.__module__]
     copied = ModuleType(module.__name__, module.__doc__)
     copied.__dict__.update({name: getattr(module, name, None) for name in ("__file__", "__package__", "__spec__")})
-    exec(compile(_set(inspect.getsource(module), values, known), module.__file__ or rule.id, "exec"), copied.__dict__)
+    copied.__dict__[_VALUES] = {name: _as(known[name], value) for name, value in values.items()}
+    exec(compile(_with_lines_of(inspect.getsource(module), values), module.__file__ or rule.id, "exec"), copied.__dict__)
     made: type[Rule] = copied.__dict__[rule.__name__]
     return made
 
 
-def _set(source: str, values: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
-    """The module's tree with other values behind the constants' own lines: what is made from them below is made anew."""
+def _with_lines_of(source: str, names: Iterable[str]) -> Any:
+    """The module's tree; behind each of these constants' own lines one that sets it, so that what is made from it follows."""
     import ast
 
     tree = ast.parse(source)
-    for name, value in values.items():
-        value = type(known[name])(value) if isinstance(known[name], tuple | frozenset | float) else value
-        line = ast.parse(f"{name} = {value!r}").body[0]
+    for name in names:
+        line = ast.parse(f"{name} = {_VALUES}[{name!r}]").body[0]
         at = max(i for i, node in enumerate(tree.body) if _is_set_in(ast.unparse(node), name))
         ast.copy_location(line, tree.body[at])
         tree.body.insert(at + 1, ast.fix_missing_locations(line))
     return tree
+
+
+def _as(known: Any, value: Any) -> Any:
+    """A list as the tuple, a whole number as the float that it takes the place of."""
+    return type(known)(value) if isinstance(known, tuple | frozenset | float) else value
 
 
 def _is_alike(value: Any, known: Any) -> bool:
