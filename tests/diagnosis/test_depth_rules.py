@@ -239,6 +239,30 @@ def test_weights_of_function_calls_are_judged_by_what_the_model_gives(rms: float
     assert [f.place for f in found(SCALE, made)] == (["w"] if is_told else [])
 
 
+def test_weights_with_a_long_tail_are_trained_ones() -> None:
+    made = _scaled({4: 8.0}, {4: 20.0}, {})
+    assert found(SCALE, made)
+    made.arrays["parameter.abs_max"][:] = 20.0 * made.arrays["parameter.rms"]
+    assert found(SCALE, made) == []
+
+
+def test_an_embedding_that_is_the_head_too_is_judged_as_a_head() -> None:
+    def run(alias: tuple[str, ...]) -> Block:
+        embedding = tensor(0, "e.weight", "Embedding", shape=(50, 64), count=3200, role="embedding", aliases=alias)
+        tensors = (embedding, tensor(1, "e/out", "Embedding", order=0), tensor(2, "o/out", "Linear", order=1))
+        return block(2, {"parameter.rms": {"*": 1.0}, "activation.rms": {"*": 8.0}}, tensors)
+
+    assert [f.place for f in found(SCALE, run(("o.weight",)))] == ["e"]
+    assert found(SCALE, run(())) == []
+
+
+@pytest.mark.parametrize(("gain", "is_told"), [(1.01 * scale.CLOSED_LARGE, True), (scale.CLOSED_LARGE, False)])
+def test_what_a_module_squashes_inside_is_judged_by_its_weights(gain: float, is_told: bool) -> None:
+    tensors = (tensor(0, "r.weight_hh_l0", "LSTM", shape=(16, 16), count=256), tensor(1, "r/out", "LSTM", order=0))
+    made = block(2, {"parameter.rms": {"*": gain / 4.0}, "activation.rms": {"*": 0.5}}, tensors)
+    assert [f.place for f in found(SCALE, made)] == (["r"] if is_told else [])
+
+
 # ---- how the run is cut ----
 
 SPOKEN = [

@@ -167,9 +167,10 @@ STEPS = np.arange(90)
     [
         (0.5 * 1.05**STEPS, True),  # doubles in 14 steps
         (0.5 * 2 ** (STEPS / 25.0), False),  # in 25
-        (0.5 * (1 + STEPS), False),  # a constant rate, however fast
-        (0.5 * (1 + 10.0 * STEPS), False),
-        (0.5 + 0.01 * STEPS**2, False),  # a rate in warm-up
+        (0.5 * (1 + np.minimum(STEPS, 60)), False),  # a constant rate, however fast
+        (0.5 * (1 + np.minimum(10.0 * STEPS, 60)), False),
+        (0.5 * (1 + STEPS), True),  # but by a factor of more than 64
+        (0.5 + 0.01 * np.minimum(STEPS, 50) ** 2, False),  # a rate in warm-up
         (0.5 * 4.0 ** np.minimum(STEPS, 20), True),
         (0.001 * 1.05 ** np.minimum(STEPS, 60), False),  # it began all but 0, and is of usual size
     ],

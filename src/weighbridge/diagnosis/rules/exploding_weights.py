@@ -4,9 +4,9 @@ Symptom        Norms of weights double again and again; outputs and loss follow,
                halt.
 How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
-               no longer than SLOWER times the shortest. Or above LIMIT, while the loss is above RAISED times its first value.
-               Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate in
-               warm-up, too.
+               no longer than SLOWER times the shortest. Or above LIMIT, while the loss is above RAISED times its first value,
+               or above FAR. Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning
+               rate in warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
                lower the learning rate.
 When it errs   Deliberate growth: a temperature kept as a matrix.
@@ -33,6 +33,7 @@ LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
 RAISED = 2.0
+FAR = 64.0  # whatever the course: six doublings
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
 
 
@@ -85,7 +86,8 @@ class ExplodingWeights(Rule):
             self.passed[column] += [step] * doublings
             self.level[column] *= 2.0**doublings
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
-        told = [c for c in grown.tolist() if is_worse or self._doubles(c)]
+        far = row > FAR * self.begun
+        told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self.tensors[c].role == "weight")]
         if told:
             self.told[told] = True
             for place, columns in self.tensors.together(told, matrices(self.tensors)):
