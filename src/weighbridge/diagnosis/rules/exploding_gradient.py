@@ -105,6 +105,7 @@ class ExplodingGradient(Rule):
         at, share = steepest(np.maximum.accumulate(sizes[::-1])[::-1])
         shallow = next((k for k, p in enumerate(places) if profile.is_weighted[p]), 0)
         again = self.calls[profile.columns[places[at]]] > self.calls[profile.columns[places[at + 1]]]  # through itself
+        again |= not profile.is_of_outputs
         most = names[int(sizes.argmax())]
         place = (names[at] if again else names[at + 1]) if share >= ABRUPT else names[shallow]
         return Finding(
