@@ -17,6 +17,7 @@ import weighbridge
 from tests.preflight.test_untouched import drawn, same, state
 from weighbridge.errors import BadInput
 from weighbridge.preflight.bias_report import BiasReport, LayerBias
+from weighbridge.preflight.bias_slots import change, slots
 from weighbridge.preflight.bias_worth import CANNOT_TELL, Worth
 
 
@@ -241,25 +242,157 @@ def test_a_place_before_a_norm_is_rightly_left_without() -> None:
     assert found["3.bias"].verdict == "not missed"  # the norm's shift makes constants
 
 
-class Added(nn.Module):
-    """A layer without a bias whose input is shifted by something that the graph does not name."""
+class Between(nn.Module):
+    """Two layers without a bias, and something between them."""
 
-    def __init__(self, shift: float) -> None:
+    def __init__(self, between: Any = None) -> None:
         super().__init__()
-        self.one, self.two, self.shift = nn.Linear(3, 8, bias=False), nn.Linear(8, 1, bias=False), shift
+        self.one, self.two, self.between = nn.Linear(3, 8, bias=False), nn.Linear(8, 1, bias=False), between
+        self.table = nn.Parameter(torch.ones(8))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = torch.tanh(self.one(x))
-        return self.two(h + self.shift) if self.shift else self.two(h)
+        return self.two(self.between(h, self.table) if self.between else h)
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(0.0, "missing"), (1.0, "not missed")])
-def test_a_constant_that_is_added_on_the_way_excuses_what_comes_after(shift: float, verdict: str) -> None:
+def test_a_layer_behind_nothing_that_makes_a_constant_misses_its_bias() -> None:
     torch.manual_seed(0)
-    x = torch.randn(200, 3)
-    found = by_name(weighbridge.biases(Added(shift), (x, torch.full((200, 1), 5.0)), F.mse_loss))
-    assert found["two.bias"].verdict == verdict
-    assert found["one.bias"].verdict != "not missed"
+    found = by_name(weighbridge.biases(Between(), (torch.randn(200, 3), torch.full((200, 1), 5.0)), F.mse_loss))
+    assert found["two.bias"].verdict == "missing"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda h, _: h + 0.5,  # a number
+        lambda h, table: h + table,  # a parameter, as of positions
+        lambda h, _: torch.sigmoid(h),  # 0.5 of 0
+        lambda h, _: F.layer_norm(h, (8,), bias=torch.ones(8)),
+        lambda h, _: torch.cat([h[:, :7], torch.ones(len(h), 1)], 1),
+    ],
+)
+def test_a_constant_on_the_way_excuses_what_comes_after(between: Any) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(200, 3), torch.full((200, 1), 5.0)
+    found = by_name(weighbridge.biases(Between(between), batch, F.mse_loss))
+    assert (found["two.bias"].verdict, found["two.bias"].worth) == ("not missed", None)
+    assert found["two.bias"].reason == "what comes before can make a constant"
+    assert found["one.bias"].worth is not None
+
+
+def test_a_layer_that_is_called_twice_is_not_excused_by_one_norm() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm, self.head = nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3), nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.one(x)) + torch.tanh(self.one(torch.tanh(x))))
+
+    found = by_name(weighbridge.biases(Twice(), (torch.randn(40, 3), torch.randn(40, 1)), F.mse_loss))
+    assert found["one.bias"].verdict != "rightly none"
+
+
+def test_what_no_gradient_comes_back_through_cannot_be_told() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(3, 1, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.set_grad_enabled(self.training):
+                return self.one(x)
+
+    (one,) = weighbridge.biases(Cut(), (torch.randn(40, 3), torch.ones(40, 1)), F.mse_loss)
+    assert (one.verdict, one.worth) == (CANNOT_TELL, None)
+
+
+class SequenceFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.one(x.transpose(0, 1))).mean(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (SequenceFirst(), (5, 3)),
+        (nn.Sequential(nn.Linear(1025, 2)), (1025,)),
+        (nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(64, 2)), (2, 6, 6)),
+        (nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten(), nn.Linear(144, 2)), (2, 6, 6)),
+        (nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.Flatten(), nn.Linear(144, 2)), (2, 6, 6)),
+    ],
+)
+def test_where_weights_cannot_be_refitted_that_number_is_missing(model: nn.Module, shape: tuple[int, ...]) -> None:
+    first = next(iter(weighbridge.biases(model, (torch.randn(12, *shape) + 1, torch.arange(12) % 2), F.cross_entropy)))
+    assert first.taken_over is None
+    assert first.worth is not None
+
+
+def test_a_model_that_works_in_place_sees_the_same_batch_each_time() -> None:
+    class Doubling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one = nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.one(x.mul_(2))
+
+    torch.manual_seed(0)
+    model, x, y = Doubling(), torch.randn(20, 3), torch.arange(20) % 2
+    kept = x.clone()
+    report = weighbridge.biases(model, (x, y), F.cross_entropy)
+    assert torch.equal(x, kept)
+    assert report.loss == pytest.approx(float(F.cross_entropy(model.one(kept * 2), y).detach()), rel=1e-5)
+
+
+def test_a_loss_that_squeezes_is_asked_sample_by_sample_without_a_word() -> None:
+    model, x = nn.Linear(3, 1), torch.randn(20, 3)
+    report = weighbridge.biases(model, (x, x.sum(1)), lambda out, y: F.mse_loss(out.squeeze(), y))
+    assert (report.units, report.unit) == (20, "sample")
+    assert report.loss == pytest.approx(float(F.mse_loss(model(x)[:, 0], x.sum(1)).detach()), rel=1e-5)
+
+
+def test_places_for_a_bias_are_those_that_a_constructor_offers() -> None:
+    model = nn.ModuleDict(
+        {
+            "plain": nn.Linear(2, 2),
+            "without": nn.Linear(2, 2, bias=False),
+            "normed": nn.BatchNorm1d(2, affine=False),
+            "layer": nn.LayerNorm(2, bias=False),
+            "rms": nn.RMSNorm(2),
+            "rnn": nn.LSTM(2, 2, bias=False),
+            "attention": nn.MultiheadAttention(2, 1, bias=False, add_bias_kv=True),
+            "embedding": nn.Embedding(2, 2),
+        }
+    )
+    found = {slot.name: slot.parameter is not None for slot in slots(model)}
+    assert found == {
+        "plain.bias": True, "without.bias": False, "layer.bias": False, "rnn.bias": False, "attention.in_proj_bias": False,
+        "attention.out_proj.bias": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        (nn.Linear(2, 3), "model.x = nn.Linear(in_features=2, out_features=3, bias=False)"),
+        (nn.Conv2d(1, 2, 3, stride=2), "model.x = nn.Conv2d(1, 2, kernel_size=(3, 3), stride=(2, 2), bias=False)"),
+        (nn.LayerNorm(4), "model.x = nn.LayerNorm((4,), eps=1e-05, elementwise_affine=True, bias=False)"),
+        (nn.MultiheadAttention(4, 2), "model.x = nn.MultiheadAttention(..., bias=False)"),
+        (nn.BatchNorm1d(4), 'model.x.register_parameter("bias", None)'),
+    ],
+)
+def test_the_line_that_leaves_a_bias_out_does_so(module: nn.Module, line: str) -> None:
+    holder = nn.ModuleDict({"x": module})
+    first = slots(holder)[0]
+    assert change(first, with_bias=False) == line
+    if "..." not in line:
+        exec(line.replace("model.x", "model['x']"), {"nn": nn, "model": holder})
+        assert holder["x"].bias is None
 
 
 @pytest.mark.parametrize(
@@ -280,6 +413,23 @@ def test_verdicts(interval: tuple[float, float, float], verdict: str) -> None:
     from weighbridge.preflight.bias_worth import of_bias
 
     assert of_bias(Worth(*interval, loss=1.0, units=50, unit="sample")) == verdict
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [
+        ((-0.5, -0.7, -0.3), "missing"),
+        ((-0.5, -1.1, 0.1), CANNOT_TELL),
+        ((-0.005, -0.009, -0.001), "not missed"),  # lower, and too little to matter
+        ((0.5, 0.3, 0.7), "not missed"),
+        ((-0.01, -0.02, -0.001), CANNOT_TELL),  # exactly 1 %
+        ((math.nan, math.nan, math.nan), CANNOT_TELL),
+    ],
+)
+def test_verdicts_on_a_place_without_a_bias(interval: tuple[float, float, float], verdict: str) -> None:
+    from weighbridge.preflight.bias_worth import of_gap
+
+    assert of_gap(Worth(*interval, loss=1.0, units=50, unit="sample")) == verdict
 
 
 def test_the_data_that_would_tell_shrinks_the_interval_to_the_effect() -> None:
@@ -357,6 +507,10 @@ def test_dropout_and_norms_are_asked_in_evaluation_mode_and_draws_are_shared() -
     worth = found["net.3.bias"].worth
     assert worth is not None
     assert (worth.mean, worth.low, worth.high) == (0, 0, 0)
+    model, _, batches = trained(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 3), steps=20)
+    x, y = both(batches)
+    loss = float(F.cross_entropy(copy.deepcopy(model).eval()(x), y).detach())
+    assert weighbridge.biases(model, batches, F.cross_entropy).loss == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", [True, False])

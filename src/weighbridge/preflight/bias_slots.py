@@ -12,11 +12,10 @@ from torch import nn
 
 from weighbridge.capture.modulekinds import CHANNELS_SECOND
 from weighbridge.capture.roles import is_norm, role_of
-from weighbridge.preflight.finding import in_code
+from weighbridge.diagnosis.tensors import in_code
 
 # Their output is something plus the bias. transformers' Conv1D is known by its name.
 ADDS: Final = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
-ATTENDED: Final = ("bias_k", "bias_v")  # of MultiheadAttention: one more key and value, nothing that is added
 IN_CONSTRUCTOR: Final = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.RNNBase, nn.MultiheadAttention, nn.LayerNorm)
 
 
@@ -68,7 +67,7 @@ def _of(module: nn.Module) -> Iterator[tuple[str, nn.Parameter | None]]:
         yield "bias", None
     scale = module._parameters.get("weight")
     for attribute, parameter in module._parameters.items():
-        if role_of(module, attribute) not in ("bias", "norm_shift") or attribute in ATTENDED:
+        if role_of(module, attribute) not in ("bias", "norm_shift"):
             continue
         if parameter is None:
             if not (is_norm(module) and scale is None):  # a norm without any parameters was asked for so

@@ -14,7 +14,6 @@ from weighbridge.teaching.compare import interval
 # Differences within so much of the loss are none that matters. An interval inside of it shows "no effect", as in tests of
 # equivalence (Schuirmann 1987, "A comparison of the two one-sided tests procedure and the power approach").
 NEGLIGIBLE: Final = 0.01
-LEAST_UNITS: Final = 2
 FEW_UNITS: Final = 30  # from so many on, the mean of differences of whatever shape is close to normal
 CANNOT_TELL: Final = "cannot tell from this much data"
 
@@ -24,7 +23,7 @@ class Worth:
     """The changed model's loss minus the unchanged one's, paired by unit."""
 
     mean: float
-    low: float  # 95 % interval of the mean, Student's t; NaN from a single unit
+    low: float  # 95 % interval of the mean, Student's t; NaN, which decides nothing, from a single unit or infinite losses
     high: float
     loss: float  # mean of the unchanged model
     units: int
@@ -34,10 +33,6 @@ class Worth:
     def limit(self) -> float:
         """Below this a difference does not matter."""
         return NEGLIGIBLE * abs(self.loss)
-
-    @property
-    def is_finite(self) -> bool:
-        return all(map(math.isfinite, (self.mean, self.loss)))
 
     @property
     def is_decided(self) -> bool:
@@ -72,7 +67,7 @@ def worth(before: torch.Tensor, after: torch.Tensor, unit: str, resolution: floa
 
 def of_bias(found: Worth | None) -> str:
     """The verdict on a bias, from what taking it out does."""
-    if found is None or not found.is_finite or found.units < LEAST_UNITS:
+    if found is None:
         return CANNOT_TELL
     if found.is_negligible:
         return "no effect"
@@ -83,7 +78,7 @@ def of_bias(found: Worth | None) -> str:
 
 def of_gap(found: Worth | None) -> str:
     """The verdict on a place without a bias, from what putting one in does."""
-    if found is None or not found.is_finite or found.units < 2 * LEAST_UNITS:
+    if found is None:
         return CANNOT_TELL
     if found.high < 0 and found.mean < -found.limit:
         return "missing"
