@@ -179,9 +179,11 @@ def test_doubling_again_and_again_is_told_and_other_growth_is_not(rms: np.ndarra
     assert [f.place for f in found(WEIGHTS, _grown(rms))] == (["a.weight"] if is_told else [])
 
 
-@pytest.mark.parametrize(("loss", "is_told"), [(xw.RAISED, False), (xw.RAISED + 0.1, True)])
-def test_a_jump_is_told_where_the_loss_shows_it(loss: float, is_told: bool) -> None:
-    made = _grown([0.5, 0.5 * xw.LIMIT + 0.1], [1.0, loss])
+@pytest.mark.parametrize(
+    ("losses", "is_told"), [([10.0], False), ([10.1], True), ([2.1] * 3, True), ([2.1] * 2, False), ([2.0] * 9, False)]
+)
+def test_a_jump_is_told_where_the_loss_shows_it(losses: list[float], is_told: bool) -> None:
+    made = _grown([0.5, *[0.5 * xw.LIMIT + 0.1] * len(losses)], [1.0, *losses])
     assert bool(found(WEIGHTS, made)) is is_told
 
 
