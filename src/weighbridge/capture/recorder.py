@@ -63,6 +63,7 @@ SMALL_TABLES: Final = (
     "biases",
     "coherence",
     "accumulation",
+    "graph",
 )
 
 

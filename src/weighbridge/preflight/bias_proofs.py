@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from weighbridge.preflight.flow import Absorbed, absorbed
-from weighbridge.preflight.records import RESHAPES, Graph
+from weighbridge.diagnosis.flow import Absorbed, absorbed
+from weighbridge.lossgraph import RESHAPES, Graph
 
 MATRICES: Final = {"Addmm": 2, "Mm": 1, "Bmm": 1, "Convolution": 1, "Linear": 1}  # which input is the matrix
 # Where all that comes in is 0 these give 0: nothing behind them can make a constant. What is not known here might.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from weighbridge.diagnosis import Diagnosis
-from weighbridge.preflight.lint import lint
+from weighbridge.preflight.asking import ask
 from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
 
@@ -61,14 +61,14 @@ def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: 
     ['missing-activation', 'doubled-output-activation']
     """
     trial = try_out(model, batch, loss_fn, optimizer)
-    findings, answers = lint(trial)
+    judged = ask(trial.first, type(model).__name__)
     return Inspection(
-        subject=type(model).__name__,
-        findings=findings,
-        answers=answers,
+        subject=judged.subject,
+        findings=judged.findings,
+        answers=judged.answers,
         layers=trial.layers,
         loss=trial.loss,
-        parameters=sum(p.count for p in trial.parameters),
-        trainable=sum(p.count for p in trial.parameters if p.is_trainable),
+        parameters=sum(p.count for p in trial.first.parameters),
+        trainable=sum(p.count for p in trial.first.parameters if p.is_trainable),
         remarks=trial.remarks,
     )

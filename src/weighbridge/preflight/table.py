@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from weighbridge.lossgraph import Graph
 from weighbridge.preflight.observed import Call, Observed
-from weighbridge.preflight.records import Graph, Layer
+from weighbridge.preflight.records import Layer
 from weighbridge.preflight.units import dead_and_saturated, producer
 
 Shares = Mapping[str, tuple[float | None, float | None]]

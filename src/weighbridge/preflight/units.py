@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.preflight.graph import saved
-from weighbridge.preflight.records import RESHAPES, Graph
+from weighbridge.capture.graphwalk import saved
+from weighbridge.lossgraph import RESHAPES, Graph
 
 FLAT_SLOPE: Final = 1e-2  # of tanh at |x| = 3, of sigmoid at |x| = 4.6
 MOST_OF_BATCH: Final = 0.95

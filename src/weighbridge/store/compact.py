@@ -46,6 +46,7 @@ SORTED_BY: Final = {
     "biases": ("tensor", "step"),
     "coherence": ("tensor", "step"),
     "accumulation": ("tensor", "step"),
+    "graph": ("step",),
     "events": ("step",),
 }
 
