@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import weighbridge
 from tests.preflight.test_untouched import drawn, same, state
@@ -99,11 +101,12 @@ def test_user_and_optimizer_stay_bit_for_bit() -> None:
         assert all(torch.equal(one[key], after["state"][index][key]) for key in one)
 
 
-def test_no_hook_sees_the_step_of_the_copy(tmp_path: Any) -> None:
+def test_no_hook_sees_the_step_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     called: list[str] = []
-    handle = torch.optim.optimizer.register_optimizer_step_post_hook(lambda *_: called.append("any"))
+    handle = register_optimizer_step_post_hook(lambda *_: called.append("any"))
     optimizer.register_step_pre_hook(lambda *_: called.append("its own"))
     with weighbridge.watch(model) as run:
         inspect(model, (X, Y), F.cross_entropy, optimizer)
