@@ -1,7 +1,5 @@
 // The picture of all tensors over steps as the server sends it: value and mask of each cell, row after row.
-import { tableFromIPC } from "@uwdata/flechette";
-
-import { bytes, type Window } from "../api.ts";
+import { bytes, unpacked, type Window } from "../api.ts";
 import { letter } from "../names.ts";
 
 export const VALUE = 0;
@@ -52,9 +50,8 @@ export async function heatOf(run: string, wanted: HeatWanted, signal?: AbortSign
 }
 
 export function decode(content: Uint8Array): Heat {
-  const table = tableFromIPC(content);
-  const about = JSON.parse(table.schema.metadata!.get("heat")!) as Omit<Heat, "value" | "mask">;
-  return { ...about, value: table.getChild("value").toArray() as Float32Array, mask: table.getChild("mask").toArray() as Uint8Array };
+  const { about, columns } = unpacked<Omit<Heat, "value" | "mask">>(content);
+  return { ...about, value: columns("value") as Float32Array, mask: columns("mask") as Uint8Array };
 }
 
 /** The module that has this parameter or gives this output. */

@@ -19,8 +19,19 @@ from starlette.routing import BaseRoute, Route
 
 from weighbridge import __version__
 from weighbridge.catalog import parse
-from weighbridge.errors import BadInput, CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor, WeighbridgeError
-from weighbridge.server import arrays, heat, shapes
+from weighbridge.diagnosis import registry
+from weighbridge.errors import (
+    BadInput,
+    CorruptRun,
+    NewerFormat,
+    NotARun,
+    NothingRecorded,
+    UnknownTensor,
+    WeighbridgeError,
+    nearest,
+)
+from weighbridge.records import QUANTITIES
+from weighbridge.server import arrays, distributions, heat, layerpage, shapes
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
@@ -52,6 +63,10 @@ class Api:
             "cell": self.cell,
             "findings": self.findings,
             "notes": self.notes,
+            "layer": self.layer,
+            "spread": self.spread,
+            "lines": self.lines,
+            "rules": self.rules,
         }
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in plain.items()]
         return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
@@ -137,6 +152,24 @@ class Api:
             cells = heat.cells_of(record, statistic, rows, start, stop, columns)
         return _bytes(heat.encode(cells, _domain(request)))
 
+    def layer(self, request: Request) -> Response:
+        """One layer at one step (layerpage.py)."""
+        with self.runs.use(_one(request, "run")) as record:
+            return JSONResponse(layerpage.layer_at(record, _one(request, "path"), _integer(request, "step")))
+
+    def spread(self, request: Request) -> Response:
+        """How a tensor's values are spread, over steps (distributions.py)."""
+        start, stop, most = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            tensor, quantity = _one(request, "tensor"), _quantity(request)
+            return _bytes(distributions.spread_of(record, tensor, quantity, most, start, stop))
+
+    def lines(self, request: Request) -> Response:
+        """Every value of a small tensor over steps."""
+        start, stop, _ = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            return _bytes(distributions.lines_of(record, _one(request, "tensor"), _quantity(request), start, stop))
+
     def cell(self, request: Request) -> Response:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
         start, stop, _ = _window(request)
@@ -150,6 +183,10 @@ class Api:
         name = _one(request, "run")
         with self.runs.use(name) as record:
             return JSONResponse(self.diagnoser.ask(name, record))
+
+    def rules(self, request: Request) -> Response:
+        """All rules with what their files say of them."""
+        return JSONResponse([shapes.rule_json(rule) for rule in registry.rules()])
 
     def notes(self, request: Request) -> Response:
         """What happened to the run and when."""
@@ -208,6 +245,13 @@ def _window(request: Request) -> tuple[int | None, int | None, int]:
     buckets = _integer(request, "buckets")
     wanted = arrays.BUCKETS if buckets is None else max(1, min(arrays.BUCKETS_AT_MOST, buckets))
     return _integer(request, "start"), _integer(request, "stop"), wanted
+
+
+def _quantity(request: Request) -> str:
+    word = request.query_params.get("quantity", "parameter")
+    if word not in QUANTITIES:
+        raise BadInput(f"There is no quantity {word!r}.{nearest(word, list(QUANTITIES))}")
+    return word
 
 
 def _domain(request: Request) -> tuple[float, float] | None:

@@ -1,0 +1,59 @@
+"""Has the loss come down? The second sign of rules whose first one healthy networks may show once they have learned."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from statistics import fmean, median
+from typing import Any, Final
+
+FIRST: Final = 3  # steps that say where it began; never more than half of those that there are
+LAST: Final = 5  # steps that say where it is; likewise
+FALLEN: Final = 0.1  # of its size at the start: less is noise of the batches
+RISEN: Final = 0.5  # of its lowest, above it: it has been better
+
+
+class Progress:
+    """Follows the losses of each optimizer. Memory does not grow with steps."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, list[float]] = {}
+        self._last: dict[int, deque[float]] = {}
+        self._lowest: dict[int, float] = {}
+        self._count: dict[int, int] = {}
+
+    def read(self, row: Mapping[str, Any]) -> None:
+        """A row of the table of steps; in order."""
+        loss, optimizer = row["loss"], row["optimizer"]
+        if loss is None or loss != loss:
+            return
+        self._count[optimizer] = self._count.get(optimizer, 0) + 1
+        first = self._first.setdefault(optimizer, [])
+        if len(first) < FIRST:
+            first.append(loss)
+        last = self._last.setdefault(optimizer, deque(maxlen=LAST))
+        last.append(loss)
+        self._lowest[optimizer] = min(self._lowest.get(optimizer, fmean(last)), fmean(last))
+
+    def fall(self) -> float:
+        """How far the losses have come down, as a share of their size at the start: the largest of all optimizers; 0 = none."""
+        return max((self._fall(o) for o in self._first), default=0.0)
+
+    @property
+    def is_stalled(self) -> bool:
+        """No loss has come down by FALLEN, or each that had is well above its lowest again."""
+        return all(self._fall(o) < FALLEN or self._has_risen(o) for o in self._first)
+
+    @property
+    def is_worse(self) -> bool:
+        """Is the last loss of every optimizer above its lowest mean? What has just happened did no good."""
+        return all(last[-1] >= self._lowest[o] for o, last in self._last.items() if last)
+
+    def _fall(self, optimizer: int) -> float:
+        half = max(1, self._count[optimizer] // 2)
+        start = median(self._first[optimizer][:half])
+        return (start - fmean([*self._last[optimizer]][-half:])) / abs(start) if start else 0.0
+
+    def _has_risen(self, optimizer: int) -> bool:
+        lowest = self._lowest[optimizer]
+        return fmean(self._last[optimizer]) - lowest > RISEN * abs(lowest)

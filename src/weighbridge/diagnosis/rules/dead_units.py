@@ -1,0 +1,242 @@
+"""Most units of a layer are 0 for every input, so nothing flows through them and nothing can bring them back.
+
+Symptom        The loss stops falling, or learns only a part; gradients of a layer are mostly exactly 0.
+How it decides Units that were never above 0 in two recorded looks are taken for dead, and only what they do afterwards
+               counts: EXPOSURES further inputs (units times samples, positions of one sample are nearly one) without one of
+               them firing hold their mean rate below RATE with 95 % confidence. Told where more than MOST of a layer's units
+               are dead (all of them in layers below SMALL units), or more than SOME and growing while the loss does not fall.
+               Of an activation that is no module the gradient is the proof: that of the bias (the weight) is exactly 0 for at
+               least as many units as are never above 0. GELU, SiLU, Mish: below FLAT all the time. Between two looks: where a
+               layer's gradient is 0 for most units from one step on, three steps in a row, while at most SOME were silent
+               before, and the loss is no better than it was.
+What to do     Lower the learning rate or warm it up; start biases at 0 and weights by He; a norm before the activation; or an
+               activation with a slope everywhere (LeakyReLU, GELU).
+When it errs   Layers that are sparse on purpose (dictionaries of thousands of features) have units that fire again; more than
+               REVIVED of them and nothing is said. Frozen layers are not judged.
+References     Lu et al. 2019, "Dying ReLU and Initialization". He et al. 2015. No event in n trials: the rule of three,
+               Hanley & Lippman-Hand 1983. Positions of one image count as one in 86 (design notes, A1, measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.layers import AFFINE, NORMS, Layers
+from weighbridge.diagnosis.progress import Progress
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import counted, share
+
+MOST: Final = 0.5  # of a layer's units; Amazon SageMaker Debugger's DeadRelu has the same share
+SOME, GROWN = 0.2, 0.1  # a smaller share that has grown by so much (design notes, A1)
+RATE: Final = 0.005  # of inputs that the dead ones fire on, at most
+EXPOSURES: Final = 3 / RATE  # rule of three: no event in n trials bounds the rate by 3 / n at 95 %
+SAMPLES: Final = 16  # inputs of each unit, whatever the width: two images say nothing of a class that comes once in ten
+REVIVED: Final = 0.02  # of the silent ones that fired again in one look
+SMALL: Final = 8  # a unit of a 2-4-1 net is dead at the start with a chance of about 1/6; half of four is no wonder
+POSITIONS: Final = 86  # of one image that count as one sample
+PATIENCE: Final = 3  # steps in a row
+# Largest |output| where the slope stays below 1e-3 (x < -4.1, x < -9.2, x < -9.5), at which a unit counts as dead.
+FLAT: Final[Mapping[str, float]] = {
+    **dict.fromkeys(("ReLU", "ReLU6", "Hardswish", "Threshold"), 0.0),
+    "GELU": 1e-4,
+    "GELUActivation": 1e-4,
+    "NewGELUActivation": 1e-4,
+    "SiLU": 9e-4,
+    "SiLUActivation": 9e-4,
+    "Mish": 9e-4,
+}
+
+
+class _Layer:
+    """Units of one output since its first look."""
+
+    def __init__(self, units: int) -> None:
+        self.inputs = np.full(units, -1.0)  # since it was first silent, that first look left out; -1 = it fired last time
+        self.since = np.full(units, -1)
+        self.lowest = 1.0  # share of units that were silent in one look: at least that of dead ones
+        self.before: list[float] = []  # shares of gradients of exactly 0 at the last steps
+        self.begun, self.streak = -1, 0
+        self.cut_off = False  # its gradient is 0 exactly where it is not above 0
+
+    def look(self, silent: np.ndarray, inputs: float, step: int) -> tuple[np.ndarray, float]:
+        """Which units are dead as far as one can tell, and the share of the silent ones that fired again."""
+        was = self.inputs >= 0
+        revived = float((was & ~silent).sum()) / max(1, int(was.sum()))
+        self.since[silent & ~was] = step
+        self.inputs = np.where(silent, np.where(was, self.inputs + inputs, 0.0), -1.0)
+        return silent & was, revived
+
+
+class DeadUnits(Rule):
+    id, title = "dead-units", "Most units of a layer never fire"
+    severity, certainty, since = "warning", "test", "0.1"
+    needs = Needs(
+        gradient=["zero_fraction"],
+        activation=["count"],
+        activation_gradient=["zero_fraction"],
+        tables=["units", "steps", "groups"],
+    )
+    causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "stalled-loss")
+    experiment = (
+        "Train 50 steps from the start with a tenth of the learning rate and LeakyReLU(0.01): if the loss "
+        "falls no better, units are not why."
+    )
+
+    def __init__(self) -> None:
+        self.layers_of: dict[int, _Layer] = {}
+        self.told: set[int] = set()
+        self.progress = Progress()
+        self.looks = 0
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors, self.layers = tensors, Layers(tensors)
+        found = {c: self.layers.producer(c) for c in self.layers.outputs if tensors[c].module in FLAT}
+        self.producers = {c: p for c, p in found.items() if p == c or self.layers.is_trained(p)}
+        self.plain = [c for c in self.layers.outputs if tensors[c].module in AFFINE | NORMS and self.layers.is_trained(c)]
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        units: dict[int, list[Mapping[str, Any]]] = {}
+        for row in block.rows("units"):
+            units.setdefault(row["step"], []).append(row)
+        steps = {row["step"]: [] for row in block.rows("steps")}  # type: dict[int, list[Mapping[str, Any]]]
+        for row in block.rows("steps"):
+            steps[row["step"]].append(row)
+        for step in sorted({*units, *steps}):
+            for row in steps.get(step, ()):
+                self.progress.read(row)
+            for row in units.get(step, ()):
+                yield from self._look(block, step, row)
+            yield from self._between(block, step)
+
+    # ---- looks ----
+
+    def _look(self, block: Block, step: int, row: Mapping[str, Any]) -> Iterator[Finding]:
+        column = self.tensors.column.get(row["tensor"])
+        if column is None or not (column in self.producers or column in self.plain) or len(row["active"]) < 2:
+            return
+        self.looks += 1
+        active, largest = np.asarray(row["active"]), np.asarray(row["max"])
+        flat = FLAT.get(self.tensors[column].module, 0.0)
+        silent = (active == 0) & (largest <= flat if column in self.producers else True)
+        layer = self.layers_of.setdefault(column, _Layer(len(silent)))
+        if len(layer.inputs) != len(silent):
+            return
+        inputs = max(self.layers.samples(column, row["n"]), row["n"] / POSITIONS)
+        dead, revived = layer.look(silent, inputs, step)
+        if column not in self.producers:
+            layer.cut_off |= self._is_cut_off(block, step, column, row)
+            if not self._has_no_gradient(block, step, column, int(dead.sum()), len(dead)):
+                return
+        place = self.producers.get(column, column)
+        is_certain = bool(
+            dead.any() and revived <= REVIVED and layer.inputs[dead].sum() >= EXPOSURES and layer.inputs[dead].min() >= SAMPLES
+        )
+        found = float(dead.mean())
+        grown = found - layer.lowest
+        layer.lowest = min(layer.lowest, float(silent.mean()))
+        is_most = bool(dead.all()) if len(dead) < SMALL else found > MOST
+        is_growing = found > SOME and grown >= GROWN and len(dead) >= 2 * SMALL and self.progress.is_stalled
+        if is_certain and (is_most or is_growing) and not {place, column} & self.told:
+            self.told |= {place, column}
+            yield self._finding(place, step, layer, dead)
+
+    def _is_cut_off(self, block: Block, step: int, column: int, row: Mapping[str, Any]) -> bool:
+        """Is the gradient by this output 0 just where it is not above 0? Then a ReLU follows."""
+        zeros = block["activation_gradient.zero_fraction"][step - block.start, column]
+        below = 1 - float(np.sum(row["active"])) / max(1, row["n"] * len(row["active"]))
+        return bool(row["steps"] == 1 and 0.05 < below < 0.95 and below <= zeros < below + 0.02)
+
+    def _has_no_gradient(self, block: Block, step: int, column: int, dead: int, units: int) -> bool:
+        """Is the gradient exactly 0 of as many units as seem dead, and not of the living ones?"""
+        parameter = self.layers.bias(column)
+        parameter = self.layers.weight(column) if parameter is None else parameter
+        if parameter is None:
+            return False
+        zeros = block["gradient.zero_fraction"][step - block.start, parameter] * units
+        return bool(zeros >= dead - 0.5 and (zeros < units - 0.5 or dead == units))
+
+    # ---- between looks ----
+
+    def _between(self, block: Block, step: int) -> Iterator[Finding]:
+        """Most units of a layer lose their gradient at once, and it stays so."""
+        for column, layer in self.layers_of.items():
+            place = self.producers.get(column, column)
+            bias = self.layers.bias(place)
+            is_relu = FLAT.get(self.tensors[column].module) == 0.0 if column in self.producers else layer.cut_off
+            if not is_relu or bias is None or place in self.told or len(layer.inputs) < SMALL:
+                continue
+            zeros = float(block["gradient.zero_fraction"][step - block.start, bias])
+            if np.isnan(zeros):
+                continue
+            usual = max(layer.before[-10:], default=1.0)
+            if zeros > MOST and len(layer.before) >= PATIENCE and usual <= SOME:
+                layer.begun = step if layer.streak == 0 else layer.begun
+                layer.streak += 1
+            else:
+                layer.before = [*layer.before[-9:], zeros]
+                layer.streak = 0
+            if layer.streak >= PATIENCE and self.progress.is_worse:
+                self.told |= {place, column}
+                yield self._sudden(place, layer.begun, step, zeros, usual)
+
+    # ---- findings ----
+
+    def _finding(self, column: int, step: int, layer: _Layer, dead: np.ndarray) -> Finding:
+        name, inputs = self.layers.place(column), layer.inputs[dead]
+        number, units = int(dead.sum()), len(dead)
+        birth = int(layer.since[dead].max())
+        return Finding(
+            place=name,
+            first_step=int(np.sort(layer.since[dead])[int(number / 2)]),
+            told_step=step,
+            message=f"{number} of the {units} units of {name or 'the model'} gave nothing above 0 for any of the last "
+            f"{counted(int(inputs.min()), 'input')}: their gradient is exactly 0, so they stay so.",
+            evidence=(
+                ValueEvidence("share of dead units", number / units, MOST),
+                ValueEvidence("inputs since they fell silent, times units", float(inputs.sum()), EXPOSURES),
+                TableEvidence(
+                    "units",
+                    ("units", "dead", "silent since step (last of them)", "inputs each (fewest)"),
+                    ((units, number, birth, int(inputs.min())),),
+                ),
+            ),
+            fix=self._fix(column),
+            severity="error" if number == units else "",
+            depth=self.tensors[column].order / 1e6,
+        )
+
+    def _sudden(self, column: int, first: int, step: int, zeros: float, usual: float) -> Finding:
+        name = self.layers.place(column)
+        return Finding(
+            place=name,
+            first_step=first,
+            told_step=step,
+            message=f"From step {first} on the gradient of {share(zeros)} of the units of {name or 'the model'} is "
+            "exactly 0 (at "
+            f"most {share(usual)} in the ten steps before): a ReLU gives 0 for all inputs there.",
+            evidence=(
+                ValueEvidence("share of units without gradient", zeros, MOST),
+                ValueEvidence("largest share in the ten steps before", usual),
+            ),
+            fix=self._fix(column),
+            certainty="heuristic",
+            depth=self.tensors[column].order / 1e6,
+        )
+
+    def _fix(self, column: int) -> str:
+        return (
+            "Lower the learning rate or warm it up, and look at how this layer starts: biases at 0, weights by "
+            "kaiming_normal_(nonlinearity='relu'); or use an activation with a slope everywhere, such as LeakyReLU or GELU."
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if not self.producers and not self.plain:
+            return Outcome.NOT_APPLICABLE, "no layer whose units could die was recorded"
+        if self.looks < 2:
+            return Outcome.NOT_ENOUGH_DATA, "units were looked at fewer than twice"
+        return None

@@ -1,0 +1,103 @@
+"""In one step the gradient is many times what it was before, and the optimizer uses all of it.
+
+Symptom        A jump of the loss in the next steps, or weights that are thrown far off at once.
+How it decides The norm of the gradient that the optimizer used (after any clipping), as a logarithm, over the median of the
+               steps just before: above LEAST times, above 7 robust sigmas (median absolute deviation) of the last 200 steps,
+               2.5 times as far out as any of them, and larger than all since the first EARLY steps. The place is the tensor
+               with the largest share of the squared norm.
+What to do     Look at the batch of this step. Clip by the norm (`clip_grad_norm_`) at a few times its usual size.
+When it errs   Not before 10 steps. Where gradients scatter widely by nature (batches of one sample, reinforcement learning),
+               their own scatter and extremes are the measure. A spike that clipping has cut off does no harm and is not
+               told.
+References     OLMo Team 2025, "2 OLMo 2 Furious", section 3 (spike score: more than 7 sigma); Takase et al. 2023, "Spike No
+               More"; Rousseeuw and Croux 1993 on the median absolute deviation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.spikes import LEAST as WAIT
+from weighbridge.diagnosis.spikes import LIMIT, Spike, SpikeWatch
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import counted, factor, share
+
+LEAST = 3.0  # times; half an order of magnitude: less is what batches do
+EARLY = 3  # steps whose gradients are still those of the initialisation
+SHOWN = 8
+MOST_TOLD = 3  # of one run: whoever has seen three needs no fourth
+
+
+@dataclass(slots=True)
+class State:
+    """Of one optimizer."""
+
+    watch: SpikeWatch = field(default_factory=lambda: SpikeWatch(LEAST))
+    steps: int = 0
+    largest: float = 0.0  # norm, after the first steps
+    last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
+
+
+class GradientSpike(Rule):
+    id, title = "gradient-spike", "The gradient is suddenly many times larger"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(gradient=["l2_norm"], tables=["steps", "groups"])
+    experiment = "The same step with another batch: if the gradient is as large, it is not the data."
+
+    def __init__(self) -> None:
+        self.states: dict[int, State] = {}
+        self.told = 0
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for one in taken(block):
+            norms = np.nan_to_num(block["gradient.l2_norm"][one.at, one.columns], posinf=0.0)
+            norm = float(np.sqrt((norms**2).sum()))
+            if not norm > 0:
+                continue
+            state = self.states.setdefault(one.optimizer, State())
+            state.steps += 1
+            state.last.append((one.step, norm))
+            spike = state.watch.add(norm)
+            is_largest = norm > state.largest
+            if state.steps > EARLY:
+                state.largest = max(state.largest, norm)
+            if spike is not None and is_largest and self.told < MOST_TOLD:
+                self.told += 1
+                yield self._finding(one, norms, norm, spike, state)
+
+    def _finding(self, one: Taken, norms: np.ndarray, norm: float, spike: Spike, state: State) -> Finding:
+        shares = (norms / norm) ** 2
+        order = np.argsort(-shares)[:SHOWN].tolist()
+        culprit = self.tensors.name(int(one.columns[order[0]]))
+        rows = tuple((self.tensors.name(int(one.columns[i])), float(norms[i]), float(shares[i])) for i in order)
+        steps, values = zip(*state.last, strict=True)
+        return Finding(
+            place=culprit,
+            first_step=one.step,
+            told_step=one.step,
+            message=f"At step {one.step} the gradient is {factor(spike.times)} of what it was just before; "
+            f"{share(rows[0][2])} of its square is that of {culprit}.",
+            evidence=(
+                ValueEvidence("robust sigmas above the steps before", min(spike.score, 1e6), LIMIT),
+                SeriesEvidence("norm of the gradient", steps, values),
+                TableEvidence("whose it is", ("tensor", "norm", "share of the square"), rows),
+            ),
+            fix=f"Look at the batch of step {one.step}; clip gradients by their norm, at a few times its usual size.",
+            depth=1.5,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        seen = max((state.steps for state in self.states.values()), default=0)
+        if seen <= WAIT:
+            return Outcome.NOT_ENOUGH_DATA, f"{counted(seen, 'step')} with gradients; more than {WAIT} are needed"
+        return None

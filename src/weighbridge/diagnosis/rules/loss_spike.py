@@ -1,0 +1,97 @@
+"""In one step the loss is far above what it was just before.
+
+Symptom        The curve of the loss has a peak, or leaves its course for good.
+How it decides The loss, as a logarithm, over the median of the steps just before: above LEAST times, above 7 robust sigmas
+               (median absolute deviation) of the last 200 steps, 2.5 times as far out as any of them, and more than UNDONE
+               of all that was won since the beginning is undone. A spike of the gradient in a step before is its cause.
+What to do     Look at the batch of this step, and at what the step before did. If the loss does not come back: go on from a
+               checkpoint about 100 steps earlier without the next few hundred batches, or with a lower learning rate.
+When it errs   Not before 10 steps, and not where the loss is or was 0 or negative, which has no ratio. Where it scatters
+               widely by nature (batches of one sample, reinforcement learning), its own scatter and extremes are the
+               measure.
+References     Chowdhery et al. 2022, "PaLM", section 5.1 (rewind and skip); OLMo Team 2025, "2 OLMo 2 Furious", section 3
+               (spike score); Molybog et al. 2023, "A Theory on Adam Instability in Large-Scale Machine Learning".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis.losscourse import LossCourse
+from weighbridge.diagnosis.spikes import LEAST as WAIT
+from weighbridge.diagnosis.spikes import LIMIT, Spike, SpikeWatch
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.format import counted, factor, number
+
+LEAST = 2.0  # times; a bad batch of a healthy run rarely doubles the loss
+UNDONE = 0.25  # of the way from the first loss to the one before: a hard batch of a model that fits all others undoes less
+SHOWN = 8
+
+
+@dataclass(slots=True)
+class State:
+    """Of one optimizer."""
+
+    watch: SpikeWatch = field(default_factory=lambda: SpikeWatch(LEAST))
+    course: LossCourse = field(default_factory=LossCourse)
+    last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
+    is_positive: bool = True
+
+
+class LossSpike(Rule):
+    id, title = "loss-spike", "The loss jumps up in one step"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(tables=["steps", "groups"])
+    experiment = "The same step with another batch: if the loss is as high, it is the weights and not the data."
+
+    def __init__(self) -> None:
+        self.states: dict[int, State] = {}
+        self.is_told = False
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for one in taken(block, skipped=True):
+            state = self.states.setdefault(one.optimizer, State())
+            if not np.isfinite(one.loss) or self.is_told:
+                continue
+            state.is_positive &= one.loss > 0
+            before = state.course.now
+            state.last.append((one.step, one.loss))
+            state.course.add(one.loss)
+            spike = state.watch.add(one.loss)
+            if spike is None or not state.is_positive:
+                continue
+            if one.loss - before > UNDONE * (state.course.first - before):
+                self.is_told = True
+                yield _finding(one, spike, state, before)
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        seen = max((state.course.steps for state in self.states.values()), default=0)
+        if seen <= WAIT:
+            return Outcome.NOT_ENOUGH_DATA, f"{counted(seen, 'step')} with a loss; more than {WAIT} are needed"
+        if not any(state.is_positive for state in self.states.values()):
+            return Outcome.NOT_APPLICABLE, "the loss is or was 0 or negative"
+        return None
+
+
+def _finding(one: Taken, spike: Spike, state: State, before: float) -> Finding:
+    steps, values = zip(*state.last, strict=True)
+    return Finding(
+        place="",
+        first_step=one.step,
+        told_step=one.step,
+        message=f"At step {one.step} the loss is {number(one.loss)}, {factor(spike.times)} of what it was just before "
+        f"({number(before)}).",
+        evidence=(
+            ValueEvidence("robust sigmas above the steps before", min(spike.score, 1e6), LIMIT),
+            SeriesEvidence("loss", steps, values),
+        ),
+        fix=f"Look at the batch of step {one.step} and at the update of the step before. If the loss does not come back, go "
+        "on from a checkpoint before it with other batches or a lower learning rate.",
+        depth=0.99,
+    )

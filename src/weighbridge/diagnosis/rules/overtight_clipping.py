@@ -1,0 +1,172 @@
+"""Gradients are clipped to so small a size that the steps no longer teach anything.
+
+Symptom        The loss hardly moves from its first value, although gradients are large and the learning rate looks right.
+How it decides The factor of clipping f is at most FACTOR in PATIENCE recorded steps in a row. A step lowers the loss by at
+               most -<g, u> (first order; in a valley it is less), where u is the real update and g the gradient before it
+               was clipped, so used gradient / f. Told where this is at most STOPPED of the loss although without clipping it
+               would be SLOWED_BY times more; or at most SLOW of it and the loss has not fallen by IMPROVED in LONG steps.
+               Clipping by value leaves no factor: there, most elements of all tensors stand exactly at one bound, the
+               updates are at most CRAWL of the weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE).
+What to do     Raise the limit to what the norm of the gradient usually is (print what `clip_grad_norm_` gives), or leave
+               clipping out.
+When it errs   Adam and its kind divide by the size of the gradient, so a constant factor changes nothing there: they are
+               judged only where eps keeps them from it (updates below PACE of the learning rate). Steps during which the
+               learning rate rises, or is below TAIL of the largest so far, do not count.
+References     Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", section 3.2 (the limit should
+               be near the average norm); Zhang et al. 2020, "Why Gradient Clipping Accelerates Training": a clipped step is
+               a normalised one of size lr times the limit. First-order bound: Nesterov 2004, section 1.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis.losscourse import LossCourse
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import counted, factor, number, share
+
+FACTOR = 0.1  # clipping that is meant as a guard leaves the usual gradient nearly whole
+PATIENCE = 3  # steps; beyond the first batch, and the factor hardly scatters
+STOPPED = 5e-4  # of the loss per step: 2,000 steps that all point the right way, to bring it to 0
+SLOW = 2e-3  # the same, 500 steps
+SLOWED_BY = 10.0  # = 1 / FACTOR: it is clipping that makes the step small, and not the learning rate alone
+LONG = 20  # steps without IMPROVED: SLOW allows twice as much in them
+IMPROVED = 0.02
+CRAWL = 1e-4  # update over weight: 10,000 steps to move a weight by its own size
+STILL = 1e-5  # the same, 100,000 steps
+PACE = 0.1  # of the learning rate; Adam's updates are 0.2 to 1 of it (Kingma and Ba 2015, section 2.1)
+TAIL = 0.1
+AT_BOUND = 0.5  # mean |g| over the largest |g|: of a normal distribution cut off at its sigma it is 0.63, uncut below 0.3
+SAME = 1e-6  # relative: the bound as it is rounded in float32
+
+
+class OvertightClipping(Rule):
+    id, title = "overtight-clipping", "Clipping leaves too little of the gradient"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(
+        parameter=["l2_norm"],
+        gradient=["l1_norm", "abs_max", "count"],
+        update=["l2_norm", "dot_gradient_update"],
+        tables=["steps", "groups"],
+    )
+    experiment = "20 steps from the last checkpoint without clipping: if the loss falls no faster, this finding is wrong."
+
+    def __init__(self) -> None:
+        self.course: dict[int, LossCourse] = {}
+        self.run: dict[int, list[tuple[int, float, float]]] = {}  # by optimizer: step, f, progress of the steps in a row
+        self.crawl: dict[int, int] = {}  # by optimizer: the first of the steps in a row that are clipped by value
+        self.rate: dict[int, tuple[float, float]] = {}  # largest so far, and that of the step before
+        self.is_known = self.is_told = False
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for one in taken(block):
+            if self.is_told:
+                return
+            course = self.course.setdefault(one.optimizer, LossCourse())
+            course.add(one.loss)
+            if self._is_in_ramp(one):
+                continue
+            found = self._by_norm(block, one, course) if one.clip_factor > 0 else self._by_value(block, one, course)
+            if found is not None:
+                self.is_told = True
+                yield found
+
+    def _is_in_ramp(self, one: Taken) -> bool:
+        """Does the learning rate rise, or is it near its end? Then small steps are meant."""
+        now = float(np.nanmax(one.lr)) if np.isfinite(one.lr).any() else np.nan
+        largest, before = self.rate.get(one.optimizer, (0.0, np.inf))
+        self.rate[one.optimizer] = (max(largest, now), now)
+        return now > before or now < TAIL * largest
+
+    def _by_norm(self, block: Block, one: Taken, course: LossCourse) -> Finding | None:
+        self.is_known = True
+        f, run = one.clip_factor, self.run.setdefault(one.optimizer, [])
+        progress = self._progress(block, one) / f
+        if f > FACTOR or not progress <= SLOW or not progress / f >= SLOWED_BY * STOPPED or self._is_normalised(block, one):
+            run.clear()
+            return None
+        run.append((one.step, f, progress))
+        has_stopped = len(run) >= PATIENCE and max(p for _, _, p in run[-PATIENCE:]) <= STOPPED
+        has_slowed = len(run) >= LONG and not course.has_improved(IMPROVED)
+        return self._finding(run, has_stopped) if has_stopped or has_slowed else None
+
+    def _progress(self, block: Block, one: Taken) -> float:
+        """Most that the step lowers the loss by, of the loss; momentum will make of it up to 1 / (1 - momentum)."""
+        falls = -block["update.dot_gradient_update"][one.at, one.columns]
+        is_heavy_ball = np.isnan(one.setting("betas", part=0)) & (one.momentum > 0) & (one.momentum < 1)
+        growth = np.where(is_heavy_ball, 1 / (1 - np.where(is_heavy_ball, one.momentum, 0.0)), 1.0)
+        return float(np.nansum(falls * growth)) / abs(one.loss) if one.loss and np.isfinite(falls).any() else np.nan
+
+    def _is_normalised(self, block: Block, one: Taken) -> bool:
+        """Is the update of the size of the learning rate, whatever that of the gradient?"""
+        if np.isnan(one.setting("eps")).all():
+            return False
+        count = block["gradient.count"][one.at, one.columns]
+        update = _size(block["update.l2_norm"][one.at, one.columns])
+        return bool(update > PACE * np.sqrt(np.nansum(count * one.lr**2)))
+
+    def _by_value(self, block: Block, one: Taken, course: LossCourse) -> Finding | None:
+        largest, count, total = (block[f"gradient.{n}"][one.at, one.columns] for n in ("abs_max", "count", "l1_norm"))
+        if not (bound := float(np.nanmax(np.nan_to_num(largest), initial=0.0))):
+            return None
+        is_at = np.abs(largest / bound - 1) <= SAME
+        at_bound = float(np.nansum(total) / (np.nansum(count) * bound))
+        update, weight = (_size(block[f"{q}.l2_norm"][one.at, one.columns]) for q in ("update", "parameter"))
+        if is_at.sum() < 2 or is_at.mean() < AT_BOUND or at_bound < AT_BOUND or not update <= CRAWL * weight:
+            self.crawl.pop(one.optimizer, None)
+            return None
+        self.is_known = True
+        first = self.crawl.setdefault(one.optimizer, one.step)
+        patience = PATIENCE if update <= STILL * weight else LONG
+        is_clear = one.step - first >= patience - 1 and not course.has_improved(IMPROVED)
+        return _of_values(first, one.step, bound, at_bound, update / weight) if is_clear else None
+
+    def _finding(self, run: list[tuple[int, float, float]], has_stopped: bool) -> Finding:
+        steps, factors, progress = zip(*run[-LONG:], strict=True)
+        now, f = progress[-1], factors[-1]
+        words = "" if has_stopped else f", and it has not fallen in {counted(len(run), 'step')}"
+        return Finding(
+            place="",
+            first_step=run[0][0],
+            told_step=steps[-1],
+            message=f"Clipping leaves {share(f)} of the gradient. A step lowers the loss by {share(now)} of it at most{words}; "
+            f"unclipped it would be {factor(1 / f)} as much.",
+            evidence=(
+                ValueEvidence("factor of clipping", f, FACTOR),
+                SeriesEvidence("most that a step lowers the loss by, of the loss", steps, progress, STOPPED),
+            ),
+            fix=f"Raise the limit of clipping to about {factor(1 / f)} of what it is, where the norm of the gradient lies, "
+            "or leave clipping out.",
+            depth=1.9,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        return None if self.is_known else (Outcome.NOT_APPLICABLE, "no clipping of gradients was seen")
+
+
+def _size(norms: np.ndarray) -> float:
+    return float(np.sqrt(np.nansum(norms**2)))
+
+
+def _of_values(first: int, step: int, bound: float, at_bound: float, ratio: float) -> Finding:
+    return Finding(
+        place="",
+        first_step=first,
+        told_step=step,
+        message=f"Most elements of all gradients are exactly {number(bound)} or its negative: they are clipped by value. A "
+        f"step moves the weights by {number(ratio)} of their size, and the loss has not fallen.",
+        evidence=(
+            ValueEvidence("mean |g| over the largest |g|", at_bound, AT_BOUND),
+            ValueEvidence("update over weight", ratio, CRAWL),
+        ),
+        fix="Raise the limit of clip_grad_value_ to the size of the largest gradients, or clip by the norm.",
+        depth=1.9,
+    )

@@ -1,0 +1,175 @@
+"""What the last hidden layers give lies along one direction, or is the same at all positions, while the inputs do not.
+
+Symptom        The loss stays near that of a constant predictor; widening the network changes nothing.
+How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares of the covariance of up to 64 vectors: 1 = one
+               direction. Followed from the last hidden output backwards as long as it is below ONE. Told, at PATIENCE looks,
+               where inputs have at least INPUT_DIRECTIONS, every layer on the way is at least WIDE, and either this is so
+               from the start of training on, or it was FALL times as much before and the loss does not fall. Likewise where
+               the positions of one sample are all alike (variance over positions below ALIKE of the mean square) at the end
+               and were not at first.
+What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
+               (orthogonal); a lower learning rate.
+When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
+               fallen nothing is said. Layers behind a bottleneck of fewer than WIDE units have few directions by design.
+References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Attention is not all you need: pure attention
+               loses rank doubly exponentially with depth". Papyan et al. 2020 (neural collapse: C classes end in C - 1
+               directions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.layers import AFFINE, NORMS, RECURRENT, Layers
+from weighbridge.diagnosis.progress import Progress
+from weighbridge.diagnosis.spreads import BATCH, Seen, by_step
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import number
+
+ONE: Final = 1.5  # directions: one of them holds 80 % of the variance or more
+INPUT_DIRECTIONS: Final = 4.0
+WIDE: Final = 8
+FALL: Final = 4.0  # times less than it was (design notes, A3)
+ALIKE: Final = 1e-3  # of the mean square
+UNLIKE: Final = 0.05
+PATIENCE: Final = 2
+START: Final = 3  # looks that are the start of training
+KEPT: Final = 16
+
+
+class RankCollapse(Rule):
+    id, title = "rank-collapse", "A representation has lost its directions"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(tables=["spread", "steps", "groups"])
+    causes = ("collapsed-output", "vanishing-gradient", "stalled-loss")
+    experiment = (
+        "Give the layers before this place a residual connection and train 50 steps: if the loss falls no "
+        "faster, rank is not why."
+    )
+
+    def __init__(self) -> None:
+        self.progress = Progress()
+        self.looks = 0
+        self.largest: dict[int, float] = {}
+        self.streak: dict[tuple[int, str], int] = {}
+        self.from_step: dict[tuple[int, str], int] = {}
+        self.shown: dict[int, list[tuple[int, float, float]]] = {}
+        self.told: set[str] = set()
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors, self.layers = tensors, Layers(tensors)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for step, seen, _ in by_step(block, self.progress):
+            self.looks += 1
+            for column, one in seen.items():
+                self.largest[column] = max(self.largest.get(column, 0.0), one.directions)
+                self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, one.directions, one.between_positions)]
+            for model in dict.fromkeys(self.tensors[c].model for c in self.layers.outputs):
+                if model not in self.told:
+                    yield from self._judged(step, model, seen)
+
+    def _judged(self, step: int, model: str, seen: dict[int, Seen]) -> Iterator[Finding]:
+        path = self._path(model, seen)
+        for kind, begun in (("directions", self._lost_directions(path, seen)), ("positions", self._lost_positions(path, seen))):
+            key = (hash(model), kind)
+            if begun is None:
+                self.streak.pop(key, None)
+                continue
+            self.streak[key] = self.streak.get(key, 0) + 1
+            if self.streak[key] == 1:
+                self.from_step[key] = step
+            is_start = self.from_step[key] == 0
+            if self.streak[key] >= PATIENCE and model not in self.told and (is_start or self._has_got_worse(kind, begun, seen)):
+                self.told.add(model)
+                yield self._finding(step, begun, kind, self.from_step[key], seen)
+
+    def _path(self, model: str, seen: dict[int, Seen]) -> list[int]:
+        """The hidden outputs in the order of execution, up to what the last affine module is given."""
+        mine = [c for c in self.layers.outputs if self.tensors[c].model == model and c in seen]
+        affine = [i for i, c in enumerate(mine) if self.tensors[c].module in AFFINE and self.layers.weight(c) is not None]
+        return mine[: affine[-1]] if affine else []
+
+    def _lost_directions(self, path: list[int], seen: dict[int, Seen]) -> int | None:
+        """The first output from which on all are in one direction up to the last; None = there is none, or by design."""
+        given = seen.get(BATCH) or (seen[path[0]] if path else None)
+        if given is None or not given.directions >= INPUT_DIRECTIONS:
+            return None
+        begun = None
+        for column in reversed(path):
+            if not seen[column].directions < ONE:
+                break
+            begun = column
+        if begun is None or any(self._is_narrow(c) for c in path[: path.index(begun) + 1]):
+            return None
+        return begun
+
+    def _is_narrow(self, column: int) -> bool:
+        weight = self.layers.weight(column)
+        kind = self.tensors[column].module
+        if weight is None or kind in NORMS:
+            return False
+        shape = self.tensors[weight].shape
+        return kind in AFFINE | RECURRENT and (shape[0] < WIDE or (len(shape) == 2 and shape[1] < WIDE))
+
+    def _lost_positions(self, path: list[int], seen: dict[int, Seen]) -> int | None:
+        """The same for positions: alike from here to the end, unlike at first."""
+        spread = [c for c in path if seen[c].between_positions == seen[c].between_positions]
+        if len(spread) < 2 or not seen[spread[0]].between_positions > UNLIKE:
+            return None
+        begun = None
+        for column in reversed(spread):
+            if not seen[column].between_positions < ALIKE:
+                break
+            begun = column
+        return begun
+
+    def _has_got_worse(self, kind: str, column: int, seen: dict[int, Seen]) -> bool:
+        if not self.progress.is_stalled:
+            return False
+        return kind == "positions" or self.largest[column] >= FALL * seen[column].directions
+
+    def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:
+        name, one = self.layers.place(column), seen[column]
+        shown = self.shown[column]
+        steps = tuple(row[0] for row in shown)
+        given = seen.get(BATCH)
+        if kind == "directions":
+            message = (
+                f"From {name or 'the model'} on up to the last layer, all vectors lie along one direction: their "
+                "participation ratio is "
+                f"{number(one.directions)} of at most {one.most}."
+            )
+            values, limit, what = tuple(row[1] for row in shown), ONE, "participation ratio"
+        else:
+            message = (
+                f"From {name or 'the model'} on up to the last layer, a sample's positions are all alike: they differ by "
+                f"{number(one.between_positions)} of the mean square."
+            )
+            values, limit, what = tuple(row[2] for row in shown), ALIKE, "variance over positions / mean square"
+        table = [("batch", given.directions, given.between_positions)] if given else []
+        table += [
+            (self.tensors.name(c), seen[c].directions, seen[c].between_positions) for c in self.layers.outputs if c in seen
+        ]
+        return Finding(
+            place=name,
+            first_step=since,
+            told_step=step,
+            message=message,
+            evidence=(
+                ValueEvidence(what, values[-1], limit),
+                SeriesEvidence(f"{what} of {name}", steps, values, limit),
+                TableEvidence(f"at step {step}", ("output", "participation ratio", "between positions"), tuple(table)),
+            ),
+            fix="Put residual connections around attention and deep blocks, norms between them, or start with "
+            "orthogonal weights.",
+            depth=self.tensors[column].order / 1e6,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if self.looks < PATIENCE:
+            return Outcome.NOT_ENOUGH_DATA, "outputs were looked at fewer than twice"
+        return None

@@ -1,0 +1,131 @@
+"""Adam's second moment lags behind the gradients: it divides by what they were, and the steps are too large.
+
+Symptom        With a beta2 near 1, the loss jumps a few steps after the gradients have become larger.
+How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second moment after the step, corrected for its start:
+               above LIMIT in PATIENCE recorded steps in a row, while updates are above PACE of the learning rate (about
+               twice what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all
+               of the AGO before.
+What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
+               (Adafactor, StableAdamW).
+When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
+               single large gradient is gradient-spike's.
+References     Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", section 3.4
+               (RMS of 2.3 or more precedes loss spikes by 1 to 8 steps); Bai et al. 2025, "Adaptive Preconditioners Trigger
+               Loss Spikes in Adam".
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.format import counted, number
+
+LIMIT = 2.3
+PATIENCE = 2
+AGO = 7  # losses before those of the steps in a row
+PACE = 0.4  # update over lr: noise alone gives sqrt((1 - beta1) / (1 + beta1)) = 0.23 (beta1 = 0.9), this is near twice as much
+EARLY = 10  # steps: until then v is a mean of few gradients
+SHOWN = 8
+
+
+@dataclass(slots=True)
+class State:
+    """Of one optimizer."""
+
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=AGO + PATIENCE))
+    steps: int = 0
+
+    def note(self, loss: float) -> None:
+        self.steps += 1
+        if np.isfinite(loss):
+            self.losses.append(loss)
+
+    @property
+    def has_risen(self) -> bool:
+        """Are the last losses all above all of those before? By chance once in 36 times."""
+        listed = [*self.losses]
+        return len(listed) == AGO + PATIENCE and min(listed[AGO:]) > max(listed[:AGO])
+
+
+class StaleSecondMoment(Rule):
+    id, title = "stale-second-moment", "Adam's second moment is out of date"
+    severity, certainty, since = "warning", "heuristic", "0.1"
+    needs = Needs(
+        parameter=["l2_norm"],
+        gradient=["rms", "count"],
+        update=["l2_norm", "dot_update_parameter"],
+        moment2=["mean"],
+        tables=["steps", "groups"],
+    )
+    experiment = "20 steps from the last checkpoint with beta2=0.95: if the loss jumps as before, this finding is wrong."
+
+    def __init__(self) -> None:
+        self.moments = SecondMoments()
+        self.states: dict[int, State] = {}
+        self.length, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)  # per tensor: steps in a row, the first of them
+        self.is_told = False
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
+        self.moments.start(tensors)
+        self.length, self.first = tensors.grown(self.length), tensors.grown(self.first)
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for one in taken(block):
+            state = self.states.setdefault(one.optimizer, State())
+            moment = self.moments.follow(block, one)
+            state.note(one.loss)
+            if self.is_told or not np.isfinite(moment).any():
+                continue
+            with np.errstate(all="ignore"):
+                behind = block["gradient.rms"][one.at, one.columns] / np.sqrt(moment)
+                count = block["gradient.count"][one.at, one.columns]
+                pace = np.sqrt(own_updates(block, one) / count) / one.lr
+            holds = (behind > LIMIT) & (pace > PACE) & (state.steps > EARLY)
+            columns = one.columns
+            self.first[columns] = np.where(holds & (self.length[columns] == 0), one.step, self.first[columns])
+            self.length[columns] = np.where(
+                np.isfinite(behind), np.where(holds, self.length[columns] + 1, 0), self.length[columns]
+            )
+            told = self.length[columns] >= PATIENCE
+            if told.any() and state.has_risen:
+                self.is_told = True
+                yield self._finding(one, told, behind, pace)
+
+    def _finding(self, one: Taken, told: np.ndarray, behind: np.ndarray, pace: np.ndarray) -> Finding:
+        listed = sorted(np.flatnonzero(told).tolist(), key=lambda i: -behind[i])
+        places = self.tensors.together([int(one.columns[i]) for i in listed], self.tensors.is_parameter)
+        worst = self.tensors.name(int(one.columns[listed[0]]))
+        rows = tuple((self.tensors.name(int(one.columns[i])), float(behind[i]), float(pace[i])) for i in listed[:SHOWN])
+        beta = float(np.nanmax(one.setting("betas", part=1)[told], initial=0.0))
+        return Finding(
+            place=places[0][0] if len(places) == 1 else worst,
+            first_step=int(self.first[one.columns[told]].min()),
+            told_step=one.step,
+            message=f"The gradient of {worst} is {number(float(behind[listed[0]]))} times as large as its second moment "
+            f"remembers, in {counted(PATIENCE, 'step')} in a row: updates are {number(float(pace[listed[0]]))} times the "
+            "learning rate, and the loss rises.",
+            evidence=(
+                ValueEvidence("rms(g) over the root mean second moment", float(behind[listed[0]]), LIMIT),
+                TableEvidence("out of date", ("tensor", "RMS", "update over learning rate"), rows),
+                SettingEvidence("beta2", number(beta, 6)),
+            ),
+            fix="betas=(0.9, 0.95), or clip gradients by their norm; a longer warm-up where it happens at the beginning.",
+            depth=2.0,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if not (self.moments.steps > 0).any():
+            return Outcome.NOT_APPLICABLE, "no optimizer of Adam's kind"
+        if self.moments.steps.max() <= EARLY:
+            return Outcome.NOT_ENOUGH_DATA, f"more than {EARLY} steps are needed"
+        return None

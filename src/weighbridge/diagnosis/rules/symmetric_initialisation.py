@@ -1,0 +1,199 @@
+"""All units of a layer start as one, so the layer computes one number however wide it is.
+
+Symptom        The network learns like one of width 1: the loss falls a little and stops.
+How it decides The sums, sums of squares and largest values of all units of an affine or recurrent module are equal but for
+               rounding (the same numbers went through the same weights), and differ between inputs. Still so at step 2 or
+               later after its weight has moved: their gradients are equal too, and stay so (error). Equal at first and
+               different then: the start alone was one number (warning). Further, weights of exactly 0 in two layers or more
+               with gradients of exactly 0, PATIENCE steps in a row: each waits for the other. `inspect` compares the rows of
+               each weight and of its gradient.
+What to do     Start weights at random: `nn.init.kaiming_normal_(layer.weight)`.
+When it errs   A last layer, a branch or LoRA's B that starts at 0 gives the same for all inputs and gets different gradients:
+               it is not meant. Layers whose weights are frozen are not judged.
+References     Goodfellow, Bengio, Courville 2016, Deep Learning, section 8.4: initial parameters need to break symmetry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.layers import AFFINE, RECURRENT, Layers
+from weighbridge.diagnosis.parameters import symmetric
+from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.firstpass import from_text
+
+# Of the root of n * sum of squares. Two units at random agree in three such numbers once in 10^15 cases; a matrix product may
+# round the same row differently in different places.
+ROUNDING: Final = {"float64": 1e-9, "float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-3}
+VARIES: Final = 1e-6  # variance over the inputs, of the mean square: the units do look at their input
+PROOF: Final = 2  # the step at which two updates have been made
+PATIENCE: Final = 3  # a branch behind two that start at 0 gets its first gradient at step 2
+
+
+class SymmetricInitialisation(Rule):
+    id, title = "symmetric-initialisation", "All units of a layer are one"
+    severity, certainty, since = "error", "proof", "0.1"
+    needs = Needs(
+        parameter=["abs_max"],
+        gradient=["zero_fraction"],
+        update=["zero_fraction"],
+        tables=["units", "steps", "groups", "graph"],
+    )
+    causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "stalled-loss")
+    experiment = (
+        "Start this layer's weights with kaiming_normal_ and train as long: if the loss ends where it does "
+        "now, symmetry is not why."
+    )
+
+    def __init__(self) -> None:
+        self.equal: dict[int, int] = {}  # output: the step since when its units are one
+        self.moved: dict[int, int] = {}  # output: the first step at which its weight moved
+        self.zeros: dict[int, int] = {}  # output: steps in a row with weight and gradient 0
+        self.zero_since: dict[int, int] = {}
+        self.told: set[int] = set()
+        self.looked: set[int] = set()
+        self.is_trial = False  # asked before training, by `inspect`
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors, self.layers = tensors, Layers(tensors)
+        kinds = AFFINE | RECURRENT
+        self.columns = [c for c in self.layers.outputs if tensors[c].module in kinds and self.layers.is_trained(c)]
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        for graph in block.rows("graph"):
+            first = from_text(graph["detail"])
+            self.is_trial |= first.has_gradients
+            yield from symmetric(first)
+        units: dict[int, list[Mapping[str, Any]]] = {}
+        for row in block.rows("units"):
+            units.setdefault(row["step"], []).append(row)
+        zero = self._zero(block)
+        for step in sorted({*units, *np.flatnonzero(zero.any(axis=1)) + block.start, *self._moves(block)}):
+            for row in units.get(step, ()):
+                yield from self._look(row)
+            self._note_moves(block, step)
+            yield from self._dead_ends(block, step, zero)
+
+    # ---- equal units ----
+
+    def _look(self, row: Mapping[str, Any]) -> Iterator[Finding]:
+        column = self.tensors.column.get(row["tensor"])
+        if column is None or column not in self.columns or column in self.told or len(row["sum"]) < 2 or row["n"] < 2:
+            return
+        self.looked.add(column)
+        is_one = self._is_one(column, row)
+        since = self.equal.get(column, -1)
+        if is_one and since < 0 and column not in self.moved:
+            self.equal[column] = row["step"]
+        has_moved = since >= 0 and self.moved.get(column, row["step"]) < row["step"]
+        if is_one and has_moved and row["step"] >= since + PROOF:
+            yield self._finding(column, row, since, still=True)
+        elif not is_one and has_moved:
+            yield self._finding(column, row, since, still=False)
+
+    def _is_one(self, column: int, row: Mapping[str, Any]) -> bool:
+        total, square, largest = (np.asarray(row[name], float) for name in ("sum", "sum_sq", "max"))
+        n, rounding = row["n"], ROUNDING.get(self.tensors[column].dtype, 0.0)
+        size = float(square.mean())
+        varies = float((square - total**2 / n).min()) > VARIES * size
+        alike = [np.ptp(total) <= rounding * np.sqrt(n * size), np.ptp(square) <= rounding * size]
+        return bool(size > 0 and varies and all(alike) and np.ptp(largest) <= rounding * largest.max())
+
+    def _moves(self, block: Block) -> list[int]:
+        """The steps of this block at which a layer that is one moves for the first time may be any of these."""
+        weights = [w for c in self.columns if c not in self.moved and (w := self.layers.weight(c)) is not None]
+        moved = block["update.zero_fraction"][:, weights] < 1
+        return [int(i) + block.start for i in np.flatnonzero(moved.any(axis=1))]
+
+    def _note_moves(self, block: Block, step: int) -> None:
+        for column in self.columns:
+            weight = self.layers.weight(column)
+            if column in self.moved or weight is None:
+                continue
+            if block["update.zero_fraction"][step - block.start, weight] < 1:
+                self.moved[column] = step
+
+    def _finding(self, column: int, row: Mapping[str, Any], since: int, still: bool) -> Finding:
+        self.told.add(column)
+        name, units = self.layers.place(column), len(row["sum"])
+        step, moved = row["step"], self.moved[column]
+        after = (
+            f"they are still equal at step {step}, so their gradients are equal too and they stay one"
+            if still
+            else f"they began to differ only by their gradients, from step {moved + 1} on"
+        )
+        return Finding(
+            place=name,
+            first_step=since,
+            told_step=step,
+            message=f"All {units} units of {name or 'the model'} give the same number for every input at step "
+            f"{since}: {after}.",
+            evidence=(
+                ValueEvidence("units that are one", units, limit=1),
+                TableEvidence(
+                    f"over {row['n']} inputs up to step {step}",
+                    ("", "smallest unit's", "largest unit's"),
+                    tuple(
+                        (text, float(np.min(row[key])), float(np.max(row[key])))
+                        for text, key in (("sum", "sum"), ("sum of squares", "sum_sq"), ("largest |x|", "max"))
+                    ),
+                ),
+            ),
+            fix=f"nn.init.kaiming_normal_(model.get_submodule({name!r}).weight)",
+            severity="error" if still else "warning",
+            certainty="proof" if still else "test",
+            depth=self.tensors[column].order / 1e6,
+        )
+
+    # ---- zeros that wait for each other ----
+
+    def _zero(self, block: Block) -> np.ndarray:
+        """Bool [steps, columns]: the weight is 0 and so is its gradient, at a step that was taken."""
+        weights = [w for c in self.columns if (w := self.layers.weight(c)) is not None]
+        is_zero = (block["parameter.abs_max"][:, weights] == 0) & (block["gradient.zero_fraction"][:, weights] == 1)
+        return np.asarray(is_zero & (block.of_steps("lr", 0.0)[:, weights] > 0))
+
+    def _dead_ends(self, block: Block, step: int, zero: np.ndarray) -> Iterator[Finding]:
+        weights = [self.layers.weight(c) for c in self.columns]
+        recorded = ~np.isnan(block["gradient.zero_fraction"][step - block.start])
+        for column, weight, is_zero in zip(self.columns, weights, zero[step - block.start], strict=True):
+            if weight is not None and recorded[weight]:
+                self.zeros[column] = self.zeros.get(column, 0) + 1 if is_zero else 0
+                if self.zeros[column] == 1:
+                    self.zero_since[column] = step
+        found = [c for c in self.columns if self.zeros.get(c, 0) >= PATIENCE and c not in self.told]
+        for column in found if len({self.layers.weight(c) for c in found}) >= 2 else ():
+            self.told.add(column)
+            yield self._dead_end(column, step, found)
+
+    def _dead_end(self, column: int, step: int, found: list[int]) -> Finding:
+        name = self.layers.place(column)
+        others = [self.layers.place(c) for c in found if c != column]
+        return Finding(
+            place=name,
+            first_step=self.zero_since[column],
+            told_step=step,
+            message=f"All weights of {name or 'the model'} are 0 and their gradient is exactly 0, {PATIENCE} steps in "
+            "a row, and so "
+            f"it is of {' and '.join(others[:3])}: each gets its gradient through the other.",
+            evidence=(
+                ValueEvidence("layers with weights and gradients of exactly 0", len(found), limit=1),
+                ValueEvidence("steps in a row", PATIENCE),
+            ),
+            fix=f"nn.init.kaiming_normal_(model.get_submodule({name!r}).weight)",
+            depth=self.tensors[column].order / 1e6,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if self.is_trial:
+            return None
+        if not self.columns:
+            return Outcome.NOT_APPLICABLE, "no output of an affine or recurrent module whose weights are trained was recorded"
+        if not self.looked:
+            return Outcome.NOT_ENOUGH_DATA, "no units were recorded"
+        return None

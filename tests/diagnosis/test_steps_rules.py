@@ -1,0 +1,333 @@
+"""Rules about steps: made-up runs that fire, stay clear, or sit on the limit. Oracle: numbers put in by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.diagnosis.made import NAN, block, found, outcome, step_rows, tensor
+from weighbridge.diagnosis import Finding, Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules import (
+    gradient_spike,
+    gradient_underflow,
+    loss_spike,
+    overtight_clipping,
+    stale_second_moment,
+)
+
+NAMES = ("a.weight", "a.bias", "b.weight", "b.bias")
+
+# ---- overtight-clipping: four tensors, each <g, u> = -FALL, the loss 1 ----
+
+CLIPPING = rule("overtight-clipping")
+
+
+def _clipped(f: Any, progress: float, steps: int = 3, rows: dict[str, Any] | None = None, **more: Any) -> list[Finding]:
+    """Steps with a factor of clipping f, that lower the loss by `progress` of it at most."""
+    falls = progress * np.nan_to_num(np.array(f, float), nan=1.0) / 4
+    arrays = {"update.dot_gradient_update": {"*": -falls}, "update.l2_norm": {"*": more.pop("update", 1e-6)}}
+    arrays |= {"gradient.count": {"*": 8.0}, "parameter.l2_norm": {"*": 1.0}, **more.pop("arrays", {})}
+    return found(CLIPPING, block(steps, arrays, steps=step_rows(steps, clip_factor=f, **(rows or {})), **more))
+
+
+STOPPED = overtight_clipping.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("f", "progress", "steps", "is_told"),
+    [
+        (0.01, 0.9 * STOPPED, 3, True),
+        (0.01, 0.9 * STOPPED, 2, False),
+        (0.01, 1.1 * STOPPED, 3, False),
+        (0.1, STOPPED, 3, True),
+        (0.11, STOPPED, 3, False),
+        (0.1, 0.9 * STOPPED, 3, False),  # unclipped, it would be slow as well
+        (0.01, 0.9 * overtight_clipping.SLOW, 20, True),
+        (0.01, 0.9 * overtight_clipping.SLOW, 19, False),
+        (NAN, 0.9 * STOPPED, 30, False),
+    ],
+)
+def test_clipping_that_leaves_next_to_nothing_is_told(f: float, progress: float, steps: int, is_told: bool) -> None:
+    assert [(x.place, x.first_step, x.told_step) for x in _clipped(f, progress, steps)] == [("", 0, steps - 1)] * is_told
+
+
+def test_one_step_that_is_not_clipped_breaks_the_row_of_steps() -> None:
+    assert _clipped([0.01, 0.01, 1.0, 0.01, 0.01], 0.9 * STOPPED, 5) == []
+
+
+def test_slow_progress_is_none_of_clipping_s_while_the_loss_falls() -> None:
+    falling = {"loss": [1.0 - 0.005 * k for k in range(30)]}
+    assert _clipped(0.01, 0.9 * overtight_clipping.SLOW, 30, falling) == []
+
+
+def test_momentum_makes_more_of_each_step() -> None:
+    assert _clipped(0.01, 0.9 * STOPPED, 3, {"momentum": 0.9}) == []
+
+
+def test_steps_while_the_learning_rate_rises_or_ends_do_not_count() -> None:
+    assert _clipped(0.01, 0.9 * STOPPED, 9, {"lr": [0.01 * k for k in range(9)]}) == []
+    assert _clipped(0.01, 0.9 * STOPPED, 9, {"lr": [1.0] * 2 + [0.09] * 7}) == []
+
+
+@pytest.mark.parametrize(("pace", "is_told"), [(0.11, False), (0.09, True)])
+def test_clipping_changes_nothing_where_adam_divides_by_the_size(pace: float, is_told: bool) -> None:
+    update = pace * 0.1 * np.sqrt(8.0)  # four tensors of 8 elements, lr = 0.1
+    told = _clipped(0.01, 0.9 * STOPPED, 3, optimizer="Adam", settings={"betas": [0.9, 0.999], "eps": 1e-8}, update=update)
+    assert bool(told) is is_told
+
+
+@pytest.mark.parametrize(
+    ("mean", "update", "steps", "is_told"),
+    [
+        (0.9, 0.9e-4, 20, True),
+        (0.9, 0.9e-4, 19, False),
+        (0.9, 0.9e-5, 3, True),
+        (0.9, 1.1e-4, 30, False),
+        (0.4, 0.9e-4, 30, False),
+    ],
+)
+def test_clipping_by_value_leaves_most_at_one_bound(mean: float, update: float, steps: int, is_told: bool) -> None:
+    of_values = {"gradient.abs_max": {"*": 1e-3}, "gradient.l1_norm": {"*": 8e-3 * mean}}
+    assert bool(_clipped(NAN, 1.0, steps, update=update, arrays=of_values)) is is_told
+    apart = {**of_values, "gradient.abs_max": {"a.weight": 1e-3, "*": 1.1e-3, "b.weight": 1.2e-3, "b.bias": 1.3e-3}}
+    assert _clipped(NAN, 1.0, 40, update=update, arrays=apart) == []
+
+
+def test_a_run_without_clipping_is_not_applicable() -> None:
+    assert outcome(CLIPPING, block(9, steps=step_rows(9))) is Outcome.NOT_APPLICABLE
+
+
+# ---- excessive-weight-decay ----
+
+DECAY = rule("excessive-weight-decay")
+
+
+def _decayed(cosine: float, rate: Any, steps: int = 3, decay: float = 1.0, loss: Any = 1.0, norm: Any = 2.0) -> list[Finding]:
+    """All tensors have this norm; their update is rate / |cosine| of it long and has this cosine with them."""
+    weight = np.broadcast_to(np.array(norm, float), steps)
+    update = weight * rate / abs(cosine)
+    arrays = {"parameter.l2_norm": {"*": weight}, "update.l2_norm": {"*": update}}
+    arrays |= {"update.dot_update_parameter": {"*": cosine * weight * update}}
+    return found(DECAY, block(steps, arrays, steps=step_rows(steps, weight_decay=decay, loss=loss)))
+
+
+@pytest.mark.parametrize(
+    ("cosine", "rate", "steps", "is_told"),
+    [(-0.71, 0.011, 3, True), (-0.71, 0.011, 2, False), (-0.69, 0.011, 30, False), (-0.71, 0.009, 30, False)],
+)
+def test_updates_that_point_back_along_the_weights_are_told(cosine: float, rate: float, steps: int, is_told: bool) -> None:
+    assert [(x.place, x.told_step) for x in _decayed(cosine, rate, steps)] == [("", steps - 1)] * is_told
+
+
+def test_shrinking_without_decay_is_none_of_its() -> None:
+    assert _decayed(-1.0, 0.1, 9, decay=0.0) == []
+
+
+def test_a_model_that_has_learned_may_shrink() -> None:
+    """Updates point back from step 10 on, when the loss has come down."""
+    rate = [0.0001] * 10 + [0.02] * 20
+    assert _decayed(-0.9, np.array(rate), 30, loss=[1.0] * 3 + [0.69] * 27) == []
+    assert len(_decayed(-0.9, np.array(rate), 30, loss=[1.0] * 3 + [0.71] * 27)) == 1
+
+
+@pytest.mark.parametrize(("left", "decay", "is_told"), [(0.49, 1.0, True), (0.51, 1.0, False), (0.49, 0.2, False)])
+def test_half_of_the_norm_lost_to_decay_is_told(left: float, decay: float, is_told: bool) -> None:
+    """Ten steps with lr = 0.1: decay alone would leave exp(-1) = 0.37 of the norm, or with a fifth of it 0.82."""
+    assert bool(_decayed(-0.1, 0.001, 10, decay, norm=[2.0] * 9 + [2.0 * left])) is is_told
+
+
+# ---- spikes ----
+
+LOSS, GRADIENT = rule("loss-spike"), rule("gradient-spike")
+
+
+def _series(steps: int, at: int, times: float, scatter: float = 0.05, seed: int = 0) -> np.ndarray:
+    values = np.exp(np.random.default_rng(seed).normal(0.0, scatter, steps))
+    values[at] = values[at - 7 : at].mean() * times
+    return values
+
+
+@pytest.mark.parametrize(("times", "is_told"), [(2.2, True), (1.9, False)])
+def test_a_loss_that_doubles_is_a_spike_and_less_is_not(times: float, is_told: bool) -> None:
+    told = found(LOSS, block(40, steps=step_rows(40, loss=_series(40, 30, times).tolist())))
+    assert [(x.first_step, x.told_step) for x in told] == [(30, 30)] * is_told
+
+
+def test_a_spike_has_to_stand_out_of_the_scatter_and_of_the_extremes_before() -> None:
+    wide = _series(40, 30, 4.0, scatter=0.5)
+    assert found(LOSS, block(40, steps=step_rows(40, loss=wide.tolist()))) == []
+    twice = _series(60, 30, 2.2)
+    twice[20] *= 1.9  # half as far out, and no spike yet
+    assert found(LOSS, block(60, steps=step_rows(60, loss=twice.tolist()))) == []
+
+
+def test_not_in_the_first_steps_and_not_of_losses_below_0() -> None:
+    assert outcome(LOSS, block(10, steps=step_rows(10, loss=_series(10, 9, 50.0).tolist()))) is Outcome.NOT_ENOUGH_DATA
+    assert outcome(LOSS, block(40, steps=step_rows(40, loss=[-1.0, *_series(39, 30, 50.0)]))) is Outcome.NOT_APPLICABLE
+
+
+def test_a_hard_batch_of_a_model_that_fits_the_others_undoes_little() -> None:
+    falls = np.r_[np.full(5, 2.0), _series(55, 40, 100.0) * 1e-3]
+    assert found(LOSS, block(60, steps=step_rows(60, loss=falls.tolist()))) == []  # 0.1 of 2.0
+    falls[45] *= 10
+    assert len(found(LOSS, block(60, steps=step_rows(60, loss=falls.tolist())))) == 1
+
+
+def test_a_gradient_spike_is_the_tensor_s_with_the_largest_share() -> None:
+    usual, jump = _series(40, 30, 1.0), _series(40, 30, 40.0, seed=1)
+    (told,) = found(GRADIENT, block(40, {"gradient.l2_norm": {"*": usual, "b.weight": jump}}))
+    assert (told.place, told.first_step) == ("b.weight", 30)
+    assert told.evidence[2].rows[0][2] > 0.99  # type: ignore[union-attr]
+
+
+def test_a_gradient_no_larger_than_at_the_beginning_is_no_spike() -> None:
+    early = np.r_[_series(8, 7, 1.0) * 100, _series(40, 30, 40.0)]
+    assert found(GRADIENT, block(48, {"gradient.l2_norm": {"*": early}})) == []
+    assert (gradient_spike.EARLY, loss_spike.LEAST) == (3, 2.0)
+
+
+def test_chance_alone_makes_no_spike() -> None:
+    """Normal and exponential logarithms, 10 times 2,000 steps each."""
+    random = np.random.default_rng(3)
+    for draw in (random.normal, random.exponential):
+        for _ in range(10):
+            losses = np.exp(np.clip(0.3 * draw(size=2_000), -30, 30))
+            assert found(LOSS, block(2_000, steps=step_rows(2_000, loss=losses.tolist()))) == []
+
+
+# ---- Adam ----
+
+ADAM = {"betas": [0.9, 0.999], "eps": 1e-3}
+
+
+def _adam(
+    steps: int, rms: Any, update: float, progress: float = 0.0, loss: Any = 1.0, kind: str = "Adam", eps: float = 1e-3
+) -> Any:
+    """Gradients of this rms; updates of this share of lr = 0.1; each step lowers the loss by `progress` of it at most."""
+    arrays = {"gradient.rms": {"*": rms}, "gradient.count": {"*": 8.0}, "parameter.l2_norm": {"*": 1.0}}
+    arrays |= {"update.l2_norm": {"*": update * 0.1 * np.sqrt(8)}, "update.dot_gradient_update": {"*": -progress / 4}}
+    arrays |= {"update.dot_update_parameter": {"*": 0.0}}
+    return block(steps, arrays, optimizer=kind, settings={**ADAM, "eps": eps}, steps=step_rows(steps, loss=loss))
+
+
+EPSILON = rule("dominant-epsilon")
+
+
+@pytest.mark.parametrize(
+    ("rms", "update", "progress", "steps", "is_told"),
+    [
+        (0.9e-3, 0.09, 4e-4, 3, True),
+        (0.9e-3, 0.09, 4e-4, 2, False),
+        (1.1e-3, 0.09, 4e-4, 30, False),
+        (0.9e-3, 0.11, 4e-4, 30, False),
+        (0.9e-3, 0.09, 6e-4, 19, False),
+        (0.9e-3, 0.09, 6e-4, 20, True),
+        (0.9e-3, 0.09, 6e-3, 40, False),
+        (0.0, 0.0, 0.0, 40, False),  # no gradients at all are another matter
+    ],
+)
+def test_eps_above_the_gradients_is_told_where_nothing_is_learned(
+    rms: float, update: float, progress: float, steps: int, is_told: bool
+) -> None:
+    assert [x.told_step for x in found(EPSILON, _adam(steps, rms, update, progress))] == [steps - 1] * is_told
+
+
+def test_slow_steps_that_lower_the_loss_are_slow_on_purpose() -> None:
+    assert found(EPSILON, _adam(30, 0.9e-3, 0.09, 4e-3, loss=[1 - 0.008 * k for k in range(30)])) == []
+
+
+def test_an_optimizer_without_eps_is_not_applicable() -> None:
+    assert outcome(EPSILON, _adam(30, 1e-9, 0.0, kind="SGD")) is Outcome.NOT_APPLICABLE
+
+
+def test_the_part_of_a_step_that_is_decay_is_not_adam_s() -> None:
+    """AdamW: the whole update is lr * decay * w, 0.1 * 0.5 * 1 long and at right angles to nothing."""
+    arrays = {"gradient.rms": {"*": 1e-6}, "gradient.count": {"*": 8.0}, "parameter.l2_norm": {"*": 1.0}}
+    arrays |= {"update.l2_norm": {"*": 0.05}, "update.dot_update_parameter": {"*": -0.05}}
+    arrays |= {"update.dot_gradient_update": {"*": 0.0}}
+    rows = step_rows(3, weight_decay=0.5)
+    assert found(EPSILON, block(3, arrays, optimizer="AdamW", settings=ADAM, steps=rows))
+    assert not found(EPSILON, block(3, arrays, optimizer="Adam", settings=ADAM, steps=rows))
+
+
+STALE = rule("stale-second-moment")
+
+
+def _grown(times: float, steps: int = 34, rise: float = 2.0, update: float = 0.5) -> Any:
+    """From step 31 on gradients are so many times larger, and the loss `rise` times."""
+    rms, loss = np.ones(steps), np.ones(steps) + 0.01 * np.arange(steps)
+    rms[31:] *= times
+    loss[31:] *= rise
+    return _adam(steps, rms, update, loss=loss.tolist(), eps=1e-8)
+
+
+def test_gradients_that_have_outgrown_their_second_moment_are_told_while_the_loss_rises() -> None:
+    (told,) = found(STALE, _grown(4.0))
+    assert (told.place, told.first_step, told.told_step) == ("", 31, 32)
+    assert (stale_second_moment.LIMIT, stale_second_moment.PATIENCE) == (2.3, 2)
+    # 31 steps of 1 and one of q: (31 + q^2) / 32 is the mean; q = 2.3 sqrt of it at q = 2.479
+    assert found(STALE, _grown(3.0))
+    assert not found(STALE, _grown(2.47))
+
+
+def test_growth_is_healthy_while_the_loss_falls_or_updates_are_small() -> None:
+    assert found(STALE, _grown(4.0, rise=0.5)) == []
+    assert found(STALE, _grown(4.0, update=0.39)) == []
+
+
+def test_a_moment_that_was_weighed_counts_more_than_what_was_followed() -> None:
+    made = _grown(4.0)
+    kept = np.full(made["moment2.mean"].shape, NAN)
+    kept[30] = 16.0 * (1 - 0.999**31)
+    made.arrays["moment2.mean"][:] = kept
+    assert found(STALE, made) == []
+
+
+# ---- gradient-underflow ----
+
+UNDERFLOW = rule("gradient-underflow")
+HALVES = tuple(tensor(i, name, dtype="float16", count=100) for i, name in enumerate(NAMES))
+
+
+def _half(mean: Any, subnormal: float = 1.0, zeros: float = 20.0, steps: int = 3, loss: Any = 1.0) -> list[Finding]:
+    """100 elements a tensor; those that are not 0 have this mean size in smallest numbers."""
+    rest = 100.0 - zeros
+    arrays = {"gradient.count": {"*": 100.0}, "gradient.zero_count": {"*": zeros}}
+    arrays |= {"gradient.subnormal_count": {"*": subnormal * rest}, "gradient.l1_norm": {"*": mean * 2.0**-24 * rest}}
+    return found(UNDERFLOW, block(steps, arrays, HALVES, steps=step_rows(steps, loss=loss)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "subnormal", "steps", "is_told"),
+    [(7.9, 1.0, 3, True), (7.9, 1.0, 2, False), (8.1, 1.0, 9, False), (7.9, 0.89, 9, False)],
+)
+def test_gradients_at_the_lower_end_of_float16_are_told(mean: float, subnormal: float, steps: int, is_told: bool) -> None:
+    assert [(x.place, x.told_step) for x in _half(mean, subnormal, steps=steps)] == [("", steps - 1)] * is_told
+
+
+def test_gradients_that_are_all_0_in_float16_are_told() -> None:
+    assert len(_half(0.0, zeros=100.0)) == 1
+    assert gradient_underflow.MOST == 0.5
+
+
+def test_a_model_that_has_converged_needs_no_gradients() -> None:
+    """Gradients are at the lower end from step 10 on, when the loss has come down."""
+    mean = np.array([1000.0] * 10 + [4.0] * 10)
+    assert _half(mean, steps=20, loss=[1.0] * 3 + [0.49] * 17) == []
+    assert len(_half(mean, steps=20, loss=[1.0] * 3 + [0.51] * 17)) == 1
+
+
+def test_float32_is_not_applicable() -> None:
+    assert outcome(UNDERFLOW, block(9)) is Outcome.NOT_APPLICABLE
+
+
+def test_the_loss_scale_is_put_back_into_what_outputs_are_sent() -> None:
+    """The run takes the scale out of the loss's gradients by outputs; float16 saw them with it."""
+    outputs = (tensor(0, "a.weight"), tensor(1, "a/out", dtype="float16", count=100))
+    arrays = {"activation_gradient.count": {"*": 100.0}, "activation_gradient.zero_count": {"*": 0.0}}
+    arrays |= {"activation_gradient.subnormal_count": {"*": 95.0}, "activation_gradient.l1_norm": {"*": 4 * 2.0**-24 * 100}}
+    assert found(UNDERFLOW, block(3, arrays, outputs))
+    assert not found(UNDERFLOW, block(3, arrays, outputs, steps=step_rows(3, loss_scale=1024.0)))

@@ -1,0 +1,434 @@
+"""Rules that read units and spreads: made-up looks that must fire, stay clear, or sit on the limit; one ill training of each
+kind and its twin. Oracle: the numbers put in by hand; of trainings what the test itself did to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import weighbridge
+from tests.diagnosis.made import NAN, asked, block, found, outcome, step_rows, tensor
+from tests.diagnosis.trainings import Training, data, seeded, sgd_mlp, train
+from tests.diagnosis.trainings import batches as drawn
+from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules import attention_logit_growth, collapsed_output, dead_units, rank_collapse, saturated_units
+from weighbridge.diagnosis.stream import Block
+
+DEAD, SATURATED, SYMMETRIC = rule("dead-units"), rule("saturated-units"), rule("symmetric-initialisation")
+COLLAPSED, RANK, LOGITS = rule("collapsed-output"), rule("rank-collapse"), rule("attention-logit-growth")
+UNITS, BATCH = 40, 32
+# a: Linear(16, 40), an activation, b: Linear(40, 40), another one, c: the last layer.
+NET = (
+    *(tensor(0, "a.weight", shape=(UNITS, 16)), tensor(1, "a.bias", shape=(UNITS,))),
+    *(tensor(2, "b.weight", shape=(UNITS, UNITS)), tensor(3, "b.bias", shape=(UNITS,))),
+    *(tensor(4, "c.weight", shape=(10, UNITS)), tensor(5, "a/out", order=0, shape=(BATCH, UNITS))),
+    *(tensor(6, "a1/out", "ReLU", order=1, shape=(BATCH, UNITS)), tensor(7, "b/out", order=2, shape=(BATCH, UNITS))),
+    *(tensor(8, "b1/out", "Tanh", order=3, shape=(BATCH, UNITS)), tensor(9, "c/out", order=4, shape=(BATCH, 10))),
+)
+A, RELU, B, TANH, C = 5, 6, 7, 8, 9
+
+
+def units(step: int, of: int, active: Sequence[float], n: int = BATCH, **more: Any) -> dict[str, Any]:
+    """A look at the units of an output; usual numbers where none are given."""
+    fired = np.asarray(active)
+    row = {"step": step, "tensor": of, "quantity": 5, "steps": 1, "n": n, "active": fired, "sum": 1.0 * fired}
+    return row | {"sum_sq": 1.0 * fired, "max": np.where(fired > 0, 1.0, 0.0)} | more
+
+
+def fired(dead: int, number: int = UNITS) -> np.ndarray:
+    """So many units silent, the others firing on half of the inputs."""
+    return np.where(np.arange(number) < dead, 0, BATCH // 2)
+
+
+def of_units(looks: Sequence[dict[str, Any]], arrays: Any = None, steps: int = 12, **more: Any) -> Block:
+    return block(steps, arrays, NET, units=looks, **more)
+
+
+# ---- dead-units ----
+
+
+@pytest.mark.parametrize(("dead", "places"), [(21, ["a"]), (20, []), (0, [])])
+def test_more_than_half_of_a_layer_dead_is_told_and_half_is_not(dead: int, places: list[str]) -> None:
+    made = of_units([units(step, RELU, fired(dead)) for step in range(8)])
+    assert [f.place for f in found(DEAD, made)] == places
+    assert outcome(DEAD, made) is (Outcome.FOUND if places else Outcome.CLEAR)
+
+
+def test_how_long_it_takes_follows_from_the_rule_of_three() -> None:
+    told = found(DEAD, of_units([units(step, RELU, fired(30)) for step in range(8)]))
+    assert pytest.approx(600) == dead_units.EXPOSURES
+    assert [(f.first_step, f.told_step) for f in told] == [(0, 1)]  # 30 units x 32 inputs after the first look
+    told = found(DEAD, of_units([units(step, RELU, fired(30), n=4) for step in range(12)]))
+    assert told[0].told_step == 5  # 30 x 4 x 5 = 600, and 20 inputs of each
+    told = found(DEAD, of_units([units(step, RELU, fired(40), n=1) for step in range(20)], steps=20))
+    assert told[0].told_step == dead_units.SAMPLES  # of so many inputs, however many units
+
+
+def test_units_that_fire_again_are_sparse_and_not_dead() -> None:
+    looks = [np.where(np.arange(UNITS) % 10 == step % 10, 3, 0) for step in range(12)]  # 90 % silent, others each time
+    assert found(DEAD, of_units([units(step, RELU, looks[step]) for step in range(12)])) == []
+
+
+def test_half_of_a_tiny_layer_is_no_wonder_and_all_of_it_is_an_error() -> None:
+    assert found(DEAD, of_units([units(step, RELU, [0, 0, 0, 5], n=60) for step in range(12)])) == []
+    told = found(DEAD, of_units([units(step, RELU, [0, 0, 0, 0], n=60) for step in range(12)]))
+    assert [f.severity for f in told] == ["error"]
+
+
+def test_a_smaller_share_is_told_only_where_it_grows_and_the_loss_does_not_fall() -> None:
+    looks = [units(step, RELU, fired(min(2 * step, 16))) for step in range(12)]
+    stays = [units(step, RELU, fired(16)) for step in range(12)]
+    falls = step_rows(12, loss=[1.0 / (1 + i) for i in range(12)])
+    assert [f.place for f in found(DEAD, of_units(looks))] == ["a"]
+    assert found(DEAD, of_units(stays)) == []
+    assert found(DEAD, block(12, None, NET, units=looks, steps=falls)) == []
+
+
+@pytest.mark.parametrize(("zeros", "places"), [(30 / UNITS, ["b"]), (29 / UNITS, []), (NAN, []), (1.0, [])])
+def test_without_a_module_for_the_activation_the_gradient_is_the_proof(zeros: float, places: list[str]) -> None:
+    looks = [units(step, B, fired(30)) for step in range(8)]
+    made = of_units(looks, {"gradient.zero_fraction": {"b.bias": zeros, "b.weight": zeros}})
+    assert [f.place for f in found(DEAD, made)] == places
+
+
+@pytest.mark.parametrize(("kind", "largest", "is_dead"), [("GELU", 1e-4, True), ("GELU", 2e-4, False), ("SiLU", 8e-4, True)])
+def test_a_smooth_activation_is_dead_where_its_slope_is(kind: str, largest: float, is_dead: bool) -> None:
+    net = tuple(tensor(RELU, "a1/out", kind, order=1, shape=(BATCH, UNITS)) if t.id == RELU else t for t in NET)
+    looks = [units(step, RELU, np.zeros(UNITS), max=np.full(UNITS, largest)) for step in range(8)]
+    assert bool(found(DEAD, block(8, None, net, units=looks))) is is_dead
+
+
+def test_a_layer_that_loses_its_gradients_between_two_looks_is_told_at_the_third_step() -> None:
+    looks = [units(step, RELU, fired(2)) for step in (0, 1, 2, 3)]
+    zeros = [2 / UNITS] * 15 + [0.9] * 10
+    losses = [1.0] * 15 + [5.0] * 10
+    arrays = {"gradient.zero_fraction": {"a.bias": zeros}}
+    told = found(DEAD, block(25, arrays, NET, units=looks, steps=step_rows(25, loss=losses)))
+    assert [(f.place, f.first_step, f.told_step) for f in told] == [("a", 15, 17)]
+    better = step_rows(25, loss=[1.0 - 0.03 * i for i in range(25)])
+    assert found(DEAD, block(25, arrays, NET, units=looks, steps=better)) == []
+    flicker = {"gradient.zero_fraction": {"a.bias": [2 / UNITS, 0.9, 0.9] * 8 + [0.0]}}
+    assert found(DEAD, block(25, flicker, NET, units=looks, steps=step_rows(25, loss=losses))) == []
+
+
+def test_frozen_layers_are_not_judged() -> None:
+    net = tuple(tensor(t.id, t.name, t.module, order=t.order, shape=t.shape, requires_grad=t.id > 1) for t in NET)
+    assert found(DEAD, block(8, None, net, units=[units(step, RELU, fired(39)) for step in range(8)])) == []
+
+
+# ---- saturated-units ----
+
+
+def tanh(step: int, squares: Any, mean: float = 0.0, of: int = TANH) -> dict[str, Any]:
+    """A look at a tanh whose units have these mean squares."""
+    square = np.full(UNITS, squares, float) if np.ndim(squares) == 0 else np.asarray(squares, float)
+    return units(step, of, np.full(UNITS, 16), sum=np.full(UNITS, mean * BATCH), sum_sq=square * BATCH)
+
+
+LIMIT = 1 - saturated_units.LIMIT["Tanh"]
+
+
+@pytest.mark.parametrize(("square", "is_told"), [(LIMIT + 1e-9, True), (LIMIT - 1e-9, False), (0.5, False)])
+def test_saturated_is_where_the_mean_slope_is_below_the_limit(square: float, is_told: bool) -> None:
+    told = found(SATURATED, of_units([tanh(step, square, mean=0.9) for step in range(4)]))
+    assert [(f.place, f.first_step, f.told_step) for f in told] == ([("b", 0, 1)] if is_told else [])
+
+
+def test_half_of_the_units_may_be_saturated() -> None:
+    squares = np.where(np.arange(UNITS) < UNITS // 2, 0.999, 0.5)
+    assert found(SATURATED, of_units([tanh(step, squares, 0.9) for step in range(4)])) == []
+    squares[UNITS // 2] = 0.999
+    assert found(SATURATED, of_units([tanh(step, squares, 0.9) for step in range(4)]))
+
+
+def test_at_the_start_it_is_enough_to_be_flat_for_most_inputs_at_both_ends() -> None:
+    assert found(SATURATED, of_units([tanh(step, 0.85) for step in range(4)]))
+    assert found(SATURATED, of_units([tanh(step, 0.85, mean=0.9) for step in range(4)])) == []
+    assert found(SATURATED, of_units([tanh(step, 0.5) for step in range(3)] + [tanh(step, 0.85) for step in range(3, 9)])) == []
+
+
+def test_once_the_loss_has_fallen_saturation_is_what_was_learned() -> None:
+    looks = [tanh(step, 0.5) for step in range(5)] + [tanh(step, 0.99, 0.9) for step in range(5, 12)]
+    assert found(SATURATED, of_units(looks))
+    falls = step_rows(12, loss=[1.0 / (1 + i) for i in range(12)])
+    assert found(SATURATED, block(12, None, NET, units=looks, steps=falls)) == []
+
+
+def test_what_ends_a_network_may_saturate() -> None:
+    ends = (tensor(1, "g.0/out", order=0, shape=(BATCH, UNITS)), tensor(2, "g.1/out", "Tanh", order=1, shape=(BATCH, UNITS)))
+    judge = (tensor(3, "d.0.weight", shape=(8, UNITS)), tensor(4, "d.0/out", order=2, shape=(BATCH, 8)))
+    looks = [tanh(step, 0.999, 0.9, of=2) for step in range(6)]
+    assert found(SATURATED, block(6, None, (*ends, *judge), units=looks)) == []
+    inside = (*ends, tensor(5, "g.2.weight", shape=(8, UNITS)), tensor(6, "g.2/out", order=3, shape=(BATCH, 8)))
+    assert found(SATURATED, block(6, None, inside, units=looks))
+
+
+@pytest.mark.parametrize(("zeros", "rms", "is_told"), [(0.7, 20.0, True), (0.7, 5.0, False), (0.55, 20.0, False)])
+def test_without_a_module_the_gradient_that_is_0_on_both_sides_is_the_proof(zeros: float, rms: float, is_told: bool) -> None:
+    looks = [units(s, A, np.full(UNITS, 16), sum=np.zeros(UNITS), sum_sq=np.full(UNITS, rms**2 * BATCH)) for s in range(4)]
+    made = of_units(looks, {"activation_gradient.zero_fraction": {"a/out": zeros}})
+    assert [f.place for f in found(SATURATED, made)] == (["a"] if is_told else [])
+
+
+# ---- symmetric-initialisation ----
+
+
+def alike(step: int, of: int = A, other: float = 0.0, square: float = 40.0) -> dict[str, Any]:
+    """Units that are one, or one of them `other` more."""
+    total = np.full(UNITS, 3.0)
+    total[-1] += other
+    return units(step, of, np.full(UNITS, 16), sum=total, sum_sq=np.full(UNITS, square), max=np.full(UNITS, 2.0))
+
+
+MOVES = {"update.zero_fraction": {"a.weight": 0.0}}
+
+
+@pytest.mark.parametrize(("other", "is_told"), [(0.0, True), (1e-4, True), (1e-3, False)])
+def test_equal_units_are_told_at_step_2_once_they_have_moved(other: float, is_told: bool) -> None:
+    looks = [alike(step, other=other) for step in range(5)]
+    told = found(SYMMETRIC, of_units(looks, MOVES))
+    expected = [("a", "error", "proof", 0, 2)] if is_told else []
+    assert [(f.place, f.severity, f.certainty, f.first_step, f.told_step) for f in told] == expected
+    assert found(SYMMETRIC, of_units(looks, {"update.zero_fraction": {"a.weight": 1.0}})) == []
+
+
+def test_units_that_start_as_one_and_part_are_a_warning() -> None:
+    told = found(SYMMETRIC, of_units([alike(0), alike(1, other=0.5), alike(2, other=0.7)], MOVES))
+    assert [(f.severity, f.certainty, f.told_step) for f in told] == [("warning", "test", 1)]
+
+
+def test_a_head_that_starts_at_0_gives_the_same_for_all_inputs_and_is_none() -> None:
+    constant = {"sum": np.full(UNITS, 32.0), "sum_sq": np.full(UNITS, 32.0), "max": np.ones(UNITS)}
+    looks = [units(step, A, np.full(UNITS, 32)) | constant for step in range(2)] + [alike(2, other=0.5)]
+    assert found(SYMMETRIC, of_units(looks, MOVES)) == []
+    nothing = {name: np.zeros(UNITS) for name in ("active", "sum", "sum_sq", "max")}
+    assert found(SYMMETRIC, of_units([units(step, A, np.zeros(UNITS)) | nothing for step in range(5)], MOVES)) == []
+
+
+@pytest.mark.parametrize(("steps", "layers", "places"), [(3, "ab", ["a", "b"]), (2, "ab", []), (3, "a", [])])
+def test_zeros_that_wait_for_each_other_are_told_after_three_steps(steps: int, layers: str, places: list[str]) -> None:
+    names = [f"{layer}.weight" for layer in layers]
+    arrays = {"parameter.abs_max": dict.fromkeys(names, 0.0), "gradient.zero_fraction": dict.fromkeys(names, 1.0)}
+    assert [f.place for f in found(SYMMETRIC, of_units([], arrays, steps))] == places
+    rising = step_rows(steps, lr=0.0)
+    assert found(SYMMETRIC, block(steps, arrays, NET, steps=rising)) == []  # nobody has taken a step yet
+
+
+# ---- collapsed-output, rank-collapse, attention-logit-growth ----
+
+
+def spread(step: int, of: int, varies: float = 0.5, directions: float = 9.0, **more: Any) -> dict[str, Any]:
+    """A look at 32 samples of 10 features with a mean square of 1 and this share of variance over samples."""
+    row = {"step": step, "tensor": of, "samples": 32, "positions": 1, "features": 10, "sum_sq": 320.0, "vectors": 32}
+    row |= {"sample_sq": 320.0 * varies, "position_sq": 0.0, "trace": 320.0, "trace_sq": 320.0**2 / directions, "logit": NAN}
+    return row | more
+
+
+def looked(*looks: dict[str, Any], steps: int = 12, arrays: Any = None, tensors: Any = NET, **columns: Any) -> Block:
+    return block(steps, arrays, tensors, spread=looks, steps=step_rows(steps, **columns))
+
+
+INPUTS = tuple(spread(step, -1) for step in range(12))
+SAME = collapsed_output.SAME
+
+
+@pytest.mark.parametrize(("varies", "is_told"), [(0.99 * SAME, True), (1.01 * SAME, False)])
+def test_an_output_that_no_longer_differs_is_told_at_the_second_look(varies: float, is_told: bool) -> None:
+    looks = [spread(step, C) for step in range(3)] + [spread(step, C, varies) for step in range(3, 6)]
+    told = found(COLLAPSED, looked(*INPUTS, *looks))
+    assert [(f.place, f.first_step, f.told_step) for f in told] == ([("c", 3, 4)] if is_told else [])
+
+
+def test_the_place_is_the_first_that_collapsed_in_order_of_execution() -> None:
+    looks = [spread(step, of, 0.5 if step < 3 else SAME / 2) for step in range(6) for of in (B, C)]
+    assert [f.place for f in found(COLLAPSED, looked(*INPUTS, *looks))] == ["b"]
+
+
+def test_inputs_that_are_all_alike_or_not_known_are_no_fault_of_the_network() -> None:
+    looks = [spread(step, C, 0.5 if step < 3 else SAME / 2) for step in range(6)]
+    assert found(COLLAPSED, looked(*looks)) == []
+    assert found(COLLAPSED, looked(*(spread(step, -1, 0.0) for step in range(6)), *looks)) == []
+    assert found(COLLAPSED, looked(*looks, *(spread(step, A) for step in range(6))))  # an earlier output differs
+
+
+@pytest.mark.parametrize(("varies", "told"), [(0.0, [3]), (SAME / 2, [5])])
+def test_what_has_always_been_the_same_is_told_while_the_loss_does_not_fall(varies: float, told: list[int]) -> None:
+    looks = [spread(step, of, varies) for step in range(8) for of in (B, C)]
+    answer = found(COLLAPSED, looked(*INPUTS, *looks, *(spread(step, A) for step in range(8))))
+    assert [(f.place, f.told_step + 1) for f in answer] == [("b", *told)]
+    falls = [1.0 / (1 + i) for i in range(12)]
+    assert found(COLLAPSED, looked(*INPUTS, *looks, loss=falls)) == []
+    inner = [spread(step, B, varies) for step in range(8)] + [spread(step, C) for step in range(8)]
+    assert found(COLLAPSED, looked(*INPUTS, *inner)) == []  # learned queries: the same for all, and the end is not
+
+
+def test_one_output_far_from_0_may_vary_little_once_the_loss_has_halved() -> None:
+    kelvin = [spread(s, C, 0.5 if s < 3 else SAME / 2, features=1) for s in range(8)]
+    assert found(COLLAPSED, looked(*INPUTS, *kelvin))
+    assert found(COLLAPSED, looked(*INPUTS, *kelvin, loss=[1.0 / (1 + i) for i in range(12)])) == []
+
+
+@pytest.mark.parametrize(("directions", "is_told"), [(1.49, True), (1.51, False)])
+def test_one_direction_from_the_start_is_told_where_it_begins(directions: float, is_told: bool) -> None:
+    looks = [spread(s, of, directions=directions) for s in range(4) for of in (B, TANH)] + [spread(s, A) for s in range(4)]
+    told = found(RANK, looked(*INPUTS, *looks, *(spread(s, C) for s in range(4))))
+    assert [(f.place, f.first_step, f.told_step) for f in told] == ([("b", 0, 1)] if is_told else [])
+
+
+def test_few_directions_are_right_for_few_inputs_behind_a_bottleneck_and_after_learning() -> None:
+    looks = [spread(s, of, directions=1.1) for s in range(4) for of in (B, TANH)] + [spread(s, C) for s in range(4)]
+    assert found(RANK, looked(*(spread(s, -1, directions=3.9) for s in range(4)), *looks)) == []
+    narrow = tuple(tensor(2, "b.weight", shape=(4, UNITS)) if t.id == 2 else t for t in NET)
+    assert found(RANK, looked(*INPUTS, *looks, tensors=narrow)) == []
+    later = [spread(s, of, directions=9.0 if s < 4 else 1.1) for s in range(9) for of in (B, TANH, C)]
+    assert found(RANK, looked(*INPUTS, *later))
+    assert found(RANK, looked(*INPUTS, *later, loss=[1.0 / (1 + i) for i in range(12)])) == []
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.9e-3, True), (1.1e-3, False)])
+def test_positions_that_are_all_alike_are_told(share: float, is_told: bool) -> None:
+    assert rank_collapse.ALIKE == 1e-3
+    more = {"positions": 8, "position_sq": 320.0 * share}
+    looks = [spread(s, B, **more) for s in range(4)] + [spread(s, A, positions=8, position_sq=100.0) for s in range(4)]
+    told = found(RANK, looked(*INPUTS, *looks, *(spread(s, C) for s in range(4))))
+    assert [f.place for f in told] == (["b"] if is_told else [])
+
+
+def grows(*logits: float) -> list[dict[str, Any]]:
+    return [spread(step, A, logit=logit) for step, logit in enumerate(logits)]
+
+
+@pytest.mark.parametrize(
+    ("logits", "is_told"),
+    [
+        ((2, 10, 30, 51), True),
+        ((2, 10, 30, 50), False),
+        ((20, 30, 60, 90), False),
+        ((2, 80, 70, 60), False),
+        ((51, 52, 53, 54), False),
+    ],
+)
+def test_logits_are_told_where_they_are_large_and_have_grown_and_grow(logits: tuple[float, ...], is_told: bool) -> None:
+    assert attention_logit_growth.LARGE == 50
+    told = found(LOGITS, looked(*grows(*logits)))
+    assert [(f.place, f.told_step) for f in told] == ([("a", 3)] if is_told else [])
+
+
+def test_large_logits_may_help_and_huge_ones_never_do() -> None:
+    falls = [1.0 / (1 + i) for i in range(12)]
+    assert found(LOGITS, looked(*grows(2, 10, 30, 40, 60, 80, 100), loss=falls)) == []
+    assert found(LOGITS, looked(*grows(2, 10, 30, 100, 300, 1001), loss=falls))
+    assert outcome(LOGITS, looked(spread(0, A))) is Outcome.NOT_APPLICABLE
+
+
+# ---- how it is cut ----
+
+
+CUT: dict[str, Callable[[], Block]] = {
+    "dead": lambda: of_units([units(step, RELU, fired(30)) for step in range(8)]),
+    "sudden": lambda: block(
+        25,
+        {"gradient.zero_fraction": {"a.bias": [0.0] * 15 + [0.9] * 10}},
+        NET,
+        units=[units(step, RELU, fired(2)) for step in range(4)],
+        steps=step_rows(25, loss=[1.0] * 15 + [5.0] * 10),
+    ),
+    "saturated": lambda: of_units([tanh(step, 0.5 if step < 5 else 0.99, 0.9) for step in range(12)]),
+    "symmetric": lambda: of_units([alike(step) for step in range(5)], MOVES),
+    "waiting": lambda: of_units(
+        [],
+        {
+            "parameter.abs_max": {"a.weight": 0.0, "b.weight": 0.0},
+            "gradient.zero_fraction": {"a.weight": 1.0, "b.weight": 1.0},
+        },
+    ),
+    "collapsed": lambda: looked(*INPUTS, *(spread(s, C, 0.5 if s < 3 else SAME / 2) for s in range(6))),
+    "always": lambda: looked(*INPUTS, *(spread(s, C, 0.0) for s in range(6))),
+    "rank": lambda: looked(*INPUTS, *(spread(s, of, directions=9 if s < 4 else 1.1) for s in range(9) for of in (B, TANH, C))),
+    "logits": lambda: looked(*grows(2, 10, 30, 51, 60)),
+}
+OWN = (DEAD, SATURATED, SYMMETRIC, COLLAPSED, RANK, LOGITS)
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_how_the_looks_are_cut_changes_no_finding(name: str) -> None:
+    made = CUT[name]()
+    whole = {one.id: repr(asked(one, made).findings) for one in OWN}
+    assert any(text != "()" for text in whole.values())
+    for cuts in ([*range(25)], [3], [1, 5, 16], [4, 17]):
+        assert {one.id: repr(asked(one, made, *cuts).findings) for one in OWN} == whole
+
+
+# ---- trainings ----
+
+
+def _digits(model: nn.Module, lr: float = 1e-3) -> Training:
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    return Training(model, [optimizer], lambda b: F.cross_entropy(model(b[0]), b[1]), drawn(*data("digits")))
+
+
+class Bent(nn.Module):
+    """Two layers and a head, the function between them functional."""
+
+    def __init__(self, bend: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.head, self.bend = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 10), bend
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.bend(self.second(self.bend(self.first(x)))))
+
+
+def _same_for_all() -> nn.Module:
+    model = sgd_mlp().model
+    for layer in (model[0], model[2], model[4]):
+        nn.init.constant_(layer.weight, 0.05)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+def _with_bias(value: float) -> Bent:
+    model = Bent(torch.relu)
+    nn.init.constant_(model.second.bias, value)
+    return model
+
+
+def _with_weights(times: float) -> Bent:
+    model = Bent(torch.tanh)
+    model.second.weight.data *= times
+    return model
+
+
+def _pooled(dim: int | None) -> nn.Module:
+    class Pooled(Bent):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.relu(self.first(x))
+            return self.head(torch.relu(self.second(h if dim is None else h.mean(dim, keepdim=True).expand_as(h))))
+
+    return Pooled(torch.relu)
+
+
+@pytest.mark.parametrize(
+    ("which", "ill", "healthy", "place"),
+    [
+        (DEAD, lambda: _with_bias(-6.0), lambda: _with_bias(0.0), "second"),
+        (SATURATED, lambda: _with_weights(200.0), lambda: _with_weights(1.0), "second"),
+        (SYMMETRIC, _same_for_all, lambda: sgd_mlp().model, "0"),
+        (COLLAPSED, lambda: _pooled(0), lambda: _pooled(None), "second"),
+    ],
+    ids=["dead", "saturated", "symmetric", "collapsed"],
+)
+def test_a_training_with_the_illness_and_its_twin(
+    which: Any, ill: Callable[[], nn.Module], healthy: Callable[[], nn.Module], place: str, tmp_path: Path
+) -> None:
+    told = weighbridge.diagnose(train(seeded(lambda: _digits(ill())), tmp_path, 12, name="ill"), [which])
+    assert place in [f.place for f in told], told
+    assert min(f.told_step for f in told) <= 2
+    assert not weighbridge.diagnose(train(seeded(lambda: _digits(healthy())), tmp_path, 12, name="healthy"), [which]).findings
