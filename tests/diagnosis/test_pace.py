@@ -95,7 +95,13 @@ def test_matrices_are_what_has_two_axes_else_all() -> None:
 
 @pytest.mark.parametrize(
     ("losses", "is_worse"),
-    [([1.0, 10.0], False), ([1.0, 10.1], True), ([1.0, 2.1, 2.1], False), ([1.0, 2.1, 2.1, 2.1], True), ([1.0, math.nan], True)],
+    [
+        ([1.0, 10.0], False),
+        ([1.0, 10.1], True),
+        ([1.0, 2.1, 2.1], False),
+        ([1.0, 2.1, 2.1, 2.1], True),
+        ([1.0, math.nan], True),
+    ],
 )
 def test_a_loss_is_worse_when_it_is_so_by_far_or_three_times(losses: list[float], is_worse: bool) -> None:
     worse = Worse()
