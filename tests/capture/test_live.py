@@ -356,7 +356,7 @@ def program(code: str, where: Path, **more: Any) -> subprocess.Popen[str]:
 
 def test_a_run_that_is_killed_keeps_its_findings(tmp_path: Path) -> None:
     code = """
-        run = weighbridge.watch(model)
+        run = weighbridge.watch(model, select=["gradients-not-zeroed"])
         while not run.findings:
             step()
         run.flush()
@@ -374,7 +374,7 @@ def test_a_run_that_is_killed_keeps_its_findings(tmp_path: Path) -> None:
 
 
 def test_a_run_that_nobody_finishes_ends_with_the_program_and_its_findings(tmp_path: Path) -> None:
-    done = program("run = weighbridge.watch(model)\nfor _ in range(30): step()", tmp_path)
+    done = program("run = weighbridge.watch(model, select=['gradients-*'])\nfor _ in range(30): step()", tmp_path)
     _, told = done.communicate(timeout=60)
     assert done.returncode == 0
     assert told.count("gradients-not-zeroed") == 1
@@ -418,7 +418,7 @@ def test_on_one_core_too(tmp_path: Path) -> None:
     code = """
         import os
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
-        run = weighbridge.watch(model)
+        run = weighbridge.watch(model, select=["gradients-not-zeroed"])
         end = time.monotonic() + 30
         while not run.findings and time.monotonic() < end:
             step()
