@@ -159,7 +159,7 @@ def has_own_bias(graph: Graph, index: int) -> bool:
     return node.op != "Mm"
 
 
-HOMOGENEOUS: Final = (
+HOMOGENEOUS: Final[frozenset[str]] = (
     PARTS
     | MOVES
     | POOLS
@@ -167,13 +167,14 @@ HOMOGENEOUS: Final = (
 )
 
 
-def constants_before(graph: Graph, index: int) -> bool:
-    """Can what a layer takes hold a constant that does not come with the batch: a bias, a shift, an unknown operation?"""
+def constants_before(graph: Graph, index: int, harmless: frozenset[str] = HOMOGENEOUS) -> bool:
+    """Can what a layer takes hold a constant that does not come with the batch: a bias, a shift, an operation that is not
+    known to be `harmless`?"""
     for i in _ahead(graph, graph.nodes[index].inputs[AFFINE[graph.nodes[index].op][0]]):
         node = graph.nodes[i]
-        if node.op not in HOMOGENEOUS or (node.op in AFFINE and has_own_bias(graph, i)):
+        if node.op not in harmless or (node.op in AFFINE and has_own_bias(graph, i)):
             return True
-        if node.op in ("Add", "Sub") and any(e is None or graph.nodes[e[0]].parameter for e in node.inputs):
+        if node.op in ("Add", "Sub", "Cat") and any(e is None or graph.nodes[e[0]].parameter for e in node.inputs):
             return True
     return False
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,13 +32,15 @@ from weighbridge.errors import (
     nearest,
 )
 from weighbridge.records import QUANTITIES
-from weighbridge.server import arrays, distributions, heat, layerpage, shapes
+from weighbridge.server import arrays, distributions, heat, layerpage, shapes, versus
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
 from weighbridge.server.runs import Runs
+from weighbridge.store.record import RunRecord
 
+MOST_RUNS = 8  # beside each other
 MOST_SERIES = 64  # of one request; the page draws fewer
 
 
@@ -67,6 +70,9 @@ class Api:
             "spread": self.spread,
             "lines": self.lines,
             "rules": self.rules,
+            "compare": self.compare,
+            "difference": self.difference,
+            "faces": self.faces,
         }
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in plain.items()]
         return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
@@ -188,6 +194,33 @@ class Api:
         """All rules with what their files say of them."""
         return JSONResponse([shapes.rule_json(rule) for rule in registry.rules()])
 
+    def compare(self, request: Request) -> Response:
+        """Several runs beside each other (versus.py)."""
+        names = _several(request, 1)
+        with ExitStack() as opened:
+            return JSONResponse(versus.comparison(names, self._use(opened, names)))
+
+    def difference(self, request: Request) -> Response:
+        """The picture of the second run against the first."""
+        names, of = _several(request, 2), request.query_params
+        start, stop, columns = _window(request)
+        with ExitStack() as opened:
+            a, b = self._use(opened, names)[:2]
+            fold = of.get("fold", "auto")
+            return _bytes(versus.difference(a, b, _one(request, "stat"), of.get("show", "wb"), fold, columns, start, stop))
+
+    def faces(self, request: Request) -> Response:
+        """The values of one tensor in each of several runs."""
+        names = _several(request, 1)
+        with ExitStack() as opened:
+            told = versus.face_to_face(self._use(opened, names), _one(request, "tensor"), _integer(request, "step"))
+        return JSONResponse(told)
+
+    def _use(self, opened: ExitStack, names: Sequence[str]) -> list[RunRecord]:
+        """All of them, each for this thread alone; always taken in the same order, so that no two wait for each other."""
+        held = {name: opened.enter_context(self.runs.use(name)) for name in sorted(set(names))}
+        return [held[name] for name in names]
+
     def notes(self, request: Request) -> Response:
         """What happened to the run and when."""
         with self.runs.use(_one(request, "run")) as record:
@@ -245,6 +278,13 @@ def _window(request: Request) -> tuple[int | None, int | None, int]:
     buckets = _integer(request, "buckets")
     wanted = arrays.BUCKETS if buckets is None else max(1, min(arrays.BUCKETS_AT_MOST, buckets))
     return _integer(request, "start"), _integer(request, "stop"), wanted
+
+
+def _several(request: Request, least: int) -> list[str]:
+    names = request.query_params.getlist("run")
+    if not least <= len(names) <= MOST_RUNS:
+        raise BadInput(f"Name {least} to {MOST_RUNS} runs: run=...&run=...")
+    return names
 
 
 def _quantity(request: Request) -> str:
