@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from weighbridge.diagnosis import Diagnosis
+from weighbridge.diagnosis import Answer, Diagnosis, Outcome
+from weighbridge.diagnosis.causes import ordered
+from weighbridge.preflight import gains
 from weighbridge.preflight.asking import ask
 from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
@@ -62,10 +64,12 @@ def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: 
     """
     trial = try_out(model, batch, loss_fn, optimizer)
     judged = ask(trial.first, type(model).__name__)
+    scales = tuple(gains.findings(trial.first, trial.layers))
+    answer = Answer(gains.RULE, Outcome.FOUND if scales else Outcome.CLEAR)
     return Inspection(
         subject=judged.subject,
-        findings=judged.findings,
-        answers=judged.answers,
+        findings=ordered([*judged.findings, *scales]),
+        answers=(*judged.answers, answer),
         layers=trial.layers,
         loss=trial.loss,
         parameters=sum(p.count for p in trial.first.parameters),
