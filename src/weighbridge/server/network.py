@@ -174,9 +174,10 @@ def _spreads(record: RunRecord, nodes: Sequence[Node], step: int) -> tuple[np.nd
     for i, node in enumerate(nodes):
         rows = [row for row in record.units(f"{node.output.model}:{node.output.name}") if row.step <= step and row.steps == 1]
         if rows and rows[-1].n > 1:
-            row, latest = rows[-1], rows[-1].step
+            row = rows[-1]
             variance = row.sum_sq / row.n - np.square(row.sum / row.n)
             found[i] = float(np.sqrt(np.maximum(variance, 0.0).mean()))
+            latest = row.step if np.isfinite(found[i]) else latest
     return found, latest
 
 
