@@ -102,7 +102,15 @@ class Stepper:
         self.step_rows.add_pass(root, self.clock, self.total_steps > 0)
         if self.coherence is not None:
             self.coherence.accumulation.before_pass(root)
+        if self.outputs is not None and self.outputs.pairing.inputs is not None:
+            self._pair(self.outputs, root)
         self.pending_own_ns += time.perf_counter_ns() - began
+
+    def _pair(self, outputs: Outputs, root: torch.Tensor) -> None:
+        try:
+            outputs.pairing.on_backward(root)
+        except Exception as error:
+            self._outputs_failed(error)
 
     def after_backward(self) -> None:
         """It has ended, and nobody has used its gradients yet."""
