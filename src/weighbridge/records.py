@@ -278,6 +278,9 @@ ACCUMULATION: Final = pa.schema(
     ]
 )
 
+# The graphs of the first losses of a run, each with the numbers of its pass: see firstpass.py.
+GRAPH: Final = pa.schema([*_KEY, ("detail", pa.string())])  # JSON
+
 TABLES: Final = {
     "rows": ROWS,
     "steps": STEPS,
@@ -293,4 +296,5 @@ TABLES: Final = {
     "biases": BIASES,
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,
+    "graph": GRAPH,
 }

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from weighbridge.capture.biases import Biases
+from weighbridge.capture.calls import Calls
 from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.looks import Looks
@@ -70,6 +71,7 @@ class Outputs:
         self.order, self.step = itertools.count(), 0
         self.units_left = MOST_UNITS
         self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
+        self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
         self.own_ns = 0  # spent in forward hooks
         self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
         self.evaluated: set[str] = set()  # models of which it was said that they are stepped in evaluation mode

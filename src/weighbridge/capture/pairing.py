@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from weighbridge.capture.graphwalk import saved
 from weighbridge.capture.outputhook import leaves
 from weighbridge.capture.seats import is_plain
 
@@ -96,11 +97,9 @@ def targets_of(root: torch.Tensor) -> tuple[str, torch.Tensor | None]:
             break
         name = type(node).__name__.partition("Backward")[0]
         if name.startswith(OF_TARGETS):
-            raw = getattr(node, "_raw_saved_target", None)
-            if raw is None or getattr(raw, "unpack_hook", None) is not None:
-                break
-            target = node._saved_target
-            return name, target.detach() if is_plain(target) and target.is_cpu and target.dim() else None
+            target = saved(node, "target")
+            is_fit = target is not None and is_plain(target) and target.is_cpu and target.dim()
+            return (name, target) if is_fit else ("", None)
         node = next((before for before, _ in node.next_functions if before is not None), None)
     return "", None
 

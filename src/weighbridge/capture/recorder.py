@@ -64,6 +64,7 @@ SMALL_TABLES: Final = (
     "biases",
     "coherence",
     "accumulation",
+    "graph",
 )
 
 

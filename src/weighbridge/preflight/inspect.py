@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from weighbridge.diagnosis import Diagnosis
-from weighbridge.preflight.lint import lint
+from weighbridge.diagnosis import Answer, Diagnosis, Outcome
+from weighbridge.diagnosis.causes import ordered
+from weighbridge.preflight import gains
+from weighbridge.preflight.asking import ask
 from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
 
@@ -61,14 +63,16 @@ def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: 
     ['missing-activation', 'doubled-output-activation']
     """
     trial = try_out(model, batch, loss_fn, optimizer)
-    findings, answers = lint(trial)
+    judged = ask(trial.first, type(model).__name__)
+    scales = tuple(gains.findings(trial.first, trial.layers))
+    answer = Answer(gains.RULE, Outcome.FOUND if scales else Outcome.CLEAR)
     return Inspection(
-        subject=type(model).__name__,
-        findings=findings,
-        answers=answers,
+        subject=judged.subject,
+        findings=ordered([*judged.findings, *scales]),
+        answers=(*judged.answers, answer),
         layers=trial.layers,
         loss=trial.loss,
-        parameters=sum(p.count for p in trial.parameters),
-        trainable=sum(p.count for p in trial.parameters if p.is_trainable),
+        parameters=sum(p.count for p in trial.first.parameters),
+        trainable=sum(p.count for p in trial.first.parameters if p.is_trainable),
         remarks=trial.remarks,
     )

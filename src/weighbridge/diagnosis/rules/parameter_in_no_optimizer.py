@@ -20,9 +20,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.parameters import unoptimized
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors, in_code
+from weighbridge.firstpass import from_text
 from weighbridge.format import counted, share
 
 WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
@@ -32,11 +34,12 @@ MOST_OF = 0.5  # of the model's elements: what is left out on purpose is a backb
 class ParameterInNoOptimizer(Rule):
     id, title = "parameter-in-no-optimizer", "A trainable parameter is in no optimizer"
     severity, certainty, since = "warning", "proof", "0.1"
-    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups"])
+    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups", "graph"])
 
     def __init__(self) -> None:
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
         self.first_step = -1
+        self.is_trial = False  # asked before training, by `inspect`
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -46,6 +49,10 @@ class ParameterInNoOptimizer(Rule):
         }
 
     def read(self, block: Block) -> Iterator[Finding]:
+        for row in block.rows("graph"):
+            first = from_text(row["detail"])
+            self.is_trial |= first.has_gradients
+            yield from unoptimized(first)
         gradient = block["activation_gradient.rms"]
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
@@ -94,6 +101,8 @@ class ParameterInNoOptimizer(Rule):
         return is_before and sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
 
     def lacking(self) -> tuple[Outcome, str] | None:
+        if self.is_trial:
+            return None
         if self.steps < WAIT:
             return Outcome.NOT_ENOUGH_DATA, f"{counted(self.steps, 'step')} of an optimizer; {WAIT} are needed"
         if not self.is_used.any():

@@ -18,8 +18,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.parameters import unreached
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.firstpass import from_text
 from weighbridge.format import counted
 
 WAIT = 20  # steps: a part that is used in every fourth of them is missed in all with a chance of 0.3 % (0.75^20)
@@ -28,12 +30,13 @@ WAIT = 20  # steps: a part that is used in every fourth of them is missed in all
 class ParameterWithoutGradient(Rule):
     id, title = "parameter-without-gradient", "A parameter of an optimizer never gets a gradient"
     severity, certainty, since = "warning", "proof", "0.1"
-    needs = Needs(gradient=["count"], parameter=["count"], activation=["count"], tables=["steps", "groups"])
+    needs = Needs(gradient=["count"], parameter=["count"], activation=["count"], tables=["steps", "groups", "graph"])
 
     def __init__(self) -> None:
         self.steps, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.has_one, self.is_told = np.zeros(0, bool), np.zeros(0, bool)
         self.is_routed = np.zeros(0, bool)  # takes, or its like take, a part of each batch only
+        self.is_trial = False  # asked before training, by `inspect`
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -45,6 +48,10 @@ class ParameterWithoutGradient(Rule):
         ]
 
     def read(self, block: Block) -> Iterator[Finding]:
+        for row in block.rows("graph"):
+            first = from_text(row["detail"])
+            self.is_trial |= first.has_gradients
+            yield from unreached(first)
         is_stepped = ~np.isnan(block.of_steps("optimizer_step"))
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
@@ -88,4 +95,6 @@ class ParameterWithoutGradient(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         most = int(self.steps.max(initial=0))
-        return None if most >= WAIT else (Outcome.NOT_ENOUGH_DATA, f"{counted(most, 'step')} with gradients; {WAIT} are needed")
+        if self.is_trial or most >= WAIT:
+            return None
+        return Outcome.NOT_ENOUGH_DATA, f"{counted(most, 'step')} with gradients; {WAIT} are needed"
