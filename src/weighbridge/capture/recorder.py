@@ -61,6 +61,7 @@ SMALL_TABLES: Final = (
     "calls",
     "units",
     "spread",
+    "pairing",
     "biases",
     "coherence",
     "accumulation",
