@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from clinic.frame.program import PARTS, Program, programs
 from clinic.frame.table import save, written
 from clinic.frame.trial import Result, Trial, run_all
+from clinic.frame.truths import key, load
+from clinic.frame.truths import save as save_truths
 from clinic.tools import NAMES
 
 RESULTS = Path(__file__).parent / "results"
@@ -24,11 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(_line(p) for p in chosen))
         return 0
     tools = asked.tool or ["weighbridge"]
-    trials = [t for name in tools for p in chosen for t in _trials(p, asked.seeds, name)]
+    truths = {} if asked.afresh else load()
+    trials = [t for name in tools for p in chosen for t in _trials(p, asked.seeds, name, truths)]
+    keys = {(t.name, t.seed): key(t.program, t.name, t.seed) for t in trials}
     results = []
     for result in run_all(trials, asked.jobs, watched=asked.do == "run"):
         results.append(result)
         _say(result, len(results), len(trials))
+        if result.is_proved:
+            kept = {"first_true": result.first_true, "is_proved": True, "digest": result.digest}
+            save_truths(load() | {keys[result.name, result.seed]: kept})
     if asked.do == "run":
         title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {asked.seeds} seeds"
         print(written(results, title))
@@ -37,8 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(r.failure or not r.is_proved for r in results))
 
 
-def _trials(program: Program, seeds: int, tool: str) -> list[Trial]:
-    return [Trial(program, seed, ill, tool) for seed in range(seeds) for ill in ([True, False] if program.label else [False])]
+def _trials(program: Program, seeds: int, tool: str, truths: Mapping[str, Any]) -> list[Trial]:
+    bare = [Trial(program, seed, ill, tool) for seed in range(seeds) for ill in ([True, False] if program.label else [False])]
+    return [replace(t, known=truths.get(key(program, t.name, t.seed))) for t in bare]
 
 
 def _say(result: Result, number: int, of: int) -> None:
@@ -64,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of programs or labels; then no file is written")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    parser.add_argument("--afresh", action="store_true", help="measure truths again that were measured before")
     parser.add_argument("--tool", choices=NAMES, action="append", help="may be given several times")
     return parser
 

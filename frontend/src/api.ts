@@ -124,6 +124,13 @@ export async function bytes(what: string, parameters: Parameters, signal?: Abort
   return new Uint8Array(await (await ask(what, parameters, signal)).arrayBuffer());
 }
 
+/** Arrays with what they are: the server's `packed`. */
+export function unpacked<About>(content: Uint8Array): { about: About; columns: (name: string) => Float32Array | Float64Array | Uint8Array } {
+  const table = tableFromIPC(content);
+  const about = JSON.parse(table.schema.metadata!.get("about")!) as About;
+  return { about, columns: (name) => table.getChild(name).toArray() as Float32Array };
+}
+
 export type Parameters = Record<string, string | number | readonly string[] | undefined>;
 
 export async function json(what: string, parameters: Parameters, signal?: AbortSignal): Promise<unknown> {

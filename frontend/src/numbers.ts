@@ -20,8 +20,9 @@ export function short(value: number | null | undefined, digits = 3): string {
     const [mantissa = "", exponent = "0"] = value.toExponential(digits - 1).split("e");
     return minus(mantissa) + "×" + power(Number(exponent));
   }
-  const text = value.toPrecision(digits); // 1.23e+3 and the like for four digits before the point
-  return minus(text.includes("e") ? String(Math.round(value)) : text);
+  const text = value.toPrecision(digits);
+  if (!text.includes("e")) return minus(text);
+  return size < 1e4 ? minus(String(Math.round(value))) : whole(value); // more digits before the point than are asked for
 }
 
 /** The shortest text that reads back as the same 64-bit number. */

@@ -185,4 +185,4 @@ def test_every_rule_is_explained(id: str) -> None:
 
 
 def test_an_unknown_rule_names_the_nearest() -> None:
-    assert "Did you mean lost-updates?" in refused(call("explain", "lost-update"))
+    assert "Did you mean lost-updates" in refused(call("explain", "lost-update"))

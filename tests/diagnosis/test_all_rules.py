@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weighbridge
+from tests.diagnosis.graphs import all_wrong, all_wrong_again
+from tests.diagnosis.graphs import rows as graph_rows
 from tests.diagnosis.made import LAYERS, NAN, block, step_rows, tensor
 from tests.diagnosis.trainings import HEALTHY, seeded, train
 from weighbridge.catalog import all_names, parse
@@ -127,6 +129,7 @@ def run_of(steps: int, seed: int) -> Block:
         calls=calls,
         events=events,
         passes=passes,
+        graph=graph_rows(all_wrong(), all_wrong_again()),
     )
 
 

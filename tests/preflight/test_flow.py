@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.preflight.healthy import HEALTHY
-from weighbridge.preflight.flow import reshaped
-from weighbridge.preflight.lint_biases import redundant_biases
+from weighbridge.diagnosis.flow import reshaped
+from weighbridge.diagnosis.redundant import redundant_biases
 from weighbridge.preflight.signal import try_out
 
 
 def proved(model: nn.Module, batch: Any, loss_fn: Any) -> set[str]:
     trial = try_out(model, batch, loss_fn)
-    return {one.parameter.name for one in redundant_biases(trial.graph, trial.parameters)}
+    return {one.parameter.name for one in redundant_biases(trial.first.graph, trial.first.parameters)}
 
 
 def really(model: nn.Module, batch: Any, loss_fn: Any) -> set[str]:

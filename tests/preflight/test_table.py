@@ -92,7 +92,7 @@ def test_a_module_with_parameters_of_its_own_and_modules_inside_has_a_row() -> N
 
 
 def test_a_model_in_evaluation_mode_is_tried_in_training_mode_and_this_is_said() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
     result = inspect(model, (torch.randn(8, 4), torch.arange(8) % 2), F.cross_entropy)
     assert [f.rule for f in result.findings] == ["redundant-bias"]
     assert "training mode" in str(result)

@@ -25,7 +25,7 @@ def asked(client: TestClient, what: str) -> tuple[dict[str, Any], np.ndarray, np
     answer = client.get(f"/api/heat?{what}")
     assert answer.status_code == 200, answer.text
     table = arrow(answer.content)
-    about = json.loads(table.schema.metadata[b"heat"])
+    about = json.loads(table.schema.metadata[b"about"])
     shape = (len(about["rows"]), len(about["first"]))
     return about, table["value"].to_numpy().reshape(shape), table["mask"].to_numpy().reshape(shape)
 

@@ -1,5 +1,6 @@
 // What cannot lie on the axis is drawn on its foot: an × where something was NaN or infinite, a ring for exact zeros on
 // a log axis. A run of neighbours is one line with its mark at the start: that moment matters.
+// A statistic that is no number though all elements are (0 / 0, an update over a bias that is still 0) is no trouble.
 import type uPlot from "uplot";
 
 import type { Line } from "../api.ts";
@@ -9,7 +10,7 @@ export function drawFootMarks(plot: uPlot, line: Line, kind: ScaleKind, trouble:
   let before: "" | "bad" | "zero" = "";
   for (let i = 0; i < line.mean.length; i++) {
     const value = line.mean[i]!;
-    const what = !Number.isFinite(value) || line.bad[i]! > 0 ? "bad" : kind === "log" && value === 0 ? "zero" : "";
+    const what = line.bad[i]! > 0 ? "bad" : kind === "log" && value === 0 ? "zero" : "";
     if (what !== "") {
       const x = plot.valToPos(middle(line, i), "x", true);
       const from = what === before ? plot.valToPos(middle(line, i - 1), "x", true) : x;

@@ -5,7 +5,7 @@ import uPlot from "uplot";
 import type { Line } from "../api.ts";
 import { power, ticks, whole } from "../numbers.ts";
 import { drawFootMarks, middle } from "./marks.ts";
-import { decades, roundMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
+import { decades, readableMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
 
 export const AXIS_WIDTH = 46;
 const FOOT = 22;
@@ -73,7 +73,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         gap: 6,
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },
-        splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : roundMarks(low, high, few)),
+        splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
         values: (_, marks) => (look.kind === "log" ? logLabels(marks) : ticks(marks)),
         filter: (_, marks) => marks,
       },

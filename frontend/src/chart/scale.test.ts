@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Line } from "../api.ts";
-import { decades, extent, rounded, roundMarks, stepMarks } from "./scale.ts";
+import { decades, extent, readableMarks, rounded, roundMarks, stepMarks } from "./scale.ts";
 
 function line(values: number[]): Line {
   const steps = Float64Array.from(values, (_, i) => i);
@@ -35,4 +35,10 @@ test("marks are round, and steps are whole", () => {
   assert.deepEqual(roundMarks(0, 1, 4), [0, 0.25, 0.5, 0.75, 1]);
   assert.deepEqual(stepMarks(0, 2, 8), [0, 1, 2]);
   assert.deepEqual(stepMarks(0, 1499, 3), [0, 500, 1000]);
+});
+
+test("an axis of values has three marks where they fit", () => {
+  assert.equal(roundMarks(-1.04, 1.2, 3).length, 3);
+  assert.deepEqual(readableMarks(-0.9, 0.9, 2), [-0.5, 0, 0.5]);
+  assert.deepEqual(readableMarks(0, 1, 4), [0, 0.25, 0.5, 0.75, 1]);
 });

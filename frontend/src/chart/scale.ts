@@ -48,6 +48,15 @@ export function roundMarks(low: number, high: number, atMost: number): number[] 
   return marks;
 }
 
+/** As roundMarks, but never so few that the axis cannot be read: a third mark is worth a little crowding. */
+export function readableMarks(low: number, high: number, atMost: number): number[] {
+  for (let more = 0; more < 3; more++) {
+    const marks = roundMarks(low, high, atMost + more);
+    if (marks.length > 2) return marks;
+  }
+  return roundMarks(low, high, atMost + 2);
+}
+
 /** Marks of a log axis: whole decades, every so many that they fit; 1, 2, 5 between them on a short axis. */
 export function decades(low: number, high: number, atMost: number): number[] {
   const from = Math.floor(Math.log10(low) + 1e-9);

@@ -21,6 +21,7 @@ export interface Finding {
   message: string;
   evidence: Evidence[];
   fix: string;
+  experiment?: string; // what would prove it wrong
   explains: string[];
   key: string;
 }

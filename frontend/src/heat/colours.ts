@@ -15,8 +15,10 @@ const STOPS = 256; // of a ramp: finer than the eye, so that a cell is one look-
 
 /** A scale as 256 colours, three bytes each. */
 export function ramp(scale: string, theme: Theme): Uint8Array {
-  const text = scale === "signed" ? (theme === "dark" ? SIGNED_DARK : SIGNED_LIGHT) : WATER;
+  const around = scale === "signed" || isVersus(scale);
+  const text = around ? (theme === "dark" ? SIGNED_DARK : SIGNED_LIGHT) : WATER;
   const stops = text.match(/.{6}/g)!.map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  if (isVersus(scale)) stops.reverse(); // blue where the first run is larger, as the first run is blue
   const found = new Uint8Array(STOPS * 3);
   for (let i = 0; i < STOPS; i++) {
     const at = (i / (STOPS - 1)) * (stops.length - 1);
@@ -24,6 +26,11 @@ export function ramp(scale: string, theme: Theme): Uint8Array {
     for (let k = 0; k < 3; k++) found[3 * i + k] = Math.round(stops[low]![k]! + (stops[low + 1]![k]! - stops[low]![k]!) * (at - low));
   }
   return found;
+}
+
+/** Two runs: "versus" is a logarithm of the second over the first, "less" the second less the first. */
+export function isVersus(scale: string): boolean {
+  return scale === "versus" || scale === "less";
 }
 
 /** The colour at a place between 0 and 1. */

@@ -1,13 +1,13 @@
 // The picture of all tensors over steps as the server sends it: value and mask of each cell, row after row.
-import { tableFromIPC } from "@uwdata/flechette";
-
-import { bytes, type Window } from "../api.ts";
+import { bytes, unpacked, type Window } from "../api.ts";
 import { letter } from "../names.ts";
+import { short } from "../numbers.ts";
 
 export const VALUE = 0;
 export const ZERO = 1;
 export const NONFINITE = 2;
 export const ABSENT = 3;
+export const IDENTICAL = 4; // of two runs
 
 export type Domain = [low: number, high: number];
 
@@ -52,9 +52,8 @@ export async function heatOf(run: string, wanted: HeatWanted, signal?: AbortSign
 }
 
 export function decode(content: Uint8Array): Heat {
-  const table = tableFromIPC(content);
-  const about = JSON.parse(table.schema.metadata!.get("heat")!) as Omit<Heat, "value" | "mask">;
-  return { ...about, value: table.getChild("value").toArray() as Float32Array, mask: table.getChild("mask").toArray() as Uint8Array };
+  const { about, columns } = unpacked<Omit<Heat, "value" | "mask">>(content);
+  return { ...about, value: columns("value") as Float32Array, mask: columns("mask") as Uint8Array };
 }
 
 /** The module that has this parameter or gives this output. */
@@ -88,6 +87,13 @@ export function isMeant(row: HeatRow, place: string, severalModels = false): boo
   const bare = severalModels && place.startsWith(`${row.model}:`) ? place.slice(row.model.length + 1) : place;
   if (row.name === bare || row.name.startsWith(`${bare}.`) || row.name.startsWith(`${bare}/`)) return true;
   return row.folded && (bare === row.name || bare.startsWith(`${row.name}.`) || bare.startsWith(`${row.name}/`));
+}
+
+/** A cell's number as it is written: a factor where two runs are compared. */
+export function written(value: number, scale: string, digits = 3): string {
+  if (scale !== "versus") return (scale === "less" && value > 0 ? "+" : "") + short(value, digits);
+  const factor = 10 ** Math.abs(value);
+  return (value < 0 ? "÷" : "×") + (factor < 10 ? factor.toPrecision(2) : short(factor, 2));
 }
 
 /** The column that holds a step; -1 = none. */

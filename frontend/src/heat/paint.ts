@@ -1,11 +1,12 @@
 // Cells to pixels. One ImageData of one pixel per cell; each row is then drawn at its place and size. What is no value is
 // drawn over it by runs of neighbours: hatch, cross-hatch, centre line.
-import { ABSENT, NONFINITE, VALUE, ZERO, type Domain, type Heat } from "./heat.ts";
+import { ABSENT, IDENTICAL, NONFINITE, VALUE, ZERO, type Domain, type Heat } from "./heat.ts";
 import type { Layout } from "./layout.ts";
 
 export interface Inks {
   surface: string;
-  line: string;
+  line: string; // of an exact zero
+  edge: string; // of what is the same
   hatch: string;
   trouble: string;
 }
@@ -92,6 +93,7 @@ function paintRuns(
       const width = xOf(to) - left;
       if (kind === ABSENT) rectangle(pen, of.hatch, left, y, width, height);
       else if (kind === ZERO) zeroLine(pen, inks, left, y, width, height);
+      else if (kind === IDENTICAL) outline(pen, inks, left, y, width, height);
       else if (kind === NONFINITE) trouble(pen, inks, of.cross, left, y, width, height);
     }
     from = to;
@@ -105,6 +107,13 @@ function rectangle(pen: CanvasRenderingContext2D, ink: string | CanvasPattern, x
 
 function zeroLine(pen: CanvasRenderingContext2D, inks: Inks, x: number, y: number, width: number, height: number): void {
   rectangle(pen, inks.line, x, Math.round(y + height / 2 - 0.5), width, 1);
+}
+
+/** The very same in both runs: nothing to see, and it is drawn so. */
+function outline(pen: CanvasRenderingContext2D, inks: Inks, x: number, y: number, width: number, height: number): void {
+  pen.strokeStyle = inks.edge;
+  pen.lineWidth = 1;
+  if (height > 2) pen.strokeRect(x + 0.5, y + 0.5, Math.max(0, width - 1), height - 1);
 }
 
 /** The first cell is solid: that moment matters. What follows is quiet. */

@@ -90,6 +90,8 @@ class OutputHook:
                 self.state.met_at = group.stamp
             elif self.state.met_at == group.stamp:  # a checkpoint computes anew what was met before
                 return
+            if outputs.calls is not None:
+                outputs.calls.note(self.model, self.path, args, output)
             if outputs.scene.awaits_batch:
                 outputs.meet_batch(args, group.looks)
             seat = self.seat

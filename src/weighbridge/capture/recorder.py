@@ -60,9 +60,11 @@ SMALL_TABLES: Final = (
     "calls",
     "units",
     "spread",
+    "pairing",
     "biases",
     "coherence",
     "accumulation",
+    "graph",
 )
 
 

@@ -21,6 +21,7 @@ from weighbridge.capture.budget import Budget, Level
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
 from weighbridge.capture.coherence import Coherence
 from weighbridge.capture.devices import is_direct, works_on_devices
+from weighbridge.capture.firstgraph import FirstGraph
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.losses import Number
 from weighbridge.capture.moments import Moments
@@ -58,6 +59,9 @@ class Stepper:
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = self.told_own_ns = 0
         self.outputs = self._outputs()
+        self.first: FirstGraph | None = FirstGraph(recorder, table)  # until the first step is over
+        if self.outputs is not None:
+            self.outputs.calls = self.first.calls
         self.changes: dict[int, int] = {}  # tensor -> times that it was changed outside its optimizer
 
     def _outputs(self) -> Outputs | None:
@@ -100,9 +104,31 @@ class Stepper:
         if self.by_hand is not None:
             self._step_by_hand()
         self.step_rows.add_pass(root, self.clock, self.total_steps > 0)
+        if self.first is not None:
+            self._look_at_graph(self.first, root)
         if self.coherence is not None:
             self.coherence.accumulation.before_pass(root)
+        if self.outputs is not None and self.outputs.pairing.inputs is not None:
+            self._pair(self.outputs, root)
         self.pending_own_ns += time.perf_counter_ns() - began
+
+    def _pair(self, outputs: Outputs, root: torch.Tensor) -> None:
+        try:
+            outputs.pairing.on_backward(root)
+        except Exception as error:
+            self._outputs_failed(error)
+
+    def _look_at_graph(self, first: FirstGraph, root: torch.Tensor) -> None:
+        try:
+            first.on_backward(root, self.clock)
+        except Exception as error:
+            message = f"the graph of the loss was not taken down after an error of ours ({type(error).__name__}: {error})"
+            self.recorder.event(self.clock, "reduced", message)
+            first.give_up()
+        if first.is_over and self.outputs is not None:
+            self.outputs.calls = None
+        if first.is_over and not first.waiting:
+            self.first = None
 
     def after_backward(self) -> None:
         """It has ended, and nobody has used its gradients yet."""
@@ -368,6 +394,8 @@ class Stepper:
         self._step_by_hand()
         step = self.steps
         self.table.rescan(step)
+        if self.first is not None:
+            self.first.fetch(self.clock, wait=True)
         with self.recorder.lock:
             for stepped in self.optimizers.known.values():
                 for device in stepped.devices:

@@ -117,11 +117,12 @@ class Tensors(Sequence[Tensor]):
 def in_code(path: str) -> str:
     """How a module or parameter of `model` is written in Python.
 
-    >>> in_code("encoder.3.weight")
-    'model.encoder[3].weight'
+    >>> in_code("encoder.3.weight"), in_code("judge:0.weight")
+    ('model.encoder[3].weight', 'judge[0].weight')
     """
-    parts = [f"[{part}]" if part.isdigit() else f".{part}" for part in path.split(".") if part]
-    return "model" + "".join(parts)
+    model, _, inside = path.rpartition(":")
+    parts = [f"[{part}]" if part.isdigit() else f".{part}" for part in inside.split(".") if part]
+    return (model or "model") + "".join(parts)
 
 
 def _around(name: str) -> list[str]:

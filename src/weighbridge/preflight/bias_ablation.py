@@ -13,13 +13,13 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from weighbridge.diagnosis.redundant import redundant_biases
 from weighbridge.errors import BadInput, nearest
 from weighbridge.preflight.again import MakeModel, model_maker, optimizer_maker
 from weighbridge.preflight.bias_slots import Slot, left_out, slots
 from weighbridge.preflight.bias_worth import Worth, of_bias, worth
 from weighbridge.preflight.calling import loss_of
 from weighbridge.preflight.copying import detached, same_random_state
-from weighbridge.preflight.lint_biases import redundant_biases
 from weighbridge.preflight.losses import as_list, held_out
 from weighbridge.preflight.signal import try_out
 
@@ -168,7 +168,7 @@ class _Task:
         with same_random_state():
             batch = next(iter(_each(self.batches, self.loss_fn)))
         trial = try_out(model, batch, self.loss_fn)
-        proved = {one.parameter.name for one in redundant_biases(trial.graph, trial.parameters)}
+        proved = {one.parameter.name for one in redundant_biases(trial.first.graph, trial.first.parameters)}
         return tuple(name for name in names if name in proved)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from weighbridge.diagnosis.redundant import Redundant, redundant_biases
 from weighbridge.preflight.bias_proofs import has_constant_before, would_be_absorbed
 from weighbridge.preflight.bias_slots import Slot, change, slots
 from weighbridge.preflight.bias_sums import Sums, sums
 from weighbridge.preflight.bias_trials import constant, put_in, taken_over, without
 from weighbridge.preflight.bias_worth import Worth, of_bias, of_gap, worth
 from weighbridge.preflight.copying import copied, unwrapped
-from weighbridge.preflight.lint_biases import Redundant, redundant_biases
 from weighbridge.preflight.losses import HeldOut, held_out
 from weighbridge.preflight.records import Trial
 from weighbridge.preflight.signal import try_out
@@ -134,11 +134,13 @@ class _Known:
     def of(self, slot: Slot) -> LayerBias:
         if slot.parameter is None:
             return self._record(slot, *self._gap(slot))
-        by = {one.parameter.name: one for one in redundant_biases(self.trial.graph, self.trial.parameters)}.get(slot.name)
+        by = {one.parameter.name: one for one in redundant_biases(self.trial.first.graph, self.trial.first.parameters)}.get(
+            slot.name
+        )
         return self._record(slot, *(self._bias(slot) if by is None else (REDUNDANT, self._takes_out(by), None, None)))
 
     def _takes_out(self, by: Redundant) -> str:
-        kind = self.trial.kinds.get(by.absorber, "")
+        kind = self.trial.first.kinds.get(by.absorber, "")
         what = "subtracts it with each channel's mean" if by.is_before_norm else "only sees differences"
         return f"proof: {by.absorber or 'a function'}{f' ({kind})' if by.absorber else ''} {what}"
 
@@ -150,7 +152,7 @@ class _Known:
         return of_bias(found), "", found, rest
 
     def _gap(self, slot: Slot) -> tuple[str, str, Worth | None, None]:
-        graph, weight = self.trial.graph, self.weights.get(id(getattr(slot.module, "weight", None)), "")
+        graph, weight = self.trial.first.graph, self.weights.get(id(getattr(slot.module, "weight", None)), "")
         by = would_be_absorbed(graph, weight)
         if by is not None:
             return NOT_NEEDED, f"proof: {graph.nodes[by.nodes[0]].module or 'a function'} would take it out again", None, None
@@ -192,8 +194,8 @@ class _Known:
 
     def _state(self, slot: Slot, parameter: torch.nn.Parameter) -> int | None:
         kept = self.states.get(slot.name)
-        if kept is None and self.trial.state_tensors is not None:
-            kept = self.trial.state_tensors * parameter.numel() * parameter.element_size()
+        if kept is None and self.trial.first.state_tensors is not None:
+            kept = self.trial.first.state_tensors * parameter.numel() * parameter.element_size()
         return kept
 
 

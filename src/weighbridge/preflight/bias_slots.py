@@ -12,7 +12,7 @@ from torch import nn
 
 from weighbridge.capture.modulekinds import CHANNELS_SECOND
 from weighbridge.capture.roles import is_norm, role_of
-from weighbridge.preflight.finding import in_code
+from weighbridge.diagnosis.tensors import in_code
 
 # Their output is something plus the bias. transformers' Conv1D is known by its name.
 ADDS: Final = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)

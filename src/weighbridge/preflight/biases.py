@@ -8,15 +8,16 @@ from typing import Any, Final
 
 import torch
 
+from weighbridge.capture.graphwalk import saved, walk
+from weighbridge.diagnosis.flow import BATCH_NORMS
+from weighbridge.diagnosis.redundant import Redundant, redundant_biases
 from weighbridge.errors import BadInput, WeighbridgeError
+from weighbridge.firstpass import Parameter
 from weighbridge.format import counted, number
+from weighbridge.lossgraph import Graph
 from weighbridge.preflight.calling import inputs_of, outputs_of
 from weighbridge.preflight.copying import copied, detached, duplicate, same_random_state, tensors_in, unwrapped
-from weighbridge.preflight.flow import BATCH_NORMS
-from weighbridge.preflight.graph import saved, walk
-from weighbridge.preflight.lint_biases import Redundant, redundant_biases
 from weighbridge.preflight.observed import Observed
-from weighbridge.preflight.records import Graph, Parameter
 
 HOLDERS: Final = (torch.nn.Linear, torch.nn.modules.conv._ConvNd)  # their forward passes know what bias=None is
 SEED: Final = 0

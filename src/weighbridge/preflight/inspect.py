@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from weighbridge.diagnosis import Diagnosis
-from weighbridge.preflight.lint import lint
+from weighbridge.diagnosis import Answer, Diagnosis, Outcome
+from weighbridge.diagnosis.causes import ordered
+from weighbridge.preflight import births, gains
+from weighbridge.preflight.asking import ask
 from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
 
@@ -61,14 +64,16 @@ def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: 
     ['missing-activation', 'doubled-output-activation']
     """
     trial = try_out(model, batch, loss_fn, optimizer)
-    findings, answers = lint(trial)
+    judged = ask(trial.first, type(model).__name__)
+    measured = {each.RULE: tuple(each.findings(trial.first, trial.layers)) for each in (gains, births)}
+    answers = (Answer(rule, Outcome.FOUND if found else Outcome.CLEAR) for rule, found in measured.items())
     return Inspection(
-        subject=type(model).__name__,
-        findings=findings,
-        answers=answers,
+        subject=judged.subject,
+        findings=ordered([*judged.findings, *itertools.chain(*measured.values())]),
+        answers=(*judged.answers, *answers),
         layers=trial.layers,
         loss=trial.loss,
-        parameters=sum(p.count for p in trial.parameters),
-        trainable=sum(p.count for p in trial.parameters if p.is_trainable),
+        parameters=sum(p.count for p in trial.first.parameters),
+        trainable=sum(p.count for p in trial.first.parameters if p.is_trainable),
         remarks=trial.remarks,
     )

@@ -22,7 +22,6 @@ class Call:
     output_rms: float | None = None
     gradient_rms: float | None = None
     input_gradient_rms: float | None = None
-    first_input: torch.Tensor | None = None  # of a module with parameters that takes the batch as it is
 
 
 @dataclass(slots=True)
@@ -57,7 +56,6 @@ class Observed:
             if given is not None:
                 call.input_rms = rms(given)
                 _on_gradient(given, call, "input_gradient_rms")
-                call.first_input = given.detach() if given.grad_fn is None else None
 
         return enter
 

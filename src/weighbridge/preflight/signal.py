@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 
+from weighbridge.capture.firstfacts import asked
+from weighbridge.capture.firstgraph import is_optional, written
+from weighbridge.capture.graphwalk import walk
+from weighbridge.diagnosis.graphrule import module_of
 from weighbridge.errors import BadInput
+from weighbridge.firstpass import FirstPass, Parameter, Scale, Start
 from weighbridge.preflight.calling import loss_of
 from weighbridge.preflight.copying import copied, detached, same_random_state, unwrapped
-from weighbridge.preflight.finding import module_of
-from weighbridge.preflight.graph import walk
 from weighbridge.preflight.observed import Observed, rms
-from weighbridge.preflight.records import Graph, Parameter, Trial
-from weighbridge.preflight.starts import first_scale, starts
-from weighbridge.preflight.table import shares_by_module, table
+from weighbridge.preflight.records import Trial
+from weighbridge.preflight.table import shares_by_module, table, with_updates
+from weighbridge.preflight.units import EQUAL
+from weighbridge.preflight.updates import next_updates
 
 EVAL_REMARK: Final = "The model was in evaluation mode; its copy was tried in training mode, as it will be trained."
-EQUAL: Final = 1e-6  # of the largest gradient of the model: rows that differ by less differ by rounding
 # Tensors of a parameter's size that torch's optimizers keep of each parameter.
 STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Muon": 1}
 
@@ -47,36 +49,39 @@ def _shown(
     names = {id(p): name for name, p in twin.named_parameters()}
     graph, nodes = walk([loss], names, observed.module_at)
     kinds = {name: type(module).__name__ for name, module in twin.named_modules()}
-    shares, begun = shares_by_module(graph, nodes), tuple(starts(graph, nodes))
-    scale = first_scale(graph, observed, kinds)
+    shares = shares_by_module(graph, nodes)
+    facts = [fact.make([float(number) for number in fact.numbers]) for fact in asked(graph, nodes)]
     leaves = [p for p in twin.parameters() if p.requires_grad]
     if not any(id(p) in names and names[id(p)] in graph.leaves for p in leaves):
         raise BadInput("The loss depends on no parameter of the model that is given; does loss_fn call another model?")
     torch.autograd.backward(loss, inputs=leaves)  # inputs: a loss that holds the user's own model leaves no gradient there
-    return Trial(
+    gradients = [_dense(p.grad) for p in twin.parameters() if p.grad is not None]
+    largest = max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
+    first = FirstPass(
         graph=graph,
-        parameters=tuple(_parameters(original, twin, observed, graph, optimizers)),
-        layers=table(twin, observed, shares),
+        parameters=tuple(_parameters(original, twin, observed, optimizers, largest)),
         kinds=kinds,
-        written=_written(twin),
-        loss=float(loss.detach()),
-        has_optimizer=bool(optimizers),
+        written=written(twin),
+        starts=tuple(fact for fact in facts if isinstance(fact, Start)),
+        scales=tuple(fact for fact in facts if isinstance(fact, Scale)),
         state_tensors=_state_tensors(optimizers),
-        starts=begun,
-        scale=scale,
-        remarks=() if original.training else (EVAL_REMARK,),
+        has_gradients=True,
+        has_optimizer=bool(optimizers),
     )
+    remarks = () if original.training else (EVAL_REMARK,)
+    layers = table(twin, observed, shares, largest)
+    if optimizers:  # the last thing that is done with the copy: it steps
+        layers = tuple(with_updates(twin, layers, lambda: next_updates(twin, dict(original.named_parameters()), optimizers)))
+    return Trial(first, layers=layers, loss=float(loss.detach()), remarks=remarks)
 
 
 def _parameters(
-    original: torch.nn.Module, twin: torch.nn.Module, observed: Observed, graph: Graph, optimizers: list[Any]
+    original: torch.nn.Module, twin: torch.nn.Module, observed: Observed, optimizers: list[Any], largest: float
 ) -> Iterator[Parameter]:
     held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
     users = dict(original.named_parameters())
     modules = dict(twin.named_modules())
     called = {call.module for call in observed.calls}
-    gradients = [_dense(p.grad) for p in twin.parameters() if p.grad is not None]
-    largest = max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
     for name, parameter in twin.named_parameters():
         owner = module_of(name)
         gradient = parameter.grad
@@ -88,7 +93,7 @@ def _parameters(
             size_bytes=parameter.numel() * parameter.element_size(),
             is_trainable=parameter.requires_grad,
             is_called=owner in called,
-            is_optional=_is_optional(owner, modules, called),
+            is_optional=is_optional(owner, modules, called),
             is_optimized=id(users[name]) in held if optimizers else None,
             gradient_rms=None if gradient is None else rms(_dense(gradient)),
             has_equal_rows=has_equal_rows(parameter.detach(), gradient, largest),
@@ -110,26 +115,6 @@ def has_equal_rows(weight: torch.Tensor, gradient: torch.Tensor | None, largest:
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def _is_optional(owner: str, modules: Mapping[str, torch.nn.Module], called: Iterable[str]) -> bool:
-    """Whether a module around it is one of a list of which others were called."""
-    parts = owner.split(".")
-    for end in range(len(parts), 0, -1):
-        holder, item = ".".join(parts[: end - 1]), ".".join(parts[:end])
-        if isinstance(modules.get(holder), (torch.nn.ModuleList, torch.nn.ModuleDict)):
-            siblings = [f"{holder}." * bool(holder) + key for key, _ in modules[holder].named_children()]
-            if item not in called and any(one in called for one in siblings):
-                return True
-    return False
-
-
-def _written(model: torch.nn.Module) -> dict[str, str]:
-    return {
-        name: re.sub(r"\s+", " ", repr(module))
-        for name, module in model.named_modules()
-        if not any(True for _ in module.children()) and type(module).__module__.startswith("torch.nn")
-    }
 
 
 def _optimizers(given: Any) -> list[Any]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,14 +20,27 @@ from starlette.routing import BaseRoute, Route
 
 from weighbridge import __version__
 from weighbridge.catalog import parse
-from weighbridge.errors import BadInput, CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor, WeighbridgeError
-from weighbridge.server import arrays, heat, shapes
+from weighbridge.diagnosis import registry
+from weighbridge.errors import (
+    BadInput,
+    CorruptRun,
+    NewerFormat,
+    NotARun,
+    NothingRecorded,
+    UnknownTensor,
+    WeighbridgeError,
+    nearest,
+)
+from weighbridge.records import QUANTITIES
+from weighbridge.server import arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
 from weighbridge.server.runs import Runs
+from weighbridge.store.record import RunRecord
 
+MOST_RUNS = 8  # beside each other
 MOST_SERIES = 64  # of one request; the page draws fewer
 
 
@@ -52,6 +66,14 @@ class Api:
             "cell": self.cell,
             "findings": self.findings,
             "notes": self.notes,
+            "layer": self.layer,
+            "spread": self.spread,
+            "lines": self.lines,
+            "rules": self.rules,
+            "network": self.network,
+            "compare": self.compare,
+            "difference": self.difference,
+            "faces": self.faces,
         }
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in plain.items()]
         return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
@@ -137,6 +159,24 @@ class Api:
             cells = heat.cells_of(record, statistic, rows, start, stop, columns)
         return _bytes(heat.encode(cells, _domain(request)))
 
+    def layer(self, request: Request) -> Response:
+        """One layer at one step (layerpage.py)."""
+        with self.runs.use(_one(request, "run")) as record:
+            return JSONResponse(layerpage.layer_at(record, _one(request, "path"), _integer(request, "step")))
+
+    def spread(self, request: Request) -> Response:
+        """How a tensor's values are spread, over steps (distributions.py)."""
+        start, stop, most = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            tensor, quantity = _one(request, "tensor"), _quantity(request)
+            return _bytes(distributions.spread_of(record, tensor, quantity, most, start, stop))
+
+    def lines(self, request: Request) -> Response:
+        """Every value of a small tensor over steps."""
+        start, stop, _ = _window(request)
+        with self.runs.use(_one(request, "run")) as record:
+            return _bytes(distributions.lines_of(record, _one(request, "tensor"), _quantity(request), start, stop))
+
     def cell(self, request: Request) -> Response:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
         start, stop, _ = _window(request)
@@ -150,6 +190,44 @@ class Api:
         name = _one(request, "run")
         with self.runs.use(name) as record:
             return JSONResponse(self.diagnoser.ask(name, record))
+
+    def rules(self, request: Request) -> Response:
+        """All rules with what their files say of them."""
+        return JSONResponse([shapes.rule_json(rule) for rule in registry.rules()])
+
+    def network(self, request: Request) -> Response:
+        """The modules as executed, at one step (network.py)."""
+        of = request.query_params
+        with self.runs.use(_one(request, "run")) as record:
+            step, fold = _integer(request, "step"), of.get("fold", "auto")
+            return JSONResponse(network.network_at(record, _one(request, "stat"), step, fold, of.getlist("open")))
+
+    def compare(self, request: Request) -> Response:
+        """Several runs beside each other (versus.py)."""
+        names = _several(request, 1)
+        with ExitStack() as opened:
+            return JSONResponse(versus.comparison(names, self._use(opened, names)))
+
+    def difference(self, request: Request) -> Response:
+        """The picture of the second run against the first."""
+        names, of = _several(request, 2), request.query_params
+        start, stop, columns = _window(request)
+        with ExitStack() as opened:
+            a, b = self._use(opened, names)[:2]
+            fold = of.get("fold", "auto")
+            return _bytes(versus.difference(a, b, _one(request, "stat"), of.get("show", "wb"), fold, columns, start, stop))
+
+    def faces(self, request: Request) -> Response:
+        """The values of one tensor in each of several runs."""
+        names = _several(request, 1)
+        with ExitStack() as opened:
+            told = versus.face_to_face(self._use(opened, names), _one(request, "tensor"), _integer(request, "step"))
+        return JSONResponse(told)
+
+    def _use(self, opened: ExitStack, names: Sequence[str]) -> list[RunRecord]:
+        """All of them, each for this thread alone; always taken in the same order, so that no two wait for each other."""
+        held = {name: opened.enter_context(self.runs.use(name)) for name in sorted(set(names))}
+        return [held[name] for name in names]
 
     def notes(self, request: Request) -> Response:
         """What happened to the run and when."""
@@ -208,6 +286,20 @@ def _window(request: Request) -> tuple[int | None, int | None, int]:
     buckets = _integer(request, "buckets")
     wanted = arrays.BUCKETS if buckets is None else max(1, min(arrays.BUCKETS_AT_MOST, buckets))
     return _integer(request, "start"), _integer(request, "stop"), wanted
+
+
+def _several(request: Request, least: int) -> list[str]:
+    names = request.query_params.getlist("run")
+    if not least <= len(names) <= MOST_RUNS:
+        raise BadInput(f"Name {least} to {MOST_RUNS} runs: run=...&run=...")
+    return names
+
+
+def _quantity(request: Request) -> str:
+    word = request.query_params.get("quantity", "parameter")
+    if word not in QUANTITIES:
+        raise BadInput(f"There is no quantity {word!r}.{nearest(word, list(QUANTITIES))}")
+    return word
 
 
 def _domain(request: Request) -> tuple[float, float] | None:

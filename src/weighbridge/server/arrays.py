@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -130,6 +131,12 @@ def in_buckets(steps: np.ndarray, values: np.ndarray, buckets: int) -> Part:
         np.where(nothing, np.nan, high),
         (np.diff(edges) - count).astype(np.float64),
     )
+
+
+def packed(about: dict[str, Any], **columns: np.ndarray) -> bytes:
+    """Arrays of one length, row after row, as one Arrow stream; their shape and all else as JSON in the schema's metadata."""
+    arrays = {name: pa.array(np.ascontiguousarray(column).ravel()) for name, column in columns.items()}
+    return encode(pa.table(arrays).replace_schema_metadata({"about": json.dumps(about)}))
 
 
 def encode(table: pa.Table) -> bytes:

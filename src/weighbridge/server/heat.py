@@ -6,17 +6,15 @@ the range of colours, how many cells have which value, which member of a folded 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from weighbridge.catalog import Statistic, parse
 from weighbridge.records import OF_OUTPUTS
-from weighbridge.server import unitmap
+from weighbridge.server import arrays, unitmap
 from weighbridge.server.layers import folded_name, in_order, is_bias, layers_of
 from weighbridge.store.record import HeatMap, RunRecord, Tensor
 
@@ -27,8 +25,6 @@ FOLD_FROM: Final = 60  # rows; more are folded by module, where the reader did n
 COLUMNS: Final = 1016  # of the plot on a wide page
 CELLS: Final = 600_000  # of one answer: 3 MB
 KEY_BINS: Final = 48
-
-SCHEMA: Final = pa.schema([("value", pa.float32()), ("mask", pa.uint8())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +127,7 @@ def _read(record: RunRecord, name: str, rows: Sequence[Row], start: int | None, 
         scale, value = statistic.scale, _shown(heat, statistic)
     bad = heat.bad
     mask = np.where(np.isnan(bad), ABSENT, np.where(bad > 0, NONFINITE, np.where(value == 0, ZERO, VALUE))).astype(np.uint8)
-    mask[(mask == VALUE) & np.isnan(value)] = ABSENT  # recorded, but this statistic of it is no number: 0 / 0
+    mask[(mask == VALUE) & ~np.isfinite(value)] = ABSENT  # recorded, but this statistic of it is no number: update / 0
     if len(members) != len(rows):
         value, mask = _folded(rows, value, mask, scale)
     return Cells(name, scale, tuple(rows), heat.step_first, heat.step_last, value, mask)
@@ -179,18 +175,23 @@ def _folded(rows: Sequence[Row], value: np.ndarray, mask: np.ndarray, scale: str
 
 
 def domain_of(cells: Cells) -> tuple[float, float] | None:
-    """The range of colours: from the 1st to the 99th percentile, outward to decades, or to round numbers; None = no value."""
-    found = cells.value[np.isfinite(cells.value) & ((cells.scale != "log") | (cells.value > 0))]
+    """The range of colours of a picture."""
+    return domain_of_values(cells.value, cells.scale, cells.statistic)
+
+
+def domain_of_values(value: np.ndarray, scale: str, statistic: str) -> tuple[float, float] | None:
+    """From the 1st to the 99th percentile, outward to decades, or to round numbers; None = there is no value."""
+    found = value[np.isfinite(value) & ((scale != "log") | (value > 0))]
     if not len(found):
         return None
     low, high = (float(edge) for edge in np.percentile(found, [1, 99]))
-    if cells.scale == "log":
+    if scale == "log":
         low, high = np.floor(np.log10(low) + 1e-9), np.ceil(np.log10(high) - 1e-9)
         return float(10.0**low), float(10.0 ** max(high, low + 1))
-    if cells.scale == "signed":
+    if scale == "signed":
         edge = _outward(max(abs(low), abs(high)))
         return -edge, edge
-    return 0.0, 1.0 if cells.statistic.endswith("_fraction") else _outward(high)
+    return 0.0, 1.0 if statistic.endswith("_fraction") else _outward(high)
 
 
 def _outward(value: float) -> float:
@@ -227,9 +228,4 @@ def encode(cells: Cells, domain: tuple[float, float] | None) -> bytes:
         "below": below,
         "above": above,
     }
-    columns = [pa.array(cells.value.ravel().astype(np.float32)), pa.array(cells.mask.ravel())]
-    table = pa.table(columns, schema=SCHEMA.with_metadata({"heat": json.dumps(about)}))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
+    return arrays.packed(about, value=cells.value.astype(np.float32), mask=cells.mask)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from weighbridge.catalog import all_names, parse
+from weighbridge.diagnosis import Rule, registry
 from weighbridge.records import OF_OUTPUTS
 from weighbridge.server.layers import Layer
 from weighbridge.store.record import RunRecord, Tensor
@@ -74,6 +75,22 @@ def layer_json(layer: Layer) -> dict[str, Any]:
         "kind": layer.kind,
         "parameters": [tensor_json(tensor) for tensor in layer.parameters],
         "outputs": [tensor_json(tensor) for tensor in layer.outputs],
+    }
+
+
+def rule_json(rule: type[Rule]) -> dict[str, Any]:
+    """A rule as its own page shows it."""
+    told = registry.explanation(rule)
+    return {
+        "id": rule.id,
+        "title": rule.title,
+        "severity": rule.severity,
+        "certainty": rule.certainty,
+        "since": rule.since,
+        "reads": [*rule.needs.statistics, *(f"table {name}" for name in sorted(rule.needs.tables))],
+        "causes": list(rule.causes),
+        "summary": told.summary,
+        "sections": told.sections,
     }
 
 

@@ -122,6 +122,20 @@ class RowQuery:
         found = self._run(plan, source).to_pylist()
         return found[-1] if found else None
 
+    def histograms(self, tensor: int, quantity: Quantity, steps: Sequence[int]) -> list[dict[str, Any]]:
+        """The stored histogram columns of the rows at these steps, each with its `step`."""
+        if not len(steps):
+            return []
+        if self._merge is not None:
+            found = [(step, self._merged_histogram(tensor, quantity, int(step))) for step in steps]
+            return [{"step": step, **row} for step, row in found if row is not None]
+        plan = self._plan_rows(int(min(steps)), int(max(steps)) + 1)
+        where = f"step IN ({', '.join(str(int(step)) for step in steps)})"
+        where += f" AND part = {WHOLE} AND tensor = {int(tensor)} AND quantity = {int(quantity)}"
+        source = rows_sql(plan, "step, hist_count, hist_bits, hist_first, hist", where)
+        rows: list[dict[str, Any]] = self._run(plan, source).to_pylist() if source else []
+        return rows
+
     def _merged_histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
         parts: list[dict[str, Any]] = []
         plan = self._plan_rows(step, step + 1)

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
-from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity
+from weighbridge.records import HISTOGRAM_BINS, OF_OUTPUTS, QUANTITIES, Quantity
 from weighbridge.store import extras, layout, persteps
 from weighbridge.store.allranks import AllRanks
 from weighbridge.store.coherence import Gradients
@@ -28,7 +28,7 @@ from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.grid import bucket_grid, joined
 from weighbridge.store.histogram import edges_of, full_histogram
 from weighbridge.store.status import info_of, require_run
-from weighbridge.store.values import kept_at, kept_of
+from weighbridge.store.values import decode_values, kept_at, kept_of
 from weighbridge.store.views import (
     BiasShare,
     Buckets,
@@ -219,6 +219,19 @@ class RunRecord:
             for name, (quantity, _), answer in zip(statistics, wanted, answers, strict=True)
         }
 
+    def at_or_before(self, step: int, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of each tensor the last value at or before a step, and that step; NaN and -1 where there is none."""
+        quantity, which = parse(statistic)
+        tensors = self.tensors_of(quantity)
+        low, high = self._range(None, step + 1)
+        found: dict[str, np.ndarray] = {}
+        for back in (64, 4_096, high - low):
+            found = self._all.ask(functools.partial(self._query.last, quantity, which, max(low, high - back), high))
+            if len(found["tensor"]) >= len(tensors):
+                break
+        steps = _placed(tensors, found["tensor"], found["step"].astype(np.float64))
+        return _placed(tensors, found["tensor"], found["value"]), np.where(np.isnan(steps), -1, steps).astype(np.int64)
+
     def grids(self, statistics: Sequence[str], start: int, stop: int, ids: Sequence[int]) -> dict[str, np.ndarray]:
         """Per statistic float64 [steps, tensors] for start <= step < stop and the tensors of these ids; NaN = not recorded.
 
@@ -304,6 +317,20 @@ class RunRecord:
         bits = row["hist_bits"]
         return edges_of(bits), full_histogram(row["hist_first"], row["hist"], bits), int(row["hist_count"])
 
+    def histograms(self, tensor: str, quantity: str, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Those of `steps` that have a histogram, the edges (133, from -inf to +inf) and int64 counts [steps, 132]."""
+        found = self.tensor(tensor)
+        rows = self._all.ask(lambda: self._query.histograms(found.id, QUANTITIES[quantity], steps))
+        kept = {
+            row["step"]: full_histogram(row["hist_first"], row["hist"], row["hist_bits"], 0)
+            for row in rows
+            if row["hist_count"]
+        }
+        when = np.array(sorted(kept), dtype=np.int64)
+        counts = np.array([kept[int(step)] for step in when], dtype=np.int64).reshape(len(when), HISTOGRAM_BINS)
+        read_only(when, counts)
+        return when, edges_of(0), counts
+
     # ---- values of small tensors ----
 
     def value_steps(self, tensor: str, quantity: str) -> np.ndarray:
@@ -319,6 +346,17 @@ class RunRecord:
                 "Values are kept of small tensors only; the statistics are there for all: weighbridge show --tensor"
             )
         return found
+
+    def values_over(self, tensor: str, quantity: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and the tensor's own numbers [steps, elements], float64; at most so many steps, evenly among those kept."""
+        kept, shape = self._values_of(tensor, quantity), self.tensor(tensor).shape
+        steps, rows = np.unique(kept.column("step").to_numpy(), return_index=True)
+        chosen = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(np.int64))
+        data, dtype = kept.column("data"), kept.column("dtype")
+        numbers = [decode_values(data[int(i)].as_py(), dtype[int(i)].as_py(), shape).ravel() for i in rows[chosen]]
+        answer = steps[chosen], np.array(numbers, dtype=np.float64).reshape(len(chosen), int(np.prod(shape, dtype=np.int64)))
+        read_only(*answer)
+        return answer
 
     def _values_of(self, tensor: str, quantity: str) -> pa.Table:
         return kept_of(self._all.whole("values"), self.tensor(tensor).id, QUANTITIES[quantity])

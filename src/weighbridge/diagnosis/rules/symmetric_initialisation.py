@@ -5,7 +5,8 @@ How it decides The sums, sums of squares and largest values of all units of an a
                rounding (the same numbers went through the same weights), and differ between inputs. Still so at step 2 or
                later after its weight has moved: their gradients are equal too, and stay so (error). Equal at first and
                different then: the start alone was one number (warning). Further, weights of exactly 0 in two layers or more
-               with gradients of exactly 0, PATIENCE steps in a row: each waits for the other.
+               with gradients of exactly 0, PATIENCE steps in a row: each waits for the other. `inspect` compares the rows of
+               each weight and of its gradient.
 What to do     Start weights at random: `nn.init.kaiming_normal_(layer.weight)`.
 When it errs   A last layer, a branch or LoRA's B that starts at 0 gives the same for all inputs and gets different gradients:
                it is not meant. Layers whose weights are frozen are not judged.
@@ -21,8 +22,10 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import AFFINE, RECURRENT, Layers
+from weighbridge.diagnosis.parameters import symmetric
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.firstpass import from_text
 
 # Of the root of n * sum of squares. Two units at random agree in three such numbers once in 10^15 cases; a matrix product may
 # round the same row differently in different places.
@@ -36,7 +39,10 @@ class SymmetricInitialisation(Rule):
     id, title = "symmetric-initialisation", "All units of a layer are one"
     severity, certainty, since = "error", "proof", "0.1"
     needs = Needs(
-        parameter=["abs_max"], gradient=["zero_fraction"], update=["zero_fraction"], tables=["units", "steps", "groups"]
+        parameter=["abs_max"],
+        gradient=["zero_fraction"],
+        update=["zero_fraction"],
+        tables=["units", "steps", "groups", "graph"],
     )
     causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "stalled-loss")
     experiment = (
@@ -51,6 +57,7 @@ class SymmetricInitialisation(Rule):
         self.zero_since: dict[int, int] = {}
         self.told: set[int] = set()
         self.looked: set[int] = set()
+        self.is_trial = False  # asked before training, by `inspect`
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.layers = tensors, Layers(tensors)
@@ -58,6 +65,10 @@ class SymmetricInitialisation(Rule):
         self.columns = [c for c in self.layers.outputs if tensors[c].module in kinds and self.layers.is_trained(c)]
 
     def read(self, block: Block) -> Iterator[Finding]:
+        for graph in block.rows("graph"):
+            first = from_text(graph["detail"])
+            self.is_trial |= first.has_gradients
+            yield from symmetric(first)
         units: dict[int, list[Mapping[str, Any]]] = {}
         for row in block.rows("units"):
             units.setdefault(row["step"], []).append(row)
@@ -179,6 +190,8 @@ class SymmetricInitialisation(Rule):
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
+        if self.is_trial:
+            return None
         if not self.columns:
             return Outcome.NOT_APPLICABLE, "no output of an affine or recurrent module whose weights are trained was recorded"
         if not self.looked:

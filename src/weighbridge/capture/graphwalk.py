@@ -3,6 +3,9 @@
 The graph is what really happened in the forward pass, functional calls included; it can be read where tracing (torch.fx) and
 exporting fail. Names and saved attributes of nodes are torch's own and no promise of torch's: an operation that is not known
 here is kept under its name, and no rule reads anything into it.
+
+What autograd saved is looked at only where nobody has hooks on it: a checkpoint would compute its part anew, a saving to the
+CPU would be copied back.
 """
 
 from __future__ import annotations
@@ -13,18 +16,28 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.preflight.records import Edge, Graph, Node
+from weighbridge.lossgraph import Edge, Graph, Node
 
 LEAF: Final = "torch::autograd::AccumulateGrad"
+THROUGH: Final = ("TBackward0", "TransposeBackward0", "PermuteBackward0", "ToCopyBackward0")
 # Attributes that rules read. Sizes and indices wrap around at 2^64 where they are negative.
-PLAIN: Final = ("training", "dim", "dim0", "dim1", "dims", "padding", "transposed", "groups", "alpha", "keepdim", "is_causal")
+PLAIN: Final = (
+    *("training", "dim", "dim0", "dim1", "dims", "padding", "transposed", "groups", "alpha", "scale", "keepdim", "is_causal"),
+    *("min_val", "max_val", "min", "max", "exponent", "ignore_index", "bias_sym_sizes_opt"),
+)
+SCALED: Final = ("Mul", "Div")  # of which rules want the shapes of both sides
+MOST_NODES: Final = 10_000  # about 10 us each; a language model of 48 layers has 2,200
+
+
+class TooLarge(Exception):
+    """The graph has more nodes than are taken down."""
 
 
 def walk(
     roots: Sequence[torch.Tensor], names: Mapping[int, str], module_at: Callable[[int], str]
 ) -> tuple[Graph, tuple[Any, ...]]:
     """The graph behind `roots` (the loss, or outputs), and torch's own node for each of its nodes. Call it before the backward
-    pass, which frees what is saved.
+    pass, which frees what is saved. Raises TooLarge above MOST_NODES. Waits for no device.
 
     `names`: name of a parameter by the id of its tensor. `module_at`: the module that ran at a sequence number of autograd.
     """
@@ -44,6 +57,8 @@ def _inputs_first(roots: Sequence[Any]) -> list[Any]:
             continue
         if is_expanded:
             done[node] = None
+            if len(done) > MOST_NODES:
+                raise TooLarge
             continue
         stack.append((node, True))
         stack += [(before, False) for before, _ in node.next_functions if before is not None and before not in done]
@@ -56,19 +71,20 @@ def _record(node: Any, index: Mapping[Any, int], names: Mapping[int, str], modul
     if node.name() == LEAF:
         return Node("Parameter", inputs, shapes, names.get(id(node.variable), ""))
     op = re.sub(r"Backward\d*$", "", node.name())
-    return Node(op, inputs, shapes, "", module_at(node._sequence_nr()), _facts(node))
+    return Node(op, inputs, shapes, "", module_at(node._sequence_nr()), _facts(node, op))
 
 
-def _facts(node: Any) -> dict[str, Any]:
+def _facts(node: Any, op: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name in PLAIN:
-        value = getattr(node, f"_saved_{name}", None)
-        if value is not None:
-            facts[name] = _signed(value)
-    for operand in ("self", "other"):
-        value = _kept(node, operand)
-        if value is not None:
-            facts[f"{operand}_shape"] = tuple(getattr(value, "shape", ()))  # a Python number has no axes
+        value = _signed(getattr(node, f"_saved_{name}", None))
+        if isinstance(value, (bool, int, float, tuple)):
+            facts[name] = value
+    for operand in ("self", "other") if op in SCALED else ():
+        value = saved(node, operand)
+        is_number = not hasattr(node, f"_raw_saved_{operand}") and hasattr(node, f"_saved_{operand}")
+        if value is not None or is_number:
+            facts[f"{operand}_shape"] = () if value is None else tuple(value.shape)
     return facts
 
 
@@ -79,13 +95,20 @@ def _signed(value: Any) -> Any:
 
 
 def saved(node: Any, name: str) -> torch.Tensor | None:
-    """A tensor that a node has saved, or None where it has not or where it was changed in place since."""
-    value = _kept(node, name)
+    """A tensor that a node has saved, or None where it has not, where it was changed in place since, or where hooks keep it."""
+    raw = getattr(node, f"_raw_saved_{name}", None)
+    try:
+        if raw is None or raw.unpack_hook is not None:
+            return None
+        value = getattr(node, f"_saved_{name}")
+    except (RuntimeError, AttributeError):  # changed in place since, or given free; a torch that does not tell of hooks
+        return None
     return value.detach() if isinstance(value, torch.Tensor) else None
 
 
-def _kept(node: Any, name: str) -> Any:
-    try:
-        return getattr(node, f"_saved_{name}", None)
-    except RuntimeError:  # changed in place since
-        return None
+def leaf(node: Any, place: int) -> torch.Tensor | None:
+    """The parameter that is input `place` of a node, looked for through transposes and casts."""
+    before = node.next_functions[place][0] if place < len(node.next_functions) else None
+    while before is not None and before.name() in THROUGH:
+        before = before.next_functions[0][0]
+    return before.variable.detach() if before is not None and before.name() == LEAF else None

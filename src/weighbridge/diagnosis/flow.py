@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from weighbridge.preflight.records import RESHAPES, Graph, Node
+from weighbridge.lossgraph import RESHAPES, Graph, Node
 
 Shape = tuple[int, ...]
 Axes = frozenset[int]

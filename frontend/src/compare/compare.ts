@@ -1,0 +1,80 @@
+// Several runs beside each other, as the server tells it.
+import { bytes, json, type RunFacts, type Window } from "../api.ts";
+import { decode, type Heat } from "../heat/heat.ts";
+
+export type Value = string | number | boolean | null;
+
+export interface Parting {
+  kind: "never" | "start" | "step" | "nothing in common";
+  step: number;
+  tensors: string[];
+  of: number; // tensors that both have
+  gradients: boolean; // did they differ, too?
+}
+
+export interface Comparison {
+  runs: RunFacts[];
+  differ: { name: string; values: Value[] }[];
+  equal: { name: string; value: Value }[];
+  results: { name: string; values: Value[] }[];
+  logged: string[];
+  tensors: string[];
+  alone: string[][];
+  parting: Parting | null;
+}
+
+export interface Faces {
+  edges: number[];
+  linear: boolean;
+  counts: number[][]; // one list per run
+  steps: number[];
+}
+
+export const LETTERS = "ABCDEFGH";
+
+export function comparisonOf(runs: readonly string[], signal?: AbortSignal): Promise<Comparison> {
+  return json("compare", { run: runs }, signal) as Promise<Comparison>;
+}
+
+export async function differenceOf(runs: readonly string[], stat: string, show: string, fold: string, window: Window, signal?: AbortSignal): Promise<Heat & { alone: string[] }> {
+  return decode(await bytes("difference", { run: runs.slice(0, 2), stat, show, fold, ...window }, signal)) as Heat & { alone: string[] };
+}
+
+export function facesOf(runs: readonly string[], tensor: string, step: number | null, signal?: AbortSignal): Promise<Faces> {
+  return json("faces", { run: runs, tensor, ...(step === null ? {} : { step }) }, signal) as Promise<Faces>;
+}
+
+/** Where and how two runs part: a headline, and what it says of the cause. */
+export function told(parting: Parting, whole: (step: number) => string): { title: string; text: string } {
+  const all = parting.tensors.length === parting.of ? `all ${parting.of} tensors at once` : `${parting.tensors.length} of ${parting.of} tensors`;
+  switch (parting.kind) {
+    case "never":
+      return { title: "The same to the last bit", text: `All ${parting.of} tensors have the very same sums in both runs, up to step ${whole(parting.step)}.` };
+    case "nothing in common":
+      return { title: "No tensor and step in common", text: "Their tensors have other names or shapes, so only losses and settings can be set side by side." };
+    case "start":
+      return { title: "They differ from the first step", text: `${capital(all)} start with other values: another seed, another start, or another model.` };
+    default:
+      return {
+        title: `They part at step ${whole(parting.step)}, in ${all}`,
+        text: parting.gradients
+          ? "Until then every recorded number is the same to the last bit. At this step the gradients differ while the weights are the same: other data, another loss, or chance inside the model (dropout)."
+          : "Until then every recorded number is the same to the last bit. At this step the gradients are still the same and the updates are not: the optimizer was set differently (learning rate, decay, momentum, clipping).",
+      };
+  }
+}
+
+function capital(text: string): string {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+/** How b stands to a: ×2, 1 of 10, the same; nothing where they are no numbers. */
+export function against(a: Value, b: Value): string {
+  if (typeof a !== "number" || typeof b !== "number") return "";
+  if (a === b) return "the same";
+  if (a > 0 && b > 0) {
+    const factor = b / a;
+    return (factor < 1 ? "÷" : "×") + Number((factor < 1 ? 1 / factor : factor).toPrecision(3)).toLocaleString("en");
+  }
+  return "";
+}

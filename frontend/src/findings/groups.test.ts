@@ -1,0 +1,21 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import type { Finding } from "./findings.ts";
+import { listed } from "./groups.ts";
+
+const finding = (key: string, explains: string[] = []): Finding => ({ key, explains }) as unknown as Finding;
+const told = (findings: Finding[], causes: string[]): string[] => listed(findings, causes).map((one) => (one.follows ? "  " : "") + one.finding.key);
+
+test("what follows from a cause stands under it", () => {
+  assert.deepEqual(told([finding("a"), finding("b", ["a", "c"]), finding("c")], ["b"]), ["b", "  a", "  c"]);
+});
+
+test("a cause that another cause explains keeps its own place, and nothing is listed twice", () => {
+  assert.deepEqual(told([finding("a", ["b", "c"]), finding("b", ["c"]), finding("c"), finding("d")], ["a", "b"]), ["a", "  c", "b", "d"]);
+});
+
+test("what no cause explains is listed too", () => {
+  assert.deepEqual(told([finding("a"), finding("b")], []), ["a", "b"]);
+  assert.deepEqual(told([], ["gone"]), []);
+});

@@ -1,0 +1,28 @@
+// Findings as they are listed: each cause, and under it what follows from it.
+import type { Finding } from "./findings.ts";
+
+export interface Listed {
+  finding: Finding;
+  follows: boolean; // from the one above
+}
+
+/** Causes first, in their order, each with what it explains; then what nothing explains. Each finding once. */
+export function listed(findings: readonly Finding[], causes: readonly string[]): Listed[] {
+  const byKey = new Map(findings.map((one) => [one.key, one]));
+  const explained = new Set(findings.flatMap((one) => one.explains));
+  const heads = [...causes, ...findings.map((one) => one.key).filter((key) => !causes.includes(key) && !explained.has(key))];
+  const done = new Set<string>();
+  const found: Listed[] = [];
+  const add = (key: string, follows: boolean): void => {
+    const finding = byKey.get(key);
+    if (!finding || done.has(key)) return;
+    done.add(key);
+    found.push({ finding, follows });
+  };
+  for (const key of heads) {
+    add(key, false);
+    for (const other of byKey.get(key)?.explains ?? []) if (!causes.includes(other)) add(other, true);
+  }
+  for (const finding of findings) add(finding.key, false);
+  return found;
+}

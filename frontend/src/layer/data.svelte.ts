@@ -1,0 +1,119 @@
+// The numbers of one layer's page: lines over steps, everything at one step, and how values are spread.
+import * as api from "../api.ts";
+import { Pace } from "../state/pace.ts";
+import { layerAt, linesOf, spreadOf, type Bundle, type LayerAt, type Spread } from "./layer.ts";
+
+export interface LayerWish {
+  path: string;
+  steps: [number, number] | null;
+  step: number | null; // null = the last one
+  spread: { tensor: string; quantity: string; most: number } | null;
+}
+
+/** The statistics that one column of charts shows. */
+export const OF_PARAMETER = ["parameter.mean", "parameter.min", "parameter.max", "gradient.rms", "gradient.abs_max", "update.ratio"];
+export const OF_OUTPUT = ["activation.mean", "activation.min", "activation.max", "activation.rms", "activation.abs_max", "activation_gradient.rms"];
+const MANY = 64; // values; more than these are no lines
+
+export class LayerData {
+  at = $state.raw<LayerAt | null>(null);
+  lines = $state.raw(new Map<string, api.Line>()); // by "tensor\0statistic"
+  bundles = $state.raw(new Map<string, Bundle>()); // by tensor
+  spread = $state.raw<Spread | null>(null);
+  spreadOf = $state.raw(""); // which tensor and quantity it is of
+  trouble = $state("");
+  edge = $state(0); // of the colours of values: grows, and never shrinks while the page is open
+
+  private wish: LayerWish | null = null;
+  private readonly atPace: Pace;
+  private readonly linePace: Pace;
+  private readonly spreadPace: Pace;
+  private readonly run: string;
+
+  constructor(run: string) {
+    this.run = run;
+    this.atPace = new Pace((signal) => this.guarded(signal, () => this.fetchAt(signal)), 40);
+    this.linePace = new Pace((signal) => this.guarded(signal, () => this.fetchLines(signal)));
+    this.spreadPace = new Pace((signal) => this.guarded(signal, () => this.fetchSpread(signal)));
+  }
+
+  want(wish: LayerWish): void {
+    const before = this.wish;
+    this.wish = wish;
+    const isNew = before?.path !== wish.path;
+    const newSteps = String(before?.steps) !== String(wish.steps);
+    if (isNew) {
+      this.lines = new Map();
+      this.bundles = new Map();
+      this.edge = 0;
+    }
+    if (isNew || before?.step !== wish.step) (isNew ? this.atPace.now() : this.atPace.soon());
+    if (isNew || newSteps) this.linePace.now();
+    if (isNew || newSteps || JSON.stringify(before?.spread) !== JSON.stringify(wish.spread)) this.spreadPace.now();
+  }
+
+  grown(): void {
+    if (!this.wish) return;
+    this.linePace.soon();
+    this.spreadPace.soon();
+    if (this.wish.step === null) this.atPace.soon();
+  }
+
+  stop(): void {
+    for (const pace of [this.atPace, this.linePace, this.spreadPace]) pace.stop();
+  }
+
+  private window(): api.Window {
+    const steps = this.wish?.steps;
+    return steps ? { start: steps[0], stop: steps[1] + 1 } : {};
+  }
+
+  private async fetchAt(signal: AbortSignal): Promise<void> {
+    const at = await layerAt(this.run, this.wish!.path, this.wish!.step, signal);
+    this.edge = Math.max(this.edge, at.values?.edge ?? 0) || 1;
+    this.at = at;
+  }
+
+  private async fetchLines(signal: AbortSignal): Promise<void> {
+    const { layer, last } = await layerAt(this.run, this.wish!.path, this.wish!.step, signal);
+    const inside: api.Window = { stop: last + 1, ...this.window() }; // without the row that closes a run
+    const lines = new Map<string, api.Line>();
+    const bundles = new Map<string, Bundle>();
+    const ask = async (names: string[], statistics: string[], window: api.Window): Promise<void> => {
+      if (names.length === 0) return;
+      const found = await api.series(this.run, { tensors: names, statistics }, window, signal);
+      names.forEach((name, i) => statistics.forEach((statistic, j) => lines.set(`${name}\0${statistic}`, found[i * statistics.length + j]!)));
+    };
+    const window = { ...inside, buckets: 400 };
+    const full = (tensor: api.Tensor): string => `${tensor.model}:${tensor.name}`;
+    await ask(layer.parameters.slice(0, 8).map(full), OF_PARAMETER, window);
+    await ask(layer.outputs.slice(0, 2).map(full), OF_OUTPUT, window);
+    for (const tensor of layer.parameters.filter((one) => one.count <= MANY)) bundles.set(full(tensor), await linesOf(this.run, full(tensor), "parameter", inside, signal));
+    this.lines = lines;
+    this.bundles = bundles;
+  }
+
+  private async fetchSpread(signal: AbortSignal): Promise<void> {
+    const wanted = this.wish?.spread;
+    if (!wanted) return;
+    const spread = await spreadOf(this.run, wanted.tensor, wanted.quantity, { ...this.window(), buckets: wanted.most }, signal);
+    this.spread = spread;
+    this.spreadOf = `${wanted.tensor} ${wanted.quantity}`;
+  }
+
+  private async guarded(signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+      this.trouble = "";
+    } catch (error) {
+      if (!signal.aborted && error instanceof api.Refused) this.trouble = error.message;
+    }
+  }
+}
+
+/** One line with the band of two others: mean between least and greatest. */
+export function banded(mean: api.Line | undefined, low: api.Line | undefined, high: api.Line | undefined): api.Line | undefined {
+  if (!mean) return undefined;
+  const same = (other: api.Line | undefined): other is api.Line => other !== undefined && other.first.length === mean.first.length;
+  return { ...mean, min: same(low) ? low.min : mean.min, max: same(high) ? high.max : mean.max };
+}

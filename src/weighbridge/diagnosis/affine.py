@@ -1,0 +1,185 @@
+"""Affine layers in a graph: which feeds which with nothing between that is not linear."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from weighbridge.diagnosis.flow import BATCH_NORMS
+from weighbridge.diagnosis.graphrule import module_of
+from weighbridge.firstpass import FirstPass
+from weighbridge.lossgraph import AFFINE, NORMS, PARTS, RESHAPES, Edge, Graph
+
+SAME_LINE: Final = RESHAPES | {"NativeDropout"}  # between two affine layers these leave all linear
+MOVES: Final = frozenset({"T", "Transpose", "Permute", "Expand", "Slice", "Select", "Split", "Cat", "Stack"})
+POOLS: Final = frozenset(
+    {"AvgPool2D", "AvgPool3D", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "Mean"}
+)
+# Where there is nothing else in front of a layer, there is no activation: sums, norms and pools make none.
+NO_ACTIVATION: Final = (
+    SAME_LINE | MOVES | POOLS | BATCH_NORMS | {"NativeLayerNorm", "NativeGroupNorm", "Parameter", "Add", "Sub", *AFFINE}
+)
+RUNS_ITSELF: Final = ("Attention", "LSTM", "GRU", "RNN")  # modules whose products are followed by more than the graph shows
+
+
+def pairs(first: FirstPass) -> dict[int, int]:
+    """By layer the one in front of it: affine layers with a parameter of their own as matrix, of which the output of one alone
+    is the input of the other.
+
+    Excused: a middle narrower than both sides (a bottleneck), a value that is used elsewhere or is a sum (residuals, several
+    heads), grouped and transposed convolutions, layers inside attention or recurrent modules.
+    """
+    found = {}
+    for index, node in enumerate(first.graph.nodes):
+        before = single_source(first, index) if node.op in AFFINE else None
+        if before is not None and not is_excused(first, before, index):
+            found[index] = before
+    return found
+
+
+def without_activation_anywhere(first: FirstPass) -> dict[int, int]:
+    """The same where all that is in front is sums, norms, pools and affine layers, used nowhere else; the nearest of these."""
+    found = {}
+    for index, node in enumerate(first.graph.nodes):
+        if node.op not in AFFINE:
+            continue
+        ahead = _ahead(first.graph, node.inputs[AFFINE[node.op][0]])
+        if not {first.graph.nodes[i].op for i in ahead} <= NO_ACTIVATION:
+            continue
+        layers = [i for i in ahead if first.graph.nodes[i].op in AFFINE]
+        is_shared = any({user for user, _ in first.graph.users[i]} - ahead - {index} for i in ahead)
+        if layers and not is_shared and not any(is_excused(first, i, index) for i in layers):
+            found[index] = max(layers)
+    return found
+
+
+def _ahead(graph: Graph, edge: Edge | None) -> set[int]:
+    found: set[int] = set()
+    waiting = [] if edge is None else [edge[0]]
+    while waiting:
+        index = waiting.pop()
+        if index not in found:
+            found.add(index)
+            waiting += [before[0] for before in graph.nodes[index].inputs if before is not None]
+    return found
+
+
+def single_source(first: FirstPass, index: int) -> int | None:
+    """The affine layer whose output, and nothing else, is the input of this one; between convolutions behind a batch norm."""
+    graph = first.graph
+    op = graph.nodes[index].op
+    edge = graph.nodes[index].inputs[AFFINE[op][0]]
+    has_norm = False
+    while edge is not None:
+        node = graph.nodes[edge[0]]
+        if len(graph.users[edge[0]]) != 1:
+            return None
+        if node.op in AFFINE:
+            return edge[0] if not has_norm or node.op == op == "Convolution" else None
+        is_dropout = first.kinds.get(node.module, "").startswith("Dropout")
+        is_norm = node.op in BATCH_NORMS
+        has_norm |= is_norm
+        if not (node.op in SAME_LINE or is_dropout or is_norm or _adds_parameter(graph, edge[0]) or _is_factor(graph, edge[0])):
+            return None
+        edge = node.inputs[0] if node.inputs[0] is not None else node.inputs[1]
+    return None
+
+
+def _adds_parameter(graph: Graph, index: int) -> bool:
+    node = graph.nodes[index]
+    return node.op == "Add" and node.inputs[0] is not None and _is_vector(graph, node.inputs[1])
+
+
+def _is_vector(graph: Graph, edge: Edge | None) -> bool:
+    return edge is not None and bool(graph.nodes[edge[0]].parameter) and len(graph.nodes[edge[0]].shape) == 1
+
+
+def _is_factor(graph: Graph, index: int) -> bool:
+    node = graph.nodes[index]
+    return node.op in ("Mul", "Div") and node.inputs[1] is None and node.facts.get("other_shape") == ()
+
+
+def weight_of(graph: Graph, index: int) -> str:
+    """The name of the parameter that is the matrix of an affine layer; empty where it is computed."""
+    place = AFFINE[graph.nodes[index].op][1]
+    leaf = graph.behind(index, place, RESHAPES | {"T", "Transpose", "Permute"})
+    return "" if leaf is None else graph.nodes[leaf].parameter
+
+
+def is_excused(first: FirstPass, one: int, two: int) -> bool:
+    """Two affine layers in a row that are meant so, or of which too little is known."""
+    graph = first.graph
+    names = [weight_of(graph, i) for i in (one, two)]
+    if not all(names) or names[0] == names[1]:
+        return True
+    if any(graph.nodes[i].facts.get("groups", 1) != 1 or graph.nodes[i].facts.get("transposed") for i in (one, two)):
+        return True
+    places = [module_of(name) for name in names] + [graph.nodes[one].module, graph.nodes[two].module]
+    kinds = " ".join(first.kinds.get(part, "") for place in places for part in (place, module_of(place)))
+    if any(word in kinds for word in RUNS_ITSELF):
+        return True
+    middle = width(graph, one)
+    return middle < min(_inner(first.by_name[names[0]].shape, middle), width(graph, two))
+
+
+def width(graph: Graph, index: int) -> int:
+    """Outputs of an affine layer."""
+    node = graph.nodes[index]
+    return node.shape[1 if node.op == "Convolution" else -1]
+
+
+def _inner(shape: tuple[int, ...], middle: int) -> int:
+    """Inputs of the first layer: the other axis of its matrix, whichever way it is kept."""
+    return shape[1] if shape[0] == middle else shape[0]
+
+
+def last_layer(graph: Graph, loss: int) -> tuple[int | None, bool]:
+    """The affine layer that gives the prediction of a loss, with only parts, factors and added constants between; whether it
+    has a bias, or something is added. None where there is no such layer."""
+    edge = next((one for one in graph.nodes[loss].inputs if one is not None), None)
+    has_bias = False
+    while edge is not None and graph.nodes[edge[0]].op not in AFFINE:
+        node = graph.nodes[edge[0]]
+        is_difference = node.op == "Sub" and graph.nodes[loss].op not in LOSSES and edge[0] == graph.behind(loss)
+        if node.op not in {*PARTS, "Add", "Sub", "Mul", "Div", "Neg"}:
+            return None, False
+        has_bias |= node.op in ("Add", "Sub") and not is_difference
+        others = [one for one in node.inputs if one is not None and not graph.nodes[one[0]].parameter]
+        edge = others[0] if len(others) == 1 else None
+    return (None, False) if edge is None else (edge[0], has_bias or has_own_bias(graph, edge[0]))
+
+
+LOSSES: Final = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+
+
+def has_own_bias(graph: Graph, index: int) -> bool:
+    """Does an affine operation add a bias, frozen ones included?"""
+    node = graph.nodes[index]
+    if node.op == "Convolution":
+        return any(node.facts.get("bias_sym_sizes_opt", ())) or node.inputs[2] is not None
+    return node.op != "Mm"
+
+
+HOMOGENEOUS: Final[frozenset[str]] = (
+    PARTS
+    | MOVES
+    | POOLS
+    | {"Relu", "LeakyRelu", "Abs", "Mul", "Div", "Neg", "Add", "Sub", "NativeDropout", *AFFINE, "Parameter"}
+)
+
+
+def constants_before(graph: Graph, index: int, harmless: frozenset[str] = HOMOGENEOUS) -> bool:
+    """Can what a layer takes hold a constant that does not come with the batch: a bias, a shift, an operation that is not
+    known to be `harmless`?"""
+    for i in _ahead(graph, graph.nodes[index].inputs[AFFINE[graph.nodes[index].op][0]]):
+        node = graph.nodes[i]
+        if node.op not in harmless or (node.op in AFFINE and has_own_bias(graph, i)):
+            return True
+        if node.op in ("Add", "Sub", "Cat") and any(e is None or graph.nodes[e[0]].parameter for e in node.inputs):
+            return True
+    return False
+
+
+def is_linear_before(graph: Graph, index: int) -> bool:
+    """Is all that a layer takes a linear function of the batch?"""
+    ahead = _ahead(graph, graph.nodes[index].inputs[AFFINE[graph.nodes[index].op][0]])
+    return all(graph.nodes[i].op in NO_ACTIVATION and graph.nodes[i].op not in NORMS for i in ahead)

@@ -1,0 +1,204 @@
+"""One layer at one step: its values unit by unit, what its units give, what its bias adds, and its place among the layers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from weighbridge.errors import NothingRecorded, UnknownTensor, nearest
+from weighbridge.server.layers import Layer, is_bias, layers_of
+from weighbridge.server.shapes import jsonable, layer_json
+from weighbridge.store.record import RunRecord, Tensor
+from weighbridge.store.views import Units
+
+ACTIVATIONS: Final = (
+    *(
+        "ReLU",
+        "ReLU6",
+        "LeakyReLU",
+        "PReLU",
+        "ELU",
+        "SELU",
+        "CELU",
+        "GELU",
+        "SiLU",
+        "Mish",
+        "Softplus",
+        "Softsign",
+        "Threshold",
+    ),
+    *("Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Hardswish", "LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink"),
+)
+CUT_AT_ZERO: Final = ("ReLU", "ReLU6", "Threshold")
+RARE: Final = 0.01  # a unit that is above zero for less than this share of inputs
+CONSTANT: Final = 1e-6  # spread over mean; float64 sums of float32 outputs cancel to about 1e-8
+MOST_UNITS: Final = 4096
+
+
+def find(record: RunRecord, path: str) -> tuple[list[Layer], int]:
+    """All layers and the place of the one asked for, by its path or by "model:path". Raises UnknownTensor."""
+    layers = layers_of(record)
+    for i, layer in enumerate(layers):
+        if path in (layer.path or ".", f"{layer.model}:{layer.path}"):
+            return layers, i
+    known = [layer.path for layer in layers]
+    raise UnknownTensor(f"The run {record.path} has no layer {path!r}.{nearest(path, known)}")
+
+
+def layer_at(record: RunRecord, path: str, step: int | None) -> dict[str, Any]:
+    """All that stands on the layer's page for one step (None = the last one)."""
+    layers, at = find(record, path)
+    layer = layers[at]
+    last = max(record.info.steps - 1, 0)
+    step = last if step is None else min(max(step, 0), last)
+    weight, bias = main_pair(layer)
+    values = _values(record, weight, bias, step)
+    units = _units(record, layers, at, step)
+    told = {
+        "layer": layer_json(layer),
+        "before": _neighbour(layers, at, -1),
+        "after": _neighbour(layers, at, 1),
+        "step": step,
+        "last": last,
+        "value_steps": sorted({*_kept_steps(record, weight), *(_kept_steps(record, bias) if weight is None else ())}),
+        "values": values,
+        "units": units,
+        "marks": _marks(values, units),
+        "bias_share": _bias_share(record, bias, step),
+        "strip": strip(record, layers, step),
+    }
+    answer: dict[str, Any] = jsonable(told)
+    return answer
+
+
+def main_pair(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+    """The weight and the bias that are shown unit by unit: the first of each."""
+    weight = next((t for t in layer.parameters if not is_bias(t)), None)
+    return weight, next((t for t in layer.parameters if is_bias(t)), None)
+
+
+def strip(record: RunRecord, layers: list[Layer], step: int) -> list[dict[str, Any]]:
+    """Of every layer with parameters the rms of its weight's gradient at this step."""
+    found = record.at_step(step, ["gradient.rms"])["gradient.rms"]
+    place = {tensor.id: i for i, tensor in enumerate(record.tensors)}
+    told = []
+    for layer in layers:
+        weight = next(iter(layer.parameters), None)
+        if weight is not None:
+            told.append({"path": layer.path, "model": layer.model, "value": float(found[place[weight.id]])})
+    return told
+
+
+def _neighbour(layers: list[Layer], at: int, way: int) -> str | None:
+    """The next layer that has parameters."""
+    several = len({layer.model for layer in layers}) > 1
+    i = at + way
+    while 0 <= i < len(layers):
+        if layers[i].parameters:
+            return f"{layers[i].model}:{layers[i].path}" if several else layers[i].path or "."
+        i += way
+    return None
+
+
+def _full(tensor: Tensor) -> str:
+    return f"{tensor.model}:{tensor.name}"
+
+
+def _kept_steps(record: RunRecord, tensor: Tensor | None) -> list[int]:
+    steps: list[int] = record.value_steps(_full(tensor), "parameter").tolist() if tensor is not None else []
+    return steps
+
+
+def _kept(record: RunRecord, tensor: Tensor | None, quantity: str, step: int) -> tuple[int, np.ndarray] | None:
+    if tensor is None:
+        return None
+    try:
+        return record.values(_full(tensor), quantity, step)
+    except NothingRecorded:
+        return None
+
+
+def _values(record: RunRecord, weight: Tensor | None, bias: Tensor | None, step: int) -> dict[str, Any] | None:
+    """Each unit's incoming weights and its bias, and the rms of the gradient of these weights; one row per unit."""
+    main = weight if weight is not None else bias
+    kept = _kept(record, main, "parameter", step)
+    if main is None or kept is None or not main.shape:
+        return None
+    rows = kept[1].reshape(main.shape[0], -1).astype(np.float64)
+    beside = _kept(record, bias, "parameter", kept[0]) if weight is not None else kept
+    gradient = _kept(record, main, "gradient", kept[0])
+    told: dict[str, Any] = {"step": kept[0], "weight": None, "bias": None, "gradient_rms": None}
+    if weight is not None:
+        told["weight"] = rows.tolist()
+    if beside is not None and beside[1].size == len(rows):
+        told["bias"] = beside[1].ravel().tolist()
+    if gradient is not None and gradient[0] == kept[0]:
+        squares = np.square(gradient[1].reshape(len(rows), -1).astype(np.float64))
+        told["gradient_rms"] = np.sqrt(squares.mean(axis=1)).tolist()
+    finite = np.abs(rows[np.isfinite(rows)])
+    told["edge"] = float(finite.max()) if finite.size else 1.0
+    return told
+
+
+def _units(record: RunRecord, layers: list[Layer], at: int, step: int) -> dict[str, Any] | None:
+    """What the units gave when they were last counted: of the activation that follows, else of the layer itself."""
+    follows = layers[at + 1] if at + 1 < len(layers) and layers[at + 1].kind in ACTIVATIONS else None
+    for layer in [follows, layers[at]] if follows is not None else [layers[at]]:
+        for output in layer.outputs:
+            row = _counted(record, output, step)
+            if row is not None:
+                return _as_units(row, output)
+    return None
+
+
+def _counted(record: RunRecord, output: Tensor, step: int) -> Units | None:
+    rows = [row for row in record.units(_full(output)) if row.step <= step]
+    return rows[-1] if rows and len(rows[-1].active) <= MOST_UNITS else None
+
+
+def _as_units(row: Units, output: Tensor) -> dict[str, Any]:
+    n = max(row.n, 1)
+    mean = row.sum / n
+    spread = np.sqrt(np.maximum(row.sum_sq / n - np.square(mean), 0.0))
+    return {
+        "step": row.step,
+        "n": row.n,
+        "of": output.name,
+        "kind": output.module,
+        "fires": (row.active / n).tolist(),
+        "mean": mean.tolist(),
+        "spread": spread.tolist(),
+        "max": row.max.astype(np.float64).tolist(),
+    }
+
+
+def _marks(values: dict[str, Any] | None, units: dict[str, Any] | None) -> dict[str, Any]:
+    """Units that stand out, by number: dead and rare ones of a ReLU, those that give the same for every input, and those whose
+    numbers are the same."""
+    marks: dict[str, Any] = {"dead": [], "rare": [], "constant": [], "alike": []}
+    if units is not None and units["n"] > 1:
+        spread, mean = np.array(units["spread"]), np.array(units["mean"])
+        marks["constant"] = np.flatnonzero((spread <= CONSTANT * np.abs(mean)) & (mean != 0)).tolist()
+    if units is not None and units["kind"] in CUT_AT_ZERO and units["n"]:
+        fires = np.array(units["fires"])
+        marks["dead"] = np.flatnonzero(fires == 0).tolist()
+        marks["rare"] = np.flatnonzero((fires > 0) & (fires < RARE)).tolist()
+    if values is not None and values["weight"] is not None and len(values["weight"][0]) > 1:
+        groups: dict[bytes, list[int]] = {}
+        biases = values["bias"] or [0.0] * len(values["weight"])
+        for unit, (row, bias) in enumerate(zip(values["weight"], biases, strict=True)):
+            groups.setdefault(np.array([*row, bias]).tobytes(), []).append(unit)
+        marks["alike"] = [group for group in groups.values() if len(group) > 1]
+    return marks
+
+
+def _bias_share(record: RunRecord, bias: Tensor | None, step: int) -> dict[str, Any] | None:
+    if bias is None:
+        return None
+    found = record.bias_share(_full(bias))
+    known = np.flatnonzero(found.steps <= step)
+    if not len(known):
+        return None
+    i = known[-1]
+    return {"step": int(found.steps[i]), "share": float(found.share[i]), "cosine": float(found.cosine[i])}

@@ -1,0 +1,72 @@
+"""Oracle: two trainings that are made to part at a known step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import eventually, serving
+from tests.server.conftest import make_run
+from tests.server.test_versus import PART, faster, train
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    folder = tmp_path_factory.mktemp("compare")
+    train(folder, "one")
+    train(folder, "two", faster)
+    make_run(folder, "made", steps=30)
+    with serving(folder) as address:
+        yield folder, address
+
+
+def test_the_page_says_where_two_runs_part_and_in_what_they_differ(
+    shown: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{shown[1]}/compare?run=one&run=two")
+    page.wait_for_selector(f"text=They part at step {PART}, in all 4 tensors at once")
+    assert "the optimizer was set differently" in page.locator("section.first").inner_text()
+    assert f"learning rate from step {PART}" in page.locator("section.first table").inner_text()
+    page.locator(".heat").wait_for()
+    page.get_by_role("button", name=f"Show step {PART}").click()
+    eventually(page, f"location.search.includes('at={PART}')")
+
+
+def test_before_they_part_a_cell_is_the_same_and_after_it_a_factor(
+    shown: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{shown[1]}/compare?run=one&run=two")
+    page.locator(".heat").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Home")
+    assert "the same to the last bit" in page.locator(".holder > .tip").inner_text()
+    page.keyboard.press("End")
+    assert "of A" in page.locator(".holder > .tip").inner_text()
+
+
+def test_runs_are_chosen_in_the_list_and_compared_by_a_key(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{shown[1]}/")
+    page.get_by_label("choose one").check()
+    page.get_by_label("choose two").check()
+    page.get_by_role("heading", name="Runs").click()
+    page.keyboard.press("c")
+    eventually(page, "location.pathname === '/compare'")
+    page.wait_for_selector("text=They part at step")
+    page.get_by_role("button", name="Swap A and B").click()
+    eventually(page, "location.search.includes('run=two&run=one')")
+    page.get_by_label("leave out one").click()
+    page.wait_for_selector("text=One more run, please")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("runs", ["run=one&run=two&run=made", "run=one&run=made", ""])
+def test_every_choice_of_runs_is_drawn(shown: tuple[Path, str], open_page: Callable[..., Any], runs: str, width: int) -> None:
+    page = open_page(f"{shown[1]}/compare?{runs}", width=width)
+    page.wait_for_selector("main h2")
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
