@@ -84,7 +84,7 @@ def tensor_lines(record: RunRecord, width: int, most: int) -> list[Text]:
     if not chosen:
         return [Text("no tensor yet", style="dim")]
     columns = [
-        grid.column("tensor", [plain.cut_middle(plain.visible(t.name), max(12, width - 64)) for t in chosen], right=False),
+        grid.column("tensor", [plain.cut_middle(plain.visible(t.name), max(16, width - 62)) for t in chosen], right=False),
         grid.column("", [Text(MARKS.get(t.role, "p"), style=ROLE_STYLES.get(t.role, "")) for t in chosen]),
     ]
     place = {tensor.id: i for i, tensor in enumerate(record.tensors)}
@@ -99,7 +99,7 @@ def tensor_lines(record: RunRecord, width: int, most: int) -> list[Text]:
         columns.pop()  # a narrow terminal shows the first of them
     room = min(SPARK, width - grid.total_width(columns) - grid.GAP)
     if room >= 8:
-        columns.append(grid.column("gradient, all steps", _ways(record, chosen, room), right=False))
+        columns.append(grid.column("gradient", _ways(record, chosen, room), right=False))
     return grid.lines(columns)
 
 
