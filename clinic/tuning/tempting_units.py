@@ -40,7 +40,7 @@ def sparse_dictionary(case: Case) -> None:
 
 
 @healthy(kind="MLP", source="the 2-4-1 net of every first tutorial: XOR with tanh and sigmoid, learned by heart", steps=600)
-def exclusive_or(case: Case) -> None:
+def xor_by_heart(case: Case) -> None:
     x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     y = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
     model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1), nn.Sigmoid())
