@@ -23,8 +23,10 @@ Numbers = float | Sequence[float]
 def tensor(number: int, name: str, module: str = "Linear", dtype: str = "float32", count: int = 8, **more: Any) -> Tensor:
     """A description; role and order follow from name and number."""
     role = "output" if "/" in name else "bias" if name.endswith("bias") else "weight"
-    rest = {"model": "model", "shape": (count,), "order": number, "aliases": (), "requires_grad": True, "note": "", **more}
-    return Tensor(id=number, name=name, role=role, module=module, dtype=dtype, count=count, **rest)
+    rest = {"model": "model", "shape": (count,), "order": number, "aliases": (), "requires_grad": True, "note": ""}
+    return Tensor(
+        **{"id": number, "name": name, "role": role, "module": module, "dtype": dtype, "count": count, **rest, **more}
+    )
 
 
 # Two layers with an activation between, and what they give.

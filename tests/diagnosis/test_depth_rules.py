@@ -119,6 +119,14 @@ def test_a_gradient_that_grows_on_its_way_back(ratio: float, told: list[int]) ->
     assert [(f.place, f.told_step) for f in found(GRADIENT, _slopes(_even(ratio)))] == [("0", step) for step in told]
 
 
+def test_later_a_layer_may_pass_more_on() -> None:
+    steps = xg.EARLY + 10
+    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in _even(1.01 * xg.LIMIT)]
+    assert found(GRADIENT, _slopes(late, steps=steps)) == []
+    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in _even(1.01 * xg.AT_ONCE)]
+    assert [f.told_step for f in found(GRADIENT, _slopes(late, steps=steps))] == [xg.EARLY]
+
+
 def test_a_module_that_is_applied_again_and_again_is_named() -> None:
     sizes = [1e6] * 3 + [1.0] * 8
     assert [f.place for f in found(GRADIENT, _slopes(sizes))] == ["3"]
@@ -132,7 +140,7 @@ def test_in_front_of_a_norm_layer_a_small_embedding_is_no_explosion() -> None:
     assert found(GRADIENT, _slopes([1e5, 1, 1, 1, 1, 1, 1], tensors=tensors, **{"activation.rms": given})) == []
 
 
-@pytest.mark.parametrize(("norm", "loss", "is_told"), [(1.01, 2.1, True), (1.0, 2.1, False), (1.01, 2.0, False)])
+@pytest.mark.parametrize(("norm", "loss", "is_told"), [(1.01, 10.1, True), (1.0, 10.1, False), (1.01, 10.0, False)])
 def test_a_gradient_that_explodes_over_steps_with_the_loss(norm: float, loss: float, is_told: bool) -> None:
     tensors = layers("L")
     sizes = {"gradient.l2_norm": {"0.weight": np.array([1.0] * 9 + [norm * xg.AT_ONCE])}}
@@ -171,7 +179,7 @@ def test_a_first_layer_of_large_inputs_is_the_measure() -> None:
     assert found(ACTIVATION, _sizes([1e4] * 11)) == []
 
 
-@pytest.mark.parametrize(("size", "loss", "is_told"), [(1.01, 2.1, True), (1.0, 2.1, False), (1.01, 2.0, False)])
+@pytest.mark.parametrize(("size", "loss", "is_told"), [(1.01, 10.1, True), (1.0, 10.1, False), (1.01, 10.0, False)])
 def test_what_explodes_over_steps_with_the_loss(size: float, loss: float, is_told: bool) -> None:
     sizes = [1.0, 1.0, np.array([1.0] * 9 + [size * xa.LIMIT]), 1.0]
     made = _sizes(sizes, "LALA", 10, [1.0] * 9 + [loss])
@@ -237,6 +245,30 @@ def test_weights_of_function_calls_are_judged_by_what_the_model_gives(rms: float
     tensors = (tensor(0, "w", module="Net", shape=(16, 32), count=512), tensor(1, "/out", module="Net", order=5))
     made = block(2, {"parameter.rms": {"w": rms}, "activation.rms": {"/out": given}}, tensors)
     assert [f.place for f in found(SCALE, made)] == (["w"] if is_told else [])
+
+
+def test_weights_with_a_long_tail_are_trained_ones() -> None:
+    made = _scaled({4: 8.0}, {4: 20.0}, {})
+    assert found(SCALE, made)
+    made.arrays["parameter.abs_max"][:] = 20.0 * made.arrays["parameter.rms"]
+    assert found(SCALE, made) == []
+
+
+def test_an_embedding_that_is_the_head_too_is_judged_as_a_head() -> None:
+    def run(alias: tuple[str, ...]) -> Block:
+        embedding = tensor(0, "e.weight", "Embedding", shape=(50, 64), count=3200, role="embedding", aliases=alias)
+        tensors = (embedding, tensor(1, "e/out", "Embedding", order=0), tensor(2, "o/out", "Linear", order=1))
+        return block(2, {"parameter.rms": {"*": 1.0}, "activation.rms": {"*": 8.0}}, tensors)
+
+    assert [f.place for f in found(SCALE, run(("o.weight",)))] == ["e"]
+    assert found(SCALE, run(())) == []
+
+
+@pytest.mark.parametrize(("gain", "is_told"), [(1.01 * scale.CLOSED_LARGE, True), (scale.CLOSED_LARGE, False)])
+def test_what_a_module_squashes_inside_is_judged_by_its_weights(gain: float, is_told: bool) -> None:
+    tensors = (tensor(0, "r.weight_hh_l0", "LSTM", shape=(16, 16), count=256), tensor(1, "r/out", "LSTM", order=0))
+    made = block(2, {"parameter.rms": {"*": gain / 4.0}, "activation.rms": {"*": 0.5}}, tensors)
+    assert [f.place for f in found(SCALE, made)] == (["r"] if is_told else [])
 
 
 # ---- how the run is cut ----

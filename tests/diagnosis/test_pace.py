@@ -16,6 +16,7 @@ from weighbridge.diagnosis.depth import steepest
 from weighbridge.diagnosis.pace import Step, matrices, steps_taken
 from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.worse import Worse
 
 WEIGHT = (tensor(0, "a.weight", shape=(2, 4)), tensor(1, "a.bias", count=2))
 
@@ -90,3 +91,23 @@ def test_matrices_are_what_has_two_axes_else_all() -> None:
     assert matrices(flat.tensors).all()
     assert matrices(block(1, tensors=WEIGHT).tensors).tolist() == [True, False]
     assert torch.nn.Linear(4, 2).weight.shape == WEIGHT[0].shape
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_worse"),
+    [
+        ([1.0, 10.0], False),
+        ([1.0, 10.1], True),
+        ([1.0, 2.1, 2.1], False),
+        ([1.0, 2.1, 2.1, 2.1], True),
+        ([1.0, math.nan], True),
+    ],
+)
+def test_a_loss_is_worse_when_it_is_so_by_far_or_three_times(losses: list[float], is_worse: bool) -> None:
+    worse = Worse()
+    assert [worse.read(loss) for loss in losses][-1] is is_worse
+
+
+def test_a_first_loss_that_is_not_above_zero_is_no_measure() -> None:
+    worse = Worse()
+    assert not any(worse.read(loss) for loss in [0.0, 5.0, 50.0, 500.0, None])

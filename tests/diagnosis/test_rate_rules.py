@@ -167,9 +167,10 @@ STEPS = np.arange(90)
     [
         (0.5 * 1.05**STEPS, True),  # doubles in 14 steps
         (0.5 * 2 ** (STEPS / 25.0), False),  # in 25
-        (0.5 * (1 + STEPS), False),  # a constant rate, however fast
-        (0.5 * (1 + 10.0 * STEPS), False),
-        (0.5 + 0.01 * STEPS**2, False),  # a rate in warm-up
+        (0.5 * (1 + np.minimum(STEPS, 60)), False),  # a constant rate, however fast
+        (0.5 * (1 + np.minimum(10.0 * STEPS, 60)), False),
+        (0.5 * (1 + STEPS), True),  # but by a factor of more than 64
+        (0.5 + 0.01 * np.minimum(STEPS, 50) ** 2, False),  # a rate in warm-up
         (0.5 * 4.0 ** np.minimum(STEPS, 20), True),
         (0.001 * 1.05 ** np.minimum(STEPS, 60), False),  # it began all but 0, and is of usual size
     ],
@@ -178,9 +179,11 @@ def test_doubling_again_and_again_is_told_and_other_growth_is_not(rms: np.ndarra
     assert [f.place for f in found(WEIGHTS, _grown(rms))] == (["a.weight"] if is_told else [])
 
 
-@pytest.mark.parametrize(("loss", "is_told"), [(xw.RAISED, False), (xw.RAISED + 0.1, True)])
-def test_a_jump_is_told_where_the_loss_shows_it(loss: float, is_told: bool) -> None:
-    made = _grown([0.5, 0.5 * xw.LIMIT + 0.1], [1.0, loss])
+@pytest.mark.parametrize(
+    ("losses", "is_told"), [([10.0], False), ([10.1], True), ([2.1] * 3, True), ([2.1] * 2, False), ([2.0] * 9, False)]
+)
+def test_a_jump_is_told_where_the_loss_shows_it(losses: list[float], is_told: bool) -> None:
+    made = _grown([0.5, *[0.5 * xw.LIMIT + 0.1] * len(losses)], [1.0, *losses])
     assert bool(found(WEIGHTS, made)) is is_told
 
 

@@ -109,7 +109,7 @@ def test_a_seeds_two_trainings_share_weights_order_and_every_draw() -> None:
     for one, two in (seen[:2], seen[2:]):
         assert (one[1], two[1]) == (False, True)
         assert (one[0], one[2:]) == (two[0], two[2:])
-    assert seen[0][2:] != seen[2][2:]
+    assert all(one != other for one, other in zip(seen[0][2:], seen[2][2:], strict=True))  # torch's, Python's, NumPy's draws
     assert (found.score_name, found.is_loss) == ("score", False)
 
 
@@ -230,6 +230,27 @@ def test_lbfgs_and_batches_that_are_changed_in_place_do_no_harm() -> None:
     for columns, scores in ((4, found.with_biases), (3, found.without)):
         fit = np.linalg.lstsq(design[:, :columns], y.numpy(), rcond=None)[0]
         assert scores == pytest.approx([float(((design[:, :columns] @ fit - y.numpy()) ** 2).mean())] * 2, rel=1e-3)
+
+
+class Counting(nn.Module):
+    """A loss that is another one at each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return F.mse_loss(output, target * self.calls)
+
+
+def test_a_loss_with_a_state_begins_each_training_anew() -> None:
+    loss_fn = Counting()
+    make = lambda: nn.Linear(3, 1)
+    settings: Any = {"batches": linear_data(), "loss_fn": loss_fn, "optimizer": sgd(), "epochs": 3}
+    alone = [weighbridge.ablate_bias(make, seeds=[seed], **settings).with_biases[0] for seed in (0, 1)]
+    assert float(loss_fn.calls) == 0
+    assert weighbridge.ablate_bias(make, seeds=2, **settings).with_biases == tuple(alone)
 
 
 class Table(nn.Module):

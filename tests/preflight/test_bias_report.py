@@ -280,14 +280,16 @@ def test_a_constant_on_the_way_excuses_what_comes_after(between: Any) -> None:
     assert found["one.bias"].worth is not None
 
 
-def test_a_layer_that_is_called_twice_is_not_excused_by_one_norm() -> None:
+@pytest.mark.parametrize("is_norm_first", [True, False])
+def test_a_layer_that_is_called_twice_is_not_excused_by_one_norm(is_norm_first: bool) -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.one, self.norm, self.head = nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3), nn.Linear(3, 1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(self.norm(self.one(x)) + torch.tanh(self.one(torch.tanh(x))))
+            parts = [self.norm(self.one(x)), torch.tanh(self.one(torch.tanh(x)))]
+            return self.head(parts[0] + parts[1] if is_norm_first else parts[1] + parts[0])
 
     found = by_name(weighbridge.biases(Twice(), (torch.randn(40, 3), torch.randn(40, 1)), F.mse_loss))
     assert found["one.bias"].verdict != "rightly none"
@@ -354,6 +356,13 @@ def test_a_loss_that_squeezes_is_asked_sample_by_sample_without_a_word() -> None
     report = weighbridge.biases(model, (x, x.sum(1)), lambda out, y: F.mse_loss(out.squeeze(), y))
     assert (report.units, report.unit) == (20, "sample")
     assert report.loss == pytest.approx(float(F.mse_loss(model(x)[:, 0], x.sum(1)).detach()), rel=1e-5)
+
+
+def test_a_loss_in_bfloat16_is_asked_sample_by_sample_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4).to(torch.bfloat16)
+    report = weighbridge.biases(model, (torch.randn(40, 3).to(torch.bfloat16), torch.arange(40) % 4), F.cross_entropy)
+    assert (report.units, report.unit) == (40, "sample")
 
 
 def test_places_for_a_bias_are_those_that_a_constructor_offers() -> None:

@@ -33,7 +33,9 @@ class Profile:
 
 def outputs(tensors: Tensors) -> list[Profile]:
     """One per model: what its modules give, by order of execution."""
-    owners = {(t.model, tensors.owner(c)) for c, t in enumerate(tensors) if not t.is_output and len(t.shape) > 1}
+    matrices = [c for c, t in enumerate(tensors) if not t.is_output and len(t.shape) > 1]
+    owners = {(tensors[c].model, tensors.owner(c)) for c in matrices}
+    owners |= {(tensors[c].model, alias.rpartition(".")[0]) for c in matrices for alias in tensors[c].aliases}
     found = []
     for model in dict.fromkeys(t.model for t in tensors):
         ran = sorted((t.order, c) for c, t in enumerate(tensors) if t.is_output and t.model == model)
@@ -47,7 +49,8 @@ def _normed(tensors: Tensors, columns: Sequence[int], is_weighted: Sequence[bool
     found, is_behind = [], False
     for column, has_weights in zip(columns[::-1], is_weighted[::-1], strict=True):  # from the last to the first
         found.append(is_behind)
-        is_behind = "Norm" in tensors[column].module or (is_behind and not has_weights)
+        is_table = tensors[column].module.startswith("Embedding")  # others may be added to it before the norm
+        is_behind = "Norm" in tensors[column].module or (is_behind and (is_table or not has_weights))
     return tuple(found[::-1])
 
 

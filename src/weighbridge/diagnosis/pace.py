@@ -54,7 +54,7 @@ class Step:
 
 def matrices(tensors: Tensors) -> np.ndarray:
     """Mask: weights with at least two axes, the ones whose size has a scale. Where a model has none, all parameters."""
-    is_matrix = tensors.where(not t.is_output and not t.note and len(t.shape) > 1 for t in tensors)
+    is_matrix = tensors.where(not t.is_output and not t.note and t.requires_grad and len(t.shape) > 1 for t in tensors)
     return is_matrix if is_matrix.any() else tensors.is_parameter
 
 

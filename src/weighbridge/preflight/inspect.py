@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from weighbridge.diagnosis import Diagnosis
+from weighbridge.diagnosis import Answer, Diagnosis, Outcome
+from weighbridge.diagnosis.causes import ordered
+from weighbridge.preflight import births, gains
 from weighbridge.preflight.asking import ask
 from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
@@ -32,7 +35,7 @@ class Inspection(Diagnosis):
 
     def to_json(self) -> str:
         """`record` as JSON; NaN and infinity as words."""
-        from weighbridge.report.findings import jsonable
+        from weighbridge.diagnosis.kept import jsonable
 
         return json.dumps(jsonable(self.record()), ensure_ascii=False, allow_nan=False, indent=1)
 
@@ -62,10 +65,12 @@ def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: 
     """
     trial = try_out(model, batch, loss_fn, optimizer)
     judged = ask(trial.first, type(model).__name__)
+    measured = {each.RULE: tuple(each.findings(trial.first, trial.layers)) for each in (gains, births)}
+    answers = (Answer(rule, Outcome.FOUND if found else Outcome.CLEAR) for rule, found in measured.items())
     return Inspection(
         subject=judged.subject,
-        findings=judged.findings,
-        answers=judged.answers,
+        findings=ordered([*judged.findings, *itertools.chain(*measured.values())]),
+        answers=(*judged.answers, *answers),
         layers=trial.layers,
         loss=trial.loss,
         parameters=sum(p.count for p in trial.first.parameters),

@@ -27,6 +27,8 @@ class Layer:
     backward_gain: float | None = None  # rms(dL/dh by its input) / rms(dL/dh by its output); by the input over all its paths
     dead_share: float | None = None  # units that a ReLU behind it (or it itself) gives 0 for the whole batch
     saturated_share: float | None = None  # units of a tanh or sigmoid with a slope below 0.01 in 95 % of the batch
+    symmetric_share: float | None = None  # units that start as another one does: same weights, not all 0, and same gradient
+    update_ratio: float | None = None  # rms(update) / rms(weight) at the next step of the optimizer that was given
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from weighbridge.preflight.calling import loss_of
 from weighbridge.preflight.copying import copied, detached, same_random_state, unwrapped
 from weighbridge.preflight.observed import Observed, rms
 from weighbridge.preflight.records import Trial
-from weighbridge.preflight.table import shares_by_module, table
+from weighbridge.preflight.table import shares_by_module, table, with_updates
+from weighbridge.preflight.units import EQUAL
+from weighbridge.preflight.updates import next_updates
 
 EVAL_REMARK: Final = "The model was in evaluation mode; its copy was tried in training mode, as it will be trained."
-EQUAL: Final = 1e-6  # of the largest gradient of the model: rows that differ by less differ by rounding
 # Tensors of a parameter's size that torch's optimizers keep of each parameter.
 STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Muon": 1}
 
@@ -54,9 +55,11 @@ def _shown(
     if not any(id(p) in names and names[id(p)] in graph.leaves for p in leaves):
         raise BadInput("The loss depends on no parameter of the model that is given; does loss_fn call another model?")
     torch.autograd.backward(loss, inputs=leaves)  # inputs: a loss that holds the user's own model leaves no gradient there
+    gradients = [_dense(p.grad) for p in twin.parameters() if p.grad is not None]
+    largest = max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
     first = FirstPass(
         graph=graph,
-        parameters=tuple(_parameters(original, twin, observed, optimizers)),
+        parameters=tuple(_parameters(original, twin, observed, optimizers, largest)),
         kinds=kinds,
         written=written(twin),
         starts=tuple(fact for fact in facts if isinstance(fact, Start)),
@@ -66,18 +69,19 @@ def _shown(
         has_optimizer=bool(optimizers),
     )
     remarks = () if original.training else (EVAL_REMARK,)
-    return Trial(first, layers=table(twin, observed, shares), loss=float(loss.detach()), remarks=remarks)
+    layers = table(twin, observed, shares, largest)
+    if optimizers:  # the last thing that is done with the copy: it steps
+        layers = tuple(with_updates(twin, layers, lambda: next_updates(twin, dict(original.named_parameters()), optimizers)))
+    return Trial(first, layers=layers, loss=float(loss.detach()), remarks=remarks)
 
 
 def _parameters(
-    original: torch.nn.Module, twin: torch.nn.Module, observed: Observed, optimizers: list[Any]
+    original: torch.nn.Module, twin: torch.nn.Module, observed: Observed, optimizers: list[Any], largest: float
 ) -> Iterator[Parameter]:
     held = {id(p) for one in optimizers for group in one.param_groups for p in group["params"]}
     users = dict(original.named_parameters())
     modules = dict(twin.named_modules())
     called = {call.module for call in observed.calls}
-    gradients = [_dense(p.grad) for p in twin.parameters() if p.grad is not None]
-    largest = max((float(gradient.abs().max()) for gradient in gradients if gradient.numel()), default=0.0)
     for name, parameter in twin.named_parameters():
         owner = module_of(name)
         gradient = parameter.grad

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from weighbridge.diagnosis.graphrule import module_of
 from weighbridge.lossgraph import Graph
 from weighbridge.preflight.observed import Call, Observed
 from weighbridge.preflight.records import Layer
-from weighbridge.preflight.units import dead_and_saturated, producer
+from weighbridge.preflight.units import dead_and_saturated, producer, symmetric_share
 
 Shares = Mapping[str, tuple[float | None, float | None]]
 
@@ -26,20 +29,38 @@ def shares_by_module(graph: Graph, nodes: tuple[Any, ...]) -> Shares:
     return found
 
 
-def table(model: torch.nn.Module, observed: Observed, shares: Shares) -> tuple[Layer, ...]:
-    """One row per module that has parameters of its own or none inside it, at its first call. After the backward pass."""
+def table(model: torch.nn.Module, observed: Observed, shares: Shares, largest: float) -> tuple[Layer, ...]:
+    """One row per module that has parameters of its own or none inside it, at its first call. After the backward pass.
+
+    `largest`: absolute value of all gradients.
+    """
     calls: dict[str, list[Call]] = {}
     for call in sorted(observed.calls, key=lambda call: (call.begin, -call.end)):
         calls.setdefault(call.module, []).append(call)
     modules = dict(model.named_modules())
-    return tuple(_row(name, modules[name], ran, shares) for name, ran in calls.items() if _is_layer(modules[name]))
+    return tuple(_row(name, modules[name], ran, shares, largest) for name, ran in calls.items() if _is_layer(modules[name]))
+
+
+def with_updates(model: torch.nn.Module, layers: Iterable[Layer], make: Callable[[], Mapping[str, float]]) -> Iterator[Layer]:
+    """The rows with the size of the next update. `make` gives the rms of each parameter's, and changes the parameters."""
+    before = {name: _square(p) for name, p in model.named_parameters()}
+    counts = {name: p.numel() for name, p in model.named_parameters()}
+    updates = make()
+    for one in layers:
+        names = [name for name in updates if module_of(name) == one.module and "bias" not in name.rpartition(".")[2]]
+        moved, size = sum(updates[name] ** 2 * counts[name] for name in names), sum(before[name] for name in names)
+        yield dataclasses.replace(one, update_ratio=math.sqrt(moved / size) if size else None)
+
+
+def _square(parameter: torch.Tensor) -> float:
+    return float(parameter.detach().double().square().sum())
 
 
 def _is_layer(module: torch.nn.Module) -> bool:
     return bool(module._parameters) or not any(True for _ in module.children())
 
 
-def _row(name: str, module: torch.nn.Module, calls: list[Call], shares: Shares) -> Layer:
+def _row(name: str, module: torch.nn.Module, calls: list[Call], shares: Shares, largest: float) -> Layer:
     first = calls[0]
     own = dict(module.named_parameters(recurse=False))
     weights = _moments([p for key, p in own.items() if "bias" not in key])
@@ -62,6 +83,7 @@ def _row(name: str, module: torch.nn.Module, calls: list[Call], shares: Shares) 
         backward_gain=_ratio(first.input_gradient_rms, first.gradient_rms),
         dead_share=dead,
         saturated_share=saturated,
+        symmetric_share=symmetric_share(module, largest),
     )
 
 

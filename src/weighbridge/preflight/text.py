@@ -49,11 +49,12 @@ def _columns(layers: Sequence[Layer]) -> tuple[list[grid.Column], list[grid.Colu
     ]
     for heading, name in NUMBERS.items():
         cells = [getattr(one, name) for one in layers]
-        if any(cell is not None for cell in cells):
+        if any(cell is not None and (cell or name not in ONLY_WHERE_SOME) for cell in cells):
             others.append(grid.column(heading, ["" if cell is None else number(cell) for cell in cells]))
     return fixed, others
 
 
+ONLY_WHERE_SOME: Final = ("symmetric_share",)  # 0 in nearly all networks
 NUMBERS: Final = {
     "weight mean": "weight_mean",
     "weight std": "weight_std",
@@ -65,6 +66,8 @@ NUMBERS: Final = {
     "backward gain": "backward_gain",
     "dead": "dead_share",
     "saturated": "saturated_share",
+    "symmetric": "symmetric_share",
+    "update / weight": "update_ratio",
 }
 
 

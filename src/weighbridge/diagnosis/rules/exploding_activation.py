@@ -24,13 +24,13 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.depth import Profile, outputs, place_of, steepest, thinned
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.worse import Worse
 from weighbridge.format import number
 
 LIMIT = 1e2  # design notes I1: |ln| of the gain over the whole depth above ln 100
 AT_ONCE = 1e3
 PATIENCE = 3
 KEPT = 1e-2
-RAISED = 2.0
 ABRUPT = 0.5
 LEAST = 3
 HISTORY = 20
@@ -52,7 +52,7 @@ class ExplodingActivation(Rule):
         self.rows: dict[str, deque[int]] = {}
         self.told: set[str] = set()
         self.history: dict[int, deque[tuple[int, float]]] = {}
-        self.first_loss = math.nan
+        self.worse = Worse()
         self.is_recorded = False
 
     def start(self, tensors: Tensors) -> None:
@@ -65,14 +65,12 @@ class ExplodingActivation(Rule):
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
         for i in range(len(block)):
             step = block.start + i
-            loss = losses.get(step)
-            if loss is not None and math.isnan(self.first_loss):
-                self.first_loss = loss
+            is_worse = self.worse.read(losses.get(step))
             if not np.isfinite(sizes[i, self.is_output]).any():
                 continue
             for profile in self.profiles:
                 yield from self._along_depth(profile, step, sizes[i])
-            yield from self._over_steps(step, loss, sizes[i])
+            yield from self._over_steps(step, is_worse, sizes[i])
 
     def _along_depth(self, profile: Profile, step: int, row: np.ndarray) -> Iterator[Finding]:
         hidden = range(profile.first_weighted, profile.last_weighted)
@@ -117,8 +115,7 @@ class ExplodingActivation(Rule):
             depth=0.5,
         )
 
-    def _over_steps(self, step: int, loss: float | None, row: np.ndarray) -> Iterator[Finding]:
-        is_worse = loss is not None and loss > RAISED * self.first_loss > 0
+    def _over_steps(self, step: int, is_worse: bool, row: np.ndarray) -> Iterator[Finding]:
         grown: list[tuple[float, int]] = []
         for column in self.is_output.tolist():
             value = float(row[column])
@@ -144,7 +141,7 @@ class ExplodingActivation(Rule):
             told_step=step,
             message=f"The rms of what {place or 'the model'} gives is {number(times)} times its median over the steps "
             f"before, and the "
-            f"loss has risen above {number(RAISED)} times its first value.",
+            f"loss is far worse than at the start.",
             evidence=(
                 ValueEvidence("rms over its median before", times, LIMIT),
                 SeriesEvidence(f"rms of what {place or 'the model'} gives", steps, values),

@@ -3,8 +3,9 @@
 Symptom        Updates of the shallow layers are wild; the loss jumps or becomes NaN.
 How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
                norm layer, which divides by it): the largest over that of the last layer. Above AT_ONCE at one recorded step,
-               or above LIMIT at PATIENCE in a row. Or over steps: the norm of the whole gradient is above AT_ONCE times its
-               median over the steps before, while the loss is above RAISED times its first value.
+               or, in the first EARLY steps, above LIMIT at PATIENCE in a row. Or over steps: the norm of the whole gradient is
+               above AT_ONCE times its median over the steps before, while the loss is clearly worse than at the start (RAISED
+               times its first value IN_A_ROW, or FAR times once).
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
                `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
 When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by 1.2 per layer (Yang et al. 2019).
@@ -24,13 +25,14 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.worse import Worse
 from weighbridge.format import number
 
 # between 10 and 100, the two readings of ln 100 for the gain over the whole depth (design notes, I2)
 LIMIT = 30.0
 AT_ONCE = 1e3
 PATIENCE = 3
-RAISED = 2.0
+EARLY = 20  # steps: later, layers that have learnt large targets may pass more on
 ABRUPT = 0.5
 LEAST = 3
 HISTORY = 50
@@ -61,7 +63,7 @@ class ExplodingGradient(Rule):
         self.rows: dict[tuple[str, bool], deque[int]] = {}
         self.told: set[str] = set()
         self.norms: deque[tuple[int, float]] = deque(maxlen=HISTORY)
-        self.first_loss = math.nan
+        self.worse, self.begun = Worse(), -1
         self.is_recorded = False
 
     def start(self, tensors: Tensors) -> None:
@@ -91,7 +93,8 @@ class ExplodingGradient(Rule):
         self.is_recorded = True
         ratio = float(sizes.max() / sizes[-1])
         rows = self.rows.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
-        if ratio <= LIMIT:
+        self.begun = step if self.begun < 0 else self.begun
+        if ratio <= (LIMIT if step - self.begun < EARLY else AT_ONCE):
             rows.clear()
             return
         rows.append(step)
@@ -105,6 +108,7 @@ class ExplodingGradient(Rule):
         at, share = steepest(np.maximum.accumulate(sizes[::-1])[::-1])
         shallow = next((k for k, p in enumerate(places) if profile.is_weighted[p]), 0)
         again = self.calls[profile.columns[places[at]]] > self.calls[profile.columns[places[at + 1]]]  # through itself
+        again |= not profile.is_of_outputs
         most = names[int(sizes.argmax())]
         place = (names[at] if again else names[at + 1]) if share >= ABRUPT else names[shallow]
         return Finding(
@@ -129,14 +133,13 @@ class ExplodingGradient(Rule):
 
     def _over_steps(self, step: int, loss: float | None, row: np.ndarray) -> Iterator[Finding]:
         norm = float(np.sqrt(np.nansum(row[self.tensors.is_parameter] ** 2)))
+        is_worse = self.worse.read(loss)
         if loss is None or math.isnan(loss) or not norm > 0:
             return
         self.is_recorded = True
-        if math.isnan(self.first_loss):
-            self.first_loss = loss
         before = float(np.median([n for _, n in self.norms])) if self.norms else math.inf
         self.norms.append((step, norm))
-        if "" not in self.told and norm > AT_ONCE * before and loss > RAISED * self.first_loss > 0:
+        if "" not in self.told and norm > AT_ONCE * before and is_worse:
             self.told.add("")
             yield self._of_steps(step, norm / before, row)
 

@@ -4,9 +4,9 @@ Symptom        Norms of weights double again and again; outputs and loss follow,
                halt.
 How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
-               no longer than SLOWER times the shortest. Or above LIMIT, while the loss is above RAISED times its first value.
-               Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate in
-               warm-up, too.
+               no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
+               (RAISED times its first value IN_A_ROW, or FAR times once), or above FAR. Growth at a constant rate, however
+               fast, takes twice as long for each doubling; that of a learning rate in warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
                lower the learning rate.
 When it errs   Deliberate growth: a temperature kept as a matrix.
@@ -26,13 +26,14 @@ from weighbridge.diagnosis.evidence import TableEvidence
 from weighbridge.diagnosis.pace import matrices
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.worse import Worse
 from weighbridge.format import number
 
 DOUBLINGS = 3
 LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
-RAISED = 2.0
+FAR = 64.0  # whatever the course: six doublings
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
 
 
@@ -53,7 +54,7 @@ class ExplodingWeights(Rule):
         self.begun, self.told = np.zeros(0), np.zeros(0, bool)
         self.passed: dict[int, list[int]] = {}  # by column: steps at which it was seen first, and each time it had doubled
         self.level = np.zeros(0)
-        self.first_loss = math.nan
+        self.worse = Worse()
         self.seen = 0
 
     def start(self, tensors: Tensors) -> None:
@@ -66,14 +67,12 @@ class ExplodingWeights(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
         for i in range(len(block)):
-            step, loss = block.start + i, losses.get(block.start + i)
-            if loss is not None and math.isnan(self.first_loss):
-                self.first_loss = loss
+            step, is_worse = block.start + i, self.worse.read(losses.get(block.start + i))
             row = block["parameter.rms"][i]
             there = self.columns[np.isfinite(row[self.columns])]
             if len(there):
                 self.seen += 1
-                yield from self._look(step, row, there, loss is not None and loss > RAISED * self.first_loss > 0)
+                yield from self._look(step, row, there, is_worse)
 
     def _look(self, step: int, row: np.ndarray, there: np.ndarray, is_worse: bool) -> Iterator[Finding]:
         new = there[np.isnan(self.begun[there])]
@@ -85,7 +84,8 @@ class ExplodingWeights(Rule):
             self.passed[column] += [step] * doublings
             self.level[column] *= 2.0**doublings
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
-        told = [c for c in grown.tolist() if is_worse or self._doubles(c)]
+        far = row > FAR * self.begun
+        told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self.tensors[c].role == "weight")]
         if told:
             self.told[told] = True
             for place, columns in self.tensors.together(told, matrices(self.tensors)):

@@ -39,6 +39,14 @@ class GradientsNotZeroed(Rule):
     id, title = "gradients-not-zeroed", "Gradients are not zeroed between steps"
     severity, certainty, since = "error", "proof", "0.1"
     needs = Needs(gradient=["sum", "l1_norm"], activation_gradient=["sum", "l1_norm"], tables=["steps", "groups"])
+    causes = (
+        "high-learning-rate",
+        "exploding-gradient",
+        "exploding-weights",
+        "exploding-activation",
+        "growing-loss",
+        "stalled-loss",
+    )
 
     def __init__(self) -> None:
         self.streaks = Streaks(PATIENCE)

@@ -6,7 +6,9 @@ How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inpu
                0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and no norm layer
                follows at once. Too small: below SMALL but not 0, and the layer gives less than FADED of what it gets, and all
                modules before it get less than FADED of the gradient behind it: no shortcut goes around it. The last layer may
-               be small. Where the modules cannot be seen, the gains alone are judged, and what the model gives.
+               be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where modules cannot be seen,
+               the gains and what the model gives are judged. Weights with numbers too large for a normal or uniform
+               distribution (by TAIL) are trained ones, and clear.
 What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own.
 When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training
                from large weights without norm layers.
@@ -24,21 +26,24 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors, in_code
-from weighbridge.format import number
+from weighbridge.format import counted, number
+from weighbridge.store.views import Tensor
 
 LARGE = 4.0  # 2 sqrt(2) times Kaiming's gain: two such layers make 16 of 1, and three 64
 WIDE = 3.0  # |tanh'| < 0.01 beyond 3; logits that differ by more than e^3
 SMALL = 0.1  # a sixth of PyTorch's own
 FADED = 0.1
 INPUTS = 4
+TAIL = 2.0  # the largest of n normal numbers is near sqrt(2 ln 2n) and hardly ever more than 2 above it
 LINEAR = ("Linear", "Conv1d", "Conv2d", "Conv3d", "NonDynamicallyQuantizableLinear")
-NORMS = ("Norm",)  # part of the name of a module that divides by what it is given
+CLOSED = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell", "MultiheadAttention")  # squash what their weights give
+CLOSED_LARGE = 2 * LARGE  # as nothing is seen of it
 
 
 class WrongInitialScale(Rule):
     id, title = "wrong-initial-scale", "Initial weights have the wrong scale"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(parameter=["rms"], activation=["rms"], activation_gradient=["l2_norm"], tables=["steps"])
+    needs = Needs(parameter=["rms", "abs_max"], activation=["rms"], activation_gradient=["l2_norm"], tables=["steps"])
     causes = (
         *(
             "vanishing-gradient",
@@ -70,96 +75,107 @@ class WrongInitialScale(Rule):
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.outputs = [c for _, c in sorted((t.order, c) for c, t in enumerate(tensors) if t.is_output)]
-        self.weights = [c for c, t in enumerate(tensors) if _is_judged(t.role, t.shape, t.requires_grad, t.note, t.is_output)]
+        self.weights = [c for c, t in enumerate(tensors) if self._is_judged(c, t)]
+
+    def _is_judged(self, column: int, tensor: Tensor) -> bool:
+        """A weight matrix that multiplies enough inputs. An embedding does where a linear layer shares it."""
+        is_matrix = not tensor.is_output and not tensor.note and tensor.requires_grad and len(tensor.shape) > 1
+        if not is_matrix or 0 in tensor.shape or tensor.count // tensor.shape[0] < INPUTS:
+            return False
+        return tensor.role in ("weight", "other") or any(self._kind(c) in LINEAR for c in self.tensors.outputs_of(column))
+
+    def _kind(self, column: int) -> str:
+        return self.tensors[column].module
 
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_done:
             return
-        weights, sizes, slopes = (block[name] for name in ("parameter.rms", "activation.rms", "activation_gradient.l2_norm"))
+        weights = block["parameter.rms"]
         stepped = {row["step"] for row in block.rows("steps")}
         for i in range(len(block)):
             if block.start + i in stepped and np.isfinite(weights[i, self.weights]).any():
                 self.is_done = self.is_judged = True
-                yield from self._judge(block.start + i, weights[i], sizes[i], slopes[i])
+                self.row = {name: block[name][i] for name in self.needs.statistics}
+                yield from self._judge(block.start + i)
                 return
 
-    def _judge(self, step: int, weights: np.ndarray, sizes: np.ndarray, slopes: np.ndarray) -> Iterator[Finding]:
-        ran = [c for c in self.outputs if math.isfinite(sizes[c])]
-        found: list[tuple[int, float, str]] = []
-        for column in self.weights:
-            if not weights[column] > 0:
-                continue
-            gain = self._gain(column, float(weights[column]))
-            given = [c for c in self.tensors.outputs_of(column) if c in ran]
-            if given and self.tensors[column].module in LINEAR:
-                why = self._of_layer(gain, given[0], ran, sizes, slopes)
-            else:
-                why = self._of_unseen(gain, column, ran, sizes)
-            if why:
-                found.append((column, gain, why))
+    def _judge(self, step: int) -> Iterator[Finding]:
+        weights = self.row["parameter.rms"]
+        self.ran = [c for c in self.outputs if math.isfinite(self.row["activation.rms"][c])]
+        gains = {c: self._gain(c) for c in self.weights if weights[c] > 0}
+        heads = [c for c in self.ran if self._kind(c) in LINEAR][-1:]
+        found = {c: why for c, gain in gains.items() if (why := self._why(c, gain, heads))}
+        if any(gains[c] < SMALL for c in found):  # of the first layer nothing is seen in front
+            inner = [c for c in gains if self.tensors.outputs_of(c) and self.tensors.outputs_of(c) != heads]
+            found = {c: "nothing comes through" for c in inner if gains[c] < SMALL} | found
         if found:
-            yield self._finding(step, found, weights)
+            yield self._finding(step, dict(sorted((c, (gains[c], why)) for c, why in found.items())))
 
-    def _gain(self, column: int, rms: float) -> float:
+    def _gain(self, column: int) -> float:
         tensor = self.tensors[column]
         inputs = tensor.count // tensor.shape[0]
-        return rms * math.sqrt(inputs if tensor.module in LINEAR else min(inputs, tensor.shape[0]))
+        is_known = tensor.module in (*LINEAR, *CLOSED) or tensor.role == "embedding"
+        return float(self.row["parameter.rms"][column]) * math.sqrt(inputs if is_known else min(inputs, tensor.shape[0]))
 
-    def _of_layer(self, gain: float, output: int, ran: list[int], sizes: np.ndarray, slopes: np.ndarray) -> str:
-        """One linear or convolutional layer of which is known what it gives."""
-        at = ran.index(output)
-        behind = ran[at + 1 :]
-        if gain > LARGE:
-            is_normed = bool(behind) and any(name in self.tensors[behind[0]].module for name in NORMS)
-            return "" if is_normed or sizes[output] <= WIDE else f"it gives an rms of {number(float(sizes[output]))}"
-        heads = [c for c in ran if self.tensors[c].module in LINEAR]
-        if gain >= SMALL or not at or output == heads[-1]:
+    def _is_fresh(self, column: int) -> bool:
+        """Can the weights have been drawn from a normal or uniform distribution? Trained ones have some that are far too "
+        "large."""
+        tensor, rms, largest = self.tensors[column], self.row["parameter.rms"][column], self.row["parameter.abs_max"][column]
+        return not largest > rms * (math.sqrt(2 * math.log(2 * tensor.count)) + TAIL)
+
+    def _why(self, column: int, gain: float, heads: list[int]) -> str:
+        given = [c for c in self.tensors.outputs_of(column) if c in self.ran]
+        linear = [c for c in given if self._kind(c) in LINEAR]
+        if SMALL <= gain <= LARGE or not self._is_fresh(column):
             return ""
-        before, after = slopes[ran[:at]], slopes[ran[at:]]
-        if not (np.isfinite(before).any() and np.isfinite(after).any()) or sizes[output] > FADED * sizes[ran[at - 1]]:
+        if self.tensors[column].module in CLOSED:
+            return "it is squashed at once, inside the module" if gain > CLOSED_LARGE else ""
+        if linear:
+            return self._of_large(linear[-1]) if gain > LARGE else self._of_small(linear[-1], heads)
+        last = float(self.row["activation.rms"][self.ran[-1]]) if self.ran else math.nan
+        is_called = not given and gain > LARGE and last > WIDE**2  # by a function call: only what the model gives tells of it
+        return f"the model gives an rms of {number(last)}" if is_called else ""
+
+    def _of_large(self, output: int) -> str:
+        """A layer whose weights are too large: does it give too much, and does nothing divide it out?"""
+        behind = self.ran[self.ran.index(output) + 1 :][:1]
+        size = float(self.row["activation.rms"][output])
+        is_normed = any("Norm" in self._kind(c) for c in behind)
+        return "" if is_normed or size <= WIDE else f"it gives an rms of {number(size)}"
+
+    def _of_small(self, output: int, heads: list[int]) -> str:
+        """A layer whose weights are too small: do neither signal nor gradient come through, or around it?"""
+        at, sizes, slopes = self.ran.index(output), self.row["activation.rms"], self.row["activation_gradient.l2_norm"]
+        if not at or output in heads or sizes[output] > FADED * sizes[self.ran[at - 1]]:
             return ""
-        lost = float(np.nanmax(before) / np.nanmax(after)) if np.nanmax(after) > 0 else 1.0
+        before, after = slopes[self.ran[:at]], slopes[self.ran[at:]]
+        if not np.isfinite(before).any() or not np.nanmax(after) > 0:
+            return ""
+        lost = float(np.nanmax(before) / np.nanmax(after))
         return f"the gradient before it is {number(lost)} of that behind it" if lost < FADED else ""
 
-    def _of_unseen(self, gain: float, column: int, ran: list[int], sizes: np.ndarray) -> str:
-        """A weight that is used by a function call: only what the model gives in the end tells of it."""
-        last = float(sizes[ran[-1]]) if ran else math.nan
-        if self.tensors.outputs_of(column) or not last > WIDE**2 or gain <= LARGE:
-            return ""
-        return f"the model gives an rms of {number(last)}"
-
-    def _finding(self, step: int, found: list[tuple[int, float, str]], weights: np.ndarray) -> Finding:
-        worst, gain, why = max(found, key=lambda f: abs(math.log(f[1])))
-        name = self.tensors.name(worst)
-        owner = self.tensors.place(self.tensors.owner(worst), self.tensors[worst].model)
-        limit = LARGE if gain > 1 else SMALL
-        more = f" {len(found) - 1} more layers are alike." if len(found) > 1 else ""
-        rows = tuple((self.tensors.name(c), float(weights[c]), g) for c, g, _ in found[:24])
+    def _finding(self, step: int, found: dict[int, tuple[float, str]]) -> Finding:
+        worst = max(found, key=lambda c: abs(math.log(found[c][0])))
+        gain, why = found[worst]
+        name, first = self.tensors.name(worst), next(iter(found))
+        more = f" {counted(len(found) - 1, 'more layer')} alike." if len(found) > 1 else ""
+        weights = self.row["parameter.rms"]
+        rows = tuple((self.tensors.name(c), float(weights[c]), g) for c, (g, _) in list(found.items())[:24])
         return Finding(
-            place=(owner or name) if len(found) == 1 else self._first(found),
+            place=self.tensors.place(self.tensors.owner(first), self.tensors[first].model) or self.tensors.name(first),
             first_step=step,
             told_step=step,
             message=f"The initial weights of {name} have a gain of {number(gain)} (rms times the root of the number of "
-            f"inputs; 1 keeps "
-            f"sizes), and {why}.{more}",
+            f"inputs; 1 "
+            f"keeps sizes), and {why}.{more}",
             evidence=(
-                ValueEvidence(f"gain of {name}", gain, limit),
+                ValueEvidence(f"gain of {name}", gain, LARGE if gain > 1 else SMALL),
                 TableEvidence(f"weights at step {step}", ("parameter", "rms", "gain"), rows),
             ),
             fix=f"torch.nn.init.kaiming_normal_({in_code(self.tensors[worst].name)}, nonlinearity='relu'), or leave "
-            f"PyTorch's own init.",
+            f"PyTorch's own.",
             depth=0.0,
         )
 
-    def _first(self, found: list[tuple[int, float, str]]) -> str:
-        first = found[0][0]
-        owner = self.tensors.place(self.tensors.owner(first), self.tensors[first].model)
-        return owner or self.tensors.name(first)
-
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_judged else (Outcome.NOT_ENOUGH_DATA, "no step with weights was recorded")
-
-
-def _is_judged(role: str, shape: tuple[int, ...], requires_grad: bool, note: str, is_output: bool) -> bool:
-    is_matrix = role in ("weight", "other") and len(shape) > 1 and not is_output and not note
-    return is_matrix and requires_grad and math.prod(shape[1:]) >= INPUTS and shape[0] > 0
