@@ -215,6 +215,29 @@ SPREAD: Final = pa.schema(
         ("trace", pa.float64()),  # of K = (V - mean of rows) (V - mean of rows)^T: sum of its eigenvalues
         ("trace_sq", pa.float64()),  # sum of K^2: of their squares; trace^2 / trace_sq = participation ratio
         ("logit", pa.float64()),  # of attention: largest |q.k| / sqrt(size of a head); NaN = no queries and keys
+        # the function through which this output is given to the next module of the same optimizer: "tanh", "relu", ...
+        ("bend", pa.string()),  # empty = none was seen
+        ("flat", pa.float64()),  # share of its numbers at which the function's slope is nearly 0; NaN = none was seen
+        ("flat_units", pa.float64()),  # share of the units that are there for more than 95 % of the numbers,
+        ("asleep_units", pa.float64()),  # and for all of them
+    ]
+)
+
+# Do inputs and targets of a batch go together? Two sums over part of it, and their variances where they do not.
+PAIRING: Final = pa.schema(
+    [
+        *_KEY,
+        ("samples", pa.int32()),  # that differ in their inputs
+        ("distance", pa.float64()),  # sum over pairs of U-centred distances between inputs times those between targets
+        ("distance_variance", pa.float64()),
+        ("neighbour", pa.float64()),  # targets that agree with that of the nearest earlier input, less those expected
+        ("neighbour_variance", pa.float64()),
+        ("inputs", pa.float64()),  # checksum of the batch, and of its targets
+        ("targets", pa.float64()),
+        ("loss", pa.string()),  # the loss function, by autograd's name
+        ("batch", pa.int32()),  # samples looked at
+        ("first", pa.list_(pa.float64())),  # of whole numbers, classes that there were; else sums of the targets, by column
+        ("second", pa.list_(pa.float64())),  # how many of each; or sums of their squares
     ]
 )
 
@@ -274,6 +297,7 @@ TABLES: Final = {
     "calls": CALLS,
     "units": UNITS,
     "spread": SPREAD,
+    "pairing": PAIRING,
     "biases": BIASES,
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,
