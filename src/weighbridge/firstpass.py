@@ -74,6 +74,7 @@ class Scale:
     mean_power: float  # sum over the features of the squared mean,
     variance: float  # and of the variance
     constants: int  # features that are the same in all samples, and not 0
+    features: int = 1
 
 
 @dataclass(frozen=True)

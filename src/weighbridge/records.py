@@ -218,6 +218,24 @@ SPREAD: Final = pa.schema(
     ]
 )
 
+# Do inputs and targets of a batch go together? Two sums over part of it, and their variances where they do not.
+PAIRING: Final = pa.schema(
+    [
+        *_KEY,
+        ("samples", pa.int32()),  # that differ in their inputs
+        ("distance", pa.float64()),  # sum over pairs of U-centred distances between inputs times those between targets
+        ("distance_variance", pa.float64()),
+        ("neighbour", pa.float64()),  # targets that agree with that of the nearest earlier input, less those expected
+        ("neighbour_variance", pa.float64()),
+        ("inputs", pa.float64()),  # checksum of the batch, and of its targets
+        ("targets", pa.float64()),
+        ("loss", pa.string()),  # the loss function, by autograd's name
+        ("batch", pa.int32()),  # samples looked at
+        ("first", pa.list_(pa.float64())),  # of whole numbers, classes that there were; else sums of the targets, by column
+        ("second", pa.list_(pa.float64())),  # how many of each; or sums of their squares
+    ]
+)
+
 # What a bias adds beside W.x, over all outputs of its module at this step: y = W.x + b.
 BIASES: Final = pa.schema(
     [
@@ -274,6 +292,7 @@ TABLES: Final = {
     "calls": CALLS,
     "units": UNITS,
     "spread": SPREAD,
+    "pairing": PAIRING,
     "biases": BIASES,
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,

@@ -90,6 +90,14 @@ def test_a_layer_that_also_takes_the_data_is_another_network_s() -> None:
     assert places(MissingActivation, chain(), real.done()) == []
 
 
+def test_a_layer_that_feeds_an_activation_in_another_pass_misses_none() -> None:
+    """A trunk under two heads, one of which begins with an activation."""
+    other = Drawing()
+    trunk = other.linear("a", None, 32, 8, 16)
+    other.linear("c", other.op("Gelu", [trunk], (32, 16)), 32, 16, 1)
+    assert places(MissingActivation, chain(), other.done()) == []
+
+
 # --- doubled-output-activation -------------------------------------------------------------------------------------------
 
 
@@ -243,13 +251,16 @@ def biasless(
 
 
 def test_a_linear_function_of_centred_inputs_has_no_mean() -> None:
-    assert biasless() == [("b", "proof")]
+    assert biasless() == [("b", "test")]
     assert biasless(offset=missing_bias.LINEAR) == []
     assert biasless(rows=80) == []  # 80 times 0.2: exactly 16
-    assert biasless(rows=81) == [("b", "proof")]
+    assert biasless(rows=81) == [("b", "test")]
     assert biasless(last_bias=True) == []
     assert biasless(after="Add") == []
-    assert biasless(inputs=dataclasses.replace(CENTRED, mean_power=0.09)) == []  # the inputs' mean can be used
+    with_mean = dataclasses.replace(CENTRED, mean_power=0.2, features=4)  # which can be used, up to 4 * 0.2 / 8 = 0.1
+    assert biasless(inputs=with_mean, offset=0.21) == [("b", "test")]
+    assert biasless(inputs=with_mean, offset=0.2) == []  # twice that: the limit
+    assert biasless(inputs=dataclasses.replace(CENTRED, constants=1), offset=50.0) == []
 
 
 def test_more_offset_is_needed_where_something_could_make_up_for_the_bias() -> None:

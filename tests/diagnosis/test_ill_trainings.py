@@ -45,7 +45,7 @@ def test_a_layer_that_no_optimizer_holds(tmp_path: Path) -> None:
     training = seeded(sgd_mlp)
     training.optimizers = [torch.optim.SGD([*training.model[0].parameters(), *training.model[4].parameters()], lr=0.1)]
     found = only(diagnosed(training, tmp_path), "parameter-in-no-optimizer")
-    assert (found.place, found.first_step, found.severity) == ("2", 0, "warning")
+    assert (found.place, found.first_step, found.told_step, found.severity) == ("2", 0, 2, "warning")
     assert [row[0] for row in found.evidence[1].rows] == ["2.weight", "2.bias"]  # type: ignore[union-attr]
 
 
@@ -61,7 +61,7 @@ def test_a_layer_behind_a_detach_gets_no_gradient(tmp_path: Path) -> None:
     model = training.model
     training.loss = lambda b: F.cross_entropy(model[2:](model[:2](b[0]).detach()), b[1])
     found = only(diagnosed(training, tmp_path), "parameter-without-gradient")
-    assert (found.place, found.first_step) == ("0", 0)
+    assert (found.place, found.first_step, found.told_step) == ("0", 0, 2)
 
 
 def test_a_model_that_nobody_steps(tmp_path: Path) -> None:

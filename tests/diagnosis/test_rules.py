@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.diagnosis.graphs import Drawing
+from tests.diagnosis.graphs import rows as graph_rows
 from tests.diagnosis.made import LAYERS, NAN, block, found, outcome, step_rows, tensor
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.registry import rule
@@ -48,22 +50,55 @@ def test_a_frozen_layer_outside_is_clear() -> None:
     assert found(IN_NONE, _left_out(30, tensors=frozen)) == []
 
 
+def _graph(*of: str, called: bool = True, optional: bool = False, op: str = "Addmm") -> list[dict[str, Any]]:
+    """The graph of a loss that depends on the weights and biases of these layers; b is in the model whether it does or not."""
+    made = Drawing()
+    for name in ("a", "b"):
+        ids = [made.parameter(f"{name}.{part}", 2, is_called=called, is_optional=optional) for part in ("weight", "bias")]
+        if name in of:
+            made.op(op, ids, (2,))
+        else:
+            del made.nodes[-2:]
+    return graph_rows(made.done())
+
+
+@pytest.mark.parametrize(
+    ("steps", "places"), [(parameter_in_no_optimizer.SOON, ["b"]), (parameter_in_no_optimizer.SOON - 1, [])]
+)
+def test_a_layer_outside_that_the_loss_depends_on_is_told_sooner(steps: int, places: list[str]) -> None:
+    assert [f.place for f in found(IN_NONE, _left_out(steps, gradient=NAN, graph=_graph("a", "b")))] == places
+    assert found(IN_NONE, _left_out(steps, gradient=NAN, graph=_graph("a"))) == []
+
+
 # ---- parameter-without-gradient ----
 
 WITHOUT = rule("parameter-without-gradient")
 
 
-def _gradients(steps: int, of_b: Any) -> Any:
+def _gradients(steps: int, of_b: Any, **more: Any) -> Any:
     counts = {
         "parameter.count": {"*": 8.0},
         "gradient.count": {"a.weight": 8.0, "a.bias": 2.0, "b.weight": of_b, "b.bias": of_b},
     }
-    return block(steps, counts)
+    return block(steps, counts, **more)
 
 
 @pytest.mark.parametrize(("more", "places"), [(0, ["b"]), (-1, [])])
 def test_a_layer_without_a_gradient_is_told_after_so_many_steps(more: int, places: list[str]) -> None:
     assert [f.place for f in found(WITHOUT, _gradients(parameter_without_gradient.WAIT + more, NAN))] == places
+
+
+@pytest.mark.parametrize(("more", "places"), [(0, ["b"]), (-1, [])])
+def test_a_layer_that_no_first_loss_depends_on_is_told_sooner(more: int, places: list[str]) -> None:
+    steps = parameter_without_gradient.SOON + more
+    assert [f.place for f in found(WITHOUT, _gradients(steps, NAN, graph=_graph("a")))] == places
+    assert [f.place for f in found(WITHOUT, _gradients(steps, NAN, graph=_graph("a", called=False)))] == places
+    assert (
+        found(WITHOUT, _gradients(steps, NAN, graph=_graph("a", called=False, optional=True))) == []
+    )  # taken by turns, perhaps
+    assert found(WITHOUT, _gradients(steps, NAN, graph=_graph("a", op="CompiledFunction"))) == []  # it may be in there
+    assert found(WITHOUT, _gradients(steps, NAN, graph=[*_graph("a"), *_graph("b")])) == []
+    assert found(WITHOUT, _gradients(steps, 8.0, graph=_graph("a"))) == []
 
 
 def test_one_gradient_in_time_clears_it() -> None:

@@ -227,11 +227,11 @@ def _scale(graph: Graph, index: int, given: torch.Tensor, weight: torch.Tensor) 
         variance.sum(),
         is_constant.sum(),
     )
-    place, samples = node.module, len(features)
+    place, samples, width = node.module, len(features), len(power)
 
     def make(found: list[float]) -> Scale:
         rms, largest_rms, expected = (math.sqrt(x) for x in (found[0], found[1], found[3]))
-        return Scale(index, place, samples, rms, largest_rms, found[2], expected, found[4], found[5], int(found[6]))
+        return Scale(index, place, samples, rms, largest_rms, found[2], expected, found[4], found[5], int(found[6]), width)
 
     return Asked(numbers, make)
 

@@ -33,6 +33,7 @@ from weighbridge.capture.modulekinds import (
 )
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
+from weighbridge.capture.pairing import Pairing
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import plain_path
@@ -72,7 +73,7 @@ class Outputs:
         self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
         self.own_ns = 0  # spent in forward hooks
-        self.biases, self.looks = Biases(table), Looks()
+        self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
         self.evaluated: set[str] = set()  # models of which it was said that they are stepped in evaluation mode
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
@@ -221,6 +222,7 @@ class Outputs:
         if looks:
             for _, tensor in leaves(args)[:1]:
                 self.looks.meet_batch(tensor)
+            self.pairing.meet_batch(args)
         if len(args) == 1 and type(args[0]) is torch.Tensor and args[0].is_floating_point():
             self._batch.meet(args[0])
             return
@@ -308,6 +310,7 @@ class Outputs:
             self._write_units(group, step)
         if group.looks:
             self.recorder.small["spread"].rows.extend(self.looks.rows(group.hooks, step, self.recorder.attempt))
+            self.recorder.small["pairing"].rows.extend(self.pairing.rows(step, self.recorder.attempt))
         if group.stamp == 0:
             self._note_unseen(group)
 

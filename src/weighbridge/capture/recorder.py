@@ -60,6 +60,7 @@ SMALL_TABLES: Final = (
     "calls",
     "units",
     "spread",
+    "pairing",
     "biases",
     "coherence",
     "accumulation",

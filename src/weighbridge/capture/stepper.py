@@ -108,7 +108,15 @@ class Stepper:
             self._look_at_graph(self.first, root)
         if self.coherence is not None:
             self.coherence.accumulation.before_pass(root)
+        if self.outputs is not None and self.outputs.pairing.inputs is not None:
+            self._pair(self.outputs, root)
         self.pending_own_ns += time.perf_counter_ns() - began
+
+    def _pair(self, outputs: Outputs, root: torch.Tensor) -> None:
+        try:
+            outputs.pairing.on_backward(root)
+        except Exception as error:
+            self._outputs_failed(error)
 
     def _look_at_graph(self, first: FirstGraph, root: torch.Tensor) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from weighbridge.diagnosis.flow import BATCH_NORMS
@@ -22,20 +21,24 @@ NO_ACTIVATION: Final = (
 RUNS_ITSELF: Final = ("Attention", "LSTM", "GRU", "RNN")  # modules whose products are followed by more than the graph shows
 
 
-def pairs(first: FirstPass) -> Iterator[tuple[int, int]]:
-    """Affine layers with a parameter of their own as matrix: the one whose output alone is the input of the other.
+def pairs(first: FirstPass) -> dict[int, int]:
+    """By layer the one in front of it: affine layers with a parameter of their own as matrix, of which the output of one alone
+    is the input of the other.
 
     Excused: a middle narrower than both sides (a bottleneck), a value that is used elsewhere or is a sum (residuals, several
     heads), grouped and transposed convolutions, layers inside attention or recurrent modules.
     """
+    found = {}
     for index, node in enumerate(first.graph.nodes):
         before = single_source(first, index) if node.op in AFFINE else None
         if before is not None and not is_excused(first, before, index):
-            yield before, index
+            found[index] = before
+    return found
 
 
-def without_activation_anywhere(first: FirstPass) -> Iterator[tuple[int, int]]:
-    """Pairs as above where all that is in front is sums, norms, pools and affine layers, used nowhere else; the nearest two."""
+def without_activation_anywhere(first: FirstPass) -> dict[int, int]:
+    """The same where all that is in front is sums, norms, pools and affine layers, used nowhere else; the nearest of these."""
+    found = {}
     for index, node in enumerate(first.graph.nodes):
         if node.op not in AFFINE:
             continue
@@ -45,7 +48,8 @@ def without_activation_anywhere(first: FirstPass) -> Iterator[tuple[int, int]]:
         layers = [i for i in ahead if first.graph.nodes[i].op in AFFINE]
         is_shared = any({user for user, _ in first.graph.users[i]} - ahead - {index} for i in ahead)
         if layers and not is_shared and not any(is_excused(first, i, index) for i in layers):
-            yield max(layers), index
+            found[index] = max(layers)
+    return found
 
 
 def _ahead(graph: Graph, edge: Edge | None) -> set[int]:

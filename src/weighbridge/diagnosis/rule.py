@@ -24,7 +24,7 @@ Certainty = Literal["proof", "test", "heuristic"]  # exact; a statistic with its
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "note")
 CERTAINTIES: Final[tuple[Certainty, ...]] = ("proof", "test", "heuristic")
 INPUT: Final = "input"  # the place of what comes with the batch
-SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups", "units", "spread", "coherence", "graph")
+SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups", "units", "spread", "pairing", "coherence", "graph")
 
 
 class Needs:

@@ -43,6 +43,7 @@ SORTED_BY: Final = {
     "calls": ("tensor", "quantity", "step"),
     "units": ("tensor", "quantity", "step"),
     "spread": ("tensor", "step"),
+    "pairing": ("step",),
     "biases": ("tensor", "step"),
     "coherence": ("tensor", "step"),
     "accumulation": ("tensor", "step"),

@@ -43,6 +43,16 @@ AGAIN: Final = {"LogSoftmax": "cross-entropy", SIGMOID_LOSS: "BCE with logits"}
 class DoubledOutputActivation(GraphRule):
     id, title = "doubled-output-activation", "The loss applies the output's activation again"
     severity, certainty, since = "error", "proof", "0.1"
+    causes = (
+        "stalled-loss",
+        "low-learning-rate",
+        "vanishing-gradient",
+        "saturated-units",
+        "collapsed-output",
+    )
+    experiment = (
+        "Take the activation out of the model and train as long: if the loss does not fall below its floor, this is not why."
+    )
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:

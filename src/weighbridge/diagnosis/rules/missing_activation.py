@@ -27,19 +27,29 @@ from weighbridge.lossgraph import AFFINE
 class MissingActivation(GraphRule):
     id, title = "missing-activation", "No activation between two affine layers"
     severity, certainty, since = "warning", "proof", "0.1"
+    causes = (
+        "stalled-loss",
+        "rank-collapse",
+    )
+    experiment = (
+        "Put the activation in and train as long on the same data: if the loss ends where it does now, it is not missed."
+    )
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
-        found: dict[str, Finding] = {}
-        others: set[str] = set()
+        """A pair must be one in every pass that holds one of its layers: what feeds several, or takes several, is used as such.
+        (A critic takes what the generator gives, and the data; a trunk feeds two heads, each in a pass of its own.)"""
+        found: dict[tuple[str, str], Finding] = {}
+        alone: set[tuple[str, str]] = set()  # (layer, "first" or "second") where it was not that of a pair
         for first in passes:
-            near = {two: one for one, two in without_activation_anywhere(first)} | {two: one for one, two in pairs(first)}
-            for index, node in enumerate(first.graph.nodes):
-                name = weight_of(first.graph, index) if node.op in AFFINE else ""
-                if index in near:
-                    found.setdefault(name, _finding(first, near[index], index))
-                elif name:  # it takes something else, too: what another model gives, and the data (a GAN's judge)
-                    others.add(name)
-        yield from (finding for name, finding in found.items() if name not in others)
+            near = without_activation_anywhere(first) | pairs(first)
+            names = {i: weight_of(first.graph, i) for i, node in enumerate(first.graph.nodes) if node.op in AFFINE}
+            for two, one in near.items():
+                found.setdefault((names[one], names[two]), _finding(first, one, two))
+            alone |= {(name, "first") for i, name in names.items() if i not in near.values()}
+            alone |= {(name, "second") for i, name in names.items() if i not in near}
+        for (one_name, two_name), finding in found.items():
+            if (one_name, "first") not in alone and (two_name, "second") not in alone:
+                yield finding
 
 
 def _finding(first: FirstPass, one: int, two: int) -> Finding:

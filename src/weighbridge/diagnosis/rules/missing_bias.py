@@ -3,11 +3,12 @@
 Symptom        The loss stays above what a constant would reach, or comes down slowly while weights grow to imitate a
                constant.
 How it decides On the first batch. Targets of a squared error (Huber, absolute error): the output layer has no bias, and the
-               squared mean of the targets is above a multiple of their variance: LINEAR where all in front is linear and
-               the inputs are centred, so that the mean of the output is 0 (a proof); HOMOGENEOUS where nothing in front can
-               make a constant either; ANY where a bias further in front could be bent into one. Inputs: the first layer has
-               no bias, no norm follows, no feature is constant, and the squared means of the features sum to more than
-               INPUTS times their variances. At least CERTAIN standard errors squared, of the mean's own.
+               squared mean of the targets is above a multiple of their variance. Where all in front is linear: what a
+               linear function of the inputs can have, and LINEAR at least; where nothing in front can make a constant:
+               HOMOGENEOUS; where a bias further in front could be bent into one: ANY. Inputs: the first layer has no bias,
+               no norm follows, no feature is constant (it would serve as one), and the squared means of the features sum to
+               more than INPUTS times their variances. Always over so many samples that the mean is four standard errors
+               from 0.
 What to do     bias=True in this layer, or subtract the mean of targets or inputs.
 When it errs   Functions that are known to go through the origin and are all positive, such as norms of vectors.
 References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 5.7 (the bias of an affine function); LeCun et
@@ -16,22 +17,23 @@ References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 5.7 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.affine import constants_before, has_own_bias, is_linear_before, last_layer, weight_of
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth, module_of
-from weighbridge.diagnosis.rule import Certainty
 from weighbridge.diagnosis.rules.raw_input_scale import is_normed
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass, Scale, Start
 from weighbridge.format import number
 from weighbridge.lossgraph import Graph
 
-# Squared mean by variance. Without a bias so much of the second moment is out of reach for a linear function of centred inputs.
+# Squared mean by variance. Of a linear function w.x of d independent inputs it is at most d times the inputs' own: (w.m)^2 <=
+# |w|^2 |m|^2 (Cauchy, Schwarz), and its variance is |w|^2 s^2. Twice that, as inputs are somewhat dependent; LINEAR at least.
+TIMES_INPUTS: Final = 2.0
 LINEAR: Final = 0.1
-CENTRED: Final = 0.01  # and inputs that are off by less than a tenth of a deviation cannot make up for it
 HOMOGENEOUS: Final = 4.0  # |x|, the largest such function of one number that lies around 0, has 1.75
 ANY: Final = 9.0  # three deviations
 INPUTS: Final = 9.0  # images from 0 to 1, which are trained so, have about 3.5
@@ -41,6 +43,13 @@ CERTAIN: Final = 16.0  # four standard errors
 class MissingBias(GraphRule):
     id, title = "missing-bias", "A layer needs the bias that it does not have"
     severity, certainty, since = "warning", "test", "0.1"
+    causes = (
+        "stalled-loss",
+        "exploding-weights",
+        "dead-units",
+        "low-learning-rate",
+    )
+    experiment = "Give the layer its bias and train as long: if the loss ends where it does now, it needs none."
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:
@@ -54,18 +63,22 @@ def _of_targets(first: FirstPass, start: Start) -> Iterator[Finding]:
     layer, has_bias = last_layer(first.graph, start.node)
     if start.kind != "squared error" or layer is None or has_bias or not start.rows * start.offset > CERTAIN:
         return
-    limit, certainty = _limit(first, layer)
+    limit = _limit(first, layer)
     if start.offset > limit:
         known = f"a mean of {number(start.target_mean)}" if start.target_mean == start.target_mean else "a mean"
         message = f"Targets have {known} far from 0, and {_code(first.graph, layer)}, which gives the predictions, has no bias."
-        yield _finding(first, layer, message, start.offset, limit, start.rows, certainty, "targets")
+        yield _finding(first, layer, message, start.offset, limit, start.rows, "targets")
 
 
-def _limit(first: FirstPass, layer: int) -> tuple[float, Certainty]:
-    is_centred = all(scale.mean_power <= CENTRED * scale.variance for scale in first.scales)
-    if is_linear_before(first.graph, layer) and is_centred and first.scales and not constants_before(first.graph, layer):
-        return LINEAR, "proof"
-    return (ANY, "test") if constants_before(first.graph, layer) else (HOMOGENEOUS, "test")
+def _limit(first: FirstPass, layer: int) -> float:
+    """From where on the targets' mean cannot, or can hardly, come about without the bias."""
+    if constants_before(first.graph, layer):
+        return ANY
+    if any(scale.constants for scale in first.scales):  # a column of ones is a bias
+        return math.inf
+    reach = [scale.features * scale.mean_power / scale.variance for scale in first.scales if scale.variance > 0]
+    is_linear = len(reach) == 1 and is_linear_before(first.graph, layer)
+    return max(LINEAR, TIMES_INPUTS * reach[0]) if is_linear else HOMOGENEOUS
 
 
 def _of_inputs(first: FirstPass, scale: Scale) -> Iterator[Finding]:
@@ -77,7 +90,7 @@ def _of_inputs(first: FirstPass, scale: Scale) -> Iterator[Finding]:
     message = (
         f"The inputs lie far from 0 for their spread, and {_code(first.graph, scale.node)}, which takes them, has no bias."
     )
-    yield _finding(first, scale.node, message, ratio, INPUTS, scale.samples, "test", "inputs")
+    yield _finding(first, scale.node, message, ratio, INPUTS, scale.samples, "inputs")
 
 
 def _is_shifted(graph: Graph, index: int) -> bool:
@@ -90,9 +103,7 @@ def _code(graph: Graph, layer: int) -> str:
     return in_code(module_of(name) or graph.nodes[layer].module)
 
 
-def _finding(
-    first: FirstPass, layer: int, message: str, ratio: float, limit: float, rows: int, certainty: Certainty, what: str
-) -> Finding:
+def _finding(first: FirstPass, layer: int, message: str, ratio: float, limit: float, rows: int, what: str) -> Finding:
     evidence = (
         ValueEvidence(f"squared mean of the {what} by their variance", ratio, limit=limit),
         ValueEvidence("samples", float(rows)),
@@ -100,4 +111,4 @@ def _finding(
     name = weight_of(first.graph, layer)
     place, code = module_of(name) or first.graph.nodes[layer].module, _code(first.graph, layer)
     fix = f"Give {code} a bias (bias=True), or subtract the mean of the {what} of the training set."
-    return Finding(place, BEFORE, BEFORE, message, evidence, fix, certainty=certainty, depth=depth(first, layer))
+    return Finding(place, BEFORE, BEFORE, message, evidence, fix, depth=depth(first, layer))

@@ -1,8 +1,9 @@
 """A trainable parameter gets a gradient, and no optimizer holds it.
 
 Symptom        A layer keeps the numbers that it was initialised with; the others have to learn around it.
-How it decides Exact: the parameter requires a gradient, the loss's gradient by what its module gives is not 0, and WAIT
-               recorded steps have passed in which no optimizer that steps held it.
+How it decides Exact: the parameter requires a gradient, a loss of the first step depends on it (its graph), and SOON steps
+               have passed in which no optimizer that steps held it. Where the graph was not taken down: the loss's gradient by
+               what its module gives is not 0, and WAIT steps have passed.
 What to do     Build the optimizer after the last change of the model, or add the parameter to it (`add_param_group`). Where
                the parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward
                pass.
@@ -27,6 +28,7 @@ from weighbridge.diagnosis.tensors import Tensors, in_code
 from weighbridge.firstpass import from_text
 from weighbridge.format import counted, share
 
+SOON = 3  # steps, where the graph of a first loss holds the parameter: whoever steps with its gradients has done so by then
 WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
 MOST_OF = 0.5  # of the model's elements: what is left out on purpose is a backbone, a forgotten layer is not
 
@@ -40,6 +42,7 @@ class ParameterInNoOptimizer(Rule):
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
         self.first_step = -1
         self.is_trial = False  # asked before training, by `inspect`
+        self.in_graph: set[str] = set()  # parameters that a loss of the first step depends on
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -52,6 +55,7 @@ class ParameterInNoOptimizer(Rule):
         for row in block.rows("graph"):
             first = from_text(row["detail"])
             self.is_trial |= first.has_gradients
+            self.in_graph |= set() if first.has_gradients else first.graph.leaves.keys()
             yield from unoptimized(first)
         gradient = block["activation_gradient.rms"]
         held = {column for group in block.groups for column in group.columns}
@@ -63,10 +67,14 @@ class ParameterInNoOptimizer(Rule):
                 continue
             self.first_step = block.start + i if self.first_step < 0 else self.first_step
             self.steps += 1
-            if self.steps >= WAIT and candidates:
-                left_out = [c for c in candidates if self.is_used[self.outputs[c]].any()]
+            if self.steps >= SOON and candidates:
+                left_out = [c for c in candidates if self._is_left_out(c)]
                 candidates = [c for c in candidates if c not in left_out]
                 yield from self._tell(left_out, held, block.start + i)
+
+    def _is_left_out(self, column: int) -> bool:
+        is_used = bool(self.is_used[self.outputs[column]].any())
+        return self.tensors.name(column) in self.in_graph or (self.steps >= WAIT and is_used)
 
     def _tell(self, left_out: list[int], held: set[int], step: int) -> Iterator[Finding]:
         self.is_told[left_out] = True
@@ -103,8 +111,8 @@ class ParameterInNoOptimizer(Rule):
     def lacking(self) -> tuple[Outcome, str] | None:
         if self.is_trial:
             return None
-        if self.steps < WAIT:
+        if self.steps < WAIT and not self.in_graph:
             return Outcome.NOT_ENOUGH_DATA, f"{counted(self.steps, 'step')} of an optimizer; {WAIT} are needed"
-        if not self.is_used.any():
+        if not self.is_used.any() and not self.in_graph:
             return Outcome.NOT_ENOUGH_DATA, "the loss's gradient by outputs was not recorded: Plan(activation_gradients=...)"
         return None

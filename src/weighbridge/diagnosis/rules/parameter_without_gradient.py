@@ -1,7 +1,8 @@
 """A parameter is in an optimizer and requires a gradient, and never gets one.
 
 Symptom        A layer keeps its first numbers (or only decays), although the optimizer holds it.
-How it decides Exact: in each of the first WAIT steps of its optimizer its `grad` was None, while other parameters had one.
+How it decides Exact: in each of the first WAIT steps of its optimizer its `grad` was None, while other parameters had one; in
+               each of the first SOON where no graph of a first loss holds it either.
 What to do     Look for what cuts the graph before it: `detach()`, `.item()`, `.data`, `torch.no_grad()`, a new tensor made
                of the output, an argmax; or a module that `forward` never calls. Remove it, or freeze it with
                `requires_grad_(False)`.
@@ -18,12 +19,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.parameters import unreached
+from weighbridge.diagnosis.parameters import is_opaque, unreached
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.firstpass import from_text
+from weighbridge.firstpass import FirstPass, from_text
 from weighbridge.format import counted
 
+SOON = 3  # steps, where no graph of the first step holds the parameter, and it is not one of several in a list
 WAIT = 20  # steps: a part that is used in every fourth of them is missed in all with a chance of 0.3 % (0.75^20)
 
 
@@ -37,6 +39,9 @@ class ParameterWithoutGradient(Rule):
         self.has_one, self.is_told = np.zeros(0, bool), np.zeros(0, bool)
         self.is_routed = np.zeros(0, bool)  # takes, or its like take, a part of each batch only
         self.is_trial = False  # asked before training, by `inspect`
+        self.in_graph: set[str] = set()  # parameters that a loss of the first step depends on
+        self.lost: set[str] = set()  # that could be, and are not left out by turns
+        self.early, self.is_opaque = np.zeros(0, bool), False
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -52,6 +57,7 @@ class ParameterWithoutGradient(Rule):
             first = from_text(row["detail"])
             self.is_trial |= first.has_gradients
             yield from unreached(first)
+            self._note_graph(first)
         is_stepped = ~np.isnan(block.of_steps("optimizer_step"))
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
@@ -65,10 +71,24 @@ class ParameterWithoutGradient(Rule):
                 self.is_routed[columns] |= is_uneven or bool((self.has_one & is_stepped[i] & ~is_there[i])[columns].any())
             self.first[is_stepped[i] & (self.first < 0)] = block.start + i
             self.steps += is_stepped[i]
-            told = (self.steps >= WAIT) & ~self.has_one & ~self.is_told & self.is_meant
+            told = (self.steps >= WAIT) | ((self.steps >= SOON) & self._out_of_graph())
+            told &= ~self.has_one & ~self.is_told & self.is_meant
             if told.any():
                 self.is_told |= told
                 yield from self._tell(np.flatnonzero(told), block.start + i)
+
+    def _note_graph(self, first: FirstPass) -> None:
+        self.in_graph |= first.graph.leaves.keys()
+        self.is_opaque |= is_opaque(first)
+        self.lost |= {p.name for p in first.parameters if p.is_trainable and not (p.is_optional and not p.is_called)}
+        self.early = np.zeros(0, bool)
+
+    def _out_of_graph(self) -> np.ndarray:
+        """Mask: no loss of the first step depends on it."""
+        if len(self.early) != len(self.tensors):
+            lost = set() if self.is_opaque or not self.in_graph else self.lost - self.in_graph
+            self.early = self.tensors.where(self.tensors.name(c) in lost for c in range(len(self.tensors)))
+        return self.early
 
     def _tell(self, told: np.ndarray, step: int) -> Iterator[Finding]:
         for place, columns in self.tensors.together(told.tolist(), self.is_meant):

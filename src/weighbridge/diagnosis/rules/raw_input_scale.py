@@ -31,7 +31,26 @@ SMALLEST: Final = 0.02  # nothing of a batch is larger: rms below 0.01, where de
 class RawInputScale(GraphRule):
     id, title = "raw-input-scale", "Inputs of a raw scale"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    causes = ("high-initial-loss",)
+    causes = (
+        "high-initial-loss",
+        "wrong-initial-scale",
+        "exploding-activation",
+        "exploding-gradient",
+        "exploding-weights",
+        "high-learning-rate",
+        "saturated-units",
+        "dead-units",
+        "vanishing-gradient",
+        "collapsed-output",
+        "stalled-loss",
+        "growing-loss",
+        "loss-spike",
+        "nonfinite-origin",
+        "low-learning-rate",
+    )
+    experiment = (
+        "Standardise the inputs and train again with the same seed: if what follows is still found, their scale is not why."
+    )
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:

@@ -29,6 +29,7 @@ from weighbridge.format import counted
 class RedundantBias(GraphRule):
     id, title = "redundant-bias", "A bias that a norm or a softmax takes out again"
     severity, certainty, since = "warning", "proof", "0.1"
+    experiment = "Leave the bias out and train with the same seed: if the losses differ by more than rounding, it was needed."
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         """One warning per bias before a norm, one note for all that a softmax loses. Redundant is what is so in all passes."""

@@ -34,6 +34,14 @@ LEAST_SAMPLES: Final = 2
 class StarvedBatchNorm(GraphRule):
     id, title = "starved-batch-norm", "A batch norm has few samples per channel"
     severity, certainty, since = "warning", "proof", "0.1"
+    causes = (
+        "stalled-loss",
+        "growing-loss",
+        "gradient-spike",
+        "loss-spike",
+        "exploding-gradient",
+    )
+    experiment = "Train with a batch four times as large, or GroupNorm: if the loss is as noisy as now, the norm is not why."
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:

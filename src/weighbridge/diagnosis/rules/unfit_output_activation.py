@@ -38,6 +38,14 @@ NO_LOGS: Final = ("Softmax", "Sigmoid", "Relu", "Tanh", *AFFINE)
 class UnfitOutputActivation(GraphRule):
     id, title = "unfit-output-activation", "The output cannot reach the targets"
     severity, certainty, since = "warning", "proof", "0.1"
+    causes = (
+        "stalled-loss",
+        "dead-units",
+        "saturated-units",
+        "collapsed-output",
+        "vanishing-gradient",
+    )
+    experiment = "Take the output's activation out and train as long: if the loss ends where it does now, it is not in the way."
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:

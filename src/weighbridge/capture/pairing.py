@@ -1,0 +1,188 @@
+"""Do inputs and targets of a batch go together? At the steps of `Plan(units=...)`: the rows of the table `pairing`.
+
+Two tests of independence, both over part of the batch taken evenly, neither of which knows the model:
+
+    distance   sum of A * B over pairs of samples, A and B the distances between inputs and between targets, U-centred (Szekely
+               and Rizzo 2014, "Partial distance correlation with methods for dissimilarities", section 3). Where inputs and
+               targets are independent its mean is 0, its variance over permutations 2 sum(A^2) sum(B^2) / (n (n - 3)).
+    neighbour  each sample's target against that of the nearest earlier sample that is not the same: classes that agree less
+               those expected, or the product of standardised numbers (Cover and Hart 1967).
+
+Features are standardised; whole numbers (tokens) are compared by equality. Everything is NumPy in CPU memory: autocast, random
+state and autograd see nothing of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from weighbridge.capture.graphwalk import saved
+from weighbridge.capture.outputhook import leaves
+from weighbridge.capture.seats import is_plain
+
+MOST_SAMPLES: Final = 64  # of a batch
+MOST_FEATURES: Final = 512
+REMEMBERED: Final = 512  # samples, for nearest neighbours
+MOST_NODES: Final = 12  # between the loss's root and the loss function
+OF_TARGETS: Final = ("NllLoss", "NllLoss2D", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
+CHECKED: Final = 2**20  # numbers of a batch in its checksum
+Numbers = np.ndarray[Any, np.dtype[Any]]
+
+
+class Pairing:
+    """What was seen in this step and is not yet written."""
+
+    def __init__(self) -> None:
+        self.inputs: Numbers | None = None  # [samples, features] of the last batch, evenly chosen
+        self.batch, self.checksum = 0, 0.0
+        self.row: tuple[Any, ...] | None = None
+        self._memory: list[tuple[Numbers, Numbers]] = []
+        self._scale: Numbers | None = None  # of the features, in the first batch
+
+    def meet_batch(self, args: Any) -> None:
+        """The first module of a pass was called with this."""
+        self.inputs = None
+        for _, tensor in leaves(args)[:1]:
+            if is_plain(tensor) and tensor.is_cpu and tensor.dim() > 1 and len(tensor) > 1 and not tensor.is_complex():
+                whole = _numpy(tensor)
+                self.batch, self.checksum = len(whole), _checksum(whole)
+                self.inputs = _features(_evenly(whole, MOST_SAMPLES))
+
+    def on_backward(self, root: torch.Tensor) -> None:
+        """A backward pass begins at this root: its targets belong to the batch that was met last."""
+        inputs, self.inputs = self.inputs, None
+        kind, targets = targets_of(root) if inputs is not None and self.row is None else ("", None)
+        if inputs is None or targets is None or not len(targets) or len(targets) % self.batch:
+            return
+        whole = _numpy(targets).reshape(self.batch, -1)
+        wanted = _features(_evenly(whole, MOST_SAMPLES))
+        if not (np.isfinite(inputs).all() and np.isfinite(wanted).all()):
+            return
+        told = (kind, len(wanted), *_told(wanted))
+        once = np.sort(np.unique(inputs, axis=0, return_index=True)[1])  # a sample drawn twice agrees with itself
+        inputs, wanted = inputs[once], wanted[once]
+        distance = _of_distances(inputs, wanted)
+        neighbour = self._of_neighbours(inputs, wanted)
+        self.row = (len(wanted), *distance, *neighbour, self.checksum, _checksum(whole), *told)
+
+    def rows(self, step: int, attempt: int) -> list[tuple[Any, ...]]:
+        """What was seen, as rows of `pairing`; the next step begins."""
+        row, self.row, self.inputs = self.row, None, None
+        return [] if row is None else [(step, attempt, *row)]
+
+    def _of_neighbours(self, inputs: Numbers, wanted: Numbers) -> tuple[float, float]:
+        """Sum over the samples, and its variance where inputs and targets are independent."""
+        if wanted.shape[1] != 1 or (self._memory and self._memory[0][0].shape[1] != inputs.shape[1]):
+            return 0.0, 0.0
+        if self._scale is None:
+            self._scale = np.ones(inputs.shape[1]) if inputs.dtype.kind == "i" else _scales(inputs)
+        scaled, target = inputs * self._scale, wanted[:, 0]
+        found = (
+            _agreement(scaled, target, *map(np.concatenate, zip(*self._memory, strict=True))) if self._memory else (0.0, 0.0)
+        )
+        self._memory.append((scaled, target))
+        while sum(len(part) for part, _ in self._memory) > REMEMBERED:
+            self._memory.pop(0)
+        return found
+
+
+def targets_of(root: torch.Tensor) -> tuple[str, torch.Tensor | None]:
+    """Name of the loss function and what it compares with, as autograd keeps it; None where that is not known."""
+    node: Any = root.grad_fn
+    for _ in range(MOST_NODES):
+        if node is None:
+            break
+        name = type(node).__name__.partition("Backward")[0]
+        if name.startswith(OF_TARGETS):
+            target = saved(node, "target")
+            is_fit = target is not None and is_plain(target) and target.is_cpu and target.dim()
+            return (name, target) if is_fit else ("", None)
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    return "", None
+
+
+def _numpy(tensor: torch.Tensor) -> Numbers:
+    tensor = tensor.detach()
+    is_whole = not tensor.is_floating_point()
+    found: Numbers = tensor.numpy() if is_whole else tensor.to(torch.float64).numpy()
+    return found
+
+
+def _evenly(whole: Numbers, most: int) -> Numbers:
+    return whole[np.linspace(0, len(whole) - 1, min(len(whole), most)).astype(np.int64)]
+
+
+def _features(values: Numbers) -> Numbers:
+    """[samples, features]: float64, or int64 of what is whole by its dtype."""
+    flat = values.reshape(len(values), -1)
+    flat = _evenly(flat.T, MOST_FEATURES).T
+    return flat.astype(np.int64 if flat.dtype.kind in "iub" else np.float64)
+
+
+def _checksum(whole: Numbers) -> float:
+    """The same for the same numbers in the same places, and hardly ever for others."""
+    some = _evenly(whole.reshape(-1), CHECKED).astype(np.float64)
+    return float(some @ np.cos(np.arange(len(some), dtype=np.float64)))
+
+
+def _distances(values: Numbers) -> Numbers:
+    if values.dtype.kind == "i":
+        apart: Numbers = np.mean(values[:, None, :] != values[None, :, :], axis=2)
+        return apart
+    spread = values.std(0)
+    scaled = (values - values.mean(0))[:, spread > 0] / spread[spread > 0]
+    squares = (scaled**2).sum(1)
+    found: Numbers = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * scaled @ scaled.T, 0.0))
+    return found
+
+
+def _scales(values: Numbers) -> Numbers:
+    """Of each feature 1 over its spread; one that hardly ever differs from 0 must not outweigh all others."""
+    spread = values.std(0)
+    scale: Numbers = 1 / np.maximum(spread, 0.3 * np.sqrt((spread**2).mean()) + 1e-300)
+    return scale
+
+
+def _u_centred(distances: Numbers) -> Numbers:
+    n, rows = len(distances), distances.sum(1)
+    centred: Numbers = distances - (rows[:, None] + rows[None]) / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+    np.fill_diagonal(centred, 0.0)
+    return centred
+
+
+def _of_distances(inputs: Numbers, wanted: Numbers) -> tuple[float, float]:
+    """The sum, and its variance where inputs and targets are independent; 0 and 0 of fewer than 4 samples."""
+    if len(wanted) < 4:
+        return 0.0, 0.0
+    distances = _distances(inputs)
+    np.fill_diagonal(distances, 0.0)
+    a, b = _u_centred(distances), _u_centred(_distances(wanted))
+    n = len(wanted)
+    return float((a * b).sum()), float(2 * (a**2).sum() * (b**2).sum() / (n * (n - 3)))
+
+
+def _agreement(inputs: Numbers, target: Numbers, known: Numbers, known_target: Numbers) -> tuple[float, float]:
+    if inputs.dtype.kind == "i":
+        apart = np.mean(inputs[:, None, :] != known[None, :, :], axis=2)
+    else:
+        apart = (inputs**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * inputs @ known.T
+    apart[apart <= 1e-9 * (inputs.shape[1] or 1)] = np.inf  # the same sample again
+    is_met = np.isfinite(apart.min(1))
+    nearest, target = known_target[apart.argmin(1)][is_met], target[is_met]
+    if target.dtype.kind == "i":
+        chance = np.array([(known_target == one).mean() for one in target])
+        return float(((nearest == target) - chance).sum()), float((chance * (1 - chance)).sum())
+    middle, spread = known_target.mean(), known_target.std()
+    products = (nearest - middle) * (target - target.mean()) / (spread * target.std() or 1.0)
+    return float(products.sum()), float(len(target))
+
+
+def _told(wanted: Numbers) -> tuple[Any, ...]:
+    """Of classes their numbers and how many of each; of numbers how many, their sums and sums of squares by column."""
+    if wanted.dtype.kind == "i":
+        classes, counts = np.unique(wanted, return_counts=True)
+        return (classes.astype(np.float64).tolist(), counts.astype(np.float64).tolist())
+    return (wanted.sum(0).tolist(), (wanted**2).sum(0).tolist())

@@ -1,0 +1,165 @@
+"""Nothing in the inputs tells the targets apart: labels are shuffled, or all inputs are the same.
+
+Symptom        The loss settles where a guess that knows no input would be (ln of the number of classes, the variance of the
+               targets) and stays there, although gradients, updates and learning rate look healthy.
+How it decides Three things together. Over SAMPLES samples or more, two tests of independence find nothing (each below CLEAR
+               standard deviations): distances between inputs against those between targets, and targets of nearest
+               neighbours. The mean loss since step SETTLE is, within two standard errors, at least that of the best constant
+               guess, computed from the targets that were met, and at most ABOVE of it. And steps were taken that promised
+               PROMISED of the loss. Inputs that are all the same in every batch count as samples that show nothing.
+What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
+               shuffled apart, an index that is off by one, a transformation that returns zeros.
+When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
+               noise, looks like this at its beginning. Not judged: losses that are weighted, smoothed or summed, targets
+               that no loss function of torch was given, batches of one sample, inputs on a device.
+References     Szekely and Rizzo 2014, "Partial distance correlation with methods for dissimilarities"; Cover and Hart 1967,
+               "Nearest neighbor pattern classification"; Zhang et al. 2017, "Understanding deep learning requires rethinking
+               generalization" (training on random labels).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
+from weighbridge.diagnosis.stream import Block
+from weighbridge.format import count, counted, number
+
+SAMPLES = 400  # a test sees a correlation of 3 / sqrt(400) = 0.15
+CLEAR = 3.0  # standard deviations: nothing that is independent passes it in more than 1 of 700 runs
+SETTLE = 5  # steps in which a fresh model's own guess fades
+STEPS = 15  # with a loss
+BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
+ABOVE = 1.25
+PROMISED = 0.02  # of the loss, all steps together
+ERRORS = 2.0
+
+
+class UninformativeData(Rule):
+    id, title = "uninformative-data", "The inputs say nothing about the targets"
+    severity, certainty, since = "warning", "test", "0.1"
+    needs = Needs(update=["dot_gradient_update"], tables=["steps", "pairing"])
+    experiment = "50 steps over one batch of 32 samples: a model that fits them learns by heart; new batches must stay as bad."
+
+    def __init__(self) -> None:
+        self.sums = {"distance": np.zeros(2), "neighbour": np.zeros(2)}  # sum, and its variance
+        self.samples = self.alike = self.met = 0
+        self.kinds: set[str] = set()
+        self.counts: dict[float, float] = {}
+        self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
+        self.losses = np.zeros(3)  # number, sum, sum of squares
+        self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
+
+    def read(self, block: Block) -> Iterator[Finding]:
+        if self.is_told:
+            return
+        pairs = {row["step"]: row for row in block.rows("pairing")}
+        for row in block.rows("steps"):
+            if row["step"] in pairs:
+                self._add(pairs[row["step"]])
+            falls = float(-np.nansum(block["update.dot_gradient_update"][row["step"] - block.start]))
+            if row["loss"] is None or not math.isfinite(row["loss"]):
+                continue
+            self._add_loss(float(row["loss"]), falls, row["step"])
+            if self._is_clear():
+                self.is_told = True
+                yield self._finding(row["step"])
+                return
+
+    def _add(self, row: Mapping[str, Any]) -> None:
+        self.kinds.add(row["loss"])
+        if row["samples"] == 1:
+            self.alike += row["batch"]
+        for name, total in self.sums.items():
+            total += (row[name], row[f"{name}_variance"])
+        self.samples += row["batch"] if row["samples"] == 1 else row["samples"]
+        if row["loss"].startswith("Nll"):
+            for one, many in zip(row["first"], row["second"], strict=True):
+                self.counts[one] = self.counts.get(one, 0.0) + many
+        else:
+            now = np.array([row["first"], row["second"]])
+            self.moments = now if self.moments is None or self.moments.shape != now.shape else self.moments + now
+        self.met += row["batch"]
+
+    def _add_loss(self, loss: float, falls: float, step: int) -> None:
+        self.steps += 1
+        self.promise += falls / abs(loss) if loss else math.inf
+        if self.steps > SETTLE:
+            self.first = step if self.first < 0 else self.first
+            self.losses += (1, loss, loss**2)
+
+    def scores(self) -> dict[str, float]:
+        """Of each test: standard deviations away from independence."""
+        return {name: float(s / math.sqrt(v)) if v > 0 else 0.0 for name, (s, v) in self.sums.items()}
+
+    def floor(self) -> float:
+        """The loss of the best guess that knows no input; NaN where it is not known."""
+        if len(self.kinds) != 1:
+            return math.nan
+        (kind,) = self.kinds
+        if kind.startswith("Nll"):
+            share = np.array([*self.counts.values()]) / sum(self.counts.values())
+            return float(-(share * np.log(share)).sum())
+        assert self.moments is not None
+        mean, square = self.moments / self.met
+        if kind == "MseLoss":
+            return float((square - mean**2).mean())
+        if kind.startswith("BinaryCrossEntropy") and np.allclose(mean, square):  # targets of 0 and 1 alone
+            inside = np.clip(mean, 1e-12, 1 - 1e-12)
+            return float(-(inside * np.log(inside) + (1 - inside) * np.log(1 - inside)).mean())
+        return math.nan
+
+    def _is_clear(self) -> bool:
+        if self.samples < SAMPLES or self.steps < STEPS or not self.promise >= PROMISED:
+            return False
+        scores, floor = self.scores(), self.floor()
+        if max(abs(score) for score in scores.values()) > CLEAR or not floor > 0:
+            return False
+        mean, error = self._level()
+        return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor
+
+    def _level(self) -> tuple[float, float]:
+        """Mean loss, and its standard error."""
+        n, total, squares = self.losses
+        mean = total / n
+        return float(mean), math.sqrt(max(squares / n - mean**2, 0.0) / max(n - 1, 1))
+
+    def _finding(self, step: int) -> Finding:
+        mean, error = self._level()
+        scores = self.scores()
+        what = (
+            "all inputs of a batch are the same"
+            if self.alike >= self.samples
+            else f"{count(self.samples)} samples show no connection between inputs and targets"
+        )
+        return Finding(
+            place=INPUT,
+            first_step=self.first,
+            told_step=step,
+            message=f"The loss stays at {number(mean)}, that of a guess that knows no input ({number(self.floor())}), and "
+            f"{what}.",
+            evidence=(
+                ValueEvidence("mean loss", mean, self.floor()),
+                ValueEvidence("its standard error", error),
+                ValueEvidence("distances: standard deviations from independence", scores["distance"], CLEAR),
+                ValueEvidence("neighbours: standard deviations from independence", scores["neighbour"], CLEAR),
+                ValueEvidence("samples", self.samples, SAMPLES, "samples"),
+            ),
+            fix="Look at ten samples with their labels as the loader gives them: are they still together, do inputs differ?",
+            depth=-0.8,
+        )
+
+    def lacking(self) -> tuple[Outcome, str] | None:
+        if not self.samples:
+            return (
+                Outcome.NOT_APPLICABLE,
+                "no targets beside inputs were recorded: a loss function of torch, batches, CPU memory",
+            )
+        if self.samples < SAMPLES or self.steps < STEPS:
+            seen = f"{counted(self.samples, 'sample')} in {counted(self.steps, 'step')}"
+            return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {STEPS} are needed"
+        return None

@@ -1,0 +1,133 @@
+"""Whether inputs and targets go together. Oracles: permutations, scipy's distances, data made dependent or not by the test."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist, squareform
+from torch import nn
+from torch.nn import functional as F
+
+import weighbridge
+from weighbridge.capture import pairing
+from weighbridge.capture.pairing import Pairing, targets_of
+
+
+def _rows(
+    tmp_path: Path, x: torch.Tensor, y: torch.Tensor, loss: Any = F.cross_entropy, steps: int = 30, model: Any = None
+) -> list[dict[str, Any]]:
+    model = model or nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 4 if loss is F.cross_entropy else 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    weighbridge.init(dir=tmp_path, name="run")
+    with weighbridge.watch(model) as run:
+        for _ in range(steps):
+            rows = torch.randint(0, len(x), (32,))
+            optimizer.zero_grad()
+            loss(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    return weighbridge.open_run(run.path).whole("pairing").to_pylist()
+
+
+def _score(rows: list[dict[str, Any]], name: str) -> float:
+    return sum(row[name] for row in rows) / math.sqrt(sum(row[f"{name}_variance"] for row in rows))
+
+
+def test_labels_that_go_with_their_inputs_show_and_shuffled_ones_do_not(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    y = torch.randint(0, 4, (2000,))
+    x = torch.randn(2000, 6) + 1.5 * F.one_hot(y, 6)
+    together = _rows(tmp_path / "a", x, y)
+    apart = _rows(tmp_path / "b", x, y[torch.randperm(2000)])
+    assert len(together) >= 20
+    assert _score(together, "distance") > 10
+    assert _score(together, "neighbour") > 10
+    assert abs(_score(apart, "distance")) < 3.5
+    assert abs(_score(apart, "neighbour")) < 3.5
+
+
+def test_the_sum_is_that_of_u_centred_distances_and_its_variance_that_of_permutations() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 3)), random.normal(size=(40, 2))
+    found, variance = pairing._of_distances(x, y)
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        d = squareform(pdist((values - values.mean(0)) / values.std(0)))
+        n = len(d)
+        u = d - d.sum(1, keepdims=True) / (n - 2) - d.sum(0) / (n - 2) + d.sum() / ((n - 1) * (n - 2))
+        return np.where(np.eye(n, dtype=bool), 0.0, u)
+
+    a, b = centred(x), centred(y)
+    assert found == pytest.approx((a * b).sum(), rel=1e-9)
+    drawn = [(a * b[np.ix_(p, p)]).sum() for p in (random.permutation(40) for _ in range(4_000))]
+    assert np.mean(drawn) == pytest.approx(0.0, abs=4 * math.sqrt(variance / 4_000))
+    assert np.var(drawn) == pytest.approx(variance, rel=0.2)
+
+
+def test_a_task_that_no_distance_shows_is_seen_by_neighbours(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.rand(2000, 1) * 2 - 1
+    rows = _rows(tmp_path, x, torch.sin(25 * x), F.mse_loss)
+    assert _score(rows, "neighbour") > 8
+    assert rows[0]["loss"] == "MseLoss"
+
+
+def test_samples_that_are_drawn_twice_do_not_agree_with_themselves(tmp_path: Path) -> None:
+    """Forty samples, so that each batch and each memory has many of them again; labels at random, but fixed."""
+    torch.manual_seed(1)
+    rows = _rows(tmp_path, torch.randn(40, 5), torch.randint(0, 4, (40,)))
+    assert rows[0]["samples"] < rows[0]["batch"] == 32
+    assert abs(_score(rows, "distance")) < 4
+    assert _score(rows, "neighbour") < 5  # the same pairs again and again, but never a sample with itself: that would be 25
+
+
+def test_equal_batches_have_equal_checksums_and_others_do_not() -> None:
+    x = torch.randn(8, 3)
+    sums = []
+    for batch in (x, x.clone(), x.flip(0), x + 1e-6):
+        seen = Pairing()
+        seen.meet_batch((batch,))
+        sums.append(seen.checksum)
+    assert sums[0] == sums[1]
+    assert len({*sums}) == 3
+
+
+def test_targets_are_found_behind_scales_and_divisions_and_nowhere_else() -> None:
+    out, y = torch.randn(6, 3, requires_grad=True), torch.randint(0, 3, (6,))
+    loss = F.cross_entropy(out, y)
+    for root in (loss, loss / 4, 65536.0 * (loss / 4)):
+        kind, found = targets_of(root)
+        assert kind == "NllLoss"
+        assert torch.equal(found, y)  # type: ignore[arg-type]
+    assert targets_of(out.square().mean())[1] is None
+    with torch.autograd.graph.save_on_cpu():
+        kept = F.mse_loss(out, torch.randn(6, 3))
+    assert targets_of(kept)[1] is None
+
+
+@pytest.mark.parametrize("what", ["tokens", "sequence targets", "one sample", "targets of another number"])
+def test_what_is_compared_and_what_is_left_out(what: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 9, (64, 5))
+    y = (x[:, 0] > 3).long() if what != "sequence targets" else x.flip(1)
+    model = nn.Sequential(nn.Embedding(9, 8), nn.Flatten(), nn.Linear(40, 2 if what != "sequence targets" else 45))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    size = 1 if what == "one sample" else 16
+    with weighbridge.watch(model, run=weighbridge.init(dir=tmp_path, name="run")) as run:
+        for _ in range(5):
+            rows = torch.randint(0, 64, (size,))
+            out, wanted = model(x[rows]), y[rows]
+            if what == "sequence targets":
+                out, wanted = out.view(-1, 9), wanted.reshape(-1)
+            if what == "targets of another number":
+                out, wanted = out[1:], wanted[1:]
+            F.cross_entropy(out, wanted).backward()
+            optimizer.step()
+    found = weighbridge.open_run(run.path).whole("pairing").to_pylist()
+    assert bool(found) is (what in ("tokens", "sequence targets"))
+    if found:
+        assert sum(found[0]["second"]) == wanted.numel()

@@ -1,0 +1,123 @@
+"""Inputs that say nothing about the targets. Oracles: made-up tables, and trainings on shuffled and on true labels."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import weighbridge
+from tests.diagnosis.made import block, found, outcome, step_rows
+from tests.diagnosis.trainings import Training, batches, data, seeded, sgd_mlp, train
+from weighbridge.diagnosis import INPUT, Finding, Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules import uninformative_data as rules
+
+DATA = rule("uninformative-data")
+LN4 = math.log(4)
+
+
+def _pairs(steps: int, distance: float = 0.0, neighbour: float = 0.0, samples: int = 40, **more: Any) -> list[dict[str, Any]]:
+    """So many standard deviations from independence each step adds, of variance 1; four classes, equally often."""
+    row = {"samples": samples, "distance": distance, "distance_variance": 1.0, "neighbour": neighbour}
+    row |= {"neighbour_variance": 1.0, "inputs": 0.0, "targets": 0.0, "loss": "NllLoss", "batch": 40}
+    row |= {"first": [0.0, 1.0, 2.0, 3.0], "second": [10.0] * 4, **more}
+    return [{"step": step, **row} for step in range(steps)]
+
+
+def _told(steps: int = 15, loss: Any = LN4, promise: float = 0.01, **more: Any) -> list[Finding]:
+    arrays = {"update.dot_gradient_update": {"a.weight": -promise}}
+    return found(DATA, block(steps, arrays, steps=step_rows(steps, loss=loss), pairing=_pairs(steps, **more)))
+
+
+def test_a_loss_at_the_entropy_of_labels_that_go_with_nothing_is_told() -> None:
+    (told,) = _told()
+    assert (told.place, told.first_step, told.told_step) == (INPUT, rules.SETTLE, rules.STEPS - 1)
+    assert told.evidence[0].limit == pytest.approx(math.log(4))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("steps", "more", "is_told"),
+    [
+        (14, {}, False),
+        (15, {"samples": 26}, False),  # 390
+        (15, {"samples": 27}, True),
+        (15, {"distance": 0.77}, True),  # 0.77 * sqrt(15) = 2.98
+        (15, {"distance": 0.78}, False),
+        (15, {"neighbour": 0.78}, False),
+        (15, {"neighbour": -0.78}, False),
+        (15, {"loss": 0.981 * math.log(4)}, True),
+        (40, {"loss": 0.979 * math.log(4)}, False),
+        (15, {"loss": 1.24 * math.log(4)}, True),
+        (40, {"loss": 1.26 * math.log(4)}, False),
+        (15, {"promise": 0.002}, True),
+        (15, {"promise": 0.0018}, False),  # 15 * 0.0018 / ln 4 = 0.0195
+        (15, {"samples": 1}, True),  # all of a batch alike
+        (40, {"loss": [math.log(4) * (1 - 0.02 * k) for k in range(40)]}, False),
+    ],
+)
+def test_each_condition_on_its_limit(steps: int, more: dict[str, Any], is_told: bool) -> None:
+    assert bool(_told(steps, **more)) is is_told
+
+
+def test_the_best_constant_guess_of_each_kind_of_target() -> None:
+    squares = {"loss": "MseLoss", "first": [20.0], "second": [40.0]}  # mean 0.5, mean square 1
+    assert _made(squares, 0.75)
+    assert not _made(squares, 0.6)
+    coins = {"loss": "BinaryCrossEntropyWithLogits", "first": [10.0], "second": [10.0]}  # a quarter are 1
+    assert _made(coins, -0.25 * math.log(0.25) - 0.75 * math.log(0.75))
+    assert not _made(coins, 0.3)
+    assert not _made({**coins, "second": [9.0]}, 0.56)  # soft targets are not judged
+    assert not _made({"loss": "HuberLoss", "first": [20.0], "second": [40.0]}, 0.375)
+
+
+def _made(row: dict[str, Any], loss: float) -> bool:
+    arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+    made = block(20, arrays, steps=step_rows(20, loss=loss), pairing=_pairs(20, **row))
+    return bool(found(DATA, made))
+
+
+def test_a_run_without_targets_is_not_applicable() -> None:
+    assert outcome(DATA, block(50)) is Outcome.NOT_APPLICABLE
+    assert outcome(DATA, block(5, pairing=_pairs(5))) is Outcome.NOT_ENOUGH_DATA
+
+
+def _shuffled(training: Training) -> Training:
+    x, y = data("digits")
+    training.batches = batches(x, y[torch.randperm(len(y))])
+    training.optimizers = [torch.optim.Adam(training.model.parameters(), lr=2e-3)]
+    return training
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_shuffled_labels_are_named_within_two_dozen_steps(seed: int, tmp_path: Path) -> None:
+    diagnosis = weighbridge.diagnose(train(_shuffled(seeded(sgd_mlp, seed)), tmp_path, 40))
+    (told,) = [f for f in diagnosis if f.rule == "uninformative-data"]
+    assert told.told_step <= 24
+    assert told.place == INPUT
+
+
+def test_inputs_of_zeros_are_named(tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    usual = training.loss
+    training.loss = lambda batch: usual((batch[0] * 0, batch[1]))
+    told = [f for f in weighbridge.diagnose(train(training, tmp_path, 40)) if f.rule == "uninformative-data"]
+    assert [f.place for f in told] == [INPUT]
+    assert "the same" in told[0].message
+
+
+def test_independence_is_claimed_of_independent_data_only() -> None:
+    """Of 300 runs with independent rows, about 1 in 370 a test passes CLEAR by chance: they are told nearly always."""
+    random = np.random.default_rng(0)
+    told = 0
+    for _ in range(100):
+        pairs = _pairs(15)
+        for row in pairs:
+            row["distance"], row["neighbour"] = random.normal(size=2)
+        arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+        told += bool(found(DATA, block(15, arrays, steps=step_rows(15, loss=math.log(4)), pairing=pairs)))
+    assert told >= 96
