@@ -215,6 +215,11 @@ SPREAD: Final = pa.schema(
         ("trace", pa.float64()),  # of K = (V - mean of rows) (V - mean of rows)^T: sum of its eigenvalues
         ("trace_sq", pa.float64()),  # sum of K^2: of their squares; trace^2 / trace_sq = participation ratio
         ("logit", pa.float64()),  # of attention: largest |q.k| / sqrt(size of a head); NaN = no queries and keys
+        # the function through which this output is given to the next module of the same optimizer: "tanh", "relu", ...
+        ("bend", pa.string()),  # empty = none was seen
+        ("flat", pa.float64()),  # share of its numbers at which the function's slope is nearly 0; NaN = none was seen
+        ("flat_units", pa.float64()),  # share of the units that are there for more than 95 % of the numbers,
+        ("asleep_units", pa.float64()),  # and for all of them
     ]
 )
 
@@ -278,6 +283,23 @@ ACCUMULATION: Final = pa.schema(
     ]
 )
 
+# What the rules have found while the training ran (diagnosis/kept.py). `step` is the last one whose rows were needed.
+FINDINGS: Final = pa.schema(
+    [
+        *_KEY,
+        ("rule", pa.string()),
+        ("severity", pa.string()),  # "error", "warning" or "note"
+        ("certainty", pa.string()),  # "proof", "test" or "heuristic"
+        ("place", pa.string()),  # module or parameter, "input", or empty for the whole run
+        ("first_step", pa.int64()),  # at which it began; -1 = before training
+        ("depth", pa.float64()),  # when inside that step: 0 to 1 forward, 1 to 2 backward, from 2 on the optimizer
+        ("message", pa.string()),
+        ("fix", pa.string()),
+        ("experiment", pa.string()),
+        ("evidence", pa.string()),  # JSON
+        ("time_ns", pa.int64()),
+    ]
+)
 # The graphs of the first losses of a run, each with the numbers of its pass: see firstpass.py.
 GRAPH: Final = pa.schema([*_KEY, ("detail", pa.string())])  # JSON
 
@@ -296,5 +318,6 @@ TABLES: Final = {
     "biases": BIASES,
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,
+    "findings": FINDINGS,
     "graph": GRAPH,
 }
