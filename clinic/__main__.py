@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 kept = {"first_true": result.first_true, "is_proved": True, "digest": result.digest}
                 save_truths(load() | {keys[result.name, result.seed]: kept})
     if asked.do == "run":
-        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {asked.seeds} seeds, {len(results)} of {len(trials)} trials{_commit()}"
+        seen = f"{asked.seeds} seeds, {len(results)} of {len(trials)} trials"
+        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {seen}{_commit()}"
         print(written(results, title))
         if asked.only == "*":
             save(results, title, RESULTS / f"{datetime.now():%Y-%m-%d-%H%M}-{asked.part}")
