@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from weighbridge.capture.hooks import unheard
 from weighbridge.diagnosis.redundant import Redundant, redundant_biases
 from weighbridge.preflight.bias_proofs import has_constant_before, would_be_absorbed
 from weighbridge.preflight.bias_slots import Slot, change, slots
@@ -73,7 +74,7 @@ class BiasReport:
 
     def to_json(self) -> str:
         """`record` as JSON; NaN and infinity as words."""
-        from weighbridge.report.findings import jsonable
+        from weighbridge.diagnosis.kept import jsonable
 
         return json.dumps(jsonable(self.record()), ensure_ascii=False, allow_nan=False, indent=1)
 
@@ -106,7 +107,7 @@ def biases(model: torch.nn.Module, batches: Any, loss_fn: Any = None, optimizer:
     >>> [(one.name, one.verdict) for one in report][:1]
     [('0.bias', 'redundant')]
     """
-    with torch.inference_mode(False):
+    with unheard(), torch.inference_mode(False):
         twin = copied(unwrapped(model)).eval().requires_grad_(False)
         held = held_out(twin, batches, loss_fn)
         trial = try_out(model, held.batches[0], loss_fn, optimizer)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.text import Text
@@ -20,13 +19,15 @@ from weighbridge.diagnosis import (
     SettingEvidence,
     TableEvidence,
 )
+from weighbridge.diagnosis.kept import told_of
 from weighbridge.diagnosis.registry import Explanation
 from weighbridge.report import grid
-from weighbridge.report.machine import plain as as_json
 from weighbridge.report.text import MOST_SPARK, thinned, wrapped
+from weighbridge.store.record import RunRecord
 
 STYLES: Final = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 INDENT: Final = 2
+TOLD: Final = 5  # findings of `show`
 ROWS: Final = 5  # of a table; the rest is counted
 
 
@@ -146,6 +147,24 @@ def _moved(line: Text, by: int) -> Text:
     return Text(" " * by).append_text(line)
 
 
+def told_lines(record: RunRecord, width: int) -> list[Text]:
+    """What rules have told while the run was recorded, a line each, the causes first; nothing where they told nothing."""
+    told = told_of(record)
+    causes = {finding.key for finding in told.causes}
+    inorder = [*told.causes, *(finding for finding in told.findings if finding.key not in causes)]
+    shown = []
+    for finding in inorder[:TOLD]:
+        place = f" at {plain.visible(finding.place)}" if finding.place else ""
+        title = Text.assemble((finding.severity, STYLES.get(finding.severity, "")), f"  {finding.rule}{place}  ")
+        shown += wrapped(title.append(_since(finding), style="dim"), width)
+    more = f"and {len(inorder) - TOLD} more: " if len(inorder) > TOLD else ""
+    return (
+        [*shown, *wrapped(Text(f"{more}weighbridge diagnose {plain.visible(record.path.name)}", style="dim"), width)]
+        if shown
+        else []
+    )
+
+
 def rule_lines(rules: Sequence[type[Rule]], width: int) -> list[Text]:
     """One line per rule: id, severity, certainty, title."""
     columns = [
@@ -158,19 +177,13 @@ def rule_lines(rules: Sequence[type[Rule]], width: int) -> list[Text]:
     return grid.lines(columns)
 
 
-def explanation_lines(rule: type[Rule], told: Explanation, width: int) -> list[Text]:
-    """All about one rule."""
+def explanation_lines(rule: type[Rule], told: Explanation, limits: Mapping[str, object], width: int) -> list[Text]:
+    """All about one rule. limits: its constants, which can be set."""
     shown = [*wrapped(Text.assemble((rule.id, "bold"), f"  {rule.severity}, {rule.certainty}, since {rule.since}"), width)]
     shown += [Text(), *wrapped(Text(told.summary), width)]
     for section, text in told.sections.items():
         shown += [Text(), Text(section, style="bold"), *_indented([Text(text)], width)]
+    if limits:
+        listed = [Text(f"{name} = {value!r}") for name, value in limits.items()]
+        shown += [Text(), Text("Limits (--set RULE.CONSTANT=VALUE)", style="bold"), *_indented(listed, width)]
     return shown
-
-
-def jsonable(value: object) -> object:
-    """A record as JSON can hold it: NaN and infinity as words, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
-    return as_json(value) if isinstance(value, float) and not math.isfinite(value) else value
