@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept = {"first_true": result.first_true, "is_proved": True, "digest": result.digest}
             save_truths(load() | {keys[result.name, result.seed]: kept})
     if asked.do == "run":
-        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {asked.seeds} seeds"
+        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {asked.seeds} seeds{_commit()}"
         print(written(results, title))
         if asked.only == "*":
             save(results, title, RESULTS / f"{datetime.now():%Y-%m-%d-%H%M}-{asked.part}")
@@ -49,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _trials(program: Program, seeds: int, tool: str, truths: Mapping[str, Any]) -> list[Trial]:
     bare = [Trial(program, seed, ill, tool) for seed in range(seeds) for ill in ([True, False] if program.label else [False])]
     return [replace(t, known=truths.get(key(program, t.name, t.seed))) for t in bare]
+
+
+def _commit() -> str:
+    """Of the repository that this runs in; empty where there is none."""
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True)
+    return f", commit {asked.stdout.strip()}" if asked.returncode == 0 else ""
 
 
 def _say(result: Result, number: int, of: int) -> None:

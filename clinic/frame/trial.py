@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import tempfile
@@ -9,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -75,6 +76,7 @@ def empty(trial: Trial) -> Result:
 def run_all(trials: Iterable[Trial], jobs: int, watched: bool = True) -> Iterator[Result]:
     """Each trial in a process of its own, `jobs` at a time; as they end. `watched=False`: the plain trainings only."""
     waiting, running = list(trials)[::-1], {}
+    _warm({trial.tool for trial in waiting} if watched else set())
     while waiting or running:
         while waiting and len(running) < jobs:
             trial = waiting.pop()
@@ -92,6 +94,13 @@ def run_all(trials: Iterable[Trial], jobs: int, watched: bool = True) -> Iterato
             trial, process, _ = running.pop(pipe)
             process.kill()
             yield _failed(trial, f"not ended after {TIMEOUT_SECONDS:.0f} s")
+
+
+def _warm(tools: set[str]) -> None:
+    """Imports what every trial would import for itself: a second each for torch._dynamo, which the first optimizer asks for."""
+    for name in ("torch._dynamo", *(f"clinic.tools.{used.replace('-', '_')}" for used in tools)):
+        with suppress(ImportError):  # each trial says it
+            importlib.import_module(name)
 
 
 def _received(pipe: Connection, trial: Trial) -> Result:
