@@ -77,23 +77,32 @@ def run_all(trials: Iterable[Trial], jobs: int, watched: bool = True) -> Iterato
     """Each trial in a process of its own, `jobs` at a time; as they end. `watched=False`: the plain trainings only."""
     waiting, running = list(trials)[::-1], {}
     _warm({trial.tool for trial in waiting} if watched else set())
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            trial = waiting.pop()
-            ours, theirs = _fork.Pipe(duplex=False)
-            process = _fork.Process(target=_send, args=(theirs, trial, watched))
-            process.start()
-            theirs.close()
-            running[ours] = trial, process, time.monotonic() + TIMEOUT_SECONDS
-        for pipe in wait(list(running), timeout=1.0):
-            assert isinstance(pipe, Connection)
-            trial, process, _ = running.pop(pipe)
-            yield _received(pipe, trial)
-            process.join()
-        for pipe in [p for p, (_, _, end) in running.items() if time.monotonic() > end]:
-            trial, process, _ = running.pop(pipe)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                trial = waiting.pop()
+                pipe, process = _started(trial, watched)
+                running[pipe] = trial, process, time.monotonic() + TIMEOUT_SECONDS
+            for pipe in wait(list(running), timeout=1.0):
+                assert isinstance(pipe, Connection)
+                trial, process, _ = running.pop(pipe)
+                yield _received(pipe, trial)
+                process.join()
+            for pipe in [p for p, (_, _, end) in running.items() if time.monotonic() > end]:
+                trial, process, _ = running.pop(pipe)
+                process.kill()
+                yield _failed(trial, f"not ended after {TIMEOUT_SECONDS:.0f} s")
+    finally:
+        for _, process, _ in running.values():
             process.kill()
-            yield _failed(trial, f"not ended after {TIMEOUT_SECONDS:.0f} s")
+
+
+def _started(trial: Trial, watched: bool) -> tuple[Connection, Any]:
+    ours, theirs = _fork.Pipe(duplex=False)
+    process = _fork.Process(target=_send, args=(theirs, trial, watched))
+    process.start()
+    theirs.close()
+    return ours, process
 
 
 def _warm(tools: set[str]) -> None:
