@@ -43,9 +43,8 @@ class Calls:
         """A function that gives the innermost module that ran when autograd made its node of this number."""
         edges = sorted({edge for call in self.calls for edge in (call.begin, call.end)})
         inside: list[Ran | None] = [None] * (len(edges) + 1)  # of the numbers above one edge, up to the next
-        for call in sorted(
-            reversed(self.calls), key=lambda call: call.begin - call.end
-        ):  # what runs inside comes later, and stays
+        widest_first = sorted(enumerate(self.calls), key=lambda one: (one[1].begin - one[1].end, -one[0]))
+        for _, call in widest_first:  # what runs inside comes later, and stays
             first, last = bisect_left(edges, call.begin) + 1, bisect_left(edges, call.end) + 1
             inside[first:last] = [call] * (last - first)
         return lambda number: inside[bisect_left(edges, number)]
