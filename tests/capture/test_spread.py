@@ -25,8 +25,8 @@ def _rows(path: Path) -> dict[tuple[int, str], dict[str, Any]]:
 
 def _expected(y: np.ndarray) -> dict[str, float]:
     """y: [samples, positions, features], float64; small enough that all of it is looked at."""
-    vectors = y.reshape(-1, y.shape[-1])
-    values = np.linalg.eigvalsh(np.cov(vectors, rowvar=False, bias=True).reshape(y.shape[-1], -1)) * len(vectors)
+    vectors = (y - y.mean(axis=0)).reshape(-1, y.shape[-1])
+    values = np.linalg.eigvalsh(vectors.T @ vectors)
     return {
         "sum_sq": float((y**2).sum()),
         "sample_sq": float(y.var(axis=0).sum() * y.shape[0]),
@@ -74,6 +74,15 @@ def test_of_a_large_output_an_even_part_is_looked_at() -> None:
     assert part.shape[2] <= FEATURES
     assert found.vectors <= VECTORS
     assert found.sample_sq == pytest.approx(_expected(part)["sample_sq"])
+
+
+def test_all_positions_are_among_the_vectors_that_are_compared() -> None:
+    y = torch.zeros(32, 8, 12)  # at position p all samples differ along direction p only
+    for p in range(8):
+        y[:, p, p] = torch.randn(32, generator=torch.Generator().manual_seed(p))
+    found = spread_of(y + torch.arange(8.0)[None, :, None], -1)
+    assert found is not None
+    assert found.trace**2 / found.trace_sq > 4
 
 
 @pytest.mark.parametrize(
@@ -226,3 +235,31 @@ def test_what_another_optimizers_module_takes_is_an_end_and_not_bent(tmp_path: P
                 one.zero_grad()
     rows = _rows(run.path)
     assert {row["bend"] for (step, name), row in rows.items() if name == "g.0/out" and step > 0} == {""}
+
+
+class Loop(nn.Module):
+    """A recurrent network by hand: the same module is called once for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.again, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros(len(x), 6)
+        for position in range(x.shape[1]):
+            h = torch.tanh(self.into(x[:, position]) + self.again(h))
+        return self.head(h)
+
+
+def test_the_tanh_of_recurrent_networks_is_seen(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Loop()
+    rows = _rows(train(tmp_path, model, lambda step: model(data(step, 5, 3, 4)).square().sum()))
+    assert {row["bend"] for (_, name), row in rows.items() if name == "into/out"} == {"tanh"}
+    (tmp_path / "own").mkdir()
+    cells = nn.ModuleDict({"rnn": nn.RNN(4, 6, batch_first=True), "head": nn.Linear(6, 2)})
+    with torch.no_grad():
+        cells["rnn"].weight_ih_l0 *= 100
+    loss = lambda step: cells["head"](cells["rnn"](data(step, 5, 3, 4))[0][:, -1]).square().sum()
+    rows = _rows(train(tmp_path / "own", cells, loss))
+    assert all(row["bend"] == "tanh" and row["flat"] > 0.5 for (_, name), row in rows.items() if name == "rnn/out.0")
