@@ -14,8 +14,8 @@ def _pixels() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _same(z: torch.Tensor) -> bool:
-    """Is the standard deviation over samples below 1 % of the size?"""
-    return bool(z.detach().flatten(1).std(0).norm() < 0.01 * z.detach().flatten(1).norm(dim=1).mean())
+    """Is the standard deviation over samples below 5 % of the size?"""
+    return bool(z.detach().flatten(1).std(0).norm() < 0.05 * z.detach().flatten(1).norm(dim=1).mean())
 
 
 @faulty(
@@ -74,7 +74,7 @@ def one_point(case: Case) -> None:
             one, two = (model["trunk"](x[rows] + 0.3 * torch.randn(64, 64)) for _ in range(2))
             optimizer.zero_grad()
             if case.ill:
-                loss = -F.cosine_similarity(one, two).mean()
+                loss = F.mse_loss(model["guess"](one), two)
             else:
                 logits = F.normalize(one) @ F.normalize(two).T / 0.2
                 loss = F.cross_entropy(logits, torch.arange(64)) - F.cosine_similarity(model["guess"](one), two.detach()).mean()
@@ -89,8 +89,8 @@ def one_point(case: Case) -> None:
     places=("generator*",),
     kind="GAN",
     data="digits",
-    source="Goodfellow 2016: the generator gives one picture for all noise",
-    also=("high-learning-rate", "saturated-units", "dead-units"),
+    source="Goodfellow 2016: the generator gives one picture for all noise; here its weights decay",
+    also=("excessive-weight-decay",),
     steps=150,
 )
 def one_picture(case: Case) -> None:
@@ -102,7 +102,7 @@ def one_picture(case: Case) -> None:
         }
     )
     first = torch.optim.Adam(model["judge"].parameters(), 1e-3, betas=(0.5, 0.999))
-    second = torch.optim.Adam(model["generator"].parameters(), 1e-3 if not case.ill else 0.3, betas=(0.5, 0.999))
+    second = torch.optim.SGD(model["generator"].parameters(), 0.05, weight_decay=3.0 if case.ill else 0.0)
     with case.watch(model):
         for _ in range(case.steps):
             real, fake = x[torch.randint(0, len(x), (32,))], model["generator"](torch.randn(32, 8))

@@ -215,6 +215,11 @@ SPREAD: Final = pa.schema(
         ("trace", pa.float64()),  # of K = (V - mean of rows) (V - mean of rows)^T: sum of its eigenvalues
         ("trace_sq", pa.float64()),  # sum of K^2: of their squares; trace^2 / trace_sq = participation ratio
         ("logit", pa.float64()),  # of attention: largest |q.k| / sqrt(size of a head); NaN = no queries and keys
+        # the function through which this output is given to the next module of the same optimizer: "tanh", "relu", ...
+        ("bend", pa.string()),  # empty = none was seen
+        ("flat", pa.float64()),  # share of its numbers at which the function's slope is nearly 0; NaN = none was seen
+        ("flat_units", pa.float64()),  # share of the units that are there for more than 95 % of the numbers,
+        ("asleep_units", pa.float64()),  # and for all of them
     ]
 )
 

@@ -165,3 +165,64 @@ def test_the_largest_logit_of_pytorchs_own_module(tmp_path: Path, batch_first: b
     assert seen
     for step, logit in seen.items():
         assert rows[step, "attention/out.0"]["logit"] == pytest.approx(logit, rel=1e-5)
+
+
+class Functional(nn.Module):
+    """Each function between two modules, none of them a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(4, 6), nn.Linear(6, 6), nn.Conv1d(6, 6, 1), nn.Linear(6, 2)
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.a(x))
+        h = torch.relu_(self.norm(self.b(h)))
+        h = torch.sigmoid(self.c(h.transpose(1, 2)))
+        return torch.tanh(self.d(h.transpose(1, 2)[:, 0]))
+
+
+def test_functions_between_modules_are_seen_and_how_much_is_flat(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, seen = Functional(), {}
+    model.a.weight.data *= 20
+
+    def by_hand(step: int) -> None:
+        a = torch.tanh(model.a(data(step, 5, 3, 4))).detach()
+        n = model.norm(model.b(a)).detach()
+        seen[step] = {"a/out": 1 - a.double() ** 2 < 1e-2, "norm/out": n <= 0}
+
+    path = train(tmp_path, model, lambda step: model(data(step, 5, 3, 4)).square().sum(), truth=by_hand)
+    rows = _rows(path)
+    for step, flat in seen.items():
+        bends = {name: row["bend"] for (at, name), row in rows.items() if at == step}
+        assert bends == {
+            "batch": "",
+            "a/out": "tanh",
+            "b/out": "",
+            "norm/out": "relu",
+            "c/out": "sigmoid",
+            "d/out": "",
+            "/out": "",
+        }
+        for name, one in flat.items():
+            row, units = rows[step, name], one.reshape(-1, 6).double().mean(0)
+            assert row["flat"] == pytest.approx(float(one.double().mean()), abs=1e-6)
+            assert row["flat_units"] == float((units > 0.95).double().mean())
+            assert row["asleep_units"] == float((units == 1).double().mean())
+
+
+def test_what_another_optimizers_module_takes_is_an_end_and_not_bent(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"g": nn.Sequential(nn.Linear(4, 6), nn.Tanh()), "d": nn.Linear(6, 1)})
+    other = torch.optim.SGD(model["g"].parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        optimizer = torch.optim.SGD(model["d"].parameters(), lr=0.01)
+        for step in range(4):
+            model["d"](model["g"](data(step, 5, 4))).sum().backward()
+            for one in (other, optimizer):
+                one.step()
+                one.zero_grad()
+    rows = _rows(run.path)
+    assert {row["bend"] for (step, name), row in rows.items() if name == "g.0/out" and step > 0} == {""}

@@ -358,6 +358,13 @@ def test_a_loss_that_squeezes_is_asked_sample_by_sample_without_a_word() -> None
     assert report.loss == pytest.approx(float(F.mse_loss(model(x)[:, 0], x.sum(1)).detach()), rel=1e-5)
 
 
+def test_a_loss_in_bfloat16_is_asked_sample_by_sample_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4).to(torch.bfloat16)
+    report = weighbridge.biases(model, (torch.randn(40, 3).to(torch.bfloat16), torch.arange(40) % 4), F.cross_entropy)
+    assert (report.units, report.unit) == (40, "sample")
+
+
 def test_places_for_a_bias_are_those_that_a_constructor_offers() -> None:
     model = nn.ModuleDict(
         {

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from weighbridge.capture import attention
+from weighbridge.capture import attention, bends
 from weighbridge.capture.outputhook import OutputHook
 from weighbridge.capture.seats import is_readable
 from weighbridge.capture.spread import Spread, spread_of
@@ -28,11 +28,14 @@ class Looks:
     def __init__(self) -> None:
         self.seen: dict[OutputHook, tuple[Spread, float]] = {}
         self.batch: Spread | None = None
+        self.bends: dict[OutputHook, bends.Bend] = {}
+        self._made: bends.Names = {}  # of this step
         self._parts: dict[OutputHook, tuple[str, int]] = {}  # of attention, and its heads
         self._queries: dict[int, np.ndarray] = {}  # by id of the module around, until its keys come
 
     def look(self, hook: OutputHook, module: nn.Module, args: Any, output: Any) -> None:
         """A module has given this."""
+        self._look_back(hook, args)
         tensor = output[0] if isinstance(output, tuple) and output else output
         is_wanted = not (hook.is_bounded or hook.gives_the_same) and hook not in self.seen
         if not is_wanted or not isinstance(tensor, torch.Tensor) or not is_readable(tensor):
@@ -42,8 +45,18 @@ class Looks:
                 return
             around = hook.around[0]() if hook.around else None
             self._parts[hook] = attention.part_of(hook.path, module, around), attention.heads_of(around)
+        if tensor.grad_fn is not None:
+            self._made[tensor.grad_fn._sequence_nr()] = hook
         axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
         self.seen[hook] = spread_of(tensor, axis) or _NOTHING, self._logit(hook, module, args, tensor)
+
+    def _look_back(self, hook: OutputHook, args: Any) -> None:
+        """What this module is given may be the output of an earlier one of the same optimizer, bent."""
+        given = args[0] if args else None
+        if isinstance(given, torch.Tensor) and is_readable(given) and (found := bends.bend_of(given, self._made)) is not None:
+            maker, bend = found
+            if maker.group is hook.group:
+                self.bends.setdefault(maker, bend)
 
     def _logit(self, hook: OutputHook, module: nn.Module, args: Any, output: torch.Tensor) -> float:
         part, heads = self._parts[hook]
@@ -69,17 +82,20 @@ class Looks:
         """Rows of the table `spread` of these modules; what was seen of them is over."""
         found: list[tuple[Any, ...]] = []
         if self.batch is not None:
-            found.append((step, attempt, BATCH, *self.batch, math.nan))
+            found.append((step, attempt, BATCH, *self.batch, math.nan, *bends.NONE))
         self.batch = None
         for hook in hooks:
             spread, logit = self.seen.pop(hook, (_NOTHING, math.nan))
+            bend = self.bends.pop(hook, bends.NONE)
             seat = next(iter(hook.seats.values()), None)
-            if seat is not None and (spread is not _NOTHING or not math.isnan(logit)):
-                found.append((step, attempt, seat.tensor, *spread, logit))
+            if seat is not None and (spread is not _NOTHING or bend is not bends.NONE or not math.isnan(logit)):
+                found.append((step, attempt, seat.tensor, *spread, logit, *bend))
         self._queries.clear()
+        self._made.clear()
         return found
 
     def forget(self, hook: OutputHook) -> None:
         """A module is gone."""
         self.seen.pop(hook, None)
+        self.bends.pop(hook, None)
         self._parts.pop(hook, None)

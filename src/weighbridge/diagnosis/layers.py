@@ -6,10 +6,9 @@ with nothing where it is not sure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
-from weighbridge.diagnosis.stream import Group
 from weighbridge.diagnosis.tensors import Tensors
 
 AFFINE: Final = frozenset(
@@ -106,20 +105,3 @@ class Layers:
             if self.tensors[c].module == self.tensors[activation].module:
                 return activation
         return activation
-
-    def is_hidden(self, activation: int, groups: Sequence[Group]) -> bool:
-        """Does an affine module take what comes of it: one executed later inside the same module, or the very next one, if
-        it takes as many units and the same optimizer steps it? What ends a network (a generator's tanh) is not hidden."""
-        around = self.tensors.owner(activation).rpartition(".")[0]
-        later = [c for c in self.after(activation) if self.tensors[c].module in AFFINE | RECURRENT]
-        if any(not around or self.tensors.owner(c).startswith(f"{around}.") for c in later):
-            return True
-        following = next((self.weight(c) for c in later), None)
-        if following is None or self.tensors[following].shape[1:2] != (self.units(activation),):
-            return False
-        weight = self.weight(self.producer(activation))
-        return any({weight, following} <= {*_columns(groups, g.optimizer)} for g in groups)
-
-
-def _columns(groups: Sequence[Group], optimizer: int) -> list[int]:
-    return [c for group in groups if group.optimizer == optimizer for c in group.columns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 from weighbridge.diagnosis import Answer, Diagnosis, Outcome
 from weighbridge.diagnosis.causes import ordered
-from weighbridge.preflight import gains
+from weighbridge.preflight import births, gains
 from weighbridge.preflight.asking import ask
 from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
@@ -64,12 +65,12 @@ def inspect(model: torch.nn.Module, batch: Any, loss_fn: Any = None, optimizer: 
     """
     trial = try_out(model, batch, loss_fn, optimizer)
     judged = ask(trial.first, type(model).__name__)
-    scales = tuple(gains.findings(trial.first, trial.layers))
-    answer = Answer(gains.RULE, Outcome.FOUND if scales else Outcome.CLEAR)
+    measured = {each.RULE: tuple(each.findings(trial.first, trial.layers)) for each in (gains, births)}
+    answers = (Answer(rule, Outcome.FOUND if found else Outcome.CLEAR) for rule, found in measured.items())
     return Inspection(
         subject=judged.subject,
-        findings=ordered([*judged.findings, *scales]),
-        answers=(*judged.answers, answer),
+        findings=ordered([*judged.findings, *itertools.chain(*measured.values())]),
+        answers=(*judged.answers, *answers),
         layers=trial.layers,
         loss=trial.loss,
         parameters=sum(p.count for p in trial.first.parameters),

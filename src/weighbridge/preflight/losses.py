@@ -24,7 +24,7 @@ from weighbridge.preflight.copying import detached, same_random_state, tensors_i
 
 SEED: Final = 0  # the same masks and draws in each pass, so that they cancel in the difference
 MOST_ROWS: Final = 4096  # samples of a batch that are given to a loss one by one
-CLOSE: Final = 1e-4  # of float32 sums in another order
+CLOSE: Final = 1e-4  # of float32 sums in another order; of a coarser dtype its own precision
 Way = Literal["reduction", "rows", "batches"]
 
 
@@ -104,13 +104,14 @@ def _size(batch: Any) -> int | None:
 def _is_true(tried: HeldOut, model: torch.nn.Module, batch: int) -> bool:
     """Whether the samples' losses have the mean, or the sum, that the loss has."""
     with torch.no_grad(), same_random_state(SEED):
-        whole = float(value_of(model, detached(tried.batches[batch]), tried.loss_fn))
+        loss = value_of(model, detached(tried.batches[batch]), tried.loss_fn)
     try:
         with torch.no_grad():
             each = tried.of(model, batch).double()
     except Exception:  # whatever the user's loss raises when it is asked so: it cannot be asked so
         return False
-    return any(math.isclose(whole, float(made), rel_tol=CLOSE, abs_tol=1e-12) for made in (each.mean(), each.sum()))
+    near = max(CLOSE, 2 * torch.finfo(loss.dtype).eps)
+    return any(math.isclose(float(loss), float(made), rel_tol=near, abs_tol=1e-12) for made in (each.mean(), each.sum()))
 
 
 def _units(model: torch.nn.Module, batch: Any, loss_fn: Any, way: Way) -> torch.Tensor:

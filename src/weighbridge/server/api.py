@@ -32,7 +32,7 @@ from weighbridge.errors import (
     nearest,
 )
 from weighbridge.records import QUANTITIES
-from weighbridge.server import arrays, distributions, heat, layerpage, shapes, versus
+from weighbridge.server import arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
@@ -70,6 +70,7 @@ class Api:
             "spread": self.spread,
             "lines": self.lines,
             "rules": self.rules,
+            "network": self.network,
             "compare": self.compare,
             "difference": self.difference,
             "faces": self.faces,
@@ -193,6 +194,13 @@ class Api:
     def rules(self, request: Request) -> Response:
         """All rules with what their files say of them."""
         return JSONResponse([shapes.rule_json(rule) for rule in registry.rules()])
+
+    def network(self, request: Request) -> Response:
+        """The modules as executed, at one step (network.py)."""
+        of = request.query_params
+        with self.runs.use(_one(request, "run")) as record:
+            step, fold = _integer(request, "step"), of.get("fold", "auto")
+            return JSONResponse(network.network_at(record, _one(request, "stat"), step, fold, of.getlist("open")))
 
     def compare(self, request: Request) -> Response:
         """Several runs beside each other (versus.py)."""

@@ -175,18 +175,23 @@ def _folded(rows: Sequence[Row], value: np.ndarray, mask: np.ndarray, scale: str
 
 
 def domain_of(cells: Cells) -> tuple[float, float] | None:
-    """The range of colours: from the 1st to the 99th percentile, outward to decades, or to round numbers; None = no value."""
-    found = cells.value[np.isfinite(cells.value) & ((cells.scale != "log") | (cells.value > 0))]
+    """The range of colours of a picture."""
+    return domain_of_values(cells.value, cells.scale, cells.statistic)
+
+
+def domain_of_values(value: np.ndarray, scale: str, statistic: str) -> tuple[float, float] | None:
+    """From the 1st to the 99th percentile, outward to decades, or to round numbers; None = there is no value."""
+    found = value[np.isfinite(value) & ((scale != "log") | (value > 0))]
     if not len(found):
         return None
     low, high = (float(edge) for edge in np.percentile(found, [1, 99]))
-    if cells.scale == "log":
+    if scale == "log":
         low, high = np.floor(np.log10(low) + 1e-9), np.ceil(np.log10(high) - 1e-9)
         return float(10.0**low), float(10.0 ** max(high, low + 1))
-    if cells.scale == "signed":
+    if scale == "signed":
         edge = _outward(max(abs(low), abs(high)))
         return -edge, edge
-    return 0.0, 1.0 if cells.statistic.endswith("_fraction") else _outward(high)
+    return 0.0, 1.0 if statistic.endswith("_fraction") else _outward(high)
 
 
 def _outward(value: float) -> float:

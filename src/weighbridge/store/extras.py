@@ -30,7 +30,8 @@ def units_at(table: pa.Table, row: int) -> Units:
     lists = {name: table.column(name)[row].values.to_numpy(zero_copy_only=False) for name in ("active", "sum", "sum_sq", "max")}
     for array in lists.values():
         array.flags.writeable = False
-    return Units(int(table.column("step")[row].as_py()), int(table.column("n")[row].as_py()), **lists)
+    step, n, steps = (int(table.column(name)[row].as_py()) for name in ("step", "n", "steps"))
+    return Units(step, n, **lists, steps=steps)
 
 
 def units_of(table: pa.Table, tensor: int) -> list[Units]:

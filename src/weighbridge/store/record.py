@@ -219,6 +219,19 @@ class RunRecord:
             for name, (quantity, _), answer in zip(statistics, wanted, answers, strict=True)
         }
 
+    def at_or_before(self, step: int, statistic: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of each tensor the last value at or before a step, and that step; NaN and -1 where there is none."""
+        quantity, which = parse(statistic)
+        tensors = self.tensors_of(quantity)
+        low, high = self._range(None, step + 1)
+        found: dict[str, np.ndarray] = {}
+        for back in (64, 4_096, high - low):
+            found = self._all.ask(functools.partial(self._query.last, quantity, which, max(low, high - back), high))
+            if len(found["tensor"]) >= len(tensors):
+                break
+        steps = _placed(tensors, found["tensor"], found["step"].astype(np.float64))
+        return _placed(tensors, found["tensor"], found["value"]), np.where(np.isnan(steps), -1, steps).astype(np.int64)
+
     def grids(self, statistics: Sequence[str], start: int, stop: int, ids: Sequence[int]) -> dict[str, np.ndarray]:
         """Per statistic float64 [steps, tensors] for start <= step < stop and the tensors of these ids; NaN = not recorded.
 

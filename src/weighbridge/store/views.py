@@ -77,6 +77,7 @@ class Units:
     sum: np.ndarray  # float64 [units]
     sum_sq: np.ndarray  # float64 [units]
     max: np.ndarray  # float32 [units]: largest absolute value
+    steps: int = 1  # weighed steps that were counted together
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """A network, or the representation inside it, gives the same for every input.
 
 Symptom        All predictions are alike; a generator draws one picture; embeddings of different inputs are one point.
-How it decides Of a part of each output the variance over samples, as a share of its mean square. Below SAME (the standard
-               deviation is 1 % of the rms) it has collapsed, if also
-               - it varied once: its standard deviation has fallen to a tenth of what it was, at PATIENCE looks; or
-               - what ends the model, or what an optimizer trains, has been the same from the start for SEVERAL looks, and the
-                 loss does not fall. The place is the first module in the order of execution. Inputs that are all alike, or
-                 not seen to differ, are no fault of the network.
+How it decides Of a part of each output the variance over samples, as a share of its mean square: 1 - the mean cosine of two
+               samples, if their norms are alike. What ends the model, or what an optimizer trains, has collapsed
+               - if it varied once: below ALIKE (mean cosine above 0.99), and its standard deviation has fallen to a fifth of
+                 what it was, at PATIENCE looks, or to a hundredth at one; or
+               - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
+                 first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
+                 differ, are no fault of the network.
 What to do     Look at what comes before: dead or saturated units, weights that decay to 0, a learning rate that is too high.
                For siamese training: stop the gradient of one branch, or add a term for the variance. For a GAN: a lower
                learning rate of the discriminator.
@@ -31,10 +32,9 @@ from weighbridge.diagnosis.stream import Block, Group
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import number
 
-SAME: Final = (
-    1e-4  # mean cosine between samples above 0.9999; SimSiam's collapsed solutions reach 1, healthy ones stay below 0.9
-)
-FALLEN: Final = 0.01  # of its largest variance
+ALIKE: Final = 0.01  # SimSiam's measure below a tenth of its healthy value: std of normalised outputs < 0.1 / sqrt(d)
+SAME: Final = 1e-4  # where nothing tells of a fall: a standard deviation of 1 % of the rms
+FALLEN, FALLEN_AT_ONCE = 0.04, 1e-4  # of its largest variance
 EXACT: Final = 1e-12  # rounding of float32
 PATIENCE: Final = 2
 SEVERAL, SEVERAL_EXACT = 5, 3  # a head that starts at 0 is the same for all at its first look, with warm-up at its second
@@ -59,12 +59,11 @@ class CollapsedOutput(Rule):
         self.progress = Progress()
         self.first: dict[int, float] = {}  # variance at the first look,
         self.largest: dict[int, float] = {}  # and the largest so far
-        self.looks: dict[int, int] = {}
         self.always: dict[int, int] = {}  # looks from the first on at which it was the same; -1 = it has differed
-        self.streak: dict[int, int] = {}
+        self.fallen: dict[int, int] = {}  # looks in a row
         self.from_step: dict[int, int] = {}
         self.shown: dict[int, list[tuple[int, float]]] = {}
-        self.told: set[str] = set()
+        self.told: set[int] = set()  # ends
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.layers = tensors, Layers(tensors)
@@ -72,61 +71,61 @@ class CollapsedOutput(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         for step, seen, _ in by_step(block, self.progress):
             for column, one in seen.items():
-                if column != BATCH and self.tensors[column].module not in ("Embedding", "EmbeddingBag"):
+                if column != BATCH:
                     self._note(step, column, one)
-            collapsed = [c for c in self.layers.outputs if c in seen and self._has_collapsed(c, seen[c])]
-            collapsed += self._from_the_start(seen, block.groups)
-            for column in sorted(set(collapsed), key=lambda c: self.tensors[c].order):
-                model = self.tensors[column].model
-                if model not in self.told and self._inputs_differ(column, seen):
-                    self.told.add(model)
+            for end in self._ends(block.groups):
+                if end in self.told or end not in seen:
+                    continue
+                if self._has_collapsed(end, seen[end]):
+                    column = self._first(end, seen, self.fallen)
+                elif self._never_differed(end, seen[end]):
+                    column = self._first(end, seen, self.always)
+                else:
+                    continue
+                if self._inputs_differ(column, seen):
+                    self.told.add(end)
                     yield self._finding(step, column, seen[column])
 
     def _note(self, step: int, column: int, one: Seen) -> None:
-        self.looks[column] = self.looks.get(column, 0) + 1
-        self.first.setdefault(column, one.variance)
-        is_same = one.between_samples < SAME
-        largest = self.largest.get(column, 0.0)
-        fell = is_same and one.variance <= FALLEN * largest and largest > 0
-        self.largest[column] = max(self.largest.get(column, 0.0), one.variance)
+        largest, share = self.largest.get(column, 0.0), one.between_samples
+        fell = share < ALIKE and one.variance <= FALLEN * largest and largest > 0
         always = self.always.get(column, 0)
-        self.always[column] = always + 1 if is_same and always >= 0 else -1
-        if not is_same or self.streak.get(column, 0) == 0:
+        self.first.setdefault(column, one.variance)
+        self.largest[column] = max(largest, one.variance)
+        self.always[column] = always + 1 if share < SAME and always >= 0 else -1
+        if not self.fallen.get(column, 0) and self.always[column] <= 1:
             self.from_step[column] = step
-        self.streak[column] = self.streak.get(column, 0) + 1 if fell else 0
-        self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, one.between_samples)]
+        self.fallen[column] = self.fallen.get(column, 0) + 1 if fell else 0
+        self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, share)]
 
     def _has_collapsed(self, column: int, one: Seen) -> bool:
-        is_sudden = self.streak.get(column, 0) == 1 and one.variance <= FALLEN**2 * self.largest[column]
-        is_enough = self.streak.get(column, 0) >= PATIENCE or is_sudden
+        is_sudden = self.fallen[column] == 1 and one.variance <= FALLEN_AT_ONCE * self.largest[column]
+        is_enough = self.fallen[column] >= PATIENCE or is_sudden
         return is_enough and (one.features >= MANY or self.progress.fall() < HALVED)
 
-    def _from_the_start(self, seen: dict[int, Seen], groups: Sequence[Group]) -> list[int]:
-        """Where an end of a network has never differed: the first module from which on none did."""
-        found = []
-        for end in self._ends(groups):
-            if end not in seen or not self._never_differed(end, seen[end]) or not self.progress.is_stalled:
-                continue
-            for column in self.layers.before(end):
-                if column not in seen:
-                    continue
-                if self.always.get(column, -1) < 1 or not seen[column].between_samples < SAME:
-                    break
-                end = column
-            found.append(end)
-        return found
-
     def _never_differed(self, column: int, one: Seen) -> bool:
-        always = self.always.get(column, -1)
+        always = self.always[column]
         is_exact = one.between_samples < EXACT and always >= SEVERAL_EXACT
-        return is_exact or (always >= SEVERAL and one.variance <= GROWS * self.first[column])
+        is_long = always >= SEVERAL and one.variance <= GROWS * self.first[column]
+        return (is_exact or is_long) and self.progress.is_stalled
+
+    def _first(self, end: int, seen: dict[int, Seen], holds: dict[int, int]) -> int:
+        """The first of the modules up to this end from which on it holds for all that were looked at."""
+        first = end
+        for column in self.layers.before(end):
+            if column not in seen or self.tensors[column].module in ("Embedding", "EmbeddingBag"):
+                continue
+            if holds[column] < 1:
+                break
+            first = column
+        return first
 
     def _ends(self, groups: Sequence[Group]) -> list[int]:
         """What each model, and what each optimizer's modules, give last."""
         last: dict[object, int] = {}
         held = {c: group.optimizer for group in groups for c in group.columns}
         for column in self.layers.outputs:  # in the order of execution
-            if column not in self.looks:
+            if column not in self.first:
                 continue
             last[self.tensors[column].model] = column
             weight = self.layers.weight(column)
@@ -151,8 +150,8 @@ class CollapsedOutput(Rule):
             f"{deviation} % of the "
             f"rms, while the inputs differ.",
             evidence=(
-                ValueEvidence("variance over samples / mean square", one.between_samples, SAME),
-                SeriesEvidence("variance over samples / mean square", steps, shares, SAME),
+                ValueEvidence("variance over samples / mean square", one.between_samples, ALIKE),
+                SeriesEvidence("variance over samples / mean square", steps, shares, ALIKE),
             ),
             fix="Look for the cause before it: dead or saturated units, weights decayed to 0, too high a learning "
             "rate. In siamese "
@@ -161,6 +160,6 @@ class CollapsedOutput(Rule):
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
-        if max(self.looks.values(), default=0) < PATIENCE:
+        if not any(len(shown) >= PATIENCE for shown in self.shown.values()):
             return Outcome.NOT_ENOUGH_DATA, "outputs of several samples were looked at fewer than twice"
         return None

@@ -6,9 +6,9 @@ How it decides Units that were never above 0 in two recorded looks are taken for
                them firing hold their mean rate below RATE with 95 % confidence. Told where more than MOST of a layer's units
                are dead (all of them in layers below SMALL units), or more than SOME and growing while the loss does not fall.
                Of an activation that is no module the gradient is the proof: that of the bias (the weight) is exactly 0 for at
-               least as many units as are never above 0. GELU, SiLU, Mish: below FLAT all the time. Between two looks: where a
-               layer's gradient is 0 for most units from one step on, three steps in a row, while at most SOME were silent
-               before, and the loss is no better than it was.
+               least as many units as are never above 0. GELU and SiLU: slope below 0.001 for all numbers looked at. Between
+               two looks: where a layer's gradient is 0 for most units from one step on, three steps in a row, while at most
+               SOME were silent before, and the loss is no better than it was.
 What to do     Lower the learning rate or warm it up; start biases at 0 and weights by He; a norm before the activation; or an
                activation with a slope everywhere (LeakyReLU, GELU).
 When it errs   Layers that are sparse on purpose (dictionaries of thousands of features) have units that fire again; more than
@@ -19,7 +19,7 @@ References     Lu et al. 2019, "Dying ReLU and Initialization". He et al. 2015. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -40,16 +40,8 @@ REVIVED: Final = 0.02  # of the silent ones that fired again in one look
 SMALL: Final = 8  # a unit of a 2-4-1 net is dead at the start with a chance of about 1/6; half of four is no wonder
 POSITIONS: Final = 86  # of one image that count as one sample
 PATIENCE: Final = 3  # steps in a row
-# Largest |output| where the slope stays below 1e-3 (x < -4.1, x < -9.2, x < -9.5), at which a unit counts as dead.
-FLAT: Final[Mapping[str, float]] = {
-    **dict.fromkeys(("ReLU", "ReLU6", "Hardswish", "Threshold"), 0.0),
-    "GELU": 1e-4,
-    "GELUActivation": 1e-4,
-    "NewGELUActivation": 1e-4,
-    "SiLU": 9e-4,
-    "SiLUActivation": 9e-4,
-    "Mish": 9e-4,
-}
+RELU: Final = ("ReLU", "ReLU6", "Hardswish", "Threshold")  # exactly 0 where they are dead
+SMOOTH: Final = ("gelu", "silu")
 
 
 class _Layer:
@@ -61,7 +53,7 @@ class _Layer:
         self.lowest = 1.0  # share of units that were silent in one look: at least that of dead ones
         self.before: list[float] = []  # shares of gradients of exactly 0 at the last steps
         self.begun, self.streak = -1, 0
-        self.cut_off = False  # its gradient is 0 exactly where it is not above 0
+        self.asleep, self.asleep_since, self.asleep_inputs = 0, -1, 0.0  # looks in a row, of a smooth activation
 
     def look(self, silent: np.ndarray, inputs: float, step: int) -> tuple[np.ndarray, float]:
         """Which units are dead as far as one can tell, and the share of the silent ones that fired again."""
@@ -75,12 +67,7 @@ class _Layer:
 class DeadUnits(Rule):
     id, title = "dead-units", "Most units of a layer never fire"
     severity, certainty, since = "warning", "test", "0.1"
-    needs = Needs(
-        gradient=["zero_fraction"],
-        activation=["count"],
-        activation_gradient=["zero_fraction"],
-        tables=["units", "steps", "groups"],
-    )
+    needs = Needs(gradient=["zero_fraction"], tables=["units", "spread", "steps"])
     causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "stalled-loss")
     experiment = (
         "Train 50 steps from the start with a tenth of the learning rate and LeakyReLU(0.01): if the loss "
@@ -90,26 +77,24 @@ class DeadUnits(Rule):
     def __init__(self) -> None:
         self.layers_of: dict[int, _Layer] = {}
         self.told: set[int] = set()
+        self.through_relu: set[int] = set()  # outputs that were seen to be given through one
         self.progress = Progress()
         self.looks = 0
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.layers = tensors, Layers(tensors)
-        found = {c: self.layers.producer(c) for c in self.layers.outputs if tensors[c].module in FLAT}
+        found = {c: self.layers.producer(c) for c in self.layers.outputs if tensors[c].module in RELU}
         self.producers = {c: p for c, p in found.items() if p == c or self.layers.is_trained(p)}
         self.plain = [c for c in self.layers.outputs if tensors[c].module in AFFINE | NORMS and self.layers.is_trained(c)]
 
     def read(self, block: Block) -> Iterator[Finding]:
-        units: dict[int, list[Mapping[str, Any]]] = {}
-        for row in block.rows("units"):
-            units.setdefault(row["step"], []).append(row)
-        steps = {row["step"]: [] for row in block.rows("steps")}  # type: dict[int, list[Mapping[str, Any]]]
-        for row in block.rows("steps"):
-            steps[row["step"]].append(row)
-        for step in sorted({*units, *steps}):
-            for row in steps.get(step, ()):
+        tables = {name: _by_step(block.rows(name)) for name in ("steps", "units", "spread")}
+        for step in sorted({step for table in tables.values() for step in table}):
+            for row in tables["steps"].get(step, ()):
                 self.progress.read(row)
-            for row in units.get(step, ()):
+            for row in tables["spread"].get(step, ()):
+                yield from self._look_through(step, row)
+            for row in tables["units"].get(step, ()):
                 yield from self._look(block, step, row)
             yield from self._between(block, step)
 
@@ -120,18 +105,14 @@ class DeadUnits(Rule):
         if column is None or not (column in self.producers or column in self.plain) or len(row["active"]) < 2:
             return
         self.looks += 1
-        active, largest = np.asarray(row["active"]), np.asarray(row["max"])
-        flat = FLAT.get(self.tensors[column].module, 0.0)
-        silent = (active == 0) & (largest <= flat if column in self.producers else True)
+        silent = np.asarray(row["active"]) == 0
         layer = self.layers_of.setdefault(column, _Layer(len(silent)))
         if len(layer.inputs) != len(silent):
             return
         inputs = max(self.layers.samples(column, row["n"]), row["n"] / POSITIONS)
         dead, revived = layer.look(silent, inputs, step)
-        if column not in self.producers:
-            layer.cut_off |= self._is_cut_off(block, step, column, row)
-            if not self._has_no_gradient(block, step, column, int(dead.sum()), len(dead)):
-                return
+        if column not in self.producers and not self._has_no_gradient(block, step, column, int(dead.sum()), len(dead)):
+            return
         place = self.producers.get(column, column)
         is_certain = bool(
             dead.any() and revived <= REVIVED and layer.inputs[dead].sum() >= EXPOSURES and layer.inputs[dead].min() >= SAMPLES
@@ -145,11 +126,28 @@ class DeadUnits(Rule):
             self.told |= {place, column}
             yield self._finding(place, step, layer, dead)
 
-    def _is_cut_off(self, block: Block, step: int, column: int, row: Mapping[str, Any]) -> bool:
-        """Is the gradient by this output 0 just where it is not above 0? Then a ReLU follows."""
-        zeros = block["activation_gradient.zero_fraction"][step - block.start, column]
-        below = 1 - float(np.sum(row["active"])) / max(1, row["n"] * len(row["active"]))
-        return bool(row["steps"] == 1 and 0.05 < below < 0.95 and below <= zeros < below + 0.02)
+    def _look_through(self, step: int, row: Mapping[str, Any]) -> Iterator[Finding]:
+        """At the function through which an output is given to the next module."""
+        column = self.tensors.column.get(row["tensor"])
+        if column is None or not self.layers.is_trained(column):
+            return
+        if row["bend"] == "relu":
+            self.through_relu.add(column)
+        if row["bend"] not in SMOOTH:
+            return
+        layer = self.layers_of.setdefault(column, _Layer(self.layers.units(column)))
+        share_asleep = row["asleep_units"]
+        is_most = share_asleep == 1 if len(layer.inputs) < SMALL else share_asleep > MOST
+        if not is_most:
+            layer.asleep = 0
+            return
+        layer.asleep += 1
+        layer.asleep_since, inputs = (step, 0.0) if layer.asleep == 1 else (layer.asleep_since, layer.asleep_inputs)
+        layer.asleep_inputs = inputs if layer.asleep == 1 else inputs + row["samples"]
+        exposures = layer.asleep_inputs * share_asleep * len(layer.inputs)
+        if exposures >= EXPOSURES and layer.asleep_inputs >= SAMPLES and column not in self.told:
+            self.told.add(column)
+            yield self._asleep(column, step, layer, row)
 
     def _has_no_gradient(self, block: Block, step: int, column: int, dead: int, units: int) -> bool:
         """Is the gradient exactly 0 of as many units as seem dead, and not of the living ones?"""
@@ -167,7 +165,7 @@ class DeadUnits(Rule):
         for column, layer in self.layers_of.items():
             place = self.producers.get(column, column)
             bias = self.layers.bias(place)
-            is_relu = FLAT.get(self.tensors[column].module) == 0.0 if column in self.producers else layer.cut_off
+            is_relu = column in self.producers or column in self.through_relu
             if not is_relu or bias is None or place in self.told or len(layer.inputs) < SMALL:
                 continue
             zeros = float(block["gradient.zero_fraction"][step - block.start, bias])
@@ -228,6 +226,25 @@ class DeadUnits(Rule):
             depth=self.tensors[column].order / 1e6,
         )
 
+    def _asleep(self, column: int, step: int, layer: _Layer, row: Mapping[str, Any]) -> Finding:
+        name, found = self.layers.place(column), row["asleep_units"]
+        return Finding(
+            place=name,
+            first_step=layer.asleep_since,
+            told_step=step,
+            message=f"{share(found)} of the units of {name or 'the model'} lie where {row['bend']} is flat (slope "
+            "below 0.001) for all "
+            f"of the last {counted(int(layer.asleep_inputs), 'input')}.",
+            evidence=(
+                ValueEvidence("share of units without slope", found, MOST),
+                ValueEvidence("share of numbers without slope", row["flat"]),
+                ValueEvidence("inputs since they fell silent", layer.asleep_inputs, SAMPLES),
+            ),
+            fix=self._fix(column),
+            severity="error" if found == 1 else "",
+            depth=self.tensors[column].order / 1e6,
+        )
+
     def _fix(self, column: int) -> str:
         return (
             "Lower the learning rate or warm it up, and look at how this layer starts: biases at 0, weights by "
@@ -240,3 +257,10 @@ class DeadUnits(Rule):
         if self.looks < 2:
             return Outcome.NOT_ENOUGH_DATA, "units were looked at fewer than twice"
         return None
+
+
+def _by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["step"], []).append(row)
+    return found

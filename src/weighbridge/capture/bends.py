@@ -1,0 +1,89 @@
+"""Which function bends what a module gives, and how much of it lies where that function is flat.
+
+A functional activation (`torch.tanh(self.first(x))`) has no module. It is seen where its result is given to the next module:
+the autograd node behind that argument says which function it was, the one behind that says whose output it took, and the
+argument itself holds the values. Nothing is unpacked from the graph (a checkpoint would compute anew), so only changes of
+shape may lie between. What ends a network is given to no module and has no bend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import torch
+
+SAMPLES: Final = 64
+POSITIONS: Final = 8
+FEATURES: Final = 1024
+MOST_NODES: Final = 6  # changes of shape in a row
+ALWAYS: Final = 0.95  # of the numbers of a unit
+SHAPES: Final = frozenset(
+    {
+        *("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "TransposeBackward0", "PermuteBackward0"),
+        *("CloneBackward0", "UnsqueezeBackward0", "SqueezeBackward0", "SqueezeBackward1", "SelectBackward0", "SliceBackward0"),
+    }
+)
+SUMS: Final = frozenset({"AddBackward0", "NativeLayerNormBackward0", "NativeBatchNormBackward0", "ToCopyBackward0"})
+# Of a result: is the slope there below 1e-2 (of what saturates), 1e-3 (of what dies)?
+FLAT: Final[Mapping[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]]] = {
+    "TanhBackward0": ("tanh", lambda a: 1 - a * a < 1e-2),
+    "SigmoidBackward0": ("sigmoid", lambda a: a * (1 - a) < 1e-2),
+    "ReluBackward0": ("relu", lambda a: a <= 0),
+    "GeluBackward0": ("gelu", lambda a: a.abs() < 1e-4),  # x < -4.1
+    "SiluBackward0": ("silu", lambda a: a.abs() < 9e-4),  # x < -9.2
+}
+Names = dict[int, Any]  # sequence number of an autograd node: whose output it made
+
+
+class Bend(NamedTuple):
+    """The columns of the table `spread` after the logit."""
+
+    function: str  # "tanh", ...; empty = none was seen
+    flat: float  # share of the numbers looked at where it is flat
+    flat_units: float  # share of the units for which nearly all (ALWAYS) of them are
+    asleep_units: float  # share of the units for which all are
+
+
+NONE: Final = Bend("", math.nan, math.nan, math.nan)
+
+
+def bend_of(given: Any, made: Names) -> tuple[Any, Bend] | None:
+    """Of what a module is given: whose output was bent, and how. None where it is not the result of a known function."""
+    if type(given) is not torch.Tensor or given.dim() < 2 or not given.numel():
+        return None
+    node = given.grad_fn
+    for _ in range(MOST_NODES):
+        if node is None or node.name() not in SHAPES:
+            break
+        node = node.next_functions[0][0]
+    if node is None or node.name() not in FLAT:
+        return None
+    maker = _maker(node.next_functions[0][0], made)
+    return None if maker is None else (maker, _measured(given.detach(), *FLAT[node.name()]))
+
+
+def _maker(node: Any, made: Names) -> Any:
+    """Whose output this node made, sums and norms followed by their first part."""
+    for _ in range(MOST_NODES):
+        if node is None:
+            return None
+        if (found := made.get(node._sequence_nr())) is not None:
+            return found
+        if node.name() not in SHAPES | SUMS:
+            return None
+        node = node.next_functions[0][0]
+    return None
+
+
+def _measured(result: torch.Tensor, name: str, is_flat: Callable[[torch.Tensor], torch.Tensor]) -> Bend:
+    y = result.movedim(1, -1) if result.dim() in (4, 5) else result
+    y = y[_even(y.shape[0], SAMPLES)][..., _even(y.shape[-1], FEATURES)]
+    y = y.flatten(1, -2)[:, _even(math.prod(y.shape[1:-1]), POSITIONS)] if y.dim() > 2 else y
+    flat = is_flat(y.to(torch.float32)).reshape(-1, y.shape[-1]).numpy().mean(axis=0)
+    return Bend(name, float(flat.mean()), float((flat > ALWAYS).mean()), float((flat == 1).mean()))
+
+
+def _even(size: int, most: int) -> slice:
+    return slice(None, None, max(1, math.ceil(size / most)))

@@ -1,0 +1,54 @@
+"""Oracle: the endpoint, whose numbers tests/server/test_network.py holds against torch."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import eventually, serving, training
+from tests.server.conftest import make_run
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    folder = tmp_path_factory.mktemp("network")
+    make_run(folder, "first", steps=20)
+    with training(folder, "small", 30, 0.0) as child:
+        child.communicate("\n", timeout=60)
+    with serving(folder) as address:
+        yield folder, address
+
+
+def test_modules_stand_in_order_with_their_gains(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    told = json.load(urllib.request.urlopen(f"{shown[1]}/api/network?run=small&stat=gradient.rms"))
+    page = open_page(f"{shown[1]}/run/small/network")
+    page.wait_for_selector("ol li")
+    assert page.locator("ol li").count() == len(told["nodes"])
+    names = page.locator("ol .node b").all_inner_texts()
+    assert names == [node["path"] or "model" for node in told["nodes"] if node["count"]]
+    label = page.locator("[aria-label^='backward gains']").get_attribute("aria-label")
+    assert len(label.split(",")) == sum(node["backward"] is not None for node in told["nodes"])
+
+
+def test_a_node_leads_to_its_layer_and_the_step_goes_along(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{shown[1]}/run/small/network?step=5")
+    page.wait_for_selector("[data-step='5']")
+    page.keyboard.press("ArrowRight")
+    eventually(page, "location.search.includes('step=6')")
+    page.locator("ol .node").first.click()
+    eventually(page, "location.pathname.includes('/layer/net.0') && location.search.includes('step=6')")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("run", ["small", "first"])
+def test_every_state_is_drawn(shown: tuple[Path, str], open_page: Callable[..., Any], run: str, width: int) -> None:
+    page = open_page(f"{shown[1]}/run/{run}/network", width=width, theme="dark")
+    page.wait_for_selector("text=was not weighed" if run == "first" else "ol li")
+    assert page.evaluate("document.documentElement.scrollWidth") == width

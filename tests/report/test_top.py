@@ -1,0 +1,86 @@
+"""Oracle: the run's own rows, and the terminal's width and height."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from tests.cli.calling import call
+from tests.server.conftest import make_run
+from tests.server.test_heat import deep_run
+from weighbridge.diagnosis.engine import diagnose
+from weighbridge.report import top
+from weighbridge.store.layout import create_run
+from weighbridge.store.record import open_run
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+@pytest.mark.parametrize("height", [12, 24, 60])
+def test_one_screen_is_never_more_than_the_terminal_holds(tmp_path: Path, width: int, height: int) -> None:
+    run = deep_run(tmp_path, 20)
+    shown = top.lines(open_run(run), diagnose(run), width, height)
+    assert len(shown) <= height
+    assert max(cell_len(line.plain) for line in shown) <= width
+
+
+def test_what_is_not_finite_stands_first_and_then_what_is_far_from_the_others(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "made", steps=14)  # step 13 has NaN in all tensors
+    record = open_run(run)
+    assert all(math.isinf(distance) for _, distance in top.standing_out(record, 3))
+    record = open_run(deep_run(tmp_path, 3))
+    found = top.standing_out(record, 99)
+    distances = [distance for _, distance in found]
+    assert distances == sorted(distances, reverse=True)
+    last = {t.name: record.series(t.name, "gradient.rms").values[-1] for t in record.tensors}
+    middle = sorted(math.log(value) for value in last.values())
+    median = (middle[6] + middle[7]) / 2
+    assert found[0][1] == pytest.approx(max(abs(math.log(value) - median) for value in last.values()), rel=1e-9)
+
+
+def test_the_causes_come_with_what_to_try_and_the_rest_is_counted(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "made", steps=60)
+    diagnosis = diagnose(run)
+    told = "\n".join(line.plain for line in top.finding_lines(diagnosis, 200))
+    assert diagnosis.causes[0].rule in told
+    assert diagnosis.causes[0].fix in told
+    if len(diagnosis.findings) > top.FINDINGS:
+        assert f"and {len(diagnosis.findings) - top.FINDINGS} more" in told
+    assert "reading this run" in top.finding_lines(None, 80)[0].plain
+
+
+def test_a_run_without_a_step_has_a_screen_too(tmp_path: Path) -> None:
+    record = open_run(create_run(tmp_path, "none", {}))
+    told = "\n".join(line.plain for line in top.lines(record, None, 80, 24))
+    assert "no tensor yet" in told
+
+
+def test_in_a_pipe_one_screen_is_printed_and_that_is_all(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "made", steps=20)
+    answer = call("top", str(run))
+    assert answer.code == 0
+    assert "layers.0.weight" in answer.out
+    assert max(cell_len(line) for line in answer.out.splitlines()) <= 80
+    assert call("top", str(tmp_path / "gone")).code == 2
+
+
+def test_the_screen_ends_by_itself_when_the_run_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from weighbridge.cli import top as command
+
+    run = make_run(tmp_path, "made", steps=20)
+    drawn: list[object] = []
+
+    class Screen:
+        def __init__(self, **kind: object) -> None: ...
+        def __enter__(self) -> Screen:
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+        def update(self, what: object, refresh: bool) -> None:
+            drawn.append(what)
+
+    monkeypatch.setattr("rich.live.Live", Screen)
+    command._watch(run, 0.01)
+    assert drawn
