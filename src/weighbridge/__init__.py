@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from weighbridge.capture.run import Run
     from weighbridge.diagnosis.engine import diagnose
     from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
-    from weighbridge.errors import WeighbridgeError
+    from weighbridge.errors import TrainingStopped, WeighbridgeError
     from weighbridge.preflight.bias_ablation import ablate_bias
     from weighbridge.preflight.bias_report import biases
     from weighbridge.preflight.biases import without_redundant_biases
@@ -35,7 +35,7 @@ _HOME = {
     "weighbridge.capture.run": ("Run",),
     "weighbridge.diagnosis.engine": ("diagnose",),
     "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
-    "weighbridge.errors": ("WeighbridgeError",),
+    "weighbridge.errors": ("TrainingStopped", "WeighbridgeError"),
     "weighbridge.preflight.bias_ablation": ("ablate_bias",),
     "weighbridge.preflight.bias_report": ("biases",),
     "weighbridge.preflight.biases": ("without_redundant_biases",),
@@ -55,6 +55,7 @@ __all__ = [
     "Schedule",
     "Series",
     "Tensor",
+    "TrainingStopped",
     "WeighbridgeError",
     "ablate_bias",
     "biases",

@@ -9,6 +9,7 @@ WeighbridgeError                 every error that is meant for a person; the CLI
 ├── NothingRecorded              the run has no such step, value or table
 ├── NothingToWatch               a model without parameters, or no model at all
 ├── BadPlan                      a `Plan` that contradicts itself
+├── TrainingStopped              what `watch(..., stop_on=...)` ends a training with
 └── BadInput                     a command line or file that cannot be understood
 
 Each text says what happened, where, what was expected and found, and what to do.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class WeighbridgeError(Exception):
@@ -54,6 +56,14 @@ class NothingToWatch(WeighbridgeError):
 
 class BadPlan(WeighbridgeError):
     """A plan contradicts itself."""
+
+
+class TrainingStopped(WeighbridgeError):
+    """Raised into a training that was watched with `stop_on`, at its next step; `finding` says why."""
+
+    def __init__(self, message: str, finding: Any) -> None:
+        super().__init__(message)
+        self.finding = finding
 
 
 class BadInput(WeighbridgeError):

@@ -283,6 +283,23 @@ ACCUMULATION: Final = pa.schema(
     ]
 )
 
+# What the rules have found while the training ran (diagnosis/kept.py). `step` is the last one whose rows were needed.
+FINDINGS: Final = pa.schema(
+    [
+        *_KEY,
+        ("rule", pa.string()),
+        ("severity", pa.string()),  # "error", "warning" or "note"
+        ("certainty", pa.string()),  # "proof", "test" or "heuristic"
+        ("place", pa.string()),  # module or parameter, "input", or empty for the whole run
+        ("first_step", pa.int64()),  # at which it began; -1 = before training
+        ("depth", pa.float64()),  # when inside that step: 0 to 1 forward, 1 to 2 backward, from 2 on the optimizer
+        ("message", pa.string()),
+        ("fix", pa.string()),
+        ("experiment", pa.string()),
+        ("evidence", pa.string()),  # JSON
+        ("time_ns", pa.int64()),
+    ]
+)
 # The graphs of the first losses of a run, each with the numbers of its pass: see firstpass.py.
 GRAPH: Final = pa.schema([*_KEY, ("detail", pa.string())])  # JSON
 
@@ -301,5 +318,6 @@ TABLES: Final = {
     "biases": BIASES,
     "coherence": COHERENCE,
     "accumulation": ACCUMULATION,
+    "findings": FINDINGS,
     "graph": GRAPH,
 }

@@ -145,7 +145,7 @@ def test_json_has_all_of_it(ill: Path) -> None:
 
 
 def test_not_a_number_is_a_word_in_json(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:
-    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose", lambda run: everything())
+    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose_by", lambda run, rules: everything())
     assert json.loads(call("diagnose", str(well), "--json").out)["findings"][0]["evidence"][0]["value"] == "NaN"
 
 
@@ -163,7 +163,7 @@ def test_check_passes_a_healthy_run(well: Path) -> None:
 
 def test_check_fails_where_a_rule_itself_failed(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:
     broken = Diagnosis("x", (), (Answer("mine", Outcome.FAILED, "KeyError: 'x'"),), 3)
-    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose", lambda run: broken)
+    monkeypatch.setattr("weighbridge.diagnosis.engine.diagnose_by", lambda run, rules: broken)
     assert call("check", str(well)).code == 1
 
 
@@ -186,3 +186,57 @@ def test_every_rule_is_explained(id: str) -> None:
 
 def test_an_unknown_rule_names_the_nearest() -> None:
     assert "Did you mean lost-updates" in refused(call("explain", "lost-update"))
+
+
+def test_sarif_is_printed_and_is_of_the_standard(ill: Path) -> None:
+    from tests.report.test_sarif import check
+
+    log = json.loads(call("diagnose", str(ill), "--sarif").out)
+    check(log, len(registry.rules()))
+    assert {r["ruleId"] for r in log["runs"][0]["results"]} >= {"gradients-not-zeroed", "parameter-in-no-optimizer"}
+    assert "Choose one" in refused(call("diagnose", str(ill), "--sarif", "--json"))
+
+
+MINE = '''"""Every step is told.
+
+Symptom        There are steps.
+"""
+from weighbridge.diagnosis import Finding, Needs, Rule, ValueEvidence
+
+FIRST = 3
+
+
+class Told(Rule):
+    id, title, severity, certainty, since = "step-told", "A step", "warning", "proof", "1"
+    needs = Needs(tables=["steps"])
+
+    def read(self, block):
+        for row in block.rows("steps"):
+            if row["step"] == FIRST:
+                yield Finding("", FIRST, FIRST, "here", (ValueEvidence("v", 1.0),), "f")
+'''
+
+
+def test_rules_are_chosen_set_and_added_on_the_command_line(ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+
+    def found(*options: str) -> list[tuple[str, int]]:
+        told = json.loads(call("diagnose", str(ill), "--json", *options).out)
+        return [(f["rule"], f["first_step"]) for f in told["findings"]]
+
+    assert found("--select", "gradients-*") == [("gradients-not-zeroed", 1)]
+    assert found("--select", "gradients-*", "--ignore", "gradients-not-zeroed") == []
+    assert found("--select", "step-told", "--rules-from", "mine.py") == [("step-told", 3)]
+    assert found("--select", "step-told", "--rules-from", "mine.py", "--set", "step-told.FIRST=5") == [("step-told", 5)]
+    wrong = call("diagnose", str(ill), "--rules-from", "mine.py", "--set", "step-told.FIRSTS=5")
+    assert "Did you mean FIRST" in refused(wrong)
+    (tmp_path / "weighbridge.toml").write_text("[rules]\nselect=['step-told']\nfrom=['mine.py']\n[rules.step-told]\nFIRST=7\n")
+    assert found() == [("step-told", 7)]
+    assert call("check", str(ill), "--fail-on", "warning").code == 1
+    assert call("check", str(ill), "--fail-on", "error").code == 0
+    assert call("check", str(ill), "--fail-on", "warning", "--ignore", "step-told").code == 0
+    assert [rule["id"] for rule in json.loads(call("rules", "--json").out)] == ["step-told"]
+    told = call("explain", "step-told").out
+    assert "There are steps." in told
+    assert "FIRST = 3" in told

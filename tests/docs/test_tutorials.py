@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-PAGES = sorted((HERE.parents[1] / "docs" / "tutorials").glob("*.md"))
+DOCS = HERE.parents[1] / "docs"
+PAGES = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "own-rules.md"]
 
 _spec = importlib.util.spec_from_file_location("docs_pages", HERE / "pages.py")
 assert _spec is not None
@@ -31,7 +32,7 @@ def test_what_a_page_prints_is_what_it_says(path):
         ran += 1
         assert pages.same(block.text or "", printed), (
             f"{path.name}, line {block.line} prints\n{printed}\nbut the page says\n{block.text}\n"
-            f"If the new output is right: python tests/docs/pages.py docs/tutorials/{path.name}"
+            f"If the new output is right: python tests/docs/pages.py {path.relative_to(DOCS.parent)}"
         )
     assert ran
 

@@ -7,14 +7,18 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from weighbridge.capture.live import wished
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import open_place
 from weighbridge.capture.run import Run, check_model
+
+if TYPE_CHECKING:
+    from weighbridge.diagnosis.rule import Finding, Rule, Severity
 
 _active: Run | None = None
 _lock = threading.RLock()
@@ -62,8 +66,13 @@ def watch(
     name: str | None = None,
     plan: Plan | None = None,
     run: Run | None = None,
-    on_finding: Callable[[Any], None] | None = None,
-    stop_on: str | None = None,
+    live: bool | Literal["silent"] = True,
+    on_finding: Callable[[Finding], object] | None = None,
+    stop_on: Severity | None = None,
+    alert: str | None = None,
+    rules: Sequence[type[Rule] | str | os.PathLike[str]] = (),
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     also: Sequence[object] = (),
 ) -> Run:
     """Weigh every weight, bias, gradient and update of `model` at every optimizer step. Nothing else is needed.
@@ -74,16 +83,30 @@ def watch(
     plan       what to record within which bounds
     run        the run to record into; default: the active one, else a new one in ./weighbridge-runs
 
+    Rules read along on a thread of their own and say what is wrong while the training runs: one line each on stderr, and in the
+    run for `weighbridge show` and the page. Of several ranks, rank 0 does so for itself.
+
+    live       False: no rules beside the training; "silent": nothing is printed
+    on_finding called with each `Finding`, on the thread of the rules. What it raises is told once; training goes on
+    stop_on    "error", "warning" or "note": at the first finding this grave the run is finished and the next backward pass or
+               optimizer step raises TrainingStopped
+    alert      a web address that gets each finding as a POST of JSON
+    rules      rules of your own beside the built-in ones: classes, or files that hold some
+    select     ids of rules to ask, or patterns ("*-gradient"); default: all
+    ignore     ids or patterns of rules not to ask
+
     A run that `watch` itself opened and that has steps already is finished, and a new one opened: a notebook cell run
-    twice gives two runs. `on_finding`, `stop_on` and `also` are kept for the diagnosis and have no effect yet.
-    Raises NothingToWatch for what is no module or has no parameters.
+    twice gives two runs. `also` is kept for later and has no effect yet.
+    Raises NothingToWatch for what is no module or has no parameters; BadInput for rules, severities and addresses that do not
+    exist.
     """
     check_model(model)
+    wishes = wished(live, on_finding, stop_on, alert, rules, select, ignore)
     with _lock:
         target = run or _active
         if target is None or target.is_finished or (run is None and target.by_watch and target.has_steps):
             target = _open(None, None, None, plan, False, {}, by_watch=True)
-        return target.watch(model, optimizer, name=name)
+        return target.watch(model, optimizer, name=name, wishes=wishes)
 
 
 def log(values: Mapping[str, Any], *, step: int | None = None) -> None:

@@ -7,6 +7,7 @@ held until the pass is over and nothing waits, so which module was the first is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -172,6 +173,11 @@ class DeviceOutputs:
             done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             done.record()
         self.flags_under_way.append((step, met.order, host, done))
+
+    @property
+    def oldest(self) -> float:
+        """The first step of which rows or flags are under way; infinity where none are."""
+        return min(self.flights.oldest, self.flags_under_way[0][0] if self.flags_under_way else math.inf)
 
     def fetch(self, recorder: Recorder, wait: bool = False) -> None:
         """Write what has arrived. Call with the recorder's lock held."""

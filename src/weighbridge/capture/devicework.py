@@ -238,6 +238,11 @@ class DeviceWork:
         self._send(step, self.table, STEP, wanted, ~every)
         self.keep.clear()
 
+    @property
+    def oldest(self) -> float:
+        """The first step of which rows are under way; infinity where none are."""
+        return self.flights.oldest
+
     def drain(self, recorder: Recorder) -> None:
         """Write everything that is under way; waits for the device."""
         self.flights.fetch(recorder, wait=True)

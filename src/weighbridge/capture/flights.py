@@ -6,6 +6,7 @@ behind that all of them are under way, the rows of a step are dropped and counte
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +91,11 @@ class Flights:
         self.free.clear()
         self.bytes = sum(flight.host.nbytes for flight in self.under_way) + words * 8
         return torch.empty(words, dtype=torch.int64, pin_memory=torch.cuda.is_available())
+
+    @property
+    def oldest(self) -> float:
+        """The first step that is under way; infinity where none is."""
+        return self.under_way[0].step if self.under_way else math.inf
 
     def fetch(self, recorder: Recorder, wait: bool = False) -> None:
         """Write the rows that have arrived. Call with the recorder's lock held."""

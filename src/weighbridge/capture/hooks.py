@@ -20,6 +20,7 @@ from torch.optim.optimizer import (
 
 from weighbridge.capture import observed
 from weighbridge.capture.losses import Number
+from weighbridge.errors import TrainingStopped
 
 
 class Listener(Protocol):
@@ -81,6 +82,8 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for listener in _listeners:
         try:
             listener.before_step(optimizer)
+        except TrainingStopped:  # asked for: stop_on
+            raise
         except Exception as error:
             listener.failed(error)
 
@@ -128,6 +131,8 @@ def _tell(what: str, *facts: Any) -> None:
     for listener in _listeners:
         try:
             getattr(listener, what)(*facts)
+        except TrainingStopped:
+            raise
         except Exception as error:
             listener.failed(error)
 

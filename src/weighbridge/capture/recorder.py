@@ -11,11 +11,12 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
+from weighbridge.capture.marks import Marks
 from weighbridge.capture.rowblock import RowBlock
 from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import HISTOGRAM_BINS, TABLES
@@ -49,7 +50,7 @@ class Lists:
 
 
 _ROW_BYTES: Final = 256  # of a row on its way, roughly; a histogram of all 132 bins would make it 700
-_NEVER_DROPPED: Final = ("tensors", "events")  # few, and nothing can be read without them
+_NEVER_DROPPED: Final = ("tensors", "events", "findings")  # few, and nothing can be read without them
 SMALL_TABLES: Final = (
     "tensors",
     "steps",
@@ -64,8 +65,15 @@ SMALL_TABLES: Final = (
     "biases",
     "coherence",
     "accumulation",
+    "findings",
     "graph",
 )
+
+
+class Reader(Protocol):
+    """Whoever reads what is written, on the background thread. Must neither block nor raise."""
+
+    def add(self, batches: Mapping[str, pa.RecordBatch], marks: Marks) -> None: ...
 
 
 class Recorder:
@@ -83,6 +91,8 @@ class Recorder:
         self.rows_written = self.rows_dropped = self.queued_bytes = 0
         self.thread_seconds = 0.0
         self.has_failed = False
+        self.marks: Callable[[], Marks] = Marks  # the stepper knows
+        self.reader: Reader | None = None
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="weighbridge-writer", daemon=True)
         self._thread.start()
@@ -149,7 +159,7 @@ class Recorder:
                 if not small:
                     return
             self.queued_bytes += size
-            self._queue.put((rows, small, values, size, first, self.last_step))
+            self._queue.put((rows, small, values, size, first, self.last_step, self.marks()))
 
     def _drop(self, rows: pa.RecordBatch | None) -> None:
         if rows is not None:
@@ -205,6 +215,7 @@ class Recorder:
         size: int,
         first: int,
         last: int,
+        marks: Marks,
     ) -> None:
         try:
             batches = {name: self.small[name].batch(listed) for name, listed in small.items()}
@@ -215,6 +226,8 @@ class Recorder:
                 batches["rows"] = rows
             self.writer.write(batches, first, last)
             self.rows_written += rows.num_rows if rows is not None else 0
+            if self.reader is not None:
+                self.reader.add(batches, marks)
         except Exception as error:
             self.rows_dropped += rows.num_rows if rows is not None else 0
             with self.lock:  # which tensor is which: tried again, and harmless if it stands there twice

@@ -6,13 +6,14 @@ stderr, and training goes on.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -20,15 +21,19 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
 from weighbridge.capture.kernel import load_kernel
+from weighbridge.capture.live import Live, Wishes, wished
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.errors import NothingToWatch
+from weighbridge.errors import NothingToWatch, TrainingStopped
 from weighbridge.format import duration, size
 from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
+
+if TYPE_CHECKING:
+    from weighbridge.diagnosis.rule import Finding
 
 _kernel_notes: set[str] = set()
 
@@ -65,6 +70,7 @@ class Run:
         kernel = self._kernel = load_kernel()
         self._helped_before = kernel.helper_seconds
         self._stepper = Stepper(self._recorder, kernel, plan, self._table, self._fail)
+        self._live = Live(place.path, self._recorder, self._tell, self._stop_at_next_step) if place.rank == 0 else None
         if place.note:
             self._tell(place.note)
         if kernel.note and kernel.note not in _kernel_notes:  # once a process, not once a run
@@ -80,19 +86,32 @@ class Run:
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
-    def watch(self, model: nn.Module, optimizer: Optimizer | None = None, *, name: str | None = None) -> Run:
+    def watch(
+        self, model: nn.Module, optimizer: Optimizer | None = None, *, name: str | None = None, wishes: Wishes | None = None
+    ) -> Run:
         """Weigh every parameter of this model at each step of whatever optimizer holds it.
 
         The optimizer need not be given: it is found when it steps. Several models may be watched by one run; `name` tells
-        them apart (default: model, model-2, ...). Raises NothingToWatch for what is no module or has no parameters.
+        them apart (default: model, model-2, ...). Rules read along as with `weighbridge.watch`, which takes more `wishes` of
+        what to do with findings. Raises NothingToWatch for what is no module or has no parameters.
         """
         check_model(model)
+        self._ask_rules(wishes)
         if self._is_on() and not self._table.has_model(model):
             with self._guard():
                 self._stepper.add_model(model, self._table.add_model(model, name, self._stepper.steps))
                 self._watched = True
                 hooks.listen(self._stepper)
         return self
+
+    def _ask_rules(self, wishes: Wishes | None) -> None:
+        if self._is_on() and self._live is not None and (wishes is not None or not self._live.has_begun):
+            self._live.begin(wishes if wishes is not None else wished(), self.quiet)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the rules have found so far, beside this training; in the order in which it was told."""
+        return self._live.findings if self.is_recording and self._live is not None else ()
 
     def unwatch(self, model: nn.Module | None = None) -> None:
         """Stop weighing one model, or all."""
@@ -152,6 +171,9 @@ class Run:
             self._stepper.close()
             self._note_end()
         with self._guard():
+            if self._live is not None:
+                self._recorder.flush()
+                self._live.close()
             self._recorder.close()
             try:
                 self._writer.finish(self._stepper.steps)
@@ -159,6 +181,22 @@ class Run:
                 self._tell(f"could not close the run in {self.path}: {error}. What was written stays readable")
             if not self.quiet and self._writer.rank == 0:
                 print(self._last_line(), file=sys.stderr)
+
+    def _stop_at_next_step(self, finding: Finding) -> None:
+        self._stepper.stop = functools.partial(self._stop_now, finding)
+
+    def _stop_now(self, finding: Finding) -> None:
+        """On the training thread. Finishes the run and raises TrainingStopped, the one exception that leaves a hook of ours."""
+        self._stepper.stop = None
+        message = f"stopped before step {self._stepper.steps:,}: {finding.key}"
+        with self._guard():
+            self._recorder.event(self._stepper.steps, "interrupted", message)
+        self.finish()
+        raise TrainingStopped(
+            f"Training was stopped before step {self._stepper.steps:,}, because of stop_on: {finding.severity}: {finding.key}. "
+            f"{finding.message} Try: {finding.fix} All of it: weighbridge diagnose {self.path}",
+            finding,
+        )
 
     def _note_end(self) -> None:
         stepper = self._stepper

@@ -24,6 +24,7 @@ from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.firstgraph import FirstGraph
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.losses import Number
+from weighbridge.capture.marks import Late, Marks, marks_of
 from weighbridge.capture.moments import Moments
 from weighbridge.capture.optimizers import Optimizers
 from weighbridge.capture.outputs import Outputs
@@ -53,12 +54,14 @@ class Stepper:
             self.optimizers.level = self.budget.level
         self.step_rows = StepRows(recorder)
         self.is_skipping = False
+        self.stop: Callable[[], None] | None = None  # ends the training: raises TrainingStopped
         self.clock = 0
         self.total_steps = 0
         self.by_hand: ByHand | None = ByHand(table, plan.snapshot_bytes)  # until an optimizer steps
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = self.told_own_ns = 0
         self.outputs = self._outputs()
+        recorder.marks = self._marks
         self.first: FirstGraph | None = FirstGraph(recorder, table)  # until the first step is over
         if self.outputs is not None:
             self.outputs.calls = self.first.calls
@@ -100,6 +103,8 @@ class Stepper:
 
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root."""
+        if self.stop is not None:
+            self.stop()
         began = time.perf_counter_ns()
         if self.by_hand is not None:
             self._step_by_hand()
@@ -171,6 +176,8 @@ class Stepper:
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
+        if self.stop is not None:
+            self.stop()
         began = time.perf_counter_ns()
         if self.by_hand is not None and not isinstance(optimizer, StandIn):
             self.by_hand = None
@@ -215,10 +222,17 @@ class Stepper:
 
     def _advance(self) -> None:
         """The next step on the clock begins."""
-        self.clock += 1
-        if self.outputs is not None and len(self.outputs.groups) > 1:
-            self.outputs.prepare_all(self.clock, self.optimizers.has_stepped)
-        self.optimizers.next_step()
+        with self.recorder.lock:  # the clock and who has stepped belong together for whoever asks for the marks
+            self.clock += 1
+            if self.outputs is not None and len(self.outputs.groups) > 1:
+                self.outputs.prepare_all(self.clock, self.optimizers.has_stepped)
+            self.optimizers.next_step()
+
+    def _marks(self) -> Marks:
+        """How far the steps are complete. Call with the recorder's lock held."""
+        late = [device for stepped in list(self.optimizers.known.values()) for device in stepped.devices]
+        waiting: list[Late] = [self.step_rows, *late, *([self.outputs.on_gpu] if self.outputs is not None else [])]
+        return marks_of(self.clock, self.optimizers, waiting)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The optimizer has stepped."""

@@ -71,6 +71,11 @@ class StepRows:
         passes.clear()
         return not is_late
 
+    @property
+    def oldest(self) -> float:
+        """The first step whose row waits for numbers of a device; infinity where none does."""
+        return self.under_way[0][0][0] if self.under_way else math.inf
+
     def fetch(self, wait: bool = False) -> list[int]:
         """Write the rows whose numbers have arrived. Gives their steps. Call with the recorder's lock held."""
         steps = []

@@ -6,6 +6,7 @@ steps later, when the device says that it is done; nothing here waits for a devi
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ class DeviceWeigher:
         """The `parameter` row of every tensor as it stands at the end."""
         for one in self.weighed:
             self._start(step, one.tensor, Quantity.PARAMETER, as_real(local(one.parameter)))
+
+    @property
+    def oldest(self) -> float:
+        """The first step of which rows are under way; infinity where none are."""
+        return self.waiting[0].step if self.waiting else math.inf
 
     def drain(self, recorder: Recorder) -> None:
         """Fetch everything that is under way; waits for the device."""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from weighbridge.cli.choosing import Ignore, RulesFrom, Select, Settings, ask, chosen
+
 EXIT_FOUND = 1
 
 
@@ -23,18 +25,20 @@ def register(app: typer.Typer) -> None:
         fail_on: Annotated[
             Level, typer.Option("--fail-on", help="Findings of this severity and graver ones fail.")
         ] = Level.error,
+        select: Select = None,
+        ignore: Ignore = None,
+        settings: Settings = None,
+        rules_from: RulesFrom = None,
     ) -> None:
         """Diagnose a run and fail where something is wrong with it; prints one line per finding that fails.
 
         Exit code 0: no finding of that severity. 1: there is one, or a rule itself failed. 2: the run cannot be read.
         """
-        from weighbridge.cli.where import find_run
         from weighbridge.diagnosis import Outcome
-        from weighbridge.diagnosis.engine import diagnose
         from weighbridge.diagnosis.rule import SEVERITIES
         from weighbridge.format import counted, visible
 
-        diagnosis = diagnose(find_run(run))
+        diagnosis, _ = ask(run, chosen(select, ignore, settings, rules_from))
         grave = SEVERITIES[: SEVERITIES.index(fail_on.value) + 1]
         failing = [finding for finding in diagnosis.findings if finding.severity in grave]
         broken = [answer for answer in diagnosis.answers if answer.outcome is Outcome.FAILED]

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from weighbridge.cli.choosing import Ignore, RulesFrom, Select, Settings, ask, chosen
+
 
 def register(app: typer.Typer) -> None:
     @app.command()
@@ -16,7 +18,12 @@ def register(app: typer.Typer) -> None:
                 show_default=False, help="The run: its folder, or its name below ./weighbridge-runs. [default: the newest]"
             ),
         ] = None,
+        select: Select = None,
+        ignore: Ignore = None,
+        settings: Settings = None,
+        rules_from: RulesFrom = None,
         json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
+        sarif: Annotated[bool, typer.Option("--sarif", help="For code scanning: SARIF 2.1.0.")] = False,
     ) -> None:
         """Say what is wrong with a run: what, where, since which step, what shows it, and what to try first.
 
@@ -25,12 +32,16 @@ def register(app: typer.Typer) -> None:
         import json as text
 
         from weighbridge.cli import screen
-        from weighbridge.cli.where import find_run
-        from weighbridge.diagnosis.engine import diagnose as ask
-        from weighbridge.report.findings import jsonable, lines
+        from weighbridge.diagnosis.kept import jsonable
+        from weighbridge.errors import BadInput
+        from weighbridge.report import sarif as scanning
+        from weighbridge.report.findings import lines
 
-        diagnosis = ask(find_run(run))
-        if json:
-            screen.put(text.dumps(jsonable(diagnosis.record()), ensure_ascii=False, allow_nan=False, indent=1))
+        if json and sarif:
+            raise BadInput("--json and --sarif cannot both be printed. Choose one.")
+        diagnosis, rules = ask(run, chosen(select, ignore, settings, rules_from))
+        if json or sarif:
+            told = scanning.sarif(diagnosis, rules) if sarif else jsonable(diagnosis.record())
+            screen.put(text.dumps(told, ensure_ascii=False, allow_nan=False, indent=1))
         else:
             screen.show(lines(diagnosis, screen.width()))

@@ -8,31 +8,59 @@ Blocks may come from a run's files or from anywhere else. A rule that raises has
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.causes import Links, linked, ordered
+from weighbridge.diagnosis.choice import choose
 from weighbridge.diagnosis.rule import Answer, Diagnosis, Finding, Needs, Outcome, Rule
 from weighbridge.diagnosis.stream import Block, RecordedRun, needed
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.store.record import RunRecord, open_run
+
+if TYPE_CHECKING:
+    from weighbridge.store.record import RunRecord
 
 
-def diagnose(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]] | None = None) -> Diagnosis:
+def diagnose(
+    run: str | PathLike[str] | RunRecord,
+    rules: Sequence[type[Rule] | str | PathLike[str]] = (),
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Diagnosis:
     """What is wrong with a recorded run: its folder, or an opened one.
 
-    rules: classes to ask; all that there are by default. Raises NotARun, NewerFormat or CorruptRun. Reads the run in pieces;
-    a run that is being written is read as far as it has come.
+    rules      rules of your own beside the built-in ones: classes, or files that hold some
+    select     ids of the rules to ask, or patterns such as "*-gradient"; default: all
+    ignore     ids or patterns of rules not to ask
+    settings   other values for the constants of rules: {"lost-updates": {"LIMIT": 0.8}}
+
+    What a pyproject.toml or weighbridge.toml of the current folder says of rules holds too. Raises NotARun, NewerFormat,
+    CorruptRun, or BadInput for rules and constants that do not exist. Reads the run in pieces; a run that is being written is
+    read as far as it has come.
     """
+    return diagnose_by(run, choose(select, ignore, settings, rules).rules(_warn))
+
+
+def diagnose_by(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]]) -> Diagnosis:
+    """What these rules say, and no others. Raises NotARun, NewerFormat or CorruptRun."""
+    from weighbridge.store.record import RunRecord, open_run  # not beside a training: it brings the query engine
+
     record = run if isinstance(run, RunRecord) else open_run(run)
     record.refresh()
-    engine = Engine(registry.rules() if rules is None else rules)
+    engine = Engine(rules)
     for block in RecordedRun(record, engine.needs).blocks():
         engine.feed(block)
     return engine.diagnosis(str(record.path))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
 
 
 class _Asked:
@@ -90,6 +118,19 @@ class Engine:
         """What the blocks must hold."""
         return needed(asked.rule.needs for asked in self._asked)
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """The rules that have failed, by id, and their errors."""
+        return {asked.rule.id: asked.error for asked in self._asked if asked.error}
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found so far, in the order in which it began, with what follows from what."""
+        found = [finding for asked in self._asked for finding in asked.found.values()]
+        links = {asked.rule.id: Links(asked.rule.causes, asked.rule.travels) for asked in self._asked}
+        spans = next((asked.tensors.spans() for asked in self._asked if asked.tensors), {})
+        return linked(found, links, spans)
+
     def feed(self, block: Block) -> tuple[Finding, ...]:
         """The next steps; gives what they have shown, in order."""
         self.steps = max([self.steps, *(row["step"] + 1 for row in block.tables.get("steps", ())[-1:])])
@@ -98,8 +139,5 @@ class Engine:
 
     def diagnosis(self, subject: str) -> Diagnosis:
         """All that was found so far."""
-        findings = [finding for asked in self._asked for finding in asked.found.values()]
-        links = {asked.rule.id: Links(asked.rule.causes, asked.rule.travels) for asked in self._asked}
-        spans = next((asked.tensors.spans() for asked in self._asked if asked.tensors), {})
         answers = tuple(asked.answer() for asked in self._asked)
-        return Diagnosis(subject, linked(findings, links, spans), answers, self.steps)
+        return Diagnosis(subject, self.findings, answers, self.steps)

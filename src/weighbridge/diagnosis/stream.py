@@ -10,21 +10,23 @@ Within a block the table of tensors and the optimizers' groups do not change: wh
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from weighbridge.diagnosis.rule import Needs
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.store.record import RunRecord
 from weighbridge.store.views import Event, Tensor
+
+if TYPE_CHECKING:  # the query engine has no business in a training process
+    from weighbridge.store.record import RunRecord
 
 CELLS: Final = 400_000  # steps times tensors of one block: about 3 MB a statistic
 MOST_STEPS: Final = 4_096
-LONG_LISTS: Final = frozenset({"active", "sum", "sum_sq", "max"})
 Rows = tuple[Mapping[str, Any], ...]
 STEP_COLUMNS: Final = (
     *("step", "optimizer", "optimizer_step", "loss", "backward_passes", "skipped"),
@@ -53,6 +55,7 @@ class Block:
     groups: tuple[Group, ...]
     arrays: Mapping[str, np.ndarray]
     tables: Mapping[str, Rows]
+    made: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # by `of_steps`
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -71,17 +74,21 @@ class Block:
         `lr`, `momentum` and `weight_decay` are those of the tensor's own group.
         `otherwise` stands where no optimizer stepped, or it has none.
         """
+        rows = self.rows("steps")
+        key = (column, otherwise)
+        if key not in self.made:  # many rules ask for the same
+            self.made[key] = self._of_steps(rows, column, otherwise)
+        return self.made[key].copy()
+
+    def _of_steps(self, rows: Rows, column: str, otherwise: float) -> np.ndarray:
         found = np.full((len(self), len(self.tensors)), otherwise)
-        members: dict[int, list[Group]] = {}
-        for group in self.groups:
-            members.setdefault(group.optimizer, []).append(group)
-        for row in self.rows("steps"):
-            for group in members.get(row["optimizer"], ()):
-                value = row[column]
-                if isinstance(value, list | tuple):
-                    value = value[group.number] if group.number < len(value) else None
-                if value is not None:
-                    found[row["step"] - self.start, list(group.columns)] = value
+        for optimizer, groups in itertools.groupby(self.groups, lambda group: group.optimizer):
+            mine = [row for row in rows if row["optimizer"] == optimizer]
+            for group in groups if mine else ():
+                told = [(row["step"] - self.start, _of_group(row[column], group.number)) for row in mine]
+                steps, values = zip(*told, strict=True)
+                here = np.array([otherwise if value is None else value for value in values], float)
+                found[np.ix_(steps, group.columns)] = here[:, None]
         return found
 
     def seen_by(self, needs: Needs) -> Block:
@@ -95,7 +102,16 @@ class Block:
         for low, high in itertools.pairwise(edges):
             inside = slice(low - self.start, high - self.start)
             tables = {name: tuple(r for r in rows if low <= r["step"] < high) for name, rows in self.tables.items()}
-            yield replace(self, start=low, stop=high, arrays={n: a[inside] for n, a in self.arrays.items()}, tables=tables)
+            yield replace(
+                self, start=low, stop=high, arrays={n: a[inside] for n, a in self.arrays.items()}, tables=tables, made={}
+            )
+
+
+def _of_group(value: Any, number: int) -> Any:
+    """Of a list that has one entry per group, this group's; None where there is none."""
+    if not isinstance(value, list | tuple):
+        return value
+    return value[number] if number < len(value) else None
 
 
 def needed(needs: Iterable[Needs]) -> Needs:
@@ -123,27 +139,38 @@ class RecordedRun:
         """All steps, each once."""
         changes = {e.step for e in self.events if e.kind == "optimizer"} | {step for step, _ in self.described}
         for low, high in itertools.pairwise(sorted({0, self.stop, *(s for s in changes if 0 < s < self.stop)})):
-            tensors = self._tensors(low)
-            groups = _groups(self.events, low, tensors)
-            size = min(MOST_STEPS, max(1, CELLS // max(1, len(tensors))))
-            for start in range(low, high, size):
-                yield self._block(start, min(start + size, high), tensors, groups)
-
-    def _tensors(self, step: int) -> Tensors:
-        known: dict[int, Tensor] = {}
-        for since, tensor in self.described:
-            if since <= max(step, 0):
-                known[tensor.id] = tensor
-        return Tensors(known[number] for number in sorted(known))
+            tensors = tensors_at(self.described, low)
+            groups = groups_at(self.events, low, tensors)
+            for start, stop in block_steps(low, high, len(tensors)):
+                yield self._block(start, stop, tensors, groups)
 
     def _block(self, start: int, stop: int, tensors: Tensors, groups: tuple[Group, ...]) -> Block:
         arrays = self.record.grids(self.needs.statistics, start, stop, [t.id for t in tensors])
         tables = {name: _between(table, start, stop) for name, table in self.tables.items()}
-        tables["events"] = tuple(_as_row(e) for e in self.events if start <= max(e.step, 0) < stop)
+        tables["events"] = tuple(as_row(e) for e in self.events if start <= max(e.step, 0) < stop)
         return Block(start, stop, tensors, groups, arrays, tables)
 
 
-def _groups(events: Iterable[Event], step: int, tensors: Tensors) -> tuple[Group, ...]:
+# ---- how any source of blocks makes them (arriving.py has the other one) ----
+
+
+def block_steps(low: int, high: int, tensors: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of the blocks of these steps, none of them too large."""
+    size = min(MOST_STEPS, max(1, CELLS // max(1, tensors)))
+    for start in range(low, high, size):
+        yield start, min(start + size, high)
+
+
+def tensors_at(described: Iterable[tuple[int, Tensor]], step: int) -> Tensors:
+    """What is watched at this step. described: from which step on, in the order in which it was said."""
+    known: dict[int, Tensor] = {}
+    for since, tensor in described:
+        if since <= max(step, 0):
+            known[tensor.id] = tensor
+    return Tensors(known[number] for number in sorted(known))
+
+
+def groups_at(events: Iterable[Event], step: int, tensors: Tensors) -> tuple[Group, ...]:
     """The groups of each optimizer as they were last told up to this step."""
     told = {e.detail["optimizer"]: e.detail for e in events if e.kind == "optimizer" and e.step <= step}
     return tuple(
@@ -157,7 +184,8 @@ def _columns(ids: Iterable[int], tensors: Tensors) -> tuple[int, ...]:
     return tuple(tensors.column[number] for number in ids if number in tensors.column)
 
 
-def _as_row(event: Event) -> Mapping[str, Any]:
+def as_row(event: Event) -> Mapping[str, Any]:
+    """An event as rules see it."""
     named = {"kind": event.kind, "tensor": event.tensor, "message": event.message, "detail": event.detail}
     return {"step": max(event.step, 0), **named}
 
@@ -165,14 +193,22 @@ def _as_row(event: Event) -> Mapping[str, Any]:
 def _between(table: pa.Table, start: int, stop: int) -> Rows:
     step = table.column("step").to_numpy()
     inside = np.flatnonzero((step >= start) & (step < stop))
-    return tuple(sorted(as_rows(table.take(pa.array(inside))), key=lambda row: row["step"]))
+    return rows_of(table.take(pa.array(inside)))
 
 
-def as_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The rows as dictionaries; long lists of numbers (of the table of units) as NumPy arrays."""
-    long = {field.name for field in table.schema if pa.types.is_list(field.type) and field.name in LONG_LISTS}
-    rows: list[dict[str, Any]] = table.drop_columns([*long]).to_pylist()
-    for name in long:
-        for row, numbers in zip(rows, table.column(name), strict=True):
-            row[name] = numbers.values.to_numpy()
-    return rows
+def rows_of(table: pa.Table) -> Rows:
+    """The rows of a small table as dictionaries, in order of steps; in one step in the same order, live and compacted."""
+    names = table.column_names
+    order = [name for name in ("step", "optimizer", "tensor", "quantity") if name in names]
+    columns = [_plain(table.column(name)) for name in names]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return tuple(sorted(rows, key=operator.itemgetter(*order)))
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    """Python's own values, the quick way where there is one; long lists (of units) as arrays."""
+    if pa.types.is_list(column.type) and not column.type.value_field.nullable:
+        return [one.values.to_numpy() for one in column]
+    if column.null_count or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return list(column.to_pylist())
+    return list(column.to_numpy().tolist())

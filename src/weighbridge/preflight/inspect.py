@@ -35,7 +35,7 @@ class Inspection(Diagnosis):
 
     def to_json(self) -> str:
         """`record` as JSON; NaN and infinity as words."""
-        from weighbridge.report.findings import jsonable
+        from weighbridge.diagnosis.kept import jsonable
 
         return json.dumps(jsonable(self.record()), ensure_ascii=False, allow_nan=False, indent=1)
 

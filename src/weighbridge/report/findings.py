@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rich.text import Text
@@ -22,7 +21,6 @@ from weighbridge.diagnosis import (
 )
 from weighbridge.diagnosis.registry import Explanation
 from weighbridge.report import grid
-from weighbridge.report.machine import plain as as_json
 from weighbridge.report.text import MOST_SPARK, thinned, wrapped
 
 STYLES: Final = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
@@ -158,19 +156,13 @@ def rule_lines(rules: Sequence[type[Rule]], width: int) -> list[Text]:
     return grid.lines(columns)
 
 
-def explanation_lines(rule: type[Rule], told: Explanation, width: int) -> list[Text]:
-    """All about one rule."""
+def explanation_lines(rule: type[Rule], told: Explanation, limits: Mapping[str, object], width: int) -> list[Text]:
+    """All about one rule. limits: its constants, which can be set."""
     shown = [*wrapped(Text.assemble((rule.id, "bold"), f"  {rule.severity}, {rule.certainty}, since {rule.since}"), width)]
     shown += [Text(), *wrapped(Text(told.summary), width)]
     for section, text in told.sections.items():
         shown += [Text(), Text(section, style="bold"), *_indented([Text(text)], width)]
+    if limits:
+        listed = [Text(f"{name} = {value!r}") for name, value in limits.items()]
+        shown += [Text(), Text("Limits (--set RULE.CONSTANT=VALUE)", style="bold"), *_indented(listed, width)]
     return shown
-
-
-def jsonable(value: object) -> object:
-    """A record as JSON can hold it: NaN and infinity as words, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
-    return as_json(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -47,6 +47,7 @@ SORTED_BY: Final = {
     "biases": ("tensor", "step"),
     "coherence": ("tensor", "step"),
     "accumulation": ("tensor", "step"),
+    "findings": ("step",),
     "graph": ("step",),
     "events": ("step",),
 }

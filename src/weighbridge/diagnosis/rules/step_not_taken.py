@@ -29,19 +29,23 @@ class StepNotTaken(Rule):
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.passes, self.has_stepped, self.has_ended, self.last = 0, False, False, 0
+        self.passes, self.last = 0, 0
+        self.has_stepped = self.has_ended = self.is_told = False
 
     def read(self, block: Block) -> Iterator[Finding]:
-        if block.rows("steps"):
-            self.has_stepped = True
-        rows = block.rows("passes")
-        self.passes += len(rows)
-        self.losses += [float(row["loss"]) for row in rows[: SHOWN - len(self.losses)] if row["loss"] is not None]
+        if self.is_told:
+            return
+        self.has_stepped |= bool(block.rows("steps"))
+        for row in block.rows("passes")[: MOST - self.passes]:  # the same number, however many come at once
+            self.passes, self.last = self.passes + 1, max(self.last, row["step"])
+            if row["loss"] is not None and len(self.losses) < SHOWN:
+                self.losses.append(float(row["loss"]))
         ends = [event["step"] for event in block.rows("events") if event["kind"] in ("finished", "interrupted")]
         self.has_ended |= bool(ends)
-        self.last = max([self.last, *ends, *(row["step"] for row in rows)])
         if self.has_stepped or self.passes < (LEAST if self.has_ended else MOST):
             return
+        self.is_told = True
+        self.last = max([self.last, *(ends if self.passes < MOST else ())])
         yield Finding(
             place="",
             first_step=0,

@@ -1,0 +1,206 @@
+"""Blocks of a run that is being recorded, from its record batches as they are written.
+
+The same blocks as `RecordedRun` makes of the files, up to where they are cut: nothing is read from disk, and nothing but
+NumPy and Arrow works on the numbers. One thread at a time.
+
+What comes too late, for a step that was handed out already, is counted in `late`: what was said (events, tensors, the graph)
+holds from the next step on, numbers are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from weighbridge.catalog import Statistic, evaluate, parse
+from weighbridge.diagnosis.rule import Needs
+from weighbridge.diagnosis.stream import STEP_COLUMNS, Block, Rows, as_row, block_steps, groups_at, rows_of, tensors_at
+from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.records import ROWS, WHOLE, Quantity
+from weighbridge.store.persteps import events as read_events
+from weighbridge.store.views import Event, Tensor, read_only
+
+Arrays = dict[str, np.ndarray]
+_KEY: Final = ("step", "tensor")
+_SAID: Final = ("graph",)  # no numbers of a step, but a word on the run
+
+
+class Arriving:
+    """Takes batches, gives blocks."""
+
+    def __init__(self, needs: Needs) -> None:
+        self.needs = needs
+        self.next = 0  # the first step that was not handed out yet
+        self.late = 0  # rows
+        self._wanted = _by_quantity(needs)
+        self._columns = {quantity: columns_of(listed) for quantity, listed in self._wanted.items()}
+        self._rows: dict[Quantity, list[Arrays]] = {quantity: [] for quantity in self._wanted}
+        self._small: dict[str, list[pa.RecordBatch]] = {name: [] for name in needs.tables - {"groups", "events"}}
+        self._small["steps"] = []
+        self._events: list[Event] = []
+        self._described: list[tuple[int, Tensor]] = []
+        self._last = -1  # the last step that anything was said of
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What of the table of rows is read; the rest need not be kept."""
+        return frozenset(name for columns in self._columns.values() for name in columns) | {*_KEY, "quantity", "part"}
+
+    def add(self, batches: Mapping[str, pa.RecordBatch]) -> None:
+        """The next batches of each table, in the order in which they were written."""
+        for table, batch in batches.items():
+            if table == "tensors":
+                self._described += [(max(r["step"], self.next), Tensor.from_row(r)) for r in batch.to_pylist()]
+            elif table == "events":
+                self._add_events(batch)
+            elif table == "rows":
+                self._add_rows(batch)
+            elif table in self._small:
+                self._add_small(table, batch)
+
+    def _add_events(self, batch: pa.RecordBatch) -> None:
+        for event in read_events(pa.Table.from_batches([batch])):
+            is_late = max(event.step, 0) < self.next
+            self.late += is_late
+            self._last = max(self._last, event.step)
+            self._events.append(dataclasses.replace(event, step=self.next) if is_late else event)
+
+    def _add_small(self, table: str, batch: pa.RecordBatch) -> None:
+        steps = batch.column("step").to_numpy()
+        self._last = max(self._last, int(steps.max()))
+        if table in _SAID and steps.min() < self.next:
+            self.late += int((steps < self.next).sum())
+            batch = batch.set_column(0, "step", pa.array(np.maximum(steps, self.next)))
+        self._small[table].append(batch)
+
+    def _add_rows(self, batch: pa.RecordBatch) -> None:
+        steps, quantity = batch.column("step").to_numpy(), batch.column("quantity").to_numpy()
+        self._last = max(self._last, int(steps.max()))
+        is_whole = batch.column("part").to_numpy() == WHOLE
+        for wanted, columns in self._columns.items():
+            at = np.flatnonzero(is_whole & (quantity == int(wanted)) & (steps >= self.next))
+            if len(at):
+                self._rows[wanted].append({name: batch.column(name).to_numpy()[at] for name in columns})
+        if steps.min() < self.next:
+            self.late += int((steps < self.next).sum())
+
+    @property
+    def stop(self) -> int:
+        """One more than the last step that anything was said of."""
+        return self._last + 1
+
+    @property
+    def tensors(self) -> int:
+        """How many are known by now."""
+        return len({tensor.id for _, tensor in self._described})
+
+    def blocks(self, below: int) -> Iterator[Block]:
+        """The steps before this one that were not handed out yet. Each block counts as handed out when it is taken."""
+        if self.next == 0 and below == 0:
+            yield from self._passes()
+        changes = {e.step for e in self._events if e.kind == "optimizer"} | {step for step, _ in self._described}
+        edges = sorted({self.next, below, *(s for s in changes if self.next < s < below)})
+        grids = self._grids(below) if below > self.next else {}
+        for low, high in itertools.pairwise(edges) if below > self.next else ():
+            tensors = tensors_at(self._described, low)
+            groups = groups_at(self._events, low, tensors)
+            for start, stop in block_steps(low, high, len(tensors)):
+                arrays = _placed(grids.values(), self.needs.statistics, start, stop, tensors)
+                tables = {name: self._take(name, stop) for name in self._small}
+                tables["events"] = self._take_events(start, stop)
+                self.next = stop
+                self._forget(stop)
+                yield Block(start, stop, tensors, groups, arrays, tables)
+
+    def _passes(self) -> Iterator[Block]:
+        """While nobody steps, step 0 does not end: what is known of its passes comes in blocks of no steps."""
+        rows = rows_of(pa.Table.from_batches(self._small["passes"])) if self._small.get("passes") else ()
+        if rows and not self._small["steps"]:
+            self._small["passes"] = []
+            tensors = tensors_at(self._described, 0)
+            arrays = {name: np.full((0, len(tensors)), np.nan) for name in self.needs.statistics}
+            tables: dict[str, Rows] = dict.fromkeys((*self._small, "events"), ())
+            yield Block(0, 0, tensors, groups_at(self._events, 0, tensors), arrays, {**tables, "passes": rows})
+
+    # ---- what is taken out, and what is kept for later ----
+
+    def _grids(self, below: int) -> dict[Quantity, Arrays]:
+        """Of each quantity its rows of all steps before this one: step, tensor and the statistics by name."""
+        found: dict[Quantity, Arrays] = {}
+        for quantity, pieces in self._rows.items():
+            if not pieces:
+                continue
+            columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            inside = columns["step"] < below
+            if not inside.all():
+                columns = {name: column[inside] for name, column in columns.items()}
+            made = {f"{quantity.word}.{one.name}": evaluate(one, columns) for one in self._wanted[quantity]}
+            found[quantity] = {"step": columns["step"], "tensor": columns["tensor"], **made}
+        return found
+
+    def _forget(self, stop: int) -> None:
+        """Rows of steps that were handed out."""
+        for quantity, pieces in self._rows.items():
+            left = [piece for piece in pieces if piece["step"].max() >= stop]
+            self._rows[quantity] = left
+
+    def _take(self, table: str, stop: int) -> Rows:
+        """The rows of a small table before this step; those of steps that are over already are late."""
+        batches = self._small[table]
+        if not batches:
+            return ()
+        whole = pa.Table.from_batches(batches)
+        steps = whole.column("step").to_numpy()
+        is_ahead = steps >= stop
+        self.late += int((steps < self.next).sum())
+        self._small[table] = whole.filter(pa.array(is_ahead)).combine_chunks().to_batches() if is_ahead.any() else []
+        mine = whole.filter(pa.array(~is_ahead & (steps >= self.next)))
+        return rows_of(select_steps(mine) if table == "steps" else mine)
+
+    def _take_events(self, start: int, stop: int) -> Rows:
+        """The events of these steps. What is kept: those to come, and the last word on each optimizer."""
+        taken = tuple(as_row(e) for e in self._events if start <= max(e.step, 0) < stop)
+        last = {e.detail["optimizer"]: i for i, e in enumerate(self._events) if e.kind == "optimizer" and e.step < stop}
+        keep = {*last.values()}
+        self._events = [e for i, e in enumerate(self._events) if e.step >= stop or i in keep]
+        return taken
+
+
+def select_steps(table: pa.Table) -> pa.Table:
+    """Of the table of steps what rules read, in order."""
+    return table.select(STEP_COLUMNS).sort_by([("step", "ascending"), ("optimizer", "ascending")])
+
+
+def columns_of(statistics: Sequence[Statistic]) -> tuple[str, ...]:
+    """The columns of the table of rows that these statistics are made from, and the key."""
+    words = {word for one in statistics for word in re.findall(r"\w+", one.formula)}
+    words |= {"count", "nan", "pos_inf", "neg_inf"} if "finite" in words else set()
+    return tuple(name for name in ROWS.names if name in words or name in _KEY)
+
+
+def _by_quantity(needs: Needs) -> dict[Quantity, list[Statistic]]:
+    found: dict[Quantity, list[Statistic]] = {}
+    for quantity, statistic in map(parse, needs.statistics):
+        found.setdefault(quantity, []).append(statistic)
+    return found
+
+
+def _placed(rows: Iterable[Arrays], statistics: Sequence[str], start: int, stop: int, tensors: Tensors) -> Arrays:
+    """float64 [steps, tensors] of each statistic; NaN = not recorded."""
+    arrays = {name: np.full((stop - start, len(tensors)), np.nan) for name in statistics}
+    place = np.full(max(tensors.column, default=0) + 2, -1)
+    place[list(tensors.column)] = np.arange(len(tensors))
+    for columns in rows:
+        column = place[np.minimum(columns["tensor"], len(place) - 1)]
+        inside = np.flatnonzero((columns["step"] >= start) & (columns["step"] < stop) & (column >= 0))
+        at = (columns["step"][inside] - start, column[inside])
+        for name in columns.keys() - {"step", "tensor"}:
+            arrays[name][at] = columns[name][inside]
+    read_only(*arrays.values())
+    return arrays

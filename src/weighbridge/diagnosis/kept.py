@@ -1,0 +1,72 @@
+"""Findings as rows of the run's table `findings`, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from weighbridge.diagnosis.evidence import (
+    KINDS,
+    Evidence,
+    HistogramEvidence,
+    SeriesEvidence,
+    TableEvidence,
+    ValueEvidence,
+    as_record,
+)
+from weighbridge.diagnosis.rule import Finding
+
+_PLAIN = ("rule", "severity", "certainty", "place", "first_step", "depth", "message", "fix", "experiment")
+_CLASSES = {word: kind for kind, word in KINDS.items()}
+
+
+def row_of(finding: Finding, attempt: int) -> tuple[Any, ...]:
+    """In the order of `records.FINDINGS`."""
+    evidence = json.dumps([jsonable(as_record(e)) for e in finding.evidence], ensure_ascii=False, allow_nan=False)
+    plain = (getattr(finding, name) for name in _PLAIN)
+    return (finding.told_step, attempt, *plain, evidence, time.time_ns())
+
+
+def findings_in(table: pa.Table) -> tuple[Finding, ...]:
+    """The findings of a run's table, in the order in which they were told; each rule and place once."""
+    found: dict[str, Finding] = {}
+    for row in table.to_pylist():
+        evidence = tuple(_evidence(one) for one in json.loads(row["evidence"]))
+        finding = Finding(told_step=row["step"], evidence=evidence, **{name: row[name] for name in _PLAIN})
+        found.setdefault(finding.key, finding)
+    return tuple(found.values())
+
+
+def jsonable(value: object) -> object:
+    """As JSON can hold it: NaN and infinity as the words that Python's float() reads; tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value.item() if hasattr(value, "item") else value  # a NumPy scalar of a rule's
+
+
+def _evidence(record: dict[str, Any]) -> Evidence:
+    kind = _CLASSES[record.pop("kind")]
+    if kind is TableEvidence:
+        return TableEvidence(record["name"], tuple(record["columns"]), tuple(map(tuple, record["rows"])))
+    if kind is SeriesEvidence:
+        steps, values = tuple(record["steps"]), tuple(map(float, record["values"]))
+        return SeriesEvidence(record["name"], steps, values, _number(record["limit"]))
+    if kind is HistogramEvidence:
+        return HistogramEvidence(record["name"], tuple(map(float, record["edges"])), tuple(record["counts"]))
+    if kind is ValueEvidence:
+        return ValueEvidence(record["name"], float(record["value"]), _number(record["limit"]), record["unit"])
+    made: Evidence = kind(**record)
+    return made
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
