@@ -6,9 +6,10 @@
     python benchmarks/overhead.py --rivals --write     other tools beside it; append the tables to benchmarks/RESULTS.md
     python benchmarks/overhead.py --quick              a few blocks of a and b: that it runs, not how fast
 
-In pieces of less than ten minutes: -w a b; -w c f; -w d; -w e; then --only-rivals -w ... for the same. What the aims are for:
---variants weighbridge outputs two_cores. In c, d and e a block is a single step: the median of plain steps counts nine
-tenths, that of steps at which activations are weighed too one tenth, as in a long run.
+In pieces of less than ten minutes: -w a b; -w c f; -w d; -w e; then --only-rivals -w ... for the same. What the aims are
+for: --variants weighbridge outputs two_cores; what rules beside a training add: --variants weighbridge live. In c, d and e a
+block is a single step: the median of plain steps counts nine tenths, that of steps at which activations are weighed too one
+tenth, as in a long run.
 
 Each cell has a process of its own, on one core and with one thread: two bit-identical copies of a training take turns
 there (interleaved.py; in the variant two_cores the writer has another core). A watched block ends with `run.flush()`
@@ -40,7 +41,7 @@ from interleaved import ENVIRONMENT, Raw, pin_to_one_core, ratios, take_turns  #
 from readback import disk_bytes, is_complete, of_parameters, read_rows, sampled_gaps  # noqa: E402
 from results import append_results, load_line, overhead_table, rivals_table, size_table, versions  # noqa: E402
 from rivals import RIVALS  # noqa: E402
-from variants import VARIANTS, NoSentinel, TwoCores, Weighbridge  # noqa: E402
+from variants import VARIANTS, Live, NoSentinel, TwoCores, Weighbridge  # noqa: E402
 from workloads import WORKLOADS, Training, Workload  # noqa: E402
 
 from weighbridge.records import Quantity  # noqa: E402
@@ -125,7 +126,17 @@ def what_was_stored(tool: Weighbridge, watched: Training) -> Cell:
         "tensors": tensors,
         "sentinel": tool.run.plan.sentinel,
         "bytes": disk_bytes(tool.run.path),
+        **rules_of(tool),
     }
+
+
+def rules_of(tool: Weighbridge) -> Cell:
+    """How far the rules beside the training came, and the processor time that they took."""
+    beside = tool.run._live.beside
+    if not tool.live:
+        return {"rules_seconds": 0.0, "rules_gave_up": "", "rules_looked_at_all": False}
+    is_all = beside.diagnosis is not None
+    return {"rules_seconds": beside.seconds, "rules_gave_up": beside.gave_up, "rules_looked_at_all": is_all}
 
 
 def sampled_steps(tool: Weighbridge, steps: int) -> dict[int, list[int]]:
@@ -177,7 +188,7 @@ def problems(cells: list[Cell]) -> list[str]:
             found.append(f"{where}: {gap}")
         if cell.get("rows_dropped"):
             found.append(f"{where}: {cell['rows_dropped']:,} rows were dropped")
-        if cell["tool"] in ("weighbridge", "outputs") and not cell.get("outputs", 1):
+        if cell["tool"] in ("weighbridge", "live", "outputs") and not cell.get("outputs", 1):
             found.append(f"{where}: no activation was recorded")
         if not cell.get("recorded_losses_identical", True):
             found.append(f"{where}: the recorded losses differ from those of the training")
@@ -219,8 +230,12 @@ def size_of(workload: Workload, tool: str, arguments: argparse.Namespace) -> tup
         return 2, min(workload.steps, 10)
     if tool in RIVALS:
         return workload.rival_blocks, max(workload.steps // 5, 1)
-    is_mixed = tool in (Weighbridge.name, NoSentinel.name, TwoCores.name)  # steps of either kind have to be met
-    blocks = workload.blocks if tool == Weighbridge.name or (is_mixed and workload.steps == 1) else (workload.blocks + 2) // 3
+    is_mixed = tool in (Weighbridge.name, Live.name, NoSentinel.name, TwoCores.name)  # steps of either kind have to be met
+    blocks = (
+        workload.blocks
+        if tool in (Weighbridge.name, Live.name) or (is_mixed and workload.steps == 1)
+        else (workload.blocks + 2) // 3
+    )
     return arguments.blocks or blocks, workload.steps
 
 

@@ -12,11 +12,15 @@ _NO_OUTPUTS = {"activations": False, "activation_gradients": False, "units": Fal
 
 
 class Weighbridge(Idle):
-    """The default plan, stored. Its hooks see every optimizer of the process, so they go while the raw copy runs."""
+    """The default plan, stored. Its hooks see every optimizer of the process, so they go while the raw copy runs.
+
+    Without rules beside the training: what they add is the difference to the variant `live`.
+    """
 
     name = "weighbridge"
     title = "default plan"
     plan: ClassVar[dict[str, Any]] = {}
+    live: ClassVar[Any] = False
     after_step = None  # type: ignore[assignment]  # nothing is needed in the loop
 
     def begin(self, training: Training) -> None:
@@ -26,7 +30,7 @@ class Weighbridge(Idle):
         self.hooks = hooks
         plan = weighbridge.Plan(**self.plan)
         self.run = weighbridge.init(dir=self.folder, name="measured", plan=plan, quiet=True)
-        self.run.watch(training.model)
+        weighbridge.watch(training.model, run=self.run, live=self.live)
         self.pause()
 
     def resume(self) -> None:
@@ -80,4 +84,11 @@ class TwoCores(Weighbridge):
         return [] if len(os.sched_getaffinity(0)) > 1 else ["a second core"]
 
 
-VARIANTS = {one.name: one for one in (Weighbridge, Parameters, Outputs, NoSentinel, TwoCores)}
+class Live(Weighbridge):
+    """The default plan, and rules that read along: what `weighbridge.watch(model)` does where nothing else is asked for."""
+
+    name, title = "live", "default plan, with rules beside the training"
+    live: ClassVar = "silent"
+
+
+VARIANTS = {one.name: one for one in (Weighbridge, Live, Parameters, Outputs, NoSentinel, TwoCores)}

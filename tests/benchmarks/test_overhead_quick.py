@@ -27,7 +27,7 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
 
 @pytest.fixture(scope="module")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Cells:
-    names = ["weighbridge", "parameters", "outputs", "no_sentinel"]
+    names = ["weighbridge", "live", "parameters", "outputs", "no_sentinel"]
     return measured(tmp_path_factory.mktemp("variants"), "-w", "a", "--variants", *names)
 
 
@@ -72,14 +72,22 @@ def test_each_variant_records_what_its_name_says(variants: Cells) -> None:
     due = {
         "parameters": parameters,
         "weighbridge": parameters + 3 * (activations + gradients),
+        "live": parameters + 3 * (activations + gradients),
         "no_sentinel": parameters + 3 * (activations + gradients),
         "outputs": parameters + 3 * (40 + 40),
     }
     rows = {name: variants[f"a {name}"]["rows"] for name in due}
     assert rows == due
     sentinel = {name: variants[f"a {name}"]["sentinel"] for name in due}
-    assert sentinel == {"parameters": False, "weighbridge": True, "no_sentinel": False, "outputs": True}
+    assert sentinel == {"parameters": False, "weighbridge": True, "live": True, "no_sentinel": False, "outputs": True}
     assert all(cell["losses_identical"] and cell["weights_identical"] for cell in variants.values())
+
+
+def test_rules_run_beside_the_training_in_the_variant_live_alone(variants: Cells) -> None:
+    assert variants["a live"]["rules_looked_at_all"]
+    assert variants["a live"]["rules_gave_up"] == ""
+    assert variants["a weighbridge"]["rules_seconds"] == 0
+    assert not variants["a weighbridge"]["rules_looked_at_all"]
 
 
 def test_memory_disk_start_and_finish_are_measured(variants: Cells) -> None:

@@ -161,6 +161,27 @@ def test_the_scale_of_what_comes_in(tmp_path: Path) -> None:
     assert 0.5 < scale.output_rms / float(given.square().mean().sqrt()) < 2  # expected over weights, not that of these
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_take_the_batch_too(tmp_path: Path, kind: Any) -> None:
+    model, x = kind(4, 16), torch.randn(7, 8, 4) * 30
+    (first,) = passes(tmp_path, model, loss=lambda _: model(x)[0].square().mean(), steps=1)
+    assert first.scales[0].rms == pytest.approx(float(x.square().mean().sqrt()))
+
+
+def test_a_batch_that_wants_a_gradient_is_a_batch(tmp_path: Path) -> None:
+    model, x = nn.Linear(4, 3), torch.randn(8, 4, requires_grad=True)
+    (first,) = passes(tmp_path, model, loss=lambda _: model(x).square().mean(), steps=1)
+    assert first.scales[0].samples == 8
+
+
+def test_similarities_are_no_last_layer(tmp_path: Path) -> None:
+    """Logits of a contrastive loss: what they are made of is not what a layer takes."""
+    model, x = nn.Linear(8, 4), torch.randn(16, 8)
+    loss = lambda _: F.cross_entropy(F.normalize(model(x)) @ F.normalize(model(x.flip(0))).T / 0.05, torch.arange(16))
+    (first,) = passes(tmp_path, model, loss=loss, steps=1)
+    assert math.isnan(first.starts[0].input_rms)
+
+
 def test_large_tensors_are_looked_at_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weighbridge.capture.firstfacts.MOST", 1000)
     model, x, y = nn.Linear(8, 5), torch.randn(4096, 8), torch.arange(4096) % 5
@@ -225,3 +246,26 @@ def test_rows_that_are_alike_at_the_start(tmp_path: Path) -> None:
     nn.init.zeros_(model[2].weight)
     (first,) = passes(tmp_path, model, loss=lambda _: model(torch.randn(4, 8)).square().sum(), steps=1)
     assert {p.name for p in first.parameters if p.has_equal_rows} == {"0.weight"}
+
+
+class Slow(firstgraph.Late):
+    """A device that has given its numbers when it is asked for the fourth time."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        super().__init__(tensors)
+        self.asked = 0
+
+    def has_arrived(self, wait: bool = False) -> bool:
+        self.asked += 1
+        return wait or self.asked > 3
+
+
+@pytest.mark.parametrize(("steps", "known_at"), [(6, 1), (1, 0)])
+def test_what_a_device_has_yet_to_give_is_written_when_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, known_at: int
+) -> None:
+    monkeypatch.setattr(firstgraph, "Late", Slow)
+    model, x = Net(), torch.randn(16, 8)
+    (first,) = passes(tmp_path, model, loss=lambda _: F.mse_loss(model(x), wanted(x)), steps=steps)
+    assert first.scales[0].rms == pytest.approx(float(x.square().mean().sqrt()))
+    assert weighbridge.open_run(tmp_path / "run").whole("graph").to_pylist()[0]["step"] == known_at

@@ -225,7 +225,7 @@ def _small(gain: float, size: float = 0.01, slope: float = 0.01, at: int = 4) ->
         (_small(0.99 * scale.SMALL), ["4"]),
         (_small(scale.SMALL), []),
         (_small(0.0), []),
-        (_small(0.01, size=1.01 * scale.FADED), []),
+        (_scaled({3: 0.01}, {}, dict.fromkeys(range(3), 0.01), "LALNALAL"), []),
         (_small(0.01, slope=scale.FADED), []),
         (_small(0.01, at=10), []),
     ],

@@ -98,6 +98,22 @@ def test_a_layer_that_feeds_an_activation_in_another_pass_misses_none() -> None:
     assert places(MissingActivation, chain(), other.done()) == []
 
 
+@pytest.mark.parametrize(("names", "is_told"), [(("net.3", "net.5"), True), (("project.3", "predict.0"), False)])
+def test_a_batch_norm_between_linear_layers_is_no_activation_inside_one_module(names: tuple[str, str], is_told: bool) -> None:
+    made = Drawing()
+    at = made.op("Relu", [made.linear("net.0", None, 32, 8, 16)], (32, 16))
+    at = made.op("NativeBatchNorm", [made.linear(names[0], at, 32, 16, 16)], (32, 16), training=True)
+    made.linear(names[1], at, 32, 16, 16)
+    assert places(MissingActivation, made.done()) == [(names[1], "warning")] * is_told
+
+
+def test_a_vector_that_is_made_an_image_needs_no_activation() -> None:
+    made = Drawing()
+    at = made.op("View", [made.linear("a", None, 4, 8, 64)], (4, 4, 4, 4))
+    made.op("Convolution", [at, made.parameter("c.weight", 64, 4, 3, 3), None], (4, 64, 4, 4))
+    assert places(MissingActivation, made.done()) == []
+
+
 # --- doubled-output-activation -------------------------------------------------------------------------------------------
 
 
@@ -128,6 +144,15 @@ def test_an_activation_that_stands_alone_or_along_another_axis_is_none() -> None
         assert places(DoubledOutputActivation, ended(*ops)) == []
     assert places(DoubledOutputActivation, ended("Softmax", "LogSoftmax", dims=(0, 1))) == []
     assert places(DoubledOutputActivation, ended("Softmax", "LogSoftmax", dims=(-1, 1))) == [("last", "error")]
+
+
+@pytest.mark.parametrize("dim", [-1, 2])
+def test_a_softmax_is_followed_through_transposes_and_selections(dim: int) -> None:
+    for op, shape, along in (("Transpose", (8, 10, 12), 1), ("View", (96, 10), 1), ("Select", (8, 10), -1)):
+        made = Drawing()
+        soft = made.op("Softmax", [made.linear("a", None, 8, 16, 10)], (8, 12, 10), "end", dim=dim)
+        made.op("LogSoftmax", [made.op(op, [soft], shape)], shape, dim=along)
+        assert places(DoubledOutputActivation, made.done()) == [("end", "error")]
 
 
 def test_the_floor_is_that_of_a_sure_and_right_prediction() -> None:

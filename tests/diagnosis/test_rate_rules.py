@@ -142,12 +142,26 @@ def test_short_steps_along_gradients_that_agree(made: Block, is_told: bool) -> N
     assert bool(found(LOW, made)) is is_told
 
 
+def test_at_a_pace_of_nothing_noise_is_no_excuse() -> None:
+    assert found(LOW, _short(paces=low.TINY / 2, promises=low.TINY, cosine=-0.1))
+    assert found(LOW, _short(paces=low.TINY, promises=low.TINY, cosine=-0.1)) == []
+    assert found(LOW, _short(paces=low.TINY / 2, promises=low.TINY, cosine=-0.1, leverage=low.AT_REST)) == []
+
+
+def test_short_steps_that_come_late_are_those_of_a_model_that_has_learnt() -> None:
+    steps = low.LATEST + 30
+    for normal, told in ((low.LATEST - low.WINDOW, True), (low.LATEST - low.WINDOW + 1, False)):
+        paces = np.where(np.arange(steps) < normal, 1e-2, low.PACE / 2)
+        assert bool(found(LOW, _short(steps, paces=paces))) is told
+
+
 def test_without_comparisons_it_cannot_judge() -> None:
     assert outcome(LOW, _short(compared=0)) is Outcome.NOT_ENOUGH_DATA
 
 
 def test_a_rate_that_was_lowered_is_the_end_of_a_schedule() -> None:
-    assert found(LOW, _short(60, lr=[1.0] * 5 + [1e-3] * 55)) == []
+    assert found(LOW, _short(60, lr=[1.0] * 5 + [low.LOWERED * 0.9] * 55)) == []
+    assert found(LOW, _short(60, lr=[1.0] * 5 + [low.LOWERED] * 55))
 
 
 # ---- exploding-weights ----

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import weighbridge
+from weighbridge.capture.hooks import unheard
 from weighbridge.errors import BadInput
 from weighbridge.preflight.biases import without_redundant_biases
 from weighbridge.preflight.inspect import inspect
@@ -138,3 +142,62 @@ def test_a_model_that_cannot_be_copied_is_refused_in_words() -> None:
     model.kept = model(torch.randn(1, 4))  # type: ignore[assignment]
     with pytest.raises(BadInput, match="cannot be copied"):
         inspect(model, (torch.randn(8, 4), torch.arange(8) % 2), F.cross_entropy)
+
+
+def ask(what: str, model: nn.Module, batch: Any, optimizer: Any) -> None:
+    if what == "inspect":
+        inspect(model, batch, F.cross_entropy, optimizer)
+    elif what == "biases":
+        weighbridge.biases(model, batch, F.cross_entropy, optimizer)
+    elif what == "ablate":
+        weighbridge.ablate_bias(model, batches=batch, loss_fn=F.cross_entropy, optimizer=optimizer, seeds=2, epochs=2)
+
+
+def watched(what: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8, bias=False), nn.Tanh(), nn.Linear(8, 3))
+    optimizer = torch.optim.Adam(model.parameters())
+    x, y = torch.randn(32, 4), torch.arange(32) % 3
+    with weighbridge.watch(model) as run:
+        for step in range(4):
+            if step in (0, 2):
+                ask(what, model, (x[:20], y[:20]), optimizer)
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    record = weighbridge.open_run(run.path)
+    kept = {name: record.whole(name).to_pylist() for name in ("steps", "passes", "graph", "rows", "calls")}
+    return {
+        name: [{k: v for k, v in row.items() if k not in ("time_ns", "own_ns")} for row in rows] for name, rows in kept.items()
+    }
+
+
+@pytest.mark.parametrize("what", ["inspect", "biases", "ablate"])
+def test_a_watched_training_does_not_take_it_for_a_part_of_its_own(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    expected, found = watched(""), watched(what)
+    assert len(expected["steps"]) == 4
+    for table in expected:
+        assert repr(found[table]) == repr(expected[table]), table  # NaN is no equal of itself
+
+
+def test_a_training_in_another_thread_is_heard_meanwhile(tmp_path: Path) -> None:
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def train() -> None:
+        F.cross_entropy(model(torch.randn(8, 4)), torch.arange(8) % 3).backward()
+        optimizer.step()
+
+    with weighbridge.init(dir=tmp_path, quiet=True) as run:
+        run.watch(model)
+        with unheard(), unheard():
+            other = threading.Thread(target=train)
+            other.start()
+            other.join()
+            train()
+        train()
+    assert weighbridge.open_run(run.path).info.steps == 2

@@ -15,12 +15,14 @@ import torch
 
 from weighbridge.capture.graphwalk import leaf, saved
 from weighbridge.firstpass import Scale, Start
-from weighbridge.lossgraph import AFFINE, PARTS, Graph, bounds_of
+from weighbridge.lossgraph import AFFINE, PARTS, Edge, Graph, bounds_of
 
 MOST: Final = 2**20
 MOST_SCALES: Final = 4  # layers that take the batch's numbers as they are
 SQUARED: Final = ("MseLoss", "SmoothL1Loss", "HuberLoss")
-SAVED_INPUT: Final = {"Addmm": "mat1", "Mm": "self", "Convolution": "input", "Linear": "input"}
+RECURRENT: Final = ("MkldnnRnnLayer", "CudnnRnn")
+SAVED_INPUT: Final = {"Addmm": "mat1", "Mm": "self", **dict.fromkeys(("Convolution", "Linear", *RECURRENT), "input")}
+TAKES: Final = {**AFFINE, **dict.fromkeys(RECURRENT, (0, 1))}  # which input is what comes in, which its first weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def _cross_entropy(graph: Graph, nodes: tuple[Any, ...], index: int, before: int
         std, error, rms = math.sqrt(spreads / n), _error(n, total, squares), math.sqrt(power)
         return Start("cross-entropy", index, place, total / n, trivial, error, int(n), std, rms)
 
-    yield Asked((*numbers, _input_power(graph, nodes, before)), make)
+    yield Asked((*numbers, _input_power(graph, nodes, before, losses)), make)
 
 
 def _binary(graph: Graph, nodes: tuple[Any, ...], index: int) -> Iterator[Asked]:
@@ -93,7 +95,7 @@ def _binary(graph: Graph, nodes: tuple[Any, ...], index: int) -> Iterator[Asked]
         error = _error(n, loss, losses)
         return Start("binary cross-entropy", index, place, loss / n, math.log(2), error, n, std, rms, **targets)
 
-    yield Asked((*numbers, _input_power(graph, nodes, index)), make)
+    yield Asked((*numbers, _input_power(graph, nodes, index, losses)), make)
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------------
@@ -116,7 +118,7 @@ def _squared_error(graph: Graph, nodes: tuple[Any, ...], index: int) -> Iterator
     low, high = bounds_of(graph.nodes[maker]) if maker is not None else (-math.inf, math.inf)
     e = _wide(difference)
     t = -e if given is None else _wide(given) - e
-    numbers = [e.square().sum(), e.square().square().sum(), _input_power(graph, nodes, index), _offset(t)]
+    numbers = [e.square().sum(), e.square().square().sum(), _input_power(graph, nodes, index, e), _offset(t)]
     if given is not None:
         p = _wide(given)
         far = (t - t.clamp(low, high)).square().sum()
@@ -174,20 +176,21 @@ def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple
 KEPT: Final = ("Relu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Exp")  # activations that save what they give
 
 
-def _input_power(graph: Graph, nodes: tuple[Any, ...], index: int) -> torch.Tensor:
+def _input_power(graph: Graph, nodes: tuple[Any, ...], index: int, like: torch.Tensor) -> torch.Tensor:
     """Mean square of what the last affine layer before this node takes, whatever is added to it or multiplies it; NaN where it
     cannot be told, 0 where there is no such layer."""
     edge = graph.nodes[index].inputs[0]
     while edge is not None:
         node = graph.nodes[edge[0]]
         if node.op in AFFINE:
-            given = saved(nodes[edge[0]], SAVED_INPUT[node.op])
-            return _wide(_thinned(given)[0]).square().mean() if given is not None else torch.tensor(math.nan)
+            is_layer = leaf(nodes[edge[0]], AFFINE[node.op][1]) is not None  # else: similarities of things that are computed
+            given = saved(nodes[edge[0]], SAVED_INPUT[node.op]) if is_layer else None
+            return _wide(_thinned(given)[0]).square().mean() if given is not None else like.new_full((), math.nan)
         several = [one for one in node.inputs if one is not None and not graph.nodes[one[0]].parameter]
         if node.op not in ON_THE_WAY or len(several) > 1:
-            return torch.tensor(math.nan)
+            return like.new_full((), math.nan)
         edge = several[0] if several else None
-    return torch.zeros(())
+    return like.new_zeros(())
 
 
 ON_THE_WAY: Final = PARTS | {"Mul", "Div", "Add", "Sub", "Neg", "Sigmoid", "Tanh", "Relu", "Pow", "Abs"}
@@ -198,14 +201,17 @@ ON_THE_WAY: Final = PARTS | {"Mul", "Div", "Add", "Sub", "Neg", "Sigmoid", "Tanh
 
 def _scales(graph: Graph, nodes: tuple[Any, ...]) -> Iterator[Asked]:
     """Of the first layers with weights, where they take the batch's numbers as they are; in order of execution."""
-    found = [i for i, node in enumerate(graph.nodes) if node.op in AFFINE and node.inputs[AFFINE[node.op][0]] is None]
+    takes = {i: TAKES[node.op] for i, node in enumerate(graph.nodes) if node.op in TAKES}
+    found = [i for i, (given, _) in takes.items() if _is_batch(graph, graph.nodes[i].inputs[given])]
     for index in sorted(found, key=lambda i: nodes[i]._sequence_nr())[:MOST_SCALES]:
-        given, weight = (
-            saved(nodes[index], SAVED_INPUT[graph.nodes[index].op]),
-            leaf(nodes[index], AFFINE[graph.nodes[index].op][1]),
-        )
+        given, weight = saved(nodes[index], SAVED_INPUT[graph.nodes[index].op]), leaf(nodes[index], takes[index][1])
         if given is not None and given.numel() and weight is not None and given.is_floating_point():
             yield _scale(graph, index, given, weight)
+
+
+def _is_batch(graph: Graph, edge: Edge | None) -> bool:
+    """Does it come with the batch: without a gradient, or as a leaf that is no parameter of the model?"""
+    return edge is None or (graph.nodes[edge[0]].op == "Parameter" and not graph.nodes[edge[0]].parameter)
 
 
 def _scale(graph: Graph, index: int, given: torch.Tensor, weight: torch.Tensor) -> Asked:

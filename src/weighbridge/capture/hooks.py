@@ -7,7 +7,9 @@ modules, parameters or optimizers. See capture-and-diagnosis.md A0 and A2 for wh
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import get_ident
 from types import FrameType
 from typing import Any, Protocol
 
@@ -39,6 +41,25 @@ _listeners: tuple[Listener, ...] = ()
 _handles: list[Any] = []
 _last_stepped: Any = None  # id of the optimizer whose post hook ran last, until somebody asks
 _torch_backward = torch.autograd.backward
+_unheard: tuple[int, ...] = ()  # threads that try something out; empty nearly always, which costs one look
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What this thread does inside is told to nobody: trials on copies are no part of a training that is watched."""
+    global _unheard
+    me = get_ident()
+    _unheard = (*_unheard, me)
+    try:
+        yield
+    finally:
+        rest = [*_unheard]
+        rest.remove(me)  # once: it may be inside another one
+        _unheard = tuple(rest)
+
+
+def _is_unheard() -> bool:
+    return get_ident() in _unheard
 
 
 def listen(listener: Listener) -> None:
@@ -79,6 +100,8 @@ def _remove() -> None:
 def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if torch.compiler.is_compiling():  # a step that is being compiled: nothing of ours may stand in its graph
         return
+    if _unheard and _is_unheard():
+        return
     for listener in _listeners:
         try:
             listener.before_step(optimizer)
@@ -90,7 +113,7 @@ def _before(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 def _after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     global _last_stepped
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or (_unheard and _is_unheard()):
         return
     _last_stepped = id(optimizer)
     for listener in _listeners:
@@ -128,6 +151,8 @@ def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwar
 
 
 def _tell(what: str, *facts: Any) -> None:
+    if _unheard and _is_unheard():
+        return
     for listener in _listeners:
         try:
             getattr(listener, what)(*facts)

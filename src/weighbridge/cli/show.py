@@ -205,7 +205,7 @@ def as_lines(record: RunRecord, wish: Wish, width: int) -> list[Text]:
 
 
 def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int) -> list[Text]:
-    from weighbridge.report import folded, named, outputs, text, views
+    from weighbridge.report import findings, folded, named, outputs, text, views
 
     statistics = named.choose_statistics(wish.statistics, views.LAST_STATISTICS)
     step = None if wish.step is None else _step(record, wish.step)
@@ -217,6 +217,7 @@ def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: i
     lines += text.legend(tensors, None if many and folded.module_groups(tensors) else spark, width)
     return [
         *lines,
+        *findings.told_lines(record, width),
         *outputs.origin_lines(record),
         *text.trouble_lines(record),
         *([] if many else [w for line in text.note_lines(record, tensors) for w in text.wrapped(line, width)]),

@@ -64,7 +64,8 @@ def _ahead(graph: Graph, edge: Edge | None) -> set[int]:
 
 
 def single_source(first: FirstPass, index: int) -> int | None:
-    """The affine layer whose output, and nothing else, is the input of this one; between convolutions behind a batch norm."""
+    """The affine layer whose output, and nothing else, is the input of this one. A batch norm may stand between convolutions,
+    and between layers of one module (that of a projection, behind which another module begins, is meant so: SimSiam)."""
     graph = first.graph
     op = graph.nodes[index].op
     edge = graph.nodes[index].inputs[AFFINE[op][0]]
@@ -74,7 +75,7 @@ def single_source(first: FirstPass, index: int) -> int | None:
         if len(graph.users[edge[0]]) != 1:
             return None
         if node.op in AFFINE:
-            return edge[0] if not has_norm or node.op == op == "Convolution" else None
+            return edge[0] if not has_norm or node.op == op == "Convolution" or _are_siblings(graph, edge[0], index) else None
         is_dropout = first.kinds.get(node.module, "").startswith("Dropout")
         is_norm = node.op in BATCH_NORMS
         has_norm |= is_norm
@@ -82,6 +83,11 @@ def single_source(first: FirstPass, index: int) -> int | None:
             return None
         edge = node.inputs[0] if node.inputs[0] is not None else node.inputs[1]
     return None
+
+
+def _are_siblings(graph: Graph, one: int, two: int) -> bool:
+    holders = {module_of(module_of(weight_of(graph, i))) for i in (one, two)}
+    return len(holders) == 1
 
 
 def _adds_parameter(graph: Graph, index: int) -> bool:
@@ -100,7 +106,7 @@ def _is_factor(graph: Graph, index: int) -> bool:
 
 def weight_of(graph: Graph, index: int) -> str:
     """The name of the parameter that is the matrix of an affine layer; empty where it is computed."""
-    place = AFFINE[graph.nodes[index].op][1]
+    place = AFFINE.get(graph.nodes[index].op, (0, 1))[1]
     leaf = graph.behind(index, place, RESHAPES | {"T", "Transpose", "Permute"})
     return "" if leaf is None else graph.nodes[leaf].parameter
 
@@ -109,16 +115,23 @@ def is_excused(first: FirstPass, one: int, two: int) -> bool:
     """Two affine layers in a row that are meant so, or of which too little is known."""
     graph = first.graph
     names = [weight_of(graph, i) for i in (one, two)]
+    if graph.nodes[two].op == "Convolution" != graph.nodes[one].op:  # a decoder begins so: a vector is made an image
+        return True
     if not all(names) or names[0] == names[1]:
         return True
     if any(graph.nodes[i].facts.get("groups", 1) != 1 or graph.nodes[i].facts.get("transposed") for i in (one, two)):
         return True
-    places = [module_of(name) for name in names] + [graph.nodes[one].module, graph.nodes[two].module]
-    kinds = " ".join(first.kinds.get(part, "") for place in places for part in (place, module_of(place)))
-    if any(word in kinds for word in RUNS_ITSELF):
+    if runs_itself(first, one) or runs_itself(first, two):
         return True
     middle = width(graph, one)
     return middle < min(_inner(first.by_name[names[0]].shape, middle), width(graph, two))
+
+
+def runs_itself(first: FirstPass, index: int) -> bool:
+    """Is this operation a part of attention or of a recurrent layer?"""
+    places = (module_of(weight_of(first.graph, index)), first.graph.nodes[index].module)
+    kinds = " ".join(first.kinds.get(part, "") for place in places for part in (place, module_of(place)))
+    return any(word in kinds for word in RUNS_ITSELF)
 
 
 def width(graph: Graph, index: int) -> int:

@@ -45,6 +45,7 @@ class Arriving:
         self._small["steps"] = []
         self._events: list[Event] = []
         self._described: list[tuple[int, Tensor]] = []
+        self._tensors = (0, Tensors(()))
         self._last = -1  # the last step that anything was said of
 
     @property
@@ -108,7 +109,7 @@ class Arriving:
         edges = sorted({self.next, below, *(s for s in changes if self.next < s < below)})
         grids = self._grids(below) if below > self.next else {}
         for low, high in itertools.pairwise(edges) if below > self.next else ():
-            tensors = tensors_at(self._described, low)
+            tensors = self._tensors_at(low)
             groups = groups_at(self._events, low, tensors)
             for start, stop in block_steps(low, high, len(tensors)):
                 arrays = _placed(grids.values(), self.needs.statistics, start, stop, tensors)
@@ -117,6 +118,13 @@ class Arriving:
                 self.next = stop
                 self._forget(stop)
                 yield Block(start, stop, tensors, groups, arrays, tables)
+
+    def _tensors_at(self, step: int) -> Tensors:
+        """Made anew only where something was said of a tensor: it may be thousands, and a look is one step."""
+        said = sum(since <= max(step, 0) for since, _ in self._described)
+        if self._tensors[0] != said:
+            self._tensors = (said, tensors_at(self._described, step))
+        return self._tensors[1]
 
     def _passes(self) -> Iterator[Block]:
         """While nobody steps, step 0 does not end: what is known of its passes comes in blocks of no steps."""

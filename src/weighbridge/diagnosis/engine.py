@@ -54,7 +54,7 @@ def diagnose_by(run: str | PathLike[str] | RunRecord, rules: Sequence[type[Rule]
     record = run if isinstance(run, RunRecord) else open_run(run)
     record.refresh()
     engine = Engine(rules)
-    for block in RecordedRun(record, engine.needs).blocks():
+    for block in RecordedRun(record, engine.needs, is_growing=record.info.state == "live").blocks():
         engine.feed(block)
     return engine.diagnosis(str(record.path))
 

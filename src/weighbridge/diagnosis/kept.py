@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from weighbridge.diagnosis import registry
+from weighbridge.diagnosis.causes import Links, linked
 from weighbridge.diagnosis.evidence import (
     KINDS,
     Evidence,
@@ -19,7 +22,11 @@ from weighbridge.diagnosis.evidence import (
     ValueEvidence,
     as_record,
 )
-from weighbridge.diagnosis.rule import Finding
+from weighbridge.diagnosis.rule import Diagnosis, Finding
+from weighbridge.diagnosis.stream import tensors_at
+
+if TYPE_CHECKING:
+    from weighbridge.store.record import RunRecord
 
 _PLAIN = ("rule", "severity", "certainty", "place", "first_step", "depth", "message", "fix", "experiment")
 _CLASSES = {word: kind for kind, word in KINDS.items()}
@@ -40,6 +47,19 @@ def findings_in(table: pa.Table) -> tuple[Finding, ...]:
         finding = Finding(told_step=row["step"], evidence=evidence, **{name: row[name] for name in _PLAIN})
         found.setdefault(finding.key, finding)
     return tuple(found.values())
+
+
+def told_of(record: RunRecord, also: Diagnosis | None = None) -> Diagnosis:
+    """What rules beside the training have told so far; with `also`, what that adds to this diagnosis."""
+    said = findings_in(record.whole("findings"))
+    known = Diagnosis(str(record.path), ()) if also is None else also  # one without findings is false
+    new = [finding for finding in said if finding.key not in {one.key for one in known.findings}]
+    if not new:
+        return known
+    links = {rule.id: Links(rule.causes, rule.travels) for rule in registry.rules()}
+    spans = tensors_at(record.descriptions(), max(finding.told_step for finding in said)).spans()
+    steps = max([known.steps, *(finding.told_step + 1 for finding in new)])
+    return dataclasses.replace(known, findings=linked([*known.findings, *new], links, spans), steps=steps)
 
 
 def jsonable(value: object) -> object:

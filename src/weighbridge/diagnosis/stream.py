@@ -128,15 +128,18 @@ def needed(needs: Iterable[Needs]) -> Needs:
 
 
 class RecordedRun:
-    """A run in its files, as blocks."""
+    """A run in its files, as blocks. While it grows the last step is left out: not all of its rows may be there yet."""
 
-    def __init__(self, record: RunRecord, needs: Needs) -> None:
+    def __init__(self, record: RunRecord, needs: Needs, *, is_growing: bool = False) -> None:
         self.record, self.needs = record, needs
         self.tables = {name: record.whole(name) for name in needs.tables - {"groups", "events", "steps"}}
         self.tables["steps"] = record.steps_table().select(STEP_COLUMNS)
         self.events = record.events()
         lasts = [int(t.column("step").to_numpy().max()) for t in self.tables.values() if t.num_rows]
         self.stop = 1 + max([record.last_step, *lasts, *(e.step for e in self.events)], default=-1)
+        steps = self.tables["steps"].column("step").to_numpy()
+        if is_growing and len(steps):
+            self.stop = max(0, min(record.last_step, int(steps.max())))
         self.described = record.descriptions()
         self.ranks = RankReader(record, needs.ranks)
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from weighbridge.capture.hooks import unheard
 from weighbridge.diagnosis.redundant import redundant_biases
 from weighbridge.errors import BadInput, nearest
 from weighbridge.preflight.again import MakeModel, model_maker, optimizer_maker
@@ -149,9 +150,10 @@ class _Task:
         loss_fn = copy.deepcopy(self.loss_fn) if isinstance(self.loss_fn, torch.nn.Module) else self.loss_fn
         optimizer = self.make_optimizer([p for p in model.parameters() if p.requires_grad])
         model.train()
-        for _ in range(self.epochs):
-            for batch in _each(self.batches, loss_fn):
-                self._step(model, optimizer, detached(batch), loss_fn)
+        with unheard():
+            for _ in range(self.epochs):
+                for batch in _each(self.batches, loss_fn):
+                    self._step(model, optimizer, detached(batch), loss_fn)
         scored = self.batches if self.held_out is None else self.held_out
         return float(held_out(model.eval(), scored, loss_fn).all(model).mean())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from weighbridge.capture.hooks import unheard
 from weighbridge.diagnosis.redundant import Redundant, redundant_biases
 from weighbridge.preflight.bias_proofs import has_constant_before, would_be_absorbed
 from weighbridge.preflight.bias_slots import Slot, change, slots
@@ -106,7 +107,7 @@ def biases(model: torch.nn.Module, batches: Any, loss_fn: Any = None, optimizer:
     >>> [(one.name, one.verdict) for one in report][:1]
     [('0.bias', 'redundant')]
     """
-    with torch.inference_mode(False):
+    with unheard(), torch.inference_mode(False):
         twin = copied(unwrapped(model)).eval().requires_grad_(False)
         held = held_out(twin, batches, loss_fn)
         trial = try_out(model, held.batches[0], loss_fn, optimizer)

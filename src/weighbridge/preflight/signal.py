@@ -11,6 +11,7 @@ import torch
 from weighbridge.capture.firstfacts import asked
 from weighbridge.capture.firstgraph import is_optional, written
 from weighbridge.capture.graphwalk import walk
+from weighbridge.capture.hooks import unheard
 from weighbridge.diagnosis.graphrule import module_of
 from weighbridge.errors import BadInput
 from weighbridge.firstpass import FirstPass, Parameter, Scale, Start
@@ -35,7 +36,7 @@ def try_out(model: torch.nn.Module, batch: Any, loss_fn: Any, optimizer: Any = N
     twin, observed = copied(original), Observed()
     try:
         observed.watch(twin)
-        with same_random_state(), torch.inference_mode(False), torch.enable_grad():
+        with unheard(), same_random_state(), torch.inference_mode(False), torch.enable_grad():
             loss_fn = copy.deepcopy(loss_fn) if isinstance(loss_fn, torch.nn.Module) else loss_fn
             loss = loss_of(twin, detached(batch), loss_fn)
             return _shown(original, twin, observed, loss, optimizers)

@@ -19,12 +19,15 @@ from weighbridge.diagnosis import (
     SettingEvidence,
     TableEvidence,
 )
+from weighbridge.diagnosis.kept import told_of
 from weighbridge.diagnosis.registry import Explanation
 from weighbridge.report import grid
 from weighbridge.report.text import MOST_SPARK, thinned, wrapped
+from weighbridge.store.record import RunRecord
 
 STYLES: Final = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
 INDENT: Final = 2
+TOLD: Final = 5  # findings of `show`
 ROWS: Final = 5  # of a table; the rest is counted
 
 
@@ -142,6 +145,24 @@ def _indented(texts: Sequence[Text], width: int) -> list[Text]:
 
 def _moved(line: Text, by: int) -> Text:
     return Text(" " * by).append_text(line)
+
+
+def told_lines(record: RunRecord, width: int) -> list[Text]:
+    """What rules have told while the run was recorded, a line each, the causes first; nothing where they told nothing."""
+    told = told_of(record)
+    causes = {finding.key for finding in told.causes}
+    inorder = [*told.causes, *(finding for finding in told.findings if finding.key not in causes)]
+    shown = []
+    for finding in inorder[:TOLD]:
+        place = f" at {plain.visible(finding.place)}" if finding.place else ""
+        title = Text.assemble((finding.severity, STYLES.get(finding.severity, "")), f"  {finding.rule}{place}  ")
+        shown += wrapped(title.append(_since(finding), style="dim"), width)
+    more = f"and {len(inorder) - TOLD} more: " if len(inorder) > TOLD else ""
+    return (
+        [*shown, *wrapped(Text(f"{more}weighbridge diagnose {plain.visible(record.path.name)}", style="dim"), width)]
+        if shown
+        else []
+    )
 
 
 def rule_lines(rules: Sequence[type[Rule]], width: int) -> list[Text]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
+from weighbridge.diagnosis.kept import told_of
 from weighbridge.server.runs import Runs
 from weighbridge.server.shapes import jsonable
 from weighbridge.store.record import RunRecord
@@ -57,7 +58,16 @@ class Diagnoser:
                 self._start()
                 self._lock.notify_all()
             pending = name in self._waiting
-            return {"pending": pending, "error": said.error, **_as_json(said.diagnosis)}
+            diagnosis = said.diagnosis
+        told = told_of(record, diagnosis)  # a run that is being recorded says more as it goes
+        known = diagnosis is not None or bool(told.findings)
+        return {"pending": pending, "error": said.error, **_as_json(told if known else None)}
+
+    def keep(self, name: str, record: RunRecord) -> None:
+        """Ask now, and wait for it: `ask` then has the answer."""
+        info = record.info
+        with self._lock:
+            self._said[name] = _Said(info.steps, info.state, diagnose(record))
 
     def wait(self, seconds: float) -> bool:
         """Until everything asked for is answered; for tests."""

@@ -48,6 +48,7 @@ def run_json(name: str, record: RunRecord) -> dict[str, Any]:
         "tensors": info.tensors,
         "size_bytes": info.size_bytes,
         "last_loss": number(info.last_loss),
+        "findings": record.whole("findings").num_rows,  # told while it was recorded: more of them are news for the page
     }
 
 

@@ -57,6 +57,7 @@ class DominantEpsilon(Rule):
         moment2=["mean"],
         tables=["steps", "groups"],
     )
+    causes = ("low-learning-rate", "stalled-loss")
     experiment = "20 steps from the last checkpoint with eps=1e-8: if the loss falls no faster, this finding is wrong."
 
     def __init__(self) -> None:

@@ -2,8 +2,9 @@
 
 Symptom        The loss falls at first and then stays far above 0, with small gradients; probabilities are never sure.
 How it decides Exact, on the graph of the first loss: a softmax or sigmoid feeds a cross-entropy or a BCE with logits, or
-               one activation of the kind feeds another, with only reshapes between. Behind a softmax the cross-entropy of C
-               classes cannot fall below ln(1 + (C-1)/e): 1.46 for 10. A LogSoftmax twice changes nothing: a note.
+               one activation of the kind feeds another, with only reshapes and selections between. Behind a softmax the
+               cross-entropy of C classes cannot fall below ln(1 + (C-1)/e): 1.46 for 10. A LogSoftmax twice changes
+               nothing: a note.
 What to do     Take the activation out of the model and keep it for evaluation, or use the loss without it.
 When it errs   It does not, for what is directly connected; a softmax over another axis than the loss's is none.
 References     PyTorch documentation, torch.nn.CrossEntropyLoss and BCEWithLogitsLoss ("expected to contain the unnormalized
@@ -21,7 +22,7 @@ from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass
-from weighbridge.lossgraph import Graph
+from weighbridge.lossgraph import PARTS, Graph
 
 SIGMOID_LOSS: Final = "BinaryCrossEntropyWithLogits"
 SOFTMAXES: Final = ("Softmax", "LogSoftmax")
@@ -57,7 +58,7 @@ class DoubledOutputActivation(GraphRule):
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:
             for index in range(len(first.graph.nodes)):
-                before = first.graph.behind(index)
+                before = first.graph.behind(index, 0, PARTS)
                 if before is not None and _is_doubled(first.graph, before, index):
                     yield _finding(first, before, index)
 
@@ -66,9 +67,10 @@ def _is_doubled(graph: Graph, before: int, index: int) -> bool:
     one, two = graph.nodes[before], graph.nodes[index]
     if (one.op, two.op) not in DOUBLES:
         return False
-    dims = [node.facts.get("dim", 0) for node in (one, two)]
-    of_softmaxes = one.op in SOFTMAXES and two.op in SOFTMAXES
-    return not of_softmaxes or dims[0] % len(two.shape) == dims[1] % len(two.shape)
+    if one.op not in SOFTMAXES or two.op not in SOFTMAXES:
+        return True
+    dims = [node.facts.get("dim", 0) % len(node.shape) for node in (one, two)]
+    return one.shape[dims[0]] == two.shape[dims[1]] and (one.shape != two.shape or dims[0] == dims[1])
 
 
 def _finding(first: FirstPass, before: int, index: int) -> Finding:

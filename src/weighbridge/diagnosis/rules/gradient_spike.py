@@ -49,6 +49,7 @@ class GradientSpike(Rule):
     id, title = "gradient-spike", "The gradient is suddenly many times larger"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(gradient=["l2_norm"], tables=["steps", "groups"])
+    causes = ("loss-spike", "growing-loss")
     experiment = "The same step with another batch: if the gradient is as large, it is not the data."
 
     def __init__(self) -> None:

@@ -1,15 +1,14 @@
 """Steps are so short that nothing can come of them: the learning rate is too low.
 
 Symptom        The loss stays where it began, although successive gradients agree and all layers receive them.
-How it decides Over the first steps of a learning rate that does not change and was never higher, at WINDOW steps in a row: the
-               pace (size of the step over that of the weights) is below PACE, the promise (the share of the loss that the step
-               takes away if the loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a
-               relative change of the weights) above LEVERAGE: there is something to gain. And successive gradients point the
-               same way, their cosine above COSINE in the median: what is to be gained is no noise.
+How it decides Within LATEST steps of the start, or of the end of a warm-up, at WINDOW steps in a row: the pace (size of the
+               step over that of the weights) is below PACE, the promise (the share of the loss that the step takes away if the
+               loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a relative change of
+               the weights) above LEVERAGE: there is something to gain. And successive gradients point the same way, their
+               cosine above COSINE in the median: it is no noise. Below TINY, noise is no excuse.
 What to do     Ten times the learning rate, again and again, until the loss falls or swings; then a third.
-When it errs   Steps before a warm-up that waits, and finetuning of a model that has nothing left to learn, look alike from
-               their first steps; the second has gradients without a common direction. Where gradients were not compared it
-               says nothing.
+When it errs   A rate that waits for a warm-up by whole epochs, and finetuning of a model that has nothing left to learn, look
+               alike in their first steps; the second has gradients without a common direction.
 References     Smith 2017, "Cyclical learning rates" (range test); McCandlish et al. 2018, "An empirical model of large-batch
                training" (gain of a step; signal and noise); design notes O1, O3.
 """
@@ -26,14 +25,18 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.format import number
+from weighbridge.format import number, share
 
 PACE = 1e-4  # the low end of the usual band, 1e-4 to 1e-2 (design notes, O1): 10,000 steps to turn a layer once
 PROMISE = 1e-4  # 10,000 steps to lower the loss by a factor e, were every promise kept
-LEVERAGE = 0.02  # that of a model that has converged falls to 0 with the gradient; at the start it is near 1
+LEVERAGE = 0.005  # that of a model that has converged falls to 0 with the gradient; at the start it is near 1
 COSINE = 0.1  # the median of so many independent directions in more than 100 dimensions is below it
 COMPARED = 5
 WINDOW = 15
+LATEST = 40  # steps after the start (or the end of a warm-up): later, short steps may be those of a model that has learnt
+LOWERED = 0.5  # of the highest rate so far: the end of a schedule
+TINY = 2e-6  # so short that noise is no excuse: half a million steps
+AT_REST = 30.0  # leverage; of a loss near 0 any change is large
 
 
 @dataclass
@@ -43,7 +46,17 @@ class _Course:
     rate: float = math.nan
     steps: list[Step] = field(default_factory=list)  # the last WINDOW that were short
     cosines: list[float] = field(default_factory=list)
+    count: int = 0  # steps at this rate
     is_done: bool = False
+
+    @property
+    def agree(self) -> bool:
+        """Do successive gradients point the same way?"""
+        return len(self.cosines) >= COMPARED and float(np.median(self.cosines)) > COSINE
+
+
+def _is_tiny(step: Step) -> bool:
+    return step.pace < TINY and abs(step.promise) < 10 * TINY and step.leverage < AT_REST
 
 
 class LowLearningRate(Rule):
@@ -72,34 +85,33 @@ class LowLearningRate(Rule):
                 yield self._finding(course)
 
     def _is_short(self, course: _Course, step: Step) -> bool:
-        """Are there now WINDOW short steps in a row, with gradients that agree?"""
-        if step.rate < course.rate:  # it has been lowered: the rest of the run is its end
-            course.is_done = True
-            return False
-        if step.rate != course.rate:
-            course.rate = step.rate
+        """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or at a pace of "
+        "nothing?"""
+        if not step.rate <= course.rate:  # the first step, or warm-up
+            course.rate, course.count = step.rate, 0
             course.steps.clear()
+        course.count += 1
+        course.is_done = step.rate < LOWERED * course.rate or course.count > LATEST  # it was lowered, or has done some good
         is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
-        if not is_short or step.rate == 0:
+        if course.is_done or not is_short or step.rate == 0:
             course.steps.clear()
             return False
         course.steps = [*course.steps, step][-WINDOW:]
-        is_enough = len(course.steps) == WINDOW and len(course.cosines) >= COMPARED
-        return is_enough and float(np.median(course.cosines)) > COSINE
+        return len(course.steps) == WINDOW and (course.agree or all(_is_tiny(s) for s in course.steps))
 
     def _finding(self, course: _Course) -> Finding:
         steps, last = course.steps, course.steps[-1]
         pace, promise = (float(np.median([getattr(s, name) for s in steps])) for name in ("pace", "promise"))
-        cosine = float(np.median(course.cosines))
+        cosine = float(np.median(course.cosines or [math.nan]))
         return Finding(
             place="",
             first_step=steps[0].step,
             told_step=last.step,
             message=f"A step changes the weights by {number(pace)} of their size and the loss by at most "
-            f"{number(promise)} of it: at this "
-            f"pace the loss needs {number(1 / max(promise, 1e-300))} steps to fall to a third, although successive "
-            f"gradients agree "
-            f"(cosine {number(cosine)}).",
+            f"{number(promise)} of it: "
+            f"the loss needs {number(1 / max(promise, 1e-300))} steps to fall to a third, although there is much to gain "
+            f"(a change "
+            f"of the weights by 1 % would change it by {share(last.leverage / 100)}).",
             evidence=(
                 ValueEvidence("size of a step over the size of the weights", pace, PACE),
                 ValueEvidence("promised share of the loss in one step", promise, PROMISE),

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
-from weighbridge.diagnosis.affine import constants_before, has_own_bias, is_linear_before, last_layer, weight_of
+from weighbridge.diagnosis.affine import constants_before, has_own_bias, is_linear_before, last_layer, runs_itself, weight_of
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth, module_of
 from weighbridge.diagnosis.rules.raw_input_scale import is_normed
 from weighbridge.diagnosis.tensors import in_code
@@ -82,7 +82,12 @@ def _limit(first: FirstPass, layer: int) -> float:
 
 
 def _of_inputs(first: FirstPass, scale: Scale) -> Iterator[Finding]:
-    if has_own_bias(first.graph, scale.node) or _is_shifted(first.graph, scale.node) or is_normed(first.graph, scale.node):
+    if (
+        runs_itself(first, scale.node)
+        or has_own_bias(first.graph, scale.node)
+        or _is_shifted(first.graph, scale.node)
+        or is_normed(first.graph, scale.node)
+    ):
         return
     if scale.constants or not scale.mean_power > INPUTS * scale.variance or scale.samples < CERTAIN:
         return

@@ -54,6 +54,7 @@ class OvertightClipping(Rule):
         update=["l2_norm", "dot_gradient_update"],
         tables=["steps", "groups"],
     )
+    causes = ("low-learning-rate", "stalled-loss")
     experiment = "20 steps from the last checkpoint without clipping: if the loss falls no faster, this finding is wrong."
 
     def __init__(self) -> None:

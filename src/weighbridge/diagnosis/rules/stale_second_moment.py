@@ -66,6 +66,7 @@ class StaleSecondMoment(Rule):
         moment2=["mean"],
         tables=["steps", "groups"],
     )
+    causes = ("gradient-spike", "loss-spike", "growing-loss")
     experiment = "20 steps from the last checkpoint with beta2=0.95: if the loss jumps as before, this finding is wrong."
 
     def __init__(self) -> None:

@@ -4,11 +4,11 @@ Symptom        Too large: the first loss is huge, or the activations behind are 
                on the input, and the gradient does not come through.
 How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inputs): 1 keeps sizes, PyTorch's own layers have
                0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and no norm layer
-               follows at once. Too small: below SMALL but not 0, and the layer gives less than FADED of what it gets, and all
-               modules before it get less than FADED of the gradient behind it: no shortcut goes around it. The last layer may
-               be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where modules cannot be seen,
-               the gains and what the model gives are judged. Weights with numbers too large for a normal or uniform
-               distribution (by TAIL) are trained ones, and clear.
+               follows at once. Too small: below SMALL but not 0, no norm layer before the next weights, and all modules before
+               it get less than FADED of the gradient behind it: no shortcut goes around it. The last layer may be small.
+               Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where modules cannot be seen, the gains
+               and what the model gives are judged. Weights with numbers too large for a normal or uniform distribution (by
+               TAIL) are trained ones, and clear.
 What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own.
 When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training
                from large weights without norm layers.
@@ -136,20 +136,24 @@ class WrongInitialScale(Rule):
         is_called = not given and gain > LARGE and last > WIDE**2  # by a function call: only what the model gives tells of it
         return f"the model gives an rms of {number(last)}" if is_called else ""
 
+    def _is_normed(self, output: int) -> bool:
+        """Does a norm layer run before the next layer with weights? Then the scale is free."""
+        for column in self.ran[self.ran.index(output) + 1 :]:
+            if "Norm" in self._kind(column) or self._kind(column) in (*LINEAR, *CLOSED):
+                return "Norm" in self._kind(column)
+        return False
+
     def _of_large(self, output: int) -> str:
         """A layer whose weights are too large: does it give too much, and does nothing divide it out?"""
-        behind = self.ran[self.ran.index(output) + 1 :][:1]
         size = float(self.row["activation.rms"][output])
-        is_normed = any("Norm" in self._kind(c) for c in behind)
+        is_normed = any("Norm" in self._kind(c) for c in self.ran[self.ran.index(output) + 1 :][:1])
         return "" if is_normed or size <= WIDE else f"it gives an rms of {number(size)}"
 
     def _of_small(self, output: int, heads: list[int]) -> str:
-        """A layer whose weights are too small: do neither signal nor gradient come through, or around it?"""
-        at, sizes, slopes = self.ran.index(output), self.row["activation.rms"], self.row["activation_gradient.l2_norm"]
-        if not at or output in heads or sizes[output] > FADED * sizes[self.ran[at - 1]]:
-            return ""
+        """A layer whose weights are too small: does no gradient come through, or around it?"""
+        at, slopes = self.ran.index(output), self.row["activation_gradient.l2_norm"]
         before, after = slopes[self.ran[:at]], slopes[self.ran[at:]]
-        if not np.isfinite(before).any() or not np.nanmax(after) > 0:
+        if output in heads or self._is_normed(output) or not np.isfinite(before).any() or not np.nanmax(after) > 0:
             return ""
         lost = float(np.nanmax(before) / np.nanmax(after))
         return f"the gradient before it is {number(lost)} of that behind it" if lost < FADED else ""
