@@ -23,6 +23,7 @@ class Case:
         self.seed, self.ill, self.steps = seed, ill, steps
         self._watch = watch
         self._step = 0
+        self._model: nn.Module | None = None
         self.first_true: int | None = None  # the first step at which the fault's truth holds
         self.proved: bool | None = None  # None = nothing was asked
         self.digest = ""  # of all that the model holds at the end
@@ -30,25 +31,35 @@ class Case:
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """`weighbridge.watch(model)`, with its defaults, in the watched training; nothing in the plain one."""
+        self._model = model
         with self._watch(model) if self._watch else nullcontext():
             yield
         self.digest = _digest(model)
 
     def truth(self, measure: Callable[[], bool]) -> None:
-        """Called once per step: is the fault there now? Asked in the plain training only; must change nothing."""
-        if self._watch is None and self.first_true is None and _asked(measure):
+        """Called once per step: is the fault there now?
+
+        Asked in the plain training only; must change no parameter and no gradient.
+        """
+        if self._watch is None and self.first_true is None and self._asked(measure):
             self.first_true = self._step
         self._step += 1
 
     def proof(self, measure: Callable[[], bool]) -> None:
         """Called at the end: did a healthy training learn? Asked in the plain training of healthy programs and twins only."""
         if self._watch is None and not self.ill:
-            self.proved = _asked(measure) and self.proved is not False
+            self.proved = self._asked(measure) and self.proved is not False
 
-
-def _asked(measure: Callable[[], bool]) -> bool:
-    with torch.random.fork_rng(devices=[]):
-        return bool(measure())
+    def _asked(self, measure: Callable[[], bool]) -> bool:
+        """Random state and buffers (a batch norm's running averages) are as before afterwards."""
+        buffers = list(self._model.buffers()) if self._model else []
+        before = [buffer.clone() for buffer in buffers]
+        with torch.random.fork_rng(devices=[]):
+            answer = bool(measure())
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+        return answer
 
 
 def _digest(model: nn.Module) -> str:

@@ -28,7 +28,9 @@ def save(results: Sequence[Result], title: str, stem: Path) -> None:
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix(".md").write_text(written(results, title))
     records = [r.record() for r in sorted(results, key=lambda r: (r.tool, r.name, r.seed))]
-    stem.with_suffix(".json").write_text(json.dumps({"title": title, "results": records}, indent=1) + "\n")
+    stem.with_suffix(".json").write_text(
+        json.dumps({"title": title, "results": records}, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n"
+    )
 
 
 def saved(file: Path) -> list[Result]:

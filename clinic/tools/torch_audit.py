@@ -45,7 +45,8 @@ class Tool:
             auditor.unpatch()
 
     def verdicts(self) -> list[Verdict]:
-        return [_verdict(f) for f in self.findings if not f.rule_id.startswith(NOT_ABOUT_TRAINING)]
+        said = [_verdict(f) for f in self.findings if not f.rule_id.startswith(NOT_ABOUT_TRAINING)]
+        return list({(v.label, v.severity, v.place): v for v in reversed(said)}.values())  # the first time of each
 
 
 def _verdict(finding: object) -> Verdict:

@@ -63,6 +63,15 @@ def test_measurements_leave_the_random_state_and_are_not_made_while_watched() ->
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_measurement_in_training_mode_leaves_the_running_averages() -> None:
+    model = nn.BatchNorm1d(2)
+    case = Case(0, True, 1)
+    with case.watch(model):
+        case.truth(lambda: bool(model(torch.randn(8, 2) + 5).isfinite().all()))
+    assert model.running_mean is not None
+    assert model.running_mean.tolist() == [0.0, 0.0]
+
+
 def test_a_program_that_raises_dies_or_does_not_end_is_said_and_the_next_one_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "TIMEOUT_SECONDS", 20.0)
     stops: list[tuple[Callable[[Case], None], str]] = [
