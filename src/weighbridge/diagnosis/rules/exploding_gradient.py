@@ -23,6 +23,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
@@ -60,6 +61,7 @@ class ExplodingGradient(Rule):
     )
 
     def __init__(self) -> None:
+        self.rivals = Rivals()
         self.rows: dict[tuple[str, bool], deque[int]] = {}
         self.told: set[str] = set()
         self.norms: deque[tuple[int, float]] = deque(maxlen=HISTORY)
@@ -78,8 +80,9 @@ class ExplodingGradient(Rule):
         deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        self.rivals.read(block)
         for i in range(len(block)):
-            for profile in profiles:
+            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
                 if np.isfinite(row[list(profile.columns)]).any():
                     self.calls = block["activation.count"][i] / self.counts

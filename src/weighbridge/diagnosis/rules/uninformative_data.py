@@ -27,12 +27,14 @@ import numpy as np
 
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import count, counted, number
 
 SAMPLES = 400  # a test sees a correlation of 3 / sqrt(400) = 0.15
 CLEAR = 3.0  # standard deviations: nothing that is independent passes it in more than 1 of 700 runs
 SETTLE = 5  # steps in which a fresh model's own guess fades
 STEPS = 15  # with a loss
+VISITS = 200  # steps instead, where embeddings are learnt: a row changes only when its token comes again
 BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
 ABOVE = 1.25
 PROMISED = 0.02  # of the loss, all steps together
@@ -53,6 +55,10 @@ class UninformativeData(Rule):
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
         self.losses = np.zeros(3)  # number, sum, sum of squares
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
+
+    def start(self, tensors: Tensors) -> None:
+        has_tables = any(t.module.startswith("Embedding") for t in tensors)
+        self.needed = VISITS if has_tables else STEPS
 
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_told:
@@ -114,7 +120,7 @@ class UninformativeData(Rule):
         return math.nan
 
     def _is_clear(self) -> bool:
-        if self.samples < SAMPLES or self.steps < STEPS or not self.promise >= PROMISED:
+        if self.samples < SAMPLES or self.steps < self.needed or not self.promise >= PROMISED:
             return False
         scores, floor = self.scores(), self.floor()
         if max(abs(score) for score in scores.values()) > CLEAR or not floor > 0:
@@ -159,7 +165,7 @@ class UninformativeData(Rule):
                 Outcome.NOT_APPLICABLE,
                 "no targets beside inputs were recorded: a loss function of torch, batches, CPU memory",
             )
-        if self.samples < SAMPLES or self.steps < STEPS:
+        if self.samples < SAMPLES or self.steps < self.needed:
             seen = f"{counted(self.samples, 'sample')} in {counted(self.steps, 'step')}"
-            return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {STEPS} are needed"
+            return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {self.needed} are needed"
         return None
