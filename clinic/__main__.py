@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import random
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -31,15 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     truths = {} if asked.afresh else load()
     trials = [t for name in tools for p in chosen for t in _trials(p, asked.seeds, name, truths)]
     keys = {(t.name, t.seed): key(t.program, t.name, t.seed) for t in trials}
-    results = []
-    for result in run_all(trials, asked.jobs, watched=asked.do == "run"):
-        results.append(result)
-        _say(result, len(results), len(trials))
-        if result.is_proved:
-            kept = {"first_true": result.first_true, "is_proved": True, "digest": result.digest}
-            save_truths(load() | {keys[result.name, result.seed]: kept})
+    random.Random(0).shuffle(trials)  # a run that is stopped has seen some of everything
+    results: list[Result] = []
+    with suppress(KeyboardInterrupt):
+        for result in run_all(trials, asked.jobs, watched=asked.do == "run"):
+            results.append(result)
+            _say(result, len(results), len(trials))
+            if result.is_proved:
+                kept = {"first_true": result.first_true, "is_proved": True, "digest": result.digest}
+                save_truths(load() | {keys[result.name, result.seed]: kept})
     if asked.do == "run":
-        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {asked.seeds} seeds"
+        seen = f"{asked.seeds} seeds, {len(results)} of {len(trials)} trials"
+        title = f"{datetime.now():%Y-%m-%d %H:%M}, clinic/{asked.part}, {seen}{_commit()}"
         print(written(results, title))
         if asked.only == "*":
             save(results, title, RESULTS / f"{datetime.now():%Y-%m-%d-%H%M}-{asked.part}")
@@ -49,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _trials(program: Program, seeds: int, tool: str, truths: Mapping[str, Any]) -> list[Trial]:
     bare = [Trial(program, seed, ill, tool) for seed in range(seeds) for ill in ([True, False] if program.label else [False])]
     return [replace(t, known=truths.get(key(program, t.name, t.seed))) for t in bare]
+
+
+def _commit() -> str:
+    """Of the repository that this runs in; empty where there is none."""
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=RESULTS.parent, capture_output=True, text=True)
+    return f", commit {asked.stdout.strip()}" if asked.returncode == 0 else ""
 
 
 def _say(result: Result, number: int, of: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import tempfile
@@ -9,7 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -75,23 +76,40 @@ def empty(trial: Trial) -> Result:
 def run_all(trials: Iterable[Trial], jobs: int, watched: bool = True) -> Iterator[Result]:
     """Each trial in a process of its own, `jobs` at a time; as they end. `watched=False`: the plain trainings only."""
     waiting, running = list(trials)[::-1], {}
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            trial = waiting.pop()
-            ours, theirs = _fork.Pipe(duplex=False)
-            process = _fork.Process(target=_send, args=(theirs, trial, watched))
-            process.start()
-            theirs.close()
-            running[ours] = trial, process, time.monotonic() + TIMEOUT_SECONDS
-        for pipe in wait(list(running), timeout=1.0):
-            assert isinstance(pipe, Connection)
-            trial, process, _ = running.pop(pipe)
-            yield _received(pipe, trial)
-            process.join()
-        for pipe in [p for p, (_, _, end) in running.items() if time.monotonic() > end]:
-            trial, process, _ = running.pop(pipe)
+    _warm({trial.tool for trial in waiting} if watched else set())
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                trial = waiting.pop()
+                pipe, process = _started(trial, watched)
+                running[pipe] = trial, process, time.monotonic() + TIMEOUT_SECONDS
+            for pipe in wait(list(running), timeout=1.0):
+                assert isinstance(pipe, Connection)
+                trial, process, _ = running.pop(pipe)
+                yield _received(pipe, trial)
+                process.join()
+            for pipe in [p for p, (_, _, end) in running.items() if time.monotonic() > end]:
+                trial, process, _ = running.pop(pipe)
+                process.kill()
+                yield _failed(trial, f"not ended after {TIMEOUT_SECONDS:.0f} s")
+    finally:
+        for _, process, _ in running.values():
             process.kill()
-            yield _failed(trial, f"not ended after {TIMEOUT_SECONDS:.0f} s")
+
+
+def _started(trial: Trial, watched: bool) -> tuple[Connection, Any]:
+    ours, theirs = _fork.Pipe(duplex=False)
+    process = _fork.Process(target=_send, args=(theirs, trial, watched))
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _warm(tools: set[str]) -> None:
+    """Imports what every trial would import for itself: a second each for torch._dynamo, which the first optimizer asks for."""
+    for name in ("torch._dynamo", *(f"clinic.tools.{used.replace('-', '_')}" for used in tools)):
+        with suppress(ImportError):  # each trial says it
+            importlib.import_module(name)
 
 
 def _received(pipe: Connection, trial: Trial) -> Result:

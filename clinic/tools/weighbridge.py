@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 import weighbridge
+import weighbridge.capture.active
+import weighbridge.diagnosis.engine  # both here, so that they are imported once and not in every trial
 from clinic.tools import Verdict
 
 

@@ -58,7 +58,9 @@ def generator_with_tanh(case: Case) -> None:
     x, _ = _digits()
     model = nn.ModuleDict(
         {
-            "generator": nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh()),
+            "generator": nn.Sequential(
+                nn.Linear(16, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 64), nn.Tanh()
+            ),
             "judge": nn.Sequential(nn.Linear(64, 64), nn.LeakyReLU(0.2), nn.Linear(64, 1)),
         }
     )
@@ -117,7 +119,7 @@ class _Recall(nn.Module):
     def forward(self, ids: torch.Tensor, ask: torch.Tensor) -> torch.Tensor:
         at = torch.arange(ids.shape[1]).expand_as(ids)
         h = self.embed(ids) + self.place(at)
-        q = self.q_proj(self.place(ask))[:, None]
+        q = self.q_proj(self.place(ask)[:, None])
         q, k, v = (p.unflatten(-1, (2, -1)).transpose(1, 2) for p in (q, self.k_proj(h), self.v_proj(h)))
         return self.head(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
@@ -177,7 +179,10 @@ def learned_queries(case: Case) -> None:
 @healthy(kind="siamese", source="Chen & He 2021, SimSiam as it should be: the gradient of one branch is stopped", data="digits")
 def siamese(case: Case) -> None:
     x, _ = _digits()
-    trunk = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32), nn.BatchNorm1d(32))
+    trunk = nn.Sequential(
+        *(nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
+        *(nn.Linear(64, 32, bias=False), nn.BatchNorm1d(32)),
+    )
     model = nn.ModuleDict({"trunk": trunk, "guess": nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 32))})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
@@ -247,7 +252,7 @@ class _Conditioned(nn.Module):
 
     def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         h = F.silu(self.into(x))
-        h = h + F.silu(self.mid(self.norm(h) + self.shift(self.time(t))))
+        h = h + F.silu(self.mid(self.norm(h) + self.shift(F.silu(self.time(t)))))
         return self.out(h)
 
 

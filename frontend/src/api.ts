@@ -1,6 +1,8 @@
 // Everything the page asks the server for, typed. JSON for facts, Arrow for arrays.
 import { tableFromIPC } from "@uwdata/flechette";
 
+import { answerOf, frozen } from "./state/frozen.ts";
+
 export interface RunFacts {
   name: string;
   state: "live" | "finished" | "ended without finish" | "unreadable";
@@ -76,6 +78,8 @@ export interface Window {
 export class Refused extends Error {}
 
 export async function runs(signal?: AbortSignal): Promise<RunList> {
+  const held = frozen();
+  if (held) return { folder: "this report", version: "", now: "", runs: await Promise.all(held.runs.map((name) => run(name, signal))) };
   const list = (await json("runs", {}, signal)) as RunList;
   return { ...list, runs: list.runs.map(withNumbers) };
 }
@@ -106,7 +110,17 @@ export async function series(
 /** The loss (key null) or a metric that the training logged. */
 export async function loss(name: string, key: string | null, window: Window, signal?: AbortSignal): Promise<Line> {
   const answer = await ask(key === null ? "loss" : "logged", { run: name, ...(key === null ? {} : { key }), ...window }, signal);
-  return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
+  const line = lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
+  return frozen() ? within(line, window) : line;
+}
+
+/** Of a line that was kept whole, the steps that are shown. */
+function within(line: Line, { start = 0, stop = Infinity }: Window): Line {
+  const from = line.last.findIndex((last) => last >= start);
+  let to = line.first.findIndex((first) => first >= stop);
+  if (to < 0) to = line.first.length;
+  const cut = (of: Float64Array): Float64Array => (from < 0 ? of.subarray(0, 0) : of.subarray(from, to));
+  return { first: cut(line.first), last: cut(line.last), mean: cut(line.mean), min: cut(line.min), max: cut(line.max), bad: cut(line.bad) };
 }
 
 /** JSON has no NaN: the server writes the word. */
@@ -138,6 +152,11 @@ export async function json(what: string, parameters: Parameters, signal?: AbortS
 }
 
 async function ask(what: string, parameters: Parameters, signal?: AbortSignal): Promise<Response> {
+  if (frozen()) {
+    const kept = await answerOf(what, parameters);
+    if (kept) return kept;
+    throw new Refused("This is not in the report. Where the run lies: weighbridge ui");
+  }
   const answer = await fetch(address(what, parameters), { signal: signal ?? null });
   if (answer.ok) return answer;
   let sentence = `The server answered ${answer.status}.`;

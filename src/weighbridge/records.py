@@ -211,8 +211,8 @@ SPREAD: Final = pa.schema(
         ("sum_sq", pa.float64()),  # sum of Y^2; NaN where nothing could be looked at
         ("sample_sq", pa.float64()),  # sum of (Y - its mean over samples)^2
         ("position_sq", pa.float64()),  # sum of (Y - its mean over positions)^2
-        ("vectors", pa.int32()),  # rows of V: the vectors of Y, taken evenly
-        ("trace", pa.float64()),  # of K = (V - mean of rows) (V - mean of rows)^T: sum of its eigenvalues
+        ("vectors", pa.int32()),  # rows of V: the vectors of Y - its mean over samples, taken evenly
+        ("trace", pa.float64()),  # of K = V V^T: sum of its eigenvalues
         ("trace_sq", pa.float64()),  # sum of K^2: of their squares; trace^2 / trace_sq = participation ratio
         ("logit", pa.float64()),  # of attention: largest |q.k| / sqrt(size of a head); NaN = no queries and keys
         # the function through which this output is given to the next module of the same optimizer: "tanh", "relu", ...

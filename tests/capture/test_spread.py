@@ -25,8 +25,8 @@ def _rows(path: Path) -> dict[tuple[int, str], dict[str, Any]]:
 
 def _expected(y: np.ndarray) -> dict[str, float]:
     """y: [samples, positions, features], float64; small enough that all of it is looked at."""
-    vectors = y.reshape(-1, y.shape[-1])
-    values = np.linalg.eigvalsh(np.cov(vectors, rowvar=False, bias=True).reshape(y.shape[-1], -1)) * len(vectors)
+    vectors = (y - y.mean(axis=0)).reshape(-1, y.shape[-1])
+    values = np.linalg.eigvalsh(vectors.T @ vectors)
     return {
         "sum_sq": float((y**2).sum()),
         "sample_sq": float(y.var(axis=0).sum() * y.shape[0]),
@@ -74,6 +74,15 @@ def test_of_a_large_output_an_even_part_is_looked_at() -> None:
     assert part.shape[2] <= FEATURES
     assert found.vectors <= VECTORS
     assert found.sample_sq == pytest.approx(_expected(part)["sample_sq"])
+
+
+def test_all_positions_are_among_the_vectors_that_are_compared() -> None:
+    y = torch.zeros(32, 8, 12)  # at position p all samples differ along direction p only
+    for p in range(8):
+        y[:, p, p] = torch.randn(32, generator=torch.Generator().manual_seed(p))
+    found = spread_of(y + torch.arange(8.0)[None, :, None], -1)
+    assert found is not None
+    assert found.trace**2 / found.trace_sq > 4
 
 
 @pytest.mark.parametrize(

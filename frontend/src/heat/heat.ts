@@ -2,6 +2,8 @@
 import { bytes, unpacked, type Window } from "../api.ts";
 import { letter } from "../names.ts";
 import { short } from "../numbers.ts";
+import { frozen } from "../state/frozen.ts";
+import { cutHeat } from "./cut.ts";
 
 export const VALUE = 0;
 export const ZERO = 1;
@@ -48,7 +50,8 @@ export interface HeatWanted extends Window {
 export async function heatOf(run: string, wanted: HeatWanted, signal?: AbortSignal): Promise<Heat> {
   const { domain, stat, show, fold, open, ...window } = wanted;
   const asked = { run, stat, show, fold, open, ...window, ...(domain ? { domain: domain.join(",") } : {}) };
-  return decode(await bytes("heat", asked, signal));
+  const heat = decode(await bytes("heat", asked, signal));
+  return frozen() ? cutHeat(heat, wanted) : heat;
 }
 
 export function decode(content: Uint8Array): Heat {

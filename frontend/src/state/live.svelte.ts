@@ -1,6 +1,7 @@
 // How far a run has grown, as the server tells it. The events carry facts only; charts fetch what they need themselves.
 // A hidden tab lets go of its connection: browsers allow six to one server, and six open tabs would use them up.
 import { address, withNumbers, type RunFacts } from "../api.ts";
+import { frozen } from "./frozen.ts";
 
 export class Live {
   facts = $state.raw<RunFacts | null>(null);
@@ -32,6 +33,7 @@ export class Live {
   };
 
   private open(): void {
+    if (frozen()) return; // written into a file: it grows no more
     const source = new EventSource(address("growth", { run: this.run }));
     source.addEventListener("open", () => (this.connected = true));
     source.addEventListener("error", () => {

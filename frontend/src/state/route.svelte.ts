@@ -1,5 +1,6 @@
 // The address is the state of the view: what is chosen, how it is drawn, which steps. Defaults are left out of it.
 // A view is a path (/, /run/NAME, /run/NAME/layer/PATH, /rules/ID) and named parameters, some of them repeated.
+import { frozen } from "./frozen.ts";
 
 export interface Place {
   view: "runs" | "run" | "rules" | "compare" | "lab" | "nowhere";
@@ -9,10 +10,22 @@ export interface Place {
   query: URLSearchParams;
 }
 
-let place = $state.raw<Place>(read(location));
+// A page written into one file lives at the file's own address: its state stands behind the #.
+const held = frozen();
+
+function here(): { pathname: string; search: string } {
+  if (!held) return location;
+  const text = location.hash.slice(1) || (held.runs.length === 1 ? addressOfRun(held.runs[0]!) : "/");
+  const at = text.indexOf("?");
+  return { pathname: at < 0 ? text : text.slice(0, at), search: at < 0 ? "" : text.slice(at) };
+}
+
+const outward = (address: string): string => (held ? `#${address}` : address);
+
+let place = $state.raw<Place>(read(here()));
 
 addEventListener("popstate", () => {
-  place = read(location);
+  place = read(here());
 });
 
 export const route = {
@@ -44,10 +57,10 @@ export function addressOfRun(name: string, tab = "", rest = ""): string {
 }
 
 export function go(address: string): void {
-  const before = location.pathname;
-  history.pushState(null, "", address);
-  place = read(location);
-  if (location.pathname !== before) scrollTo(0, 0);
+  const before = here().pathname;
+  history.pushState(null, "", outward(address));
+  place = read(here());
+  if (here().pathname !== before) scrollTo(0, 0);
 }
 
 /**
@@ -55,16 +68,17 @@ export function go(address: string): void {
  * drag); without it the address only follows (typing, dragging).
  */
 export function change(parameters: Record<string, string | readonly string[] | null>, push = true): void {
-  const query = new URLSearchParams(location.search);
+  const now = here();
+  const query = new URLSearchParams(now.search);
   for (const [name, value] of Object.entries(parameters)) {
     query.delete(name);
     for (const one of value === null ? [] : typeof value === "string" ? [value] : value) query.append(name, one);
   }
   const text = query.toString();
-  const address = location.pathname + (text ? `?${text}` : "");
-  if (address === location.pathname + location.search) return;
-  history[push ? "pushState" : "replaceState"](null, "", address);
-  place = read(location);
+  const address = now.pathname + (text ? `?${text}` : "");
+  if (address === now.pathname + now.search) return;
+  history[push ? "pushState" : "replaceState"](null, "", outward(address));
+  place = read(here());
 }
 
 /** The address with some parameters of this one, for a link to another tab. */
@@ -79,7 +93,7 @@ export function keeping(address: string, names: readonly string[], query = place
 export function follow(event: MouseEvent): void {
   if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   const link = (event.target as Element | null)?.closest("a");
-  if (!link || link.origin !== location.origin || link.target || link.hasAttribute("download")) return;
+  if (!link || link.getAttribute("href")?.startsWith("/") === false || link.origin !== location.origin || link.target || link.hasAttribute("download")) return;
   event.preventDefault();
   go(link.pathname + link.search);
 }

@@ -28,8 +28,8 @@ class Spread(NamedTuple):
     sum_sq: float  # sum of Y^2
     sample_sq: float  # sum of (Y - mean over samples)^2: 0 = the same for all samples
     position_sq: float  # sum of (Y - mean over positions)^2: 0 = the same at all positions of a sample
-    vectors: int  # rows of V, which are Y[s, p, :] taken evenly
-    trace: float  # of the Gram matrix K of V - mean over rows: sum of its eigenvalues
+    vectors: int  # rows of V, which are those of Y - mean over samples, taken evenly
+    trace: float  # of the Gram matrix K = V V^T: sum of its eigenvalues
     trace_sq: float  # sum of K^2: of their squares. trace^2 / trace_sq = participation ratio
 
 
@@ -55,10 +55,17 @@ def _sums(y: np.ndarray) -> Spread | None:
     if not math.isfinite(total):
         return None
     by_sample, by_position = y - y.mean(axis=0), y - y.mean(axis=1, keepdims=True)
-    v = y.reshape(-1, y.shape[-1])
-    v = v[_even(len(v), VECTORS)]
-    v = v - v.mean(axis=0)
+    v = by_sample.reshape(-1, y.shape[-1])
+    v = v[:: _step(len(v), y.shape[1])]
     gram = v @ v.T if len(v) < v.shape[1] else v.T @ v
     parts = float(np.vdot(by_sample, by_sample)), float(np.vdot(by_position, by_position))
     samples, positions, features = y.shape
     return Spread(samples, positions, features, total, *parts, len(v), float(np.trace(gram)), float(np.vdot(gram, gram)))
+
+
+def _step(vectors: int, positions: int) -> int:
+    """So that at most VECTORS are left, of all positions alike."""
+    step = max(1, math.ceil(vectors / VECTORS))
+    while math.gcd(step, positions) > 1:
+        step += 1
+    return step

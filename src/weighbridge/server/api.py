@@ -51,9 +51,9 @@ class Api:
         self.runs = runs
         self.diagnoser = Diagnoser(runs)
 
-    def routes(self) -> list[BaseRoute]:
-        """All endpoints, below /api/."""
-        plain: dict[str, Callable[[Request], Response]] = {
+    def plain(self) -> dict[str, Callable[[Request], Response]]:
+        """All endpoints that answer once, by name."""
+        return {
             "runs": self.list_runs,
             "run": self.run,
             "tensors": self.tensors,
@@ -75,7 +75,10 @@ class Api:
             "difference": self.difference,
             "faces": self.faces,
         }
-        found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in plain.items()]
+
+    def routes(self) -> list[BaseRoute]:
+        """All endpoints, below /api/."""
+        found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in self.plain().items()]
         return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
 
     def list_runs(self, request: Request) -> Response:

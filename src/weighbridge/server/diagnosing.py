@@ -63,6 +63,12 @@ class Diagnoser:
         known = diagnosis is not None or bool(told.findings)
         return {"pending": pending, "error": said.error, **_as_json(told if known else None)}
 
+    def keep(self, name: str, record: RunRecord) -> None:
+        """Ask now, and wait for it: `ask` then has the answer."""
+        info = record.info
+        with self._lock:
+            self._said[name] = _Said(info.steps, info.state, diagnose(record))
+
     def wait(self, seconds: float) -> bool:
         """Until everything asked for is answered; for tests."""
         with self._lock:

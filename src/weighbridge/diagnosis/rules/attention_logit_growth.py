@@ -2,8 +2,8 @@
 
 Symptom        The loss spikes or stops falling, gradients of queries and keys vanish, attention looks at single positions.
 How it decides The largest |q.k| / sqrt(size of a head) over 64 positions of 8 samples. Told where it is above LARGE and GROWN
-               times what it was at first, larger than at the two looks before, while the loss does not fall; above HUGE
-               whatever the loss does.
+               times what it was at first, larger than at the two looks before, while the loss does not fall; above NEEDLESS
+               whatever the loss does: no choice among positions needs such logits.
 What to do     Norms of queries and keys (QK-norm), a cap on the logits, a lower learning rate or a longer warm-up, weight
                decay on the projections.
 When it errs   Pairs that a mask hides are looked at too. Heads that look up single positions need large logits and have a
@@ -27,7 +27,8 @@ from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import factor, number
 
 LARGE: Final = 50.0  # two logits that differ by half of it: exp(-25) of the attention is left, below float32's last digit
-HUGE: Final = 1000.0  # a tenth of where models diverged (Wortsman et al. 2024, section 3.1)
+NEEDLESS: Final = 100.0  # one position in 10^6 with a probability of 1 - 10^-7 needs logits of +-15
+FAR: Final = 1e4  # where models diverged (Wortsman et al. 2024, section 3.1)
 GROWN: Final = 5.0  # times the first one
 RISES: Final = 2  # looks in a row that it has grown over
 KEPT: Final = 24
@@ -59,7 +60,7 @@ class AttentionLogitGrowth(Rule):
                     self.begun.pop(column, None)
                     continue
                 self.begun.setdefault(column, step)
-                if column not in self.told and self._grows(column) and (logit > HUGE or self.progress.is_stalled):
+                if column not in self.told and self._grows(column) and (logit > NEEDLESS or self.progress.is_stalled):
                     self.told.add(column)
                     yield self._finding(step, column, shown)
 
@@ -84,7 +85,7 @@ class AttentionLogitGrowth(Rule):
                 SeriesEvidence("largest |q.k| / sqrt(d)", steps, logits, LARGE),
             ),
             fix="Put a norm on queries and keys (QK-norm), lower the learning rate or lengthen its warm-up.",
-            severity="error" if logits[-1] > 10 * HUGE else "",
+            severity="error" if logits[-1] > FAR else "",
             depth=tensor.order / 1e6,
         )
 

@@ -45,6 +45,7 @@ REVIVED: Final = 0.02  # of the silent ones that fired again in one look
 SMALL: Final = 8  # a unit of a 2-4-1 net is dead at the start with a chance of about 1/6; half of four is no wonder
 POSITIONS: Final = 86  # of one image that count as one sample
 PATIENCE: Final = 3  # steps in a row
+CALM, AFTER = 5, 15  # steps in a row with few silent units, and how long after them it still counts as sudden
 RELU: Final = ("ReLU", "ReLU6", "Hardswish", "Threshold")  # exactly 0 where they are dead
 SMOOTH: Final = ("gelu", "silu")
 
@@ -56,7 +57,8 @@ class _Layer:
         self.inputs = np.full(units, -1.0)  # since it was first silent, that first look left out; -1 = it fired last time
         self.since = np.full(units, -1)
         self.lowest = 1.0  # share of units that were silent in one look: at least that of dead ones
-        self.before: list[float] = []  # shares of gradients of exactly 0 at the last steps
+        self.before: list[float] = []  # shares of gradients of exactly 0 at the last steps,
+        self.calm = -1  # and the last step at which all of these were small
         self.begun, self.streak = -1, 0
         self.asleep, self.asleep_since, self.asleep_inputs = 0, -1, 0.0  # looks in a row, of a smooth activation
 
@@ -166,26 +168,30 @@ class DeadUnits(Rule):
     # ---- between looks ----
 
     def _between(self, block: Block, step: int) -> Iterator[Finding]:
-        """Most units of a layer lose their gradient at once, and it stays so."""
-        for column, layer in self.layers_of.items():
+        """Most units of a layer lose their gradient at once, and it stays so; the last one in the order of execution: what it
+        does not let through, those before it cannot get."""
+        is_cut = False
+        for column in sorted(self.layers_of, key=lambda c: -self.tensors[c].order):
+            layer = self.layers_of[column]
             place = self.producers.get(column, column)
             bias = self.layers.bias(place)
             is_relu = column in self.producers or column in self.through_relu
+            is_cut |= place in self.told
             if not is_relu or bias is None or place in self.told or len(layer.inputs) < SMALL:
                 continue
             zeros = float(block["gradient.zero_fraction"][step - block.start, bias])
             if np.isnan(zeros):
                 continue
-            usual = max(layer.before[-10:], default=1.0)
-            if zeros > MOST and len(layer.before) >= PATIENCE and usual <= SOME:
-                layer.begun = step if layer.streak == 0 else layer.begun
-                layer.streak += 1
-            else:
-                layer.before = [*layer.before[-9:], zeros]
-                layer.streak = 0
-            if layer.streak >= PATIENCE and self.progress.is_worse:
+            layer.before = [*layer.before[1 - CALM :], zeros]
+            if len(layer.before) == CALM and max(layer.before) <= SOME:
+                layer.calm = step
+            is_most = zeros > MOST and 0 <= layer.calm >= step - AFTER
+            layer.begun = step if is_most and layer.streak == 0 else layer.begun
+            layer.streak = layer.streak + 1 if is_most else 0
+            if layer.streak >= PATIENCE and self.progress.is_worse and not is_cut:
                 self.told |= {place, column}
-                yield self._sudden(place, layer.begun, step, zeros, usual)
+                yield self._sudden(place, layer, step, zeros)
+            is_cut |= layer.streak > 0
 
     # ---- findings ----
 
@@ -213,18 +219,18 @@ class DeadUnits(Rule):
             depth=self.tensors[column].order / 1e6,
         )
 
-    def _sudden(self, column: int, first: int, step: int, zeros: float, usual: float) -> Finding:
+    def _sudden(self, column: int, layer: _Layer, step: int, zeros: float) -> Finding:
         name = self.layers.place(column)
         return Finding(
             place=name,
-            first_step=first,
+            first_step=layer.begun,
             told_step=step,
-            message=f"From step {first} on the gradient of {share(zeros)} of the units of {name or 'the model'} is "
-            "exactly 0 (at "
-            f"most {share(usual)} in the ten steps before): a ReLU gives 0 for all inputs there.",
+            message=f"From step {layer.begun} on the gradient of {share(zeros)} of the units of {name or 'the model'} "
+            "is exactly 0 (at "
+            f"most {share(SOME)} up to step {layer.calm}): a ReLU gives 0 for all inputs there.",
             evidence=(
                 ValueEvidence("share of units without gradient", zeros, MOST),
-                ValueEvidence("largest share in the ten steps before", usual),
+                ValueEvidence("steps since it was small", step - layer.calm, AFTER),
             ),
             fix=self._fix(column),
             certainty="heuristic",

@@ -3,7 +3,8 @@
 Symptom        The curve of the loss has a peak, or leaves its course for good.
 How it decides The loss, as a logarithm, over the median of the steps just before: above LEAST times, above 7 robust sigmas
                (median absolute deviation) of the last 200 steps, 2.5 times as far out as any of them, and more than UNDONE
-               of all that was won since the beginning is undone; below FAR times, all of it. A spike of the gradient in a step before is its cause.
+               of all that was won since the beginning is undone; below FAR times, all of it. A spike of the gradient in a
+               step before is its cause.
 What to do     Look at the batch of this step, and at what the step before did. If the loss does not come back: go on from a
                checkpoint about 100 steps earlier without the next few hundred batches, or with a lower learning rate.
 When it errs   Not before 10 steps, and not where the loss is or was 0 or negative, which has no ratio. Where it scatters

@@ -4,9 +4,10 @@ Symptom        The loss settles where a guess that knows no input would be (ln o
                targets) and stays there, although gradients, updates and learning rate look healthy.
 How it decides Three things together. Over SAMPLES samples or more, two tests of independence find nothing (each below CLEAR
                standard deviations): distances between inputs against those between targets, and targets of nearest
-               neighbours. The mean loss since step SETTLE is, within two standard errors, at least that of the best constant
-               guess, computed from the targets that were met, and at most ABOVE of it. And steps were taken that promised
-               PROMISED of the loss. Inputs that are all the same in every batch count as samples that show nothing.
+               neighbours. The mean of the last RECENT losses (from step SETTLE on) is, within two standard errors, at least
+               that of the best constant guess, computed from the targets that were met, and at most ABOVE of it. And steps
+               were taken that promised PROMISED of the loss. Inputs that are all the same in every batch count as samples
+               that show nothing.
 What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
@@ -20,6 +21,7 @@ References     Szekely and Rizzo 2014, "Partial distance correlation with method
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,6 +36,7 @@ SAMPLES = 400  # a test sees a correlation of 3 / sqrt(400) = 0.15
 CLEAR = 3.0  # standard deviations: nothing that is independent passes it in more than 1 of 700 runs
 SETTLE = 5  # steps in which a fresh model's own guess fades
 STEPS = 15  # with a loss
+RECENT = 50  # steps whose losses are compared with the guess: what is learnt slowly shows in the last ones
 VISITS = 200  # steps instead, where embeddings are learnt: a row changes only when its token comes again
 BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
 ABOVE = 1.25
@@ -53,7 +56,7 @@ class UninformativeData(Rule):
         self.kinds: set[str] = set()
         self.counts: dict[float, float] = {}
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
-        self.losses = np.zeros(3)  # number, sum, sum of squares
+        self.losses: deque[float] = deque(maxlen=RECENT)
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
 
     def start(self, tensors: Tensors) -> None:
@@ -96,7 +99,7 @@ class UninformativeData(Rule):
         self.promise += falls / abs(loss) if loss else math.inf
         if self.steps > SETTLE:
             self.first = step if self.first < 0 else self.first
-            self.losses += (1, loss, loss**2)
+            self.losses.append(loss)
 
     def scores(self) -> dict[str, float]:
         """Of each test: standard deviations away from independence."""
@@ -129,10 +132,8 @@ class UninformativeData(Rule):
         return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor
 
     def _level(self) -> tuple[float, float]:
-        """Mean loss, and its standard error."""
-        n, total, squares = self.losses
-        mean = total / n
-        return float(mean), math.sqrt(max(squares / n - mean**2, 0.0) / max(n - 1, 1))
+        """Mean of the last losses, and its standard error."""
+        return float(np.mean(self.losses)), float(np.std(self.losses)) / math.sqrt(max(len(self.losses) - 1, 1))
 
     def _finding(self, step: int) -> Finding:
         mean, error = self._level()

@@ -75,10 +75,13 @@ class VanishingGradient(Rule):
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"] and row["loss"] is not None}
         self.rivals.read(block)
+        has_slopes = np.isfinite(slopes).any(axis=1)
         for i in range(len(block)):
             if block.start + i in losses:
                 self.losses.append(losses[block.start + i])
             for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
+                if profile.is_of_outputs and not has_slopes[i]:
+                    continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
                 if np.isfinite(row[list(profile.columns)]).any():
                     yield from self._look(profile, block.start + i, *levels(profile, row))

@@ -1,0 +1,71 @@
+"""Oracle: the rules and the store. The file is opened from the disk: no server runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import eventually
+from tests.cli.calling import call
+from tests.server.conftest import make_run
+from weighbridge.diagnosis.engine import diagnose
+from weighbridge.store.record import open_run
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("report")
+    run = make_run(folder, "made", steps=120)
+    file = folder / "made.html"
+    answer = call("report", str(run), "-o", str(file))
+    assert answer.code == 0
+    assert file.name in answer.out
+    return run, f"file://{file}"
+
+
+def test_the_file_shows_cause_picture_and_numbers_without_a_server(
+    report: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    run, address = report
+    page = open_page(address)
+    cause = diagnose(run).causes[0]
+    page.wait_for_selector("article.cause")
+    assert cause.message in page.locator("article.cause").inner_text()
+    page.locator(".heat").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Home")
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    told = page.locator(".holder > .tip").inner_text()
+    assert "step 5" in told
+    truth = open_run(run).series("layers.0.weight", "gradient.rms").values[5]
+    assert f"{truth:.2f}" in told
+
+
+def test_it_zooms_changes_statistic_and_goes_back_inside_the_file(
+    report: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{report[1]}#/run/made?steps=20-60")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.includes('steps 20 to 60')")
+    page.get_by_label("statistic").select_option("update.ratio")
+    eventually(page, "document.querySelector('.heat').ariaLabel.startsWith('update / weight')")
+    page.get_by_role("button", name="weights", exact=True).click()
+    eventually(page, "document.querySelector('.heat').ariaLabel.includes('of 2 rows')")
+    page.get_by_role("link", name="Findings").click()
+    page.wait_for_selector("article.detail")
+    page.get_by_role("link", name="The rule").click()
+    page.wait_for_selector("article.rule")
+    page.go_back()
+    page.wait_for_selector("article.detail")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_is_as_wide_as_the_window(report: tuple[Path, str], open_page: Callable[..., Any], width: int) -> None:
+    page = open_page(report[1], width=width, theme="dark")
+    page.locator(".heat").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
