@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 
+from weighbridge.diagnosis.ranked import Ranked, RankReader
 from weighbridge.diagnosis.rule import Needs
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.store.views import Event, Tensor
@@ -55,6 +56,7 @@ class Block:
     groups: tuple[Group, ...]
     arrays: Mapping[str, np.ndarray]
     tables: Mapping[str, Rows]
+    ranks: tuple[Ranked, ...] = ()  # of a run of several, read from its files, where a rule asks for them
     made: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # by `of_steps`
 
     def __len__(self) -> int:
@@ -94,7 +96,9 @@ class Block:
     def seen_by(self, needs: Needs) -> Block:
         """Only what was asked for."""
         arrays = {name: self.arrays[name] for name in needs.statistics}
-        return replace(self, arrays=arrays, tables={name: self.tables.get(name, ()) for name in needs.tables})
+        tables = {name: self.tables.get(name, ()) for name in needs.tables}
+        ranks = self.ranks if needs.ranks else ()
+        return Block(self.start, self.stop, self.tensors, self.groups, arrays, tables, ranks, self.made)
 
     def cut(self, *places: int) -> Iterator[Block]:
         """The same steps in pieces that begin at these steps."""
@@ -102,9 +106,9 @@ class Block:
         for low, high in itertools.pairwise(edges):
             inside = slice(low - self.start, high - self.start)
             tables = {name: tuple(r for r in rows if low <= r["step"] < high) for name, rows in self.tables.items()}
-            yield replace(
-                self, start=low, stop=high, arrays={n: a[inside] for n, a in self.arrays.items()}, tables=tables, made={}
-            )
+            arrays = {name: array[inside] for name, array in self.arrays.items()}
+            ranks = tuple(one.cut(low, high, self.start) for one in self.ranks)
+            yield replace(self, start=low, stop=high, arrays=arrays, tables=tables, ranks=ranks, made={})
 
 
 def _of_group(value: Any, number: int) -> Any:
@@ -120,6 +124,7 @@ def needed(needs: Iterable[Needs]) -> Needs:
     listed = [*needs]
     every.statistics = tuple(dict.fromkeys(name for one in listed for name in one.statistics))
     every.tables = frozenset(name for one in listed for name in one.tables)
+    every.ranks = tuple(dict.fromkeys(name for one in listed for name in one.ranks))
     return every
 
 
@@ -137,6 +142,7 @@ class RecordedRun:
         if is_growing and len(steps):
             self.stop = max(0, min(record.last_step, int(steps.max())))
         self.described = record.descriptions()
+        self.ranks = RankReader(record, needs.ranks)
 
     def blocks(self) -> Iterator[Block]:
         """All steps, each once."""
@@ -151,7 +157,7 @@ class RecordedRun:
         arrays = self.record.grids(self.needs.statistics, start, stop, [t.id for t in tensors])
         tables = {name: _between(table, start, stop) for name, table in self.tables.items()}
         tables["events"] = tuple(as_row(e) for e in self.events if start <= max(e.step, 0) < stop)
-        return Block(start, stop, tensors, groups, arrays, tables)
+        return Block(start, stop, tensors, groups, arrays, tables, self.ranks.between(start, stop, tensors))
 
 
 # ---- how any source of blocks makes them (arriving.py has the other one) ----
@@ -202,10 +208,15 @@ def _between(table: pa.Table, start: int, stop: int) -> Rows:
 def rows_of(table: pa.Table) -> Rows:
     """The rows of a small table as dictionaries, in order of steps; in one step in the same order, live and compacted."""
     names = table.column_names
-    order = [name for name in ("step", "optimizer", "tensor", "quantity") if name in names]
     columns = [_plain(table.column(name)) for name in names]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-    return tuple(sorted(rows, key=operator.itemgetter(*order)))
+    return tuple(sorted(rows, key=order_of(rows)))
+
+
+def order_of(rows: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], Any]:
+    """In which order rows of such a table stand."""
+    names = rows[0].keys() if rows else {"step"}
+    return operator.itemgetter(*(name for name in ("step", "optimizer", "tensor", "quantity") if name in names))
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

@@ -75,6 +75,7 @@ class DeadUnits(Rule):
     id, title = "dead-units", "Most units of a layer never fire"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(gradient=["zero_fraction"], tables=["units", "spread", "steps"])
+    travels = "deeper"
     causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "stalled-loss")
     experiment = (
         "Train 50 steps from the start with a tenth of the learning rate and LeakyReLU(0.01): if the loss "

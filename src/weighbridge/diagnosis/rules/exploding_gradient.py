@@ -43,6 +43,7 @@ class ExplodingGradient(Rule):
     id, title = "exploding-gradient", "The gradient explodes"
     severity, certainty, since = "error", "heuristic", "0.1"
     needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    travels = "shallower"
     causes = (
         *(
             "nonfinite-origin",

@@ -12,7 +12,8 @@ What to do     Look at ten samples with their labels, as they come out of the lo
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
                noise, looks like this at its beginning. Not judged: losses that are weighted, smoothed or summed, targets
-               that no loss function of torch was given, batches of one sample, inputs on a device.
+               that no loss function of torch was given, batches of one sample, inputs on a device, several losses that pull
+               at one model (GANs).
 References     Szekely and Rizzo 2014, "Partial distance correlation with methods for dissimilarities"; Cover and Hart 1967,
                "Nearest neighbor pattern classification"; Zhang et al. 2017, "Understanding deep learning requires rethinking
                generalization" (training on random labels).
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import count, counted, number
@@ -47,6 +49,7 @@ ERRORS = 2.0
 class UninformativeData(Rule):
     id, title = "uninformative-data", "The inputs say nothing about the targets"
     severity, certainty, since = "warning", "test", "0.1"
+    causes = ("stalled-loss", "collapsed-output", "vanishing-gradient", "low-learning-rate", "dead-units", "rank-collapse")
     needs = Needs(update=["dot_gradient_update"], tables=["steps", "pairing"])
     experiment = "50 steps over one batch of 32 samples: a model that fits them learns by heart; new batches must stay as bad."
 
@@ -57,6 +60,8 @@ class UninformativeData(Rule):
         self.counts: dict[float, float] = {}
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
         self.losses: deque[float] = deque(maxlen=RECENT)
+        self.last = -1  # step
+        self.rivals = Rivals()
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
 
     def start(self, tensors: Tensors) -> None:
@@ -66,8 +71,12 @@ class UninformativeData(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_told:
             return
-        pairs = {row["step"]: row for row in block.rows("pairing")}
+        self.rivals.read(block)
+        pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
         for row in block.rows("steps"):
+            if row["step"] == self.last or row["step"] >= self.rivals.since:  # another optimizer at the same step
+                continue
+            self.last = row["step"]
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
             falls = float(-np.nansum(block["update.dot_gradient_update"][row["step"] - block.start]))
@@ -161,6 +170,11 @@ class UninformativeData(Rule):
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
+        if self.rivals.since < math.inf:
+            return (
+                Outcome.NOT_APPLICABLE,
+                "several losses pull at one model: a judge that can tell nothing apart may be their aim",
+            )
         if not self.samples:
             return (
                 Outcome.NOT_APPLICABLE,
@@ -170,3 +184,11 @@ class UninformativeData(Rule):
             seen = f"{counted(self.samples, 'sample')} in {counted(self.steps, 'step')}"
             return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {self.needed} are needed"
         return None
+
+
+def _varies(row: Mapping[str, Any]) -> bool:
+    """Do the targets of this batch differ from each other?"""
+    if row["loss"].startswith("Nll"):
+        return len(row["first"]) > 1
+    first, second = np.array([row["first"], row["second"]]) / row["batch"]
+    return bool((second - first**2 > 1e-12 * second).any())

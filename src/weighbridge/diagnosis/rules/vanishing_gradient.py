@@ -49,6 +49,7 @@ class VanishingGradient(Rule):
     id, title = "vanishing-gradient", "The gradient vanishes on its way to the shallow layers"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    travels = "shallower"
     causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output")
     experiment = (
         "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' "
