@@ -10,7 +10,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from weighbridge.lossgraph import Graph, Node
@@ -100,8 +100,12 @@ def to_text(first: FirstPass) -> str:
     """As JSON; a node is a list, without what it has not."""
     nodes = [[n.op, n.inputs, n.shapes, n.parameter, n.module, dict(n.facts)] for n in first.graph.nodes]
     plain = {name: getattr(first, name) for name in ("kinds", "written", "state_tensors", "has_gradients", "has_optimizer")}
-    lists = {name: [asdict(one) for one in getattr(first, name)] for name in ("parameters", "starts", "scales")}
+    lists = {name: [_plain(one) for one in getattr(first, name)] for name in ("parameters", "starts", "scales")}
     return json.dumps({"nodes": nodes, "roots": first.graph.roots, **plain, **lists}, separators=(",", ":"))
+
+
+def _plain(one: Parameter | Start | Scale) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__slots__}
 
 
 @functools.lru_cache(maxsize=8)  # as many as a run may have: each rule asks for them

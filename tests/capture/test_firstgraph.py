@@ -269,3 +269,20 @@ def test_what_a_device_has_yet_to_give_is_written_when_it_has(
     (first,) = passes(tmp_path, model, loss=lambda _: F.mse_loss(model(x), wanted(x)), steps=steps)
     assert first.scales[0].rms == pytest.approx(float(x.square().mean().sqrt()))
     assert weighbridge.open_run(tmp_path / "run").whole("graph").to_pylist()[0]["step"] == known_at
+
+
+class Around(nn.Module):
+    """Does nothing of its own: what runs is the module inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_what_a_module_gives_on_unchanged_is_its_child_s(tmp_path: Path) -> None:
+    model = nn.Sequential(Around(), nn.Tanh())
+    (first,) = passes(tmp_path, model, loss=lambda _: model(torch.randn(4, 8)).sum(), steps=1)
+    assert {n.module for n in first.graph.nodes if n.op == "Addmm"} == {"0.inner"}

@@ -235,3 +235,31 @@ def test_what_another_optimizers_module_takes_is_an_end_and_not_bent(tmp_path: P
                 one.zero_grad()
     rows = _rows(run.path)
     assert {row["bend"] for (step, name), row in rows.items() if name == "g.0/out" and step > 0} == {""}
+
+
+class Loop(nn.Module):
+    """A recurrent network by hand: the same module is called once for each position."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.again, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros(len(x), 6)
+        for position in range(x.shape[1]):
+            h = torch.tanh(self.into(x[:, position]) + self.again(h))
+        return self.head(h)
+
+
+def test_the_tanh_of_recurrent_networks_is_seen(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Loop()
+    rows = _rows(train(tmp_path, model, lambda step: model(data(step, 5, 3, 4)).square().sum()))
+    assert {row["bend"] for (_, name), row in rows.items() if name == "into/out"} == {"tanh"}
+    (tmp_path / "own").mkdir()
+    cells = nn.ModuleDict({"rnn": nn.RNN(4, 6, batch_first=True), "head": nn.Linear(6, 2)})
+    with torch.no_grad():
+        cells["rnn"].weight_ih_l0 *= 100
+    loss = lambda step: cells["head"](cells["rnn"](data(step, 5, 3, 4))[0][:, -1]).square().sum()
+    rows = _rows(train(tmp_path / "own", cells, loss))
+    assert all(row["bend"] == "tanh" and row["flat"] > 0.5 for (_, name), row in rows.items() if name == "rnn/out.0")

@@ -186,6 +186,11 @@ def test_what_explodes_over_steps_with_the_loss(size: float, loss: float, is_tol
     assert [f.place for f in found(ACTIVATION, made)] == (["2"] if is_told else [])
 
 
+def test_what_gave_nothing_before_and_explodes_is_told() -> None:
+    made = _sizes([1.0, 1.0, np.array([0.0] * 9 + [50.0]), 1.0], "LALA", 10, [1.0] * 9 + [50.0])
+    assert [f.place for f in found(ACTIVATION, made)] == ["2"]
+
+
 # ---- wrong-initial-scale ----
 
 
@@ -232,6 +237,11 @@ def _small(gain: float, size: float = 0.01, slope: float = 0.01, at: int = 4) ->
 )
 def test_a_layer_that_is_too_small_and_lets_nothing_through(made: Block, places: list[str]) -> None:
     assert [f.place for f in found(SCALE, made)] == places
+
+
+@pytest.mark.parametrize(("kinds", "is_told"), [("LNALNALAL", False), ("LNALALAL", True)])
+def test_small_weights_in_front_of_a_norm_layer_are_free(kinds: str, is_told: bool) -> None:
+    assert bool(found(SCALE, _scaled({3: 0.01}, {}, dict.fromkeys(range(3), 0.01), kinds))) is is_told
 
 
 def test_layers_of_few_inputs_are_not_judged() -> None:

@@ -36,7 +36,7 @@ def test_promise_pace_and_leverage_are_pure_numbers() -> None:
     step = _only(_run(loss=4.0, gradient=3.0, update=0.3, dot=-0.9))
     assert (step.promise, step.pace, step.leverage) == pytest.approx((2 * 0.9 / 4.0, 0.3 / 2.0, 3.0 * 2.0 / 4.0))
     assert step.is_whole
-    assert step.by_tensor.tolist() == pytest.approx([0.225, 0.225])
+    assert step.parts.tolist() == pytest.approx([0.9, 0.9])
 
 
 def test_what_clipping_took_from_the_gradient_is_given_back() -> None:

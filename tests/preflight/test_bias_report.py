@@ -543,6 +543,19 @@ def test_no_batch_is_refused_in_words() -> None:
         weighbridge.biases(nn.Linear(2, 2), [], F.mse_loss)
 
 
+def test_a_bias_that_is_still_zero_is_said_to_be_so_and_nothing_is_advised() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(7)))
+    for layer in model:
+        nn.init.zeros_(layer.bias)
+    report = weighbridge.biases(model, (torch.randn(20, 4) + 3, torch.arange(20) % 4), F.cross_entropy)
+    assert {(one.verdict, one.cancelled, one.taken_over) for one in report} == {("no effect", None, None)}
+    text = " ".join(str(report).split())
+    assert text.count("it is 0 throughout") == 5
+    assert "and 2 more: no effect" in text
+    assert "bias=False" not in text
+
+
 def test_it_prints_and_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     import json
 

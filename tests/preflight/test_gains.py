@@ -110,6 +110,42 @@ def test_residuals_are_excused() -> None:
     assert found(Residual()) == []
 
 
+class Woven(nn.Module):
+    """Small weights in a row, and something between that keeps the gradient alive."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(8))
+        self.head, self.kind = nn.Linear(WIDTH, 4), kind
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=0.3 / math.sqrt(WIDTH))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = []
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+            kept.append(x)
+            if self.kind == "scaled":
+                x = x * 5
+            if self.kind == "normed":
+                x = F.layer_norm(x, (WIDTH,))
+        return self.head(sum(kept) if self.kind == "collected" else x)
+
+
+@pytest.mark.parametrize(("kind", "told"), [("plain", 1), ("scaled", 0), ("normed", 0), ("collected", 0)])
+def test_what_stands_between_or_leads_around_ends_a_chain(kind: str, told: int) -> None:
+    torch.manual_seed(0)
+    assert len(found(Woven(kind))) == told
+
+
+def test_what_the_weights_alone_say_is_not_enough() -> None:
+    """Small weights that are all alike: taken for random they would let all fade, and what is constant comes through."""
+    model = deep(9, init=lambda weight: nn.init.constant_(weight, 1 / WIDTH))
+    layers = {one.module: one for one in inspect(model, BATCH, F.cross_entropy).layers}
+    assert (layers["0"].gradient_rms or 0) > 0.02 * (layers["16"].gradient_rms or 0)
+    assert found(model) == []
+
+
 @pytest.mark.parametrize("std", [0.0, 1e-8])
 def test_a_head_that_starts_small_or_at_zero_is_left_out(std: float) -> None:
     model: Any = deep(5, init=he)

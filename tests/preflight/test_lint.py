@@ -276,6 +276,21 @@ def test_what_is_shared_or_inside_attention_misses_no_activation() -> None:
     assert told(found(Embedded(), (torch.randn(16, 5, 8), torch.arange(16)))) == []
 
 
+class Gated(nn.Module):
+    """A GRU on the batch; its input products have biases that are added later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core, self.head = nn.GRU(8, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.core(x)[0][:, -1])
+
+
+def test_a_recurrent_layer_misses_no_bias() -> None:
+    assert told(found(Gated(), (torch.randn(32, 5, 8) * 0.1 + 2, torch.arange(32) % 4))) == []
+
+
 def test_what_a_reentrant_checkpoint_hides_is_not_called_unreached() -> None:
     assert told(found(Checkpointed(False), classes())) == []
 

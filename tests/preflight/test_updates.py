@@ -117,21 +117,34 @@ def test_no_hook_sees_the_step_of_the_copy(tmp_path: Path, monkeypatch: pytest.M
     assert weighbridge.open_run(run.path).info.steps == 1
 
 
+calls: list[str] = []
+
+
 class Own(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
-        raise AssertionError("must not be called")
+        calls.append("somebody else's code")
 
 
 @pytest.mark.parametrize("make", [lambda p: torch.optim.LBFGS(p), lambda p: Own(p, lr=0.1)])
 def test_where_the_step_is_not_torchs_own_or_needs_the_loss_there_is_no_number(make: Any) -> None:
     model = network()
     assert set(ratios(model, make(model.parameters())).values()) == {None}
+    assert calls == []
 
 
 def test_without_an_optimizer_and_of_what_none_holds_there_is_no_number() -> None:
     model = network()
     assert set(ratios(model, None).values()) == {None}
-    found = ratios(model, torch.optim.SGD(model[2].parameters(), lr=0.1))
+    elsewhere = nn.Linear(3, 3)  # another model's, in the same optimizer
+    found = ratios(model, torch.optim.SGD([*model[2].parameters(), *elsewhere.parameters()], lr=0.1))
+    assert (found["0"], found["2"] is None) == (None, False)
+
+
+def test_a_layer_without_a_gradient_has_no_update() -> None:
+    model = network()
+    model.add_module("aside", nn.Identity())
+    model[0].requires_grad_(False)
+    found = ratios(model, torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1))
     assert (found["0"], found["2"] is None) == (None, False)
 
 
@@ -170,6 +183,8 @@ def test_units_with_the_same_weights_and_other_gradients_are_not_alike() -> None
 
 def test_rows_of_zeros_are_not_counted() -> None:
     model = network()
-    nn.init.zeros_(model[2].weight)
-    nn.init.zeros_(model[2].bias)
-    assert layers(model)["2"].symmetric_share == 0
+    with torch.no_grad():  # two units of zeros that get the same gradient
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+        model[2].weight[:, 1] = model[2].weight[:, 0]
+    assert layers(model)["0"].symmetric_share == 0

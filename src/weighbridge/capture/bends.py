@@ -64,6 +64,11 @@ def bend_of(given: Any, made: Names) -> tuple[Any, Bend] | None:
     return None if maker is None else (maker, _measured(given.detach(), *FLAT[node.name()]))
 
 
+def of_tanh(result: torch.Tensor) -> Bend:
+    """Of what a recurrent module with tanh gives."""
+    return _measured(result.detach(), *FLAT["TanhBackward0"])
+
+
 def _maker(node: Any, made: Names) -> Any:
     """Whose output this node made, sums and norms followed by their first part."""
     for _ in range(MOST_NODES):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,10 +39,15 @@ class Calls:
                 yield call.end
                 return
 
-    def at(self, sequence: int) -> Ran | None:
-        """The innermost module that ran when autograd made its node number `sequence`."""
-        around = [call for call in self.calls if call.begin < sequence <= call.end]
-        return min(around, key=lambda call: call.end - call.begin) if around else None
+    def finder(self) -> Callable[[int], Ran | None]:
+        """A function that gives the innermost module that ran when autograd made its node of this number."""
+        edges = sorted({edge for call in self.calls for edge in (call.begin, call.end)})
+        inside: list[Ran | None] = [None] * (len(edges) + 1)  # of the numbers above one edge, up to the next
+        widest_first = sorted(enumerate(self.calls), key=lambda one: (one[1].begin - one[1].end, -one[0]))
+        for _, call in widest_first:  # what runs inside comes later, and stays
+            first, last = bisect_left(edges, call.begin) + 1, bisect_left(edges, call.end) + 1
+            inside[first:last] = [call] * (last - first)
+        return lambda number: inside[bisect_left(edges, number)]
 
 
 def _last(value: Any) -> int:

@@ -20,7 +20,7 @@ from torch import nn
 
 from weighbridge.capture.calls import Calls
 from weighbridge.capture.firstfacts import Asked, asked
-from weighbridge.capture.graphwalk import MOST_NODES, TooLarge, walk
+from weighbridge.capture.graphwalk import MOST_NODES, TooLarge, nodes_behind, walk
 from weighbridge.capture.late import Late, held, is_capturing
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import plain_path
@@ -64,19 +64,23 @@ class FirstGraph:
             self.is_over = True
 
     def _take(self, root: torch.Tensor) -> None:
+        kind = frozenset(Counter(node.name() for node in nodes_behind([root])).items())
+        if kind in self.seen:
+            return
+        self.seen.add(kind)
         models = self.table.alive_models()
         prefix = {name: f"{name}:" if len(models) > 1 else "" for name, _ in models}
         names = {known.id: prefix.get(known.model, "") + known.name for known in self.table.by_key.values()}
 
-        def module_at(sequence: int) -> str:
-            call = self.calls.at(sequence)
+        ran = self.calls.finder()
+
+        def module_at(number: int) -> str:
+            call = ran(number)
             return "" if call is None else prefix.get(call.model, "") + call.path
 
         graph, nodes = walk([root], names, module_at)
-        kind = frozenset(Counter(node.op for node in graph.nodes).items())
-        if kind in self.seen or not graph.leaves:
+        if not graph.leaves:
             return
-        self.seen.add(kind)
         facts = asked(graph, nodes)
         called = {prefix.get(call.model, "") + call.path for call in self.calls.calls}
         parameters = [one for name, model in models for one in parameters_of(model, prefix[name], names, called)]

@@ -41,11 +41,15 @@ def walk(
 
     `names`: name of a parameter by the id of its tensor. `module_at`: the module that ran at a sequence number of autograd.
     """
-    ends = [root.grad_fn for root in roots if root.grad_fn is not None]
-    order = _inputs_first(ends)
+    order = nodes_behind(roots)
     index = {node: i for i, node in enumerate(order)}
     records = tuple(_record(node, index, names, module_at) for node in order)
-    return Graph(records, tuple(index[end] for end in ends)), tuple(order)
+    return Graph(records, tuple(index[root.grad_fn] for root in roots if root.grad_fn is not None)), tuple(order)
+
+
+def nodes_behind(roots: Sequence[torch.Tensor]) -> list[Any]:
+    """torch's own nodes, inputs before those who use them. Raises TooLarge."""
+    return _inputs_first([root.grad_fn for root in roots if root.grad_fn is not None])
 
 
 def _inputs_first(roots: Sequence[Any]) -> list[Any]:
@@ -77,9 +81,9 @@ def _record(node: Any, index: Mapping[Any, int], names: Mapping[int, str], modul
 def _facts(node: Any, op: str) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name in PLAIN:
-        value = _signed(getattr(node, f"_saved_{name}", None))
+        value = getattr(node, f"_saved_{name}", None)
         if isinstance(value, (bool, int, float, tuple)):
-            facts[name] = value
+            facts[name] = _signed(value)
     for operand in ("self", "other") if op in SCALED else ():
         value = saved(node, operand)
         is_number = not hasattr(node, f"_raw_saved_{operand}") and hasattr(node, f"_saved_{operand}")

@@ -37,6 +37,8 @@ class Looks:
         """A module has given this."""
         self._look_back(hook, args)
         tensor = output[0] if isinstance(output, tuple) and output else output
+        if isinstance(tensor, torch.Tensor) and tensor.grad_fn is not None and not hook.is_bounded:
+            self._made[tensor.grad_fn._sequence_nr()] = hook
         is_wanted = not (hook.is_bounded or hook.gives_the_same) and hook not in self.seen
         if not is_wanted or not isinstance(tensor, torch.Tensor) or not is_readable(tensor):
             return
@@ -45,9 +47,9 @@ class Looks:
                 return
             around = hook.around[0]() if hook.around else None
             self._parts[hook] = attention.part_of(hook.path, module, around), attention.heads_of(around)
-        if tensor.grad_fn is not None:
-            self._made[tensor.grad_fn._sequence_nr()] = hook
         axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
+        if isinstance(module, nn.RNN | nn.RNNCell) and module.nonlinearity == "tanh":
+            self.bends.setdefault(hook, bends.of_tanh(tensor))  # what it gives has gone through one
         self.seen[hook] = spread_of(tensor, axis) or _NOTHING, self._logit(hook, module, args, tensor)
 
     def _look_back(self, hook: OutputHook, args: Any) -> None:

@@ -9,18 +9,30 @@ holds from the next step on, numbers are left out.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
-from weighbridge.catalog import Statistic, evaluate, parse
+from weighbridge.catalog import Statistic, evaluate_all, parse
 from weighbridge.diagnosis.rule import Needs
-from weighbridge.diagnosis.stream import STEP_COLUMNS, Block, Rows, as_row, block_steps, groups_at, rows_of, tensors_at
+from weighbridge.diagnosis.stream import (
+    STEP_COLUMNS,
+    Block,
+    Rows,
+    as_row,
+    block_steps,
+    groups_at,
+    order_of,
+    rows_of,
+    tensors_at,
+)
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.records import ROWS, WHOLE, Quantity
 from weighbridge.store.persteps import events as read_events
@@ -28,6 +40,7 @@ from weighbridge.store.views import Event, Tensor, read_only
 
 Arrays = dict[str, np.ndarray]
 _KEY: Final = ("step", "tensor")
+_step = operator.itemgetter("step")
 _SAID: Final = ("graph",)  # no numbers of a step, but a word on the run
 
 
@@ -41,7 +54,7 @@ class Arriving:
         self._wanted = _by_quantity(needs)
         self._columns = {quantity: columns_of(listed) for quantity, listed in self._wanted.items()}
         self._rows: dict[Quantity, list[Arrays]] = {quantity: [] for quantity in self._wanted}
-        self._small: dict[str, list[pa.RecordBatch]] = {name: [] for name in needs.tables - {"groups", "events"}}
+        self._small: dict[str, list[Mapping[str, Any]]] = {name: [] for name in needs.tables - {"groups", "events"}}
         self._small["steps"] = []
         self._events: list[Event] = []
         self._described: list[tuple[int, Tensor]] = []
@@ -73,12 +86,13 @@ class Arriving:
             self._events.append(dataclasses.replace(event, step=self.next) if is_late else event)
 
     def _add_small(self, table: str, batch: pa.RecordBatch) -> None:
-        steps = batch.column("step").to_numpy()
-        self._last = max(self._last, int(steps.max()))
-        if table in _SAID and steps.min() < self.next:
-            self.late += int((steps < self.next).sum())
-            batch = batch.set_column(0, "step", pa.array(np.maximum(steps, self.next)))
-        self._small[table].append(batch)
+        whole = pa.Table.from_batches([batch])
+        rows = rows_of(whole.select(STEP_COLUMNS) if table == "steps" else whole)
+        self._last = max(self._last, rows[-1]["step"])
+        late = bisect.bisect_left(rows, self.next, key=_step)
+        self.late += late
+        said = tuple({**row, "step": self.next} for row in rows[:late]) if table in _SAID else ()
+        self._small[table] = sorted([*self._small[table], *said, *rows[late:]], key=order_of(rows))
 
     def _add_rows(self, batch: pa.RecordBatch) -> None:
         steps, quantity = batch.column("step").to_numpy(), batch.column("quantity").to_numpy()
@@ -128,7 +142,7 @@ class Arriving:
 
     def _passes(self) -> Iterator[Block]:
         """While nobody steps, step 0 does not end: what is known of its passes comes in blocks of no steps."""
-        rows = rows_of(pa.Table.from_batches(self._small["passes"])) if self._small.get("passes") else ()
+        rows = tuple(self._small.get("passes", ()))
         if rows and not self._small["steps"]:
             self._small["passes"] = []
             tensors = tensors_at(self._described, 0)
@@ -148,7 +162,9 @@ class Arriving:
             inside = columns["step"] < below
             if not inside.all():
                 columns = {name: column[inside] for name, column in columns.items()}
-            made = {f"{quantity.word}.{one.name}": evaluate(one, columns) for one in self._wanted[quantity]}
+            wanted = self._wanted[quantity]
+            names = [f"{quantity.word}.{one.name}" for one in wanted]
+            made = dict(zip(names, evaluate_all(wanted, columns), strict=True))
             found[quantity] = {"step": columns["step"], "tensor": columns["tensor"], **made}
         return found
 
@@ -159,17 +175,13 @@ class Arriving:
             self._rows[quantity] = left
 
     def _take(self, table: str, stop: int) -> Rows:
-        """The rows of a small table before this step; those of steps that are over already are late."""
-        batches = self._small[table]
-        if not batches:
+        """The rows of a small table before this step."""
+        rows = self._small[table]
+        if not rows or rows[0]["step"] >= stop:
             return ()
-        whole = pa.Table.from_batches(batches)
-        steps = whole.column("step").to_numpy()
-        is_ahead = steps >= stop
-        self.late += int((steps < self.next).sum())
-        self._small[table] = whole.filter(pa.array(is_ahead)).combine_chunks().to_batches() if is_ahead.any() else []
-        mine = whole.filter(pa.array(~is_ahead & (steps >= self.next)))
-        return rows_of(select_steps(mine) if table == "steps" else mine)
+        at = bisect.bisect_left(rows, stop, key=_step)
+        self._small[table] = rows[at:]
+        return tuple(rows[:at])
 
     def _take_events(self, start: int, stop: int) -> Rows:
         """The events of these steps. What is kept: those to come, and the last word on each optimizer."""
@@ -178,11 +190,6 @@ class Arriving:
         keep = {*last.values()}
         self._events = [e for i, e in enumerate(self._events) if e.step >= stop or i in keep]
         return taken
-
-
-def select_steps(table: pa.Table) -> pa.Table:
-    """Of the table of steps what rules read, in order."""
-    return table.select(STEP_COLUMNS).sort_by([("step", "ascending"), ("optimizer", "ascending")])
 
 
 def columns_of(statistics: Sequence[Statistic]) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ class Step:
     pace: float
     leverage: float
     is_whole: bool  # the update of all its tensors was weighed
-    by_tensor: np.ndarray  # float64 [tensors]: each one's part of the promise
+    columns: np.ndarray  # int [held]: the tensors of the optimizer
+    parts: np.ndarray  # float64 [held]: -<g, u> of each of them
 
 
 def matrices(tensors: Tensors) -> np.ndarray:
@@ -61,39 +62,45 @@ def matrices(tensors: Tensors) -> np.ndarray:
 def steps_taken(block: Block, weights: np.ndarray) -> Iterator[Step]:
     """The steps of a block that were taken, in order. weights: mask of `matrices`."""
     held: dict[int, list[int]] = {}
-    unfit = {g.optimizer for g in block.groups if g.kind in MANY_EVALUATIONS}
     for group in block.groups:
-        held.setdefault(group.optimizer, []).extend(group.columns)
-    for row in block.rows("steps"):
-        columns = held.get(row["optimizer"])
-        if columns and not row["skipped"] and row["optimizer"] not in unfit:
-            yield _step(block, row, np.array(columns), weights)
+        if group.kind not in MANY_EVALUATIONS:
+            held.setdefault(group.optimizer, []).extend(group.columns)
+    rows = [row for row in block.rows("steps") if held.get(row["optimizer"]) and not row["skipped"]]
+    sums = {number: _Sums(block, np.array(held[number]), weights) for number in {row["optimizer"] for row in rows}}
+    for row in rows:
+        yield sums[row["optimizer"]].step(row, row["step"] - block.start)
 
 
-def _step(block: Block, row: Mapping[str, Any], columns: np.ndarray, weights: np.ndarray) -> Step:
-    at = row["step"] - block.start
-    loss = math.nan if row["loss"] is None else float(row["loss"])
-    clip = row["clip_factor"]
-    clip = clip if clip and math.isfinite(clip) else 1.0
-    parts = np.zeros(len(block.tensors))
-    parts[columns] = np.nan_to_num(-block["update.dot_gradient_update"][at, columns] / clip, posinf=math.inf, neginf=-math.inf)
-    size, moved, slope = (
-        _norm(block[name][at], columns, weights) for name in ("parameter.l2_norm", "update.l2_norm", "gradient.l2_norm")
-    )
-    has_gradient = ~np.isnan(block["gradient.l2_norm"][at, columns])
-    return Step(
-        step=row["step"],
-        optimizer=row["optimizer"],
-        loss=loss,
-        rate=max((r for r in row["lr"] or () if r is not None), default=math.nan),
-        promise=float(parts.sum()) / loss if loss > 0 else math.nan,
-        pace=moved / size if size > 0 else math.nan,
-        leverage=slope / clip * size / loss if loss > 0 else math.nan,
-        is_whole=bool((~np.isnan(block["update.l2_norm"][at, columns]) | ~has_gradient).all() and has_gradient.any()),
-        by_tensor=parts / loss if loss > 0 else parts * math.nan,
-    )
+class _Sums:
+    """Over the tensors of one optimizer, at every step of a block."""
 
+    def __init__(self, block: Block, columns: np.ndarray, weights: np.ndarray) -> None:
+        self.columns = columns
+        self.parts = np.nan_to_num(-block["update.dot_gradient_update"][:, columns], posinf=math.inf, neginf=-math.inf)
+        self.promised = self.parts.sum(axis=1)
+        is_moved = ~np.isnan(block["update.l2_norm"][:, columns])
+        has_gradient = ~np.isnan(block["gradient.l2_norm"][:, columns])
+        self.is_whole = (is_moved | ~has_gradient).all(axis=1) & has_gradient.any(axis=1)
+        mine = columns[weights[columns]]
+        self.size, self.moved, self.slope = (
+            np.sqrt(np.nansum(block[name][:, mine] ** 2, axis=1))
+            for name in ("parameter.l2_norm", "update.l2_norm", "gradient.l2_norm")
+        )
 
-def _norm(row: np.ndarray, columns: np.ndarray, weights: np.ndarray) -> float:
-    mine = row[columns[weights[columns]]]
-    return float(np.sqrt(np.nansum(mine**2)))
+    def step(self, row: Mapping[str, Any], at: int) -> Step:
+        clip = row["clip_factor"]
+        clip = clip if clip and math.isfinite(clip) else 1.0
+        loss = math.nan if row["loss"] is None else float(row["loss"])
+        size, has_share = float(self.size[at]), loss > 0
+        return Step(
+            step=row["step"],
+            optimizer=row["optimizer"],
+            loss=loss,
+            rate=max((r for r in row["lr"] or () if r is not None), default=math.nan),
+            promise=float(self.promised[at]) / clip / loss if has_share else math.nan,
+            pace=float(self.moved[at]) / size if size > 0 else math.nan,
+            leverage=float(self.slope[at]) / clip * size / loss if has_share else math.nan,
+            is_whole=bool(self.is_whole[at]),
+            columns=self.columns,
+            parts=self.parts[at],
+        )

@@ -42,7 +42,11 @@ class Progress:
     @property
     def is_stalled(self) -> bool:
         """No loss has come down by FALLEN, or each that had is well above its lowest again."""
-        return all(self._fall(o) < FALLEN or self._has_risen(o) for o in self._first)
+        return all(self.has_stalled(optimizer) for optimizer in self._first)
+
+    def has_stalled(self, optimizer: int) -> bool:
+        """The same of one optimizer's loss; True where it has none."""
+        return optimizer not in self._first or self._fall(optimizer) < FALLEN or self._has_risen(optimizer)
 
     @property
     def is_worse(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,7 +94,8 @@ class Block:
     def seen_by(self, needs: Needs) -> Block:
         """Only what was asked for."""
         arrays = {name: self.arrays[name] for name in needs.statistics}
-        return replace(self, arrays=arrays, tables={name: self.tables.get(name, ()) for name in needs.tables})
+        tables = {name: self.tables.get(name, ()) for name in needs.tables}
+        return Block(self.start, self.stop, self.tensors, self.groups, arrays, tables, self.made)
 
     def cut(self, *places: int) -> Iterator[Block]:
         """The same steps in pieces that begin at these steps."""
@@ -202,10 +203,15 @@ def _between(table: pa.Table, start: int, stop: int) -> Rows:
 def rows_of(table: pa.Table) -> Rows:
     """The rows of a small table as dictionaries, in order of steps; in one step in the same order, live and compacted."""
     names = table.column_names
-    order = [name for name in ("step", "optimizer", "tensor", "quantity") if name in names]
     columns = [_plain(table.column(name)) for name in names]
     rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-    return tuple(sorted(rows, key=operator.itemgetter(*order)))
+    return tuple(sorted(rows, key=order_of(rows)))
+
+
+def order_of(rows: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], Any]:
+    """In which order rows of such a table stand."""
+    names = rows[0].keys() if rows else {"step"}
+    return operator.itemgetter(*(name for name in ("step", "optimizer", "tensor", "quantity") if name in names))
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -21,6 +21,7 @@ from weighbridge.preflight.losses import HeldOut, held_out
 from weighbridge.preflight.records import Trial
 from weighbridge.preflight.signal import try_out
 
+ZERO: Final = "it is 0 throughout: not trained yet, or nothing ever moved it"
 NOT_NEEDED, NOT_MISSED, REDUNDANT = "rightly none", "not missed", "redundant"
 
 
@@ -114,7 +115,8 @@ def biases(model: torch.nn.Module, batches: Any, loss_fn: Any = None, optimizer:
         found = slots(twin)
         before = held.all(twin)
         names = {id(p): name for name, p in twin.named_parameters()}
-        known = _Known(twin, held, before, trial, sums(twin, found, held), _states(model, optimizer), names)
+        proved = {one.parameter.name: one for one in redundant_biases(trial.first.graph, trial.first.parameters)}
+        known = _Known(twin, held, before, trial, sums(twin, found, held), _states(model, optimizer), names, proved)
         return BiasReport(
             type(model).__name__, tuple(known.of(slot) for slot in found), float(before.mean()), len(before), held.unit
         )
@@ -131,13 +133,12 @@ class _Known:
     sums: Mapping[str, Sums]
     states: Mapping[str, int]
     weights: Mapping[int, str]  # names by the id of the parameter
+    redundant: Mapping[str, Redundant]
 
     def of(self, slot: Slot) -> LayerBias:
         if slot.parameter is None:
             return self._record(slot, *self._gap(slot))
-        by = {one.parameter.name: one for one in redundant_biases(self.trial.first.graph, self.trial.first.parameters)}.get(
-            slot.name
-        )
+        by = self.redundant.get(slot.name)
         return self._record(slot, *(self._bias(slot) if by is None else (REDUNDANT, self._takes_out(by), None, None)))
 
     def _takes_out(self, by: Redundant) -> str:
@@ -146,8 +147,11 @@ class _Known:
         return f"proof: {by.absorber or 'a function'}{f' ({kind})' if by.absorber else ''} {what}"
 
     def _bias(self, slot: Slot) -> tuple[str, str, Worth, Worth | None]:
+        assert slot.parameter is not None
         found = worth(self.before, without(self.twin, slot, self.held), self.held.unit)
         rest = None
+        if not bool(slot.parameter.any()):
+            return of_bias(found), ZERO, found, None
         if slot.adds and (fit := constant(self.twin, slot, self.held)) is not None:
             rest = worth(self.before, taken_over(self.twin, fit), self.held.unit)
         return of_bias(found), "", found, rest

@@ -49,11 +49,11 @@ class Sums:
 
     @property
     def cancelled(self) -> float | None:
-        """1 - |m + b|^2 / |m|^2: 1 where the bias takes all of W.E[x] out, below 0 where it adds to it. None where the inputs
-        are centred, as far as can be told."""
+        """1 - |m + b|^2 / |m|^2: 1 where the bias takes all of W.E[x] out, below 0 where it adds to it. None where it is 0,
+        or the inputs are centred, as far as can be told."""
         mean = self.rest / max(self.n, 1)
         size = float(mean.square().sum())
-        if self.bias is None or not size > 0 or self.is_centred is not False:
+        if self.bias is None or not bool(self.bias.any()) or not size > 0 or self.is_centred is not False:
             return None
         return 1 - float((mean + self.bias).square().sum()) / size
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from weighbridge.preflight.bias_report import BiasReport, LayerBias
 
 LAG: Final = "The proof is of the training steps; in evaluation a norm's running mean lags behind a bias that moves."
+MOST_ALIKE: Final = 5  # biases with one verdict that are spoken of
 STYLES: Final = {"needed": "green", "redundant": "yellow", "missing": "bold yellow", "better without": "bold yellow"}
 
 
@@ -29,9 +31,8 @@ def lines(report: BiasReport, width: int) -> list[Text]:
         return [*out, Text("No layer has a bias, and none could have one.")]
     for block in grid.in_blocks(*_columns(report.layers), width):
         out += [*grid.lines(block), Text("")]
-    for one in report.layers:
-        said = _said(one)
-        out += [*wrapped(Text(visible(said)), width), Text("")] if said else []
+    for said in _all_said(report.layers):
+        out += [*wrapped(Text(visible(said)), width), Text("")]
     return out + [line for note in _notes(report) for line in wrapped(Text(note, style="dim"), width)]
 
 
@@ -82,10 +83,25 @@ def _effect(found: Worth | None) -> str:
     return f"{sign}{number(found.mean)}" + (f" ± {number(half, 2)}" if math.isfinite(half) else "")
 
 
+def _all_said(layers: Sequence[LayerBias]) -> Iterator[str]:
+    """One sentence or two per bias with something to say; of many alike the first, the rest counted."""
+    said = [(one, _said(one)) for one in layers]
+    times = Counter(one.verdict for one, words in said if words)
+    shown: Counter[str] = Counter()
+    for one, words in said:
+        shown[one.verdict] += bool(words)
+        if words and shown[one.verdict] <= MOST_ALIKE:
+            yield words
+            if shown[one.verdict] == MOST_ALIKE < times[one.verdict]:
+                yield f"and {times[one.verdict] - MOST_ALIKE} more: {one.verdict}; --json has them all"
+
+
 def _said(one: LayerBias) -> str:
     """What to do about it, or how to find out; empty where all is well."""
     if one.verdict == "redundant":
         return f"{one.name} is redundant ({one.reason}). {_saved(one)} {_line(one)}"
+    if one.verdict == "no effect" and one.reason:
+        return f"{one.name} has no effect: {one.reason}."
     if one.verdict == "no effect":
         return f"{one.name} has no effect here: less than {share(NEGLIGIBLE)} of the loss. {_saved(one)} {_line(one)}"
     if one.verdict == "better without":

@@ -73,12 +73,12 @@ class CollapsedOutput(Rule):
             for column, one in seen.items():
                 if column != BATCH:
                     self._note(step, column, one)
-            for end in self._ends(block.groups):
+            for end, optimizer in self._ends(block.groups).items():
                 if end in self.told or end not in seen:
                     continue
                 if self._has_collapsed(end, seen[end]):
                     column = self._first(end, seen, self.fallen)
-                elif self._never_differed(end, seen[end]):
+                elif self._never_differed(end, seen[end]) and self._is_stalled(optimizer):
                     column = self._first(end, seen, self.always)
                 else:
                     continue
@@ -107,7 +107,11 @@ class CollapsedOutput(Rule):
         always = self.always[column]
         is_exact = one.between_samples < EXACT and always >= SEVERAL_EXACT
         is_long = always >= SEVERAL and one.variance <= GROWS * self.first[column]
-        return (is_exact or is_long) and self.progress.is_stalled
+        return is_exact or is_long
+
+    def _is_stalled(self, optimizer: int | None) -> bool:
+        """Has the loss of this optimizer stalled? None: those of all."""
+        return self.progress.is_stalled if optimizer is None else self.progress.has_stalled(optimizer)
 
     def _first(self, end: int, seen: dict[int, Seen], holds: dict[int, int]) -> int:
         """The first of the modules up to this end from which on it holds for all that were looked at."""
@@ -120,18 +124,19 @@ class CollapsedOutput(Rule):
             first = column
         return first
 
-    def _ends(self, groups: Sequence[Group]) -> list[int]:
-        """What each model, and what each optimizer's modules, give last."""
-        last: dict[object, int] = {}
+    def _ends(self, groups: Sequence[Group]) -> dict[int, int | None]:
+        """What each model, and what each optimizer's modules, give last, with the optimizer."""
         held = {c: group.optimizer for group in groups for c in group.columns}
+        models: dict[str, int] = {}
+        trained: dict[int, int] = {}
         for column in self.layers.outputs:  # in the order of execution
-            if column not in self.first:
-                continue
-            last[self.tensors[column].model] = column
             weight = self.layers.weight(column)
-            if weight in held:
-                last[held[weight]] = column
-        return list(dict.fromkeys(last.values()))
+            if column in self.first:
+                models[self.tensors[column].model] = column
+                if weight in held:
+                    trained[held[weight]] = column
+        ends: dict[int, int | None] = dict.fromkeys(models.values())
+        return ends | {column: optimizer for optimizer, column in trained.items()}
 
     def _inputs_differ(self, column: int, seen: dict[int, Seen]) -> bool:
         if BATCH in seen:

@@ -34,6 +34,7 @@ KEPT = 1e-2
 ABRUPT = 0.5
 LEAST = 3
 HISTORY = 20
+TINY = 1e-30
 
 
 class ExplodingActivation(Rule):
@@ -51,7 +52,8 @@ class ExplodingActivation(Rule):
     def __init__(self) -> None:
         self.rows: dict[str, deque[int]] = {}
         self.told: set[str] = set()
-        self.history: dict[int, deque[tuple[int, float]]] = {}
+        self.steps: deque[int] = deque(maxlen=HISTORY)
+        self.past: deque[np.ndarray] = deque(maxlen=HISTORY)  # float64 [outputs] at each of these steps
         self.worse = Worse()
         self.is_recorded = False
 
@@ -59,6 +61,10 @@ class ExplodingActivation(Rule):
         self.tensors = tensors
         self.profiles = [p for p in outputs(tensors) if sum(p.is_weighted) >= LEAST]
         self.is_output = np.flatnonzero(tensors.where(t.is_output for t in tensors))
+        wider = [np.full(len(self.is_output), np.nan) for _ in self.past]
+        for new, old in zip(wider, self.past, strict=True):
+            new[: len(old)] = old
+        self.past = deque(wider, maxlen=HISTORY)
 
     def read(self, block: Block) -> Iterator[Finding]:
         sizes = block["activation.rms"]
@@ -116,35 +122,36 @@ class ExplodingActivation(Rule):
         )
 
     def _over_steps(self, step: int, is_worse: bool, row: np.ndarray) -> Iterator[Finding]:
-        grown: list[tuple[float, int]] = []
-        for column in self.is_output.tolist():
-            value = float(row[column])
-            if not math.isfinite(value):
-                continue
-            past = self.history.setdefault(column, deque(maxlen=HISTORY))
-            before = max(float(np.median([v for _, v in past])), 1e-30) if past else math.inf
-            past.append((step, value))
-            if value > LIMIT * before and value > 1.0:
-                grown.append((value / before, column))
-        self.is_recorded |= bool(self.history)
-        if grown and is_worse and "" not in self.told:
-            self.told.add("")
-            yield self._of_steps(step, *max(grown, key=lambda g: -self.tensors[g[1]].order))
+        """Against the median of each output over the last HISTORY looks; asked only while the loss is bad."""
+        self.is_recorded = True
+        values = row[self.is_output]
+        if is_worse and self.steps and "" not in self.told:
+            past = np.array(self.past)
+            before = np.full(len(values), np.nan)
+            is_seen = np.isfinite(past).any(axis=0)
+            before[is_seen] = np.nanmedian(past[:, is_seen], axis=0)
+            grown = np.flatnonzero((values > LIMIT * np.maximum(before, TINY)) & (values > 1.0))
+            if len(grown):
+                self.told.add("")
+                first = min(grown.tolist(), key=lambda k: self.tensors[int(self.is_output[k])].order)
+                yield self._of_steps(step, first, float(values[first]), max(float(before[first]), TINY))
+        self.steps.append(step)
+        self.past.append(values)
 
-    def _of_steps(self, step: int, times: float, column: int) -> Finding:
-        steps, values = zip(*self.history[column], strict=True)
-        low = min(values)
-        place = place_of(self.tensors, column)
+    def _of_steps(self, step: int, at: int, value: float, before: float) -> Finding:
+        seen = [(s, float(v[at])) for s, v in zip(self.steps, self.past, strict=True) if np.isfinite(v[at])] + [(step, value)]
+        low, place = min(v for _, v in seen), place_of(self.tensors, int(self.is_output[at]))
         return Finding(
             place=place,
-            first_step=next((s for s, v in self.history[column] if v > LIMIT / 10 * low), step),
+            first_step=next((s for s, v in seen if v > LIMIT / 10 * low), step),
             told_step=step,
-            message=f"The rms of what {place or 'the model'} gives is {number(times)} times its median over the steps "
-            f"before, and the "
-            f"loss is far worse than at the start.",
+            message=f"The rms of what {place or 'the model'} gives is {number(value / before)} times its median over the steps "
+            f"before, and the loss is far worse than at the start.",
             evidence=(
-                ValueEvidence("rms over its median before", times, LIMIT),
-                SeriesEvidence(f"rms of what {place or 'the model'} gives", steps, values),
+                ValueEvidence("rms over its median before", value / before, LIMIT),
+                SeriesEvidence(
+                    f"rms of what {place or 'the model'} gives", tuple(s for s, _ in seen), tuple(v for _, v in seen)
+                ),
             ),
             fix="Look at what is named before it: weights that grow, or a learning rate that is too high.",
             depth=0.5,

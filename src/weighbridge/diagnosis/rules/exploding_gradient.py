@@ -69,6 +69,7 @@ class ExplodingGradient(Rule):
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.profiles = [*outputs(tensors), *parameters(tensors)]
+        self.is_parameter = tensors.is_parameter
         self.counts = np.array([max(1, t.count) for t in tensors], float)
 
     def read(self, block: Block) -> Iterator[Finding]:
@@ -78,8 +79,11 @@ class ExplodingGradient(Rule):
         deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        has_slopes = np.isfinite(slopes).any(axis=1)
         for i in range(len(block)):
             for profile in profiles:
+                if profile.is_of_outputs and not has_slopes[i]:
+                    continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
                 if np.isfinite(row[list(profile.columns)]).any():
                     self.calls = block["activation.count"][i] / self.counts
@@ -132,19 +136,19 @@ class ExplodingGradient(Rule):
         )
 
     def _over_steps(self, step: int, loss: float | None, row: np.ndarray) -> Iterator[Finding]:
-        norm = float(np.sqrt(np.nansum(row[self.tensors.is_parameter] ** 2)))
+        norm = float(np.sqrt(np.nansum(row[self.is_parameter] ** 2)))
         is_worse = self.worse.read(loss)
         if loss is None or math.isnan(loss) or not norm > 0:
             return
         self.is_recorded = True
-        before = float(np.median([n for _, n in self.norms])) if self.norms else math.inf
+        before = float(np.median([n for _, n in self.norms])) if is_worse and self.norms else math.inf
         self.norms.append((step, norm))
-        if "" not in self.told and norm > AT_ONCE * before and is_worse:
+        if "" not in self.told and norm > AT_ONCE * before:
             self.told.add("")
             yield self._of_steps(step, norm / before, row)
 
     def _of_steps(self, step: int, times: float, row: np.ndarray) -> Finding:
-        worst = int(np.nanargmax(np.where(self.tensors.is_parameter, row, np.nan)))
+        worst = int(np.nanargmax(np.where(self.is_parameter, row, np.nan)))
         steps, norms = zip(*self.norms, strict=True)
         low = min(norms)
         began = next((s for s, n in self.norms if n > LIMIT * low), step)

@@ -35,6 +35,7 @@ class GrowingLoss(Rule):
         self.first: list[tuple[int, float]] = []
         self.last: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self.optimizer: int | None = None
+        self.limit = -1.0  # for the median; no window can pass it whose last loss has not
         self.are_several = self.is_told = self.is_signed = False
 
     def read(self, block: Block) -> Iterator[Finding]:
@@ -50,13 +51,15 @@ class GrowingLoss(Rule):
                 self.first.append((row["step"], row["loss"]))
                 continue
             self.last.append((row["step"], row["loss"]))
-            if len(self.last) == WINDOW and self._has_grown():
+            if self.limit < 0:
+                self.limit = RAISED * float(np.median([loss for _, loss in self.first]))
+            if len(self.last) == WINDOW and row["loss"] > self.limit and self._has_grown():
                 self.is_told = True
                 yield self._finding()
 
     def _has_grown(self) -> bool:
         first, last = (np.array([loss for _, loss in part]) for part in (self.first, self.last))
-        return bool(np.median(last) > RAISED * np.median(first) and z_of_fall(first, last) > CLEAR)
+        return bool(np.median(last) > self.limit and z_of_fall(first, last) > CLEAR)
 
     def _finding(self) -> Finding:
         first, last = (float(np.median([loss for _, loss in part])) for part in (self.first, self.last))

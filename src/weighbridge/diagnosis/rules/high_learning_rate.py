@@ -165,11 +165,10 @@ class HighLearningRate(Rule):
     def _place(self, worst: Step, block: Block) -> str:
         """The module of one group, where it alone holds nearly all of the promise and there are others."""
         mine = [g for g in block.groups if g.optimizer == worst.optimizer]
-        parts = np.nan_to_num(np.abs(worst.by_tensor), posinf=1e300)
+        parts = np.minimum(np.abs(worst.parts), np.finfo(float).max / len(worst.parts))
         for group in mine:
-            columns = [c for c in group.columns if c < len(parts)]
-            if len(mine) > 1 and parts[columns].sum() > CULPRIT * parts.sum():
-                places = self.tensors.together(columns, self.tensors.is_parameter)
+            if len(mine) > 1 and parts[np.isin(worst.columns, group.columns)].sum() > CULPRIT * parts.sum():
+                places = self.tensors.together(group.columns, self.tensors.is_parameter)
                 return places[0][0] if len(places) == 1 else ""
         return ""
 

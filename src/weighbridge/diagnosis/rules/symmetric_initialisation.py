@@ -4,9 +4,9 @@ Symptom        The network learns like one of width 1: the loss falls a little a
 How it decides The sums, sums of squares and largest values of all units of an affine or recurrent module are equal but for
                rounding (the same numbers went through the same weights), and differ between inputs. Still so at step 2 or
                later after its weight has moved: their gradients are equal too, and stay so (error). Equal at first and
-               different then: the start alone was one number (warning). Further, weights of exactly 0 in two layers or more
-               with gradients of exactly 0, PATIENCE steps in a row: each waits for the other. `inspect` compares the rows of
-               each weight and of its gradient.
+               different then: the start alone was one number (warning). (`weighbridge.inspect` proves the former before
+               training.) Further, weights of exactly 0 in two layers or more with gradients of exactly 0, PATIENCE steps in a
+               row: each waits for the other. `inspect` compares the rows of each weight and of its gradient.
 What to do     Start weights at random: `nn.init.kaiming_normal_(layer.weight)`.
 When it errs   A last layer, a branch or LoRA's B that starts at 0 gives the same for all inputs and gets different gradients:
                it is not meant. Layers whose weights are frozen are not judged.

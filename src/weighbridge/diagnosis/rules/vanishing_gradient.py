@@ -72,10 +72,13 @@ class VanishingGradient(Rule):
         deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"] and row["loss"] is not None}
+        has_slopes = np.isfinite(slopes).any(axis=1)
         for i in range(len(block)):
             if block.start + i in losses:
                 self.losses.append(losses[block.start + i])
             for profile in profiles:
+                if profile.is_of_outputs and not has_slopes[i]:
+                    continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
                 if np.isfinite(row[list(profile.columns)]).any():
                     yield from self._look(profile, block.start + i, *levels(profile, row))
