@@ -212,3 +212,101 @@ def adding_problem(case: Case) -> None:
             last.append(loss.item())
             optimizer.step()
     case.proof(lambda: sum(last[-20:]) / 20 < 0.08)
+
+
+# ---- wrong-loss-sign ----
+
+
+@faulty(
+    "wrong-loss-sign",
+    places=("",),
+    kind="MLP",
+    source="a student's own loss, -F.cross_entropy(...), after the formula that has a minus in it",
+    data="digits",
+    steps=40,
+    also=("exploding-weights", "high-learning-rate", "exploding-gradient", "exploding-activation", "growing-loss"),
+)
+def minus_before_cross_entropy(case: Case) -> None:
+    x, y = _digits()
+    model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    sign = -1.0 if case.ill else 1.0
+    with case.watch(model):
+        for _ in range(case.steps):
+            rows = torch.randint(0, len(x), (32,))
+            optimizer.zero_grad()
+            (sign * F.cross_entropy(model(x[rows]), y[rows])).backward()
+            case.truth(lambda picked=rows: _rises_by_a_step(model, x[picked], y[picked], F.cross_entropy))
+            optimizer.step()
+    case.proof(lambda: _accuracy(model, x, y) > 0.3)
+
+
+@faulty(
+    "wrong-loss-sign",
+    places=("",),
+    kind="regression",
+    source="reward = -(prediction - target)^2, maximised in the paper and minimised in the code",
+    data="diabetes",
+    steps=40,
+    also=("exploding-weights", "high-learning-rate", "exploding-gradient", "exploding-activation", "growing-loss"),
+)
+def negated_squared_error(case: Case) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    x = torch.tensor(x, dtype=torch.float32) * 20
+    y = torch.tensor((y - y.mean()) / y.std(), dtype=torch.float32)
+    model = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 1), nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    with case.watch(model):
+        for _ in range(case.steps):
+            rows = torch.randint(0, len(x), (48,))
+            reward = -((model(x[rows]) - y[rows]) ** 2).mean()
+            optimizer.zero_grad()
+            (reward if case.ill else -reward).backward()
+            case.truth(lambda picked=rows: _rises_by_a_step(model, x[picked], y[picked], F.mse_loss))
+            optimizer.step()
+    case.proof(lambda: F.mse_loss(model(x), y).item() < 0.9)
+
+
+def _rises_by_a_step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, error: object) -> bool:
+    """Does the gradient that is about to be used raise the error of its own batch?"""
+    right = torch.autograd.grad(error(model(x), y), list(model.parameters()))  # type: ignore[operator]
+    return sum(float((p.grad * g).sum()) for p, g in zip(model.parameters(), right, strict=True)) < 0
+
+
+@healthy(kind="density", source="Gaussian log-likelihood whose negative falls below 0, as it may for densities")
+def a_density_below_zero(case: Case) -> None:
+    x = torch.randn(2048, 4)
+    y = 0.02 * torch.tanh(x[:, :1]) + 0.002 * torch.randn(2048, 1)
+    model = nn.Sequential(nn.Linear(4, 32), nn.Tanh(), nn.Linear(32, 2))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    last = []
+    with case.watch(model):
+        for _ in range(case.steps):
+            rows = torch.randint(0, 2048, (64,))
+            mean, log_scale = model(x[rows]).chunk(2, 1)
+            loss = (log_scale + 0.5 * ((y[rows] - 0.1 * mean) / log_scale.exp()) ** 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            last.append(loss.item())
+            optimizer.step()
+    case.proof(lambda: sum(last[-20:]) / 20 < -2.0)
+
+
+@healthy(kind="GAN", source="the saturating generator of Goodfellow et al. 2014: minus the judge's cross-entropy, on purpose")
+def saturating_generator(case: Case) -> None:
+    generator = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
+    judge = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+    both = nn.ModuleDict({"generator": generator, "judge": judge})
+    first = torch.optim.Adam(judge.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    second = torch.optim.Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    bce = F.binary_cross_entropy_with_logits
+    with case.watch(both):
+        for _ in range(2 * case.steps):
+            real, fake = torch.randn(64, 2) * 0.5 + 1.0, generator(torch.randn(64, 4))
+            first.zero_grad()
+            (bce(judge(real), torch.ones(64, 1)) + bce(judge(fake.detach()), torch.zeros(64, 1))).backward()
+            first.step()
+            second.zero_grad()
+            (-bce(judge(fake), torch.zeros(64, 1))).backward()
+            second.step()
+    case.proof(lambda: float((generator(torch.randn(512, 4)).mean(0) - 1.0).abs().max()) < 0.8)

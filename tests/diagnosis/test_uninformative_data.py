@@ -81,6 +81,20 @@ def _made(row: dict[str, Any], loss: float) -> bool:
     return bool(found(DATA, made))
 
 
+def test_targets_that_are_all_the_same_show_nothing() -> None:
+    assert not _told(40, first=[1.0], second=[40.0])
+    assert not _made({"loss": "MseLoss", "first": [40.0], "second": [40.0]}, 1e-9)
+
+
+def test_a_judge_that_cannot_tell_real_from_made_is_a_gan_s_aim() -> None:
+    arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+    judge, maker = step_rows(40, loss=LN4), [{**row, "optimizer": 1} for row in step_rows(40, loss=0.9)]
+    both = sorted([*judge, *maker], key=lambda row: (row["step"], row["optimizer"]))
+    assert found(DATA, block(40, arrays, steps=both, pairing=_pairs(40))) == []
+    same = sorted([*judge, *({**row, "optimizer": 1} for row in judge)], key=lambda row: row["step"])
+    assert len(found(DATA, block(40, arrays, steps=same, pairing=_pairs(40)))) == 1
+
+
 def test_a_run_without_targets_is_not_applicable() -> None:
     assert outcome(DATA, block(50)) is Outcome.NOT_APPLICABLE
     assert outcome(DATA, block(5, pairing=_pairs(5))) is Outcome.NOT_ENOUGH_DATA

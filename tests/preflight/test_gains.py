@@ -110,8 +110,11 @@ def test_residuals_are_excused() -> None:
     assert found(Residual()) == []
 
 
+FACTORS = {"scaled": 5.0, "damped": 0.1}
+
+
 class Woven(nn.Module):
-    """Small weights in a row, and something between that keeps the gradient alive."""
+    """Small weights in a row, and something between: the weights are then not all that decides."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -125,14 +128,18 @@ class Woven(nn.Module):
         for layer in self.layers:
             x = torch.relu(layer(x))
             kept.append(x)
-            if self.kind == "scaled":
-                x = x * 5
+            if self.kind in FACTORS:
+                x = x * FACTORS[self.kind]
             if self.kind == "normed":
                 x = F.layer_norm(x, (WIDTH,))
+        if self.kind == "used twice":
+            x = x + 0 * sum(kept)
         return self.head(sum(kept) if self.kind == "collected" else x)
 
 
-@pytest.mark.parametrize(("kind", "told"), [("plain", 1), ("scaled", 0), ("normed", 0), ("collected", 0)])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("plain", 1), ("scaled", 0), ("damped", 0), ("normed", 0), ("collected", 0), ("used twice", 0)]
+)
 def test_what_stands_between_or_leads_around_ends_a_chain(kind: str, told: int) -> None:
     torch.manual_seed(0)
     assert len(found(Woven(kind))) == told
@@ -208,6 +215,16 @@ def test_convolutions_count_the_inputs_of_a_patch() -> None:
     (told,) = found(network(scaled(0.3)), batch)
     assert value(told, "expected from") == pytest.approx((0.3 / math.sqrt(2)) ** 5, rel=0.3)
     assert value(told, "change over") == pytest.approx((0.3 / math.sqrt(2)) ** 5, rel=1.0)
+
+
+def test_transposed_convolutions_whose_gain_is_another_are_not_judged() -> None:
+    torch.manual_seed(0)
+    made = [one for _ in range(5) for one in (nn.ConvTranspose2d(4, 4, 2, stride=2), nn.ReLU())]
+    for module in made[::2]:
+        nn.init.normal_(module.weight, std=0.05)
+    model = nn.Sequential(*made, nn.Conv2d(4, 4, 32))
+    batch = torch.randn(8, 4, 1, 1), torch.zeros(8, 1, 1, dtype=torch.long)
+    assert found(model, batch) == []
 
 
 def test_layers_that_run_twice_and_inner_products_without_a_module_are_not_followed() -> None:

@@ -24,14 +24,14 @@ def _page(rule: type[Rule]) -> str:
     import textwrap
 
     told = registry.explanation(rule)
-    parts = [f"# {rule.id}", told.summary, f"{rule.severity}, {rule.certainty}, since {rule.since}. Reads: {_reads(rule)}."]
+    parts = [
+        f"# {rule.id}",
+        told.summary,
+        f"{rule.severity}, {rule.certainty}, since {rule.since}. Reads: {', '.join(rule.needs.words)}.",
+    ]
     for section, text in told.sections.items():
         parts += [f"## {section}", textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)]
     return "\n\n".join(parts) + "\n"
-
-
-def _reads(rule: type[Rule]) -> str:
-    return ", ".join([*rule.needs.statistics, *(f"table {name}" for name in sorted(rule.needs.tables))])
 
 
 if __name__ == "__main__":

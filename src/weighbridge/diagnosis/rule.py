@@ -28,23 +28,30 @@ SMALL_TABLES: Final = ("steps", "passes", "events", "calls", "groups", "units", 
 
 
 class Needs:
-    """What a rule reads: statistics by quantity, and small tables.
+    """What a rule reads: statistics by quantity, small tables, and statistics of each rank on its own.
 
     >>> Needs(update=["rms"], parameter=["rms"], tables=["steps"])
     Needs(parameter.rms, update.rms, table steps)
     """
 
-    __slots__ = ("statistics", "tables")
+    __slots__ = ("ranks", "statistics", "tables")
 
-    def __init__(self, *, tables: Sequence[str] = (), **statistics: Sequence[str]) -> None:
+    def __init__(self, *, tables: Sequence[str] = (), ranks: Sequence[str] = (), **statistics: Sequence[str]) -> None:
         unknown = sorted({*statistics} - {*QUANTITIES} | ({*tables} - {*SMALL_TABLES}))
         if unknown:
             raise TypeError(f"Needs() knows no {', '.join(unknown)}")
         self.statistics = tuple(f"{q}.{name}" for q in QUANTITIES for name in statistics.get(q, ()))
         self.tables = frozenset(tables)
+        self.ranks = tuple(ranks)  # full names, as in `statistics`; with them come each rank's losses and its table `pairing`
+
+    @property
+    def words(self) -> list[str]:
+        """Everything, as people read it."""
+        tables, ranks = (f"table {name}" for name in sorted(self.tables)), (f"{name} of each rank" for name in self.ranks)
+        return [*self.statistics, *tables, *ranks]
 
     def __repr__(self) -> str:
-        return f"Needs({', '.join([*self.statistics, *(f'table {name}' for name in sorted(self.tables))])})"
+        return f"Needs({', '.join(self.words)})"
 
 
 @dataclass(frozen=True, slots=True)

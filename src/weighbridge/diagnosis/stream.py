@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
+from weighbridge.diagnosis.ranked import Ranked, RankReader
 from weighbridge.diagnosis.rule import Needs
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.store.views import Event, Tensor
@@ -55,6 +56,7 @@ class Block:
     groups: tuple[Group, ...]
     arrays: Mapping[str, np.ndarray]
     tables: Mapping[str, Rows]
+    ranks: tuple[Ranked, ...] = ()  # of a run of several, read from its files, where a rule asks for them
     made: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # by `of_steps`
 
     def __len__(self) -> int:
@@ -95,7 +97,8 @@ class Block:
         """Only what was asked for."""
         arrays = {name: self.arrays[name] for name in needs.statistics}
         tables = {name: self.tables.get(name, ()) for name in needs.tables}
-        return Block(self.start, self.stop, self.tensors, self.groups, arrays, tables, self.made)
+        ranks = self.ranks if needs.ranks else ()
+        return Block(self.start, self.stop, self.tensors, self.groups, arrays, tables, ranks, self.made)
 
     def cut(self, *places: int) -> Iterator[Block]:
         """The same steps in pieces that begin at these steps."""
@@ -103,9 +106,9 @@ class Block:
         for low, high in itertools.pairwise(edges):
             inside = slice(low - self.start, high - self.start)
             tables = {name: tuple(r for r in rows if low <= r["step"] < high) for name, rows in self.tables.items()}
-            yield replace(
-                self, start=low, stop=high, arrays={n: a[inside] for n, a in self.arrays.items()}, tables=tables, made={}
-            )
+            arrays = {name: array[inside] for name, array in self.arrays.items()}
+            ranks = tuple(one.cut(low, high, self.start) for one in self.ranks)
+            yield replace(self, start=low, stop=high, arrays=arrays, tables=tables, ranks=ranks, made={})
 
 
 def _of_group(value: Any, number: int) -> Any:
@@ -121,6 +124,7 @@ def needed(needs: Iterable[Needs]) -> Needs:
     listed = [*needs]
     every.statistics = tuple(dict.fromkeys(name for one in listed for name in one.statistics))
     every.tables = frozenset(name for one in listed for name in one.tables)
+    every.ranks = tuple(dict.fromkeys(name for one in listed for name in one.ranks))
     return every
 
 
@@ -138,6 +142,7 @@ class RecordedRun:
         if is_growing and len(steps):
             self.stop = max(0, min(record.last_step, int(steps.max())))
         self.described = record.descriptions()
+        self.ranks = RankReader(record, needs.ranks)
 
     def blocks(self) -> Iterator[Block]:
         """All steps, each once."""
@@ -152,7 +157,7 @@ class RecordedRun:
         arrays = self.record.grids(self.needs.statistics, start, stop, [t.id for t in tensors])
         tables = {name: _between(table, start, stop) for name, table in self.tables.items()}
         tables["events"] = tuple(as_row(e) for e in self.events if start <= max(e.step, 0) < stop)
-        return Block(start, stop, tensors, groups, arrays, tables)
+        return Block(start, stop, tensors, groups, arrays, tables, self.ranks.between(start, stop, tensors))
 
 
 # ---- how any source of blocks makes them (arriving.py has the other one) ----

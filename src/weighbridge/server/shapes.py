@@ -88,7 +88,7 @@ def rule_json(rule: type[Rule]) -> dict[str, Any]:
         "severity": rule.severity,
         "certainty": rule.certainty,
         "since": rule.since,
-        "reads": [*rule.needs.statistics, *(f"table {name}" for name in sorted(rule.needs.tables))],
+        "reads": rule.needs.words,
         "causes": list(rule.causes),
         "summary": told.summary,
         "sections": told.sections,

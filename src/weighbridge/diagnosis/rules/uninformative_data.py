@@ -11,7 +11,8 @@ What to do     Look at ten samples with their labels, as they come out of the lo
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
                noise, looks like this at its beginning. Not judged: losses that are weighted, smoothed or summed, targets
-               that no loss function of torch was given, batches of one sample, inputs on a device.
+               that no loss function of torch was given, batches of one sample, inputs on a device, several losses that pull
+               at one model (GANs).
 References     Szekely and Rizzo 2014, "Partial distance correlation with methods for dissimilarities"; Cover and Hart 1967,
                "Nearest neighbor pattern classification"; Zhang et al. 2017, "Understanding deep learning requires rethinking
                generalization" (training on random labels).
@@ -52,13 +53,19 @@ class UninformativeData(Rule):
         self.counts: dict[float, float] = {}
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
         self.losses = np.zeros(3)  # number, sum, sum of squares
+        self.last: tuple[int, float | None] = (-1, None)  # step and its loss
+        self.has_rivals = False
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
 
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_told:
             return
-        pairs = {row["step"]: row for row in block.rows("pairing")}
+        pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
         for row in block.rows("steps"):
+            if row["step"] == self.last[0]:  # another optimizer at the same step: of the same loss, or of its own (a GAN)
+                self.has_rivals |= row["loss"] != self.last[1]
+                continue
+            self.last = (row["step"], row["loss"])
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
             falls = float(-np.nansum(block["update.dot_gradient_update"][row["step"] - block.start]))
@@ -114,7 +121,7 @@ class UninformativeData(Rule):
         return math.nan
 
     def _is_clear(self) -> bool:
-        if self.samples < SAMPLES or self.steps < STEPS or not self.promise >= PROMISED:
+        if self.has_rivals or self.samples < SAMPLES or self.steps < STEPS or not self.promise >= PROMISED:
             return False
         scores, floor = self.scores(), self.floor()
         if max(abs(score) for score in scores.values()) > CLEAR or not floor > 0:
@@ -154,6 +161,11 @@ class UninformativeData(Rule):
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
+        if self.has_rivals:
+            return (
+                Outcome.NOT_APPLICABLE,
+                "several losses pull at one model: a judge that can tell nothing apart may be their aim",
+            )
         if not self.samples:
             return (
                 Outcome.NOT_APPLICABLE,
@@ -163,3 +175,11 @@ class UninformativeData(Rule):
             seen = f"{counted(self.samples, 'sample')} in {counted(self.steps, 'step')}"
             return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {STEPS} are needed"
         return None
+
+
+def _varies(row: Mapping[str, Any]) -> bool:
+    """Do the targets of this batch differ from each other?"""
+    if row["loss"].startswith("Nll"):
+        return len(row["first"]) > 1
+    first, second = np.array([row["first"], row["second"]]) / row["batch"]
+    return bool((second - first**2 > 1e-12 * second).any())

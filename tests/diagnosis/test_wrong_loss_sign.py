@@ -1,0 +1,135 @@
+"""Errors that are made large. Oracles: graphs drawn by hand, and small trainings with a minus put before their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import weighbridge
+from tests.diagnosis.graphs import Drawing, rows
+from tests.diagnosis.made import block, found, outcome, step_rows
+from tests.diagnosis.trainings import data, gan, seeded, sgd_mlp, train
+from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis.registry import rule
+from weighbridge.diagnosis.rules.wrong_loss_sign import PATIENCE
+from weighbridge.firstpass import FirstPass
+
+SIGN = rule("wrong-loss-sign")
+
+
+def _pass(*ops: str, factor_shape: tuple[int, ...] = ()) -> FirstPass:
+    """A linear layer, then these operations; LogSoftmax and Mul as they come."""
+    made = Drawing()
+    last = made.linear("a", None, 32, 8, 4)
+    for op in ops:
+        inputs = [last, None] if op in ("Mul", "Div", "Sub", "MseLoss") else [last]
+        facts: dict[str, Any] = {"other_shape": factor_shape} if op in ("Mul", "Div") else {}
+        facts |= {"exponent": 2} if op == "Pow" else {}
+        wide = (32, 4) if op in ("LogSoftmax", "Sub", "Pow", "Abs") else factor_shape if op in ("Mul", "Div") else ()
+        last = made.op(op, inputs, wide, **facts)
+    return made.done()
+
+
+def _told(first: FirstPass, loss: float = -2.0, steps: int = PATIENCE, **more: Any) -> bool:
+    return bool(found(SIGN, block(steps, graph=rows(first), steps=step_rows(steps, loss=loss), **more)))
+
+
+@pytest.mark.parametrize(
+    ("ops", "is_told"),
+    [
+        (("LogSoftmax", "NllLoss", "Neg"), True),
+        (("LogSoftmax", "NllLoss", "Mul"), True),
+        (("MseLoss", "Neg"), True),
+        (("Sub", "Pow", "Mean", "Neg"), True),
+        (("Sub", "Abs", "Neg", "Mean"), True),
+        (("LogSoftmax", "Gather", "Mean"), True),  # nobody has turned the log-probability around
+        (("LogSoftmax", "Gather", "Mean", "Div"), True),  # nor a factor above 0: else the loss would be
+        (("LogSoftmax", "NllLoss"), False),  # below 0 without a sign: weights of classes, perhaps
+        (("NllLoss", "Neg"), False),  # of probabilities
+        (("Pow", "Mean", "Neg"), False),  # no target: outputs that are to be spread out
+        (("Mean", "Neg"), False),
+    ],
+)
+def test_which_roots_are_errors_with_a_minus(ops: tuple[str, ...], is_told: bool) -> None:
+    assert _told(_pass(*ops)) is is_told
+
+
+def test_weights_of_single_samples_are_not_judged() -> None:
+    assert not _told(_pass("LogSoftmax", "Gather", "Mul", "Mean", factor_shape=(32,)))
+    assert _told(_pass("LogSoftmax", "NllLoss", "Mul", factor_shape=(1,)))
+
+
+def test_it_takes_three_steps_below_0_in_a_row() -> None:
+    made = _pass("MseLoss", "Neg")
+    assert not _told(made, steps=PATIENCE - 1)
+    assert not _told(made, loss=2.0, steps=40)
+    assert not _told(made, loss=[-1.0, -1.0, 1.0, -1.0, -1.0], steps=5)  # type: ignore[arg-type]
+
+
+def test_an_optimizer_that_climbs_turns_it_around() -> None:
+    climbing = {"settings": {"maximize": True}}
+    assert not _told(_pass("MseLoss", "Neg"), **climbing)
+    assert _told(_pass("MseLoss"), loss=2.0, **climbing)
+    assert not _told(_pass("LogSoftmax", "Gather", "Mean"), loss=-2.0, **climbing)
+
+
+def test_passes_of_several_kinds_are_not_judged() -> None:
+    both = rows(_pass("MseLoss", "Neg"), _pass("MseLoss"))
+    assert found(SIGN, block(9, graph=both, steps=step_rows(9, loss=-1.0))) == []
+    assert outcome(SIGN, block(9, graph=both, steps=step_rows(9, loss=-1.0))) is Outcome.NOT_APPLICABLE
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "negated": lambda out, y: -F.cross_entropy(out, y),
+    "by a factor": lambda out, y: F.cross_entropy(out, y) * -0.5,
+    "a log-probability": lambda out, y: F.log_softmax(out, 1).gather(1, y[:, None]).mean(),
+    "indexed": lambda out, y: F.log_softmax(out, 1)[torch.arange(len(y)), y].mean(),
+    "squared": lambda out, y: -((out - F.one_hot(y, 10)) ** 2).mean(),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_trainings_with_a_minus(name: str, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    model = training.model
+    training.loss = lambda batch: LOSSES[name](model(batch[0]), batch[1])
+    training.optimizers = [torch.optim.SGD(model.parameters(), lr=1e-3)]
+    told = [f for f in weighbridge.diagnose(train(training, tmp_path, 10)) if f.rule == "wrong-loss-sign"]
+    assert [(f.place, f.first_step, f.told_step, f.severity) for f in told] == [("", 0, 2, "error")]
+
+
+HEALTHY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "its own minus": lambda out, y: -F.log_softmax(out, 1).gather(1, y[:, None]).mean(),
+    "likeness": lambda out, y: -F.cosine_similarity(out, F.one_hot(y, 10).float()).mean(),
+    "an advantage": lambda out, y: -(F.log_softmax(out, 1).gather(1, y[:, None])[:, 0] * torch.randn(len(y))).mean(),
+    "less entropy": lambda out, y: F.cross_entropy(out, y) * 1e-3 + (out.softmax(1) * out.log_softmax(1)).sum(1).mean(),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_losses_below_0_that_are_meant(name: str, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    model = training.model
+    training.loss = lambda batch: HEALTHY[name](model(batch[0]), batch[1])
+    assert [f for f in weighbridge.diagnose(train(training, tmp_path, 10)) if f.rule == "wrong-loss-sign"] == []
+
+
+def test_a_generator_that_climbs_its_judge_s_error_is_none(tmp_path: Path) -> None:
+    training = seeded(gan)
+    model, usual = training.model, training.loss
+
+    def saturating(batch: Any) -> torch.Tensor:
+        usual(batch)
+        fake = model.judge(model.generator(torch.randn(len(batch[0]), 8)))
+        return -F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))
+
+    training.loss = saturating
+    assert [f for f in weighbridge.diagnose(train(training, tmp_path, 20)) if f.rule == "wrong-loss-sign"] == []
+    assert isinstance(model, nn.Module)
+    assert len(data("digits")[0]) > 100
