@@ -235,6 +235,12 @@ def test_a_loss_that_grows_is_a_note(end: float, is_told: bool) -> None:
     assert [f.severity for f in told] == (["note"] if is_told else [])
 
 
+def test_a_loss_that_scatters_widely_has_not_grown() -> None:
+    scattered = [1.0] * 8 + [10.0] * (grows.WINDOW - 8)
+    assert found(GROWING, _course([*scattered, *[2.0] * grows.WINDOW])) == []
+    assert found(GROWING, _course([*[1.0] * grows.WINDOW, *[2.0] * grows.WINDOW]))
+
+
 @pytest.mark.parametrize("which", [STALLED, GROWING])
 def test_several_optimizers_and_losses_below_zero_tell_nothing(which: Any) -> None:
     rows = step_rows(80, loss=np.linspace(1, 9, 80).tolist())
