@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clinic.frame.program import PARTS, Program, programs
-from clinic.frame.table import save, written
+from clinic.frame.table import save, saved, written
 from clinic.frame.trial import Result, Trial, run_all
 from clinic.frame.truths import key, load
 from clinic.frame.truths import save as save_truths
@@ -26,6 +26,9 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
+    if asked.do == "table":
+        print(written([r for file in asked.files for r in saved(file)], " and ".join(file.stem for file in asked.files)))
+        return 0
     chosen = [p for p in programs(asked.part) if any(fnmatchcase(text, asked.only) for text in (p.name, p.label))]
     if asked.do == "list":
         print("\n".join(_line(p) for p in chosen))
@@ -81,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m clinic", description="Programs with a known fault, and what tools say of them."
     )
-    parser.add_argument("do", choices=["run", "prove", "list"], help="prove: the plain measurements only, no tool")
+    parser.add_argument("do", choices=["run", "prove", "list", "table"], help="prove: the plain measurements only, no tool")
+    parser.add_argument("files", nargs="*", type=Path, help="for table: results of several runs as one, tools side by side")
     parser.add_argument("--part", choices=PARTS, default="tuning")
     parser.add_argument("--only", default="*", metavar="GLOB", help="names of programs or labels; then no file is written")
     parser.add_argument("--seeds", type=int, default=3)

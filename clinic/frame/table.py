@@ -10,6 +10,7 @@ from typing import Any
 
 from clinic.frame.score import ALARMS, alarms, delay, hits, is_sound, placed, score
 from clinic.frame.trial import Result
+from clinic.tools import Verdict
 
 
 def written(results: Sequence[Result], title: str) -> str:
@@ -28,6 +29,16 @@ def save(results: Sequence[Result], title: str, stem: Path) -> None:
     stem.with_suffix(".md").write_text(written(results, title))
     records = [r.record() for r in sorted(results, key=lambda r: (r.tool, r.name, r.seed))]
     stem.with_suffix(".json").write_text(json.dumps({"title": title, "results": records}, indent=1) + "\n")
+
+
+def saved(file: Path) -> list[Result]:
+    """The results that `save` wrote."""
+    return [_result(record) for record in json.loads(file.read_text())["results"]]
+
+
+def _result(record: dict[str, Any]) -> Result:
+    said = [Verdict(**verdict) for verdict in record["verdicts"]]
+    return Result(**record | {"verdicts": said, "places": tuple(record["places"]), "also": tuple(record["also"])})
 
 
 def _tools(results: Sequence[Result], tools: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@ written with eigenvalues; softmax inverted for the logits."""
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 import weighbridge
 from tests.capture.oracle import table
 from tests.capture.output_oracle import data, train
+from weighbridge.capture.looks import Looks
 from weighbridge.capture.spread import FEATURES, POSITIONS, SAMPLES, VECTORS, spread_of
 
 
@@ -263,3 +265,14 @@ def test_the_tanh_of_recurrent_networks_is_seen(tmp_path: Path) -> None:
     loss = lambda step: cells["head"](cells["rnn"](data(step, 5, 3, 4))[0][:, -1]).square().sum()
     rows = _rows(train(tmp_path / "own", cells, loss))
     assert all(row["bend"] == "tanh" and row["flat"] > 0.5 for (_, name), row in rows.items() if name == "rnn/out.0")
+
+
+def test_passes_that_no_step_follows_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weighbridge.capture.looks.MOST_CALLS", 10)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 1))
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(30):
+            model(data(step, 5, 4)).sum().backward()
+        outputs = next(one for one in gc.get_objects() if isinstance(one, Looks))
+        assert len(outputs._made) <= 10

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from clinic.frame.score import alarms, delay, score
-from clinic.frame.table import written
+from clinic.frame.table import save, saved, written
 from clinic.frame.trial import Result
 from clinic.tools import Verdict
 
@@ -60,3 +62,10 @@ def test_what_is_not_proved_or_failed_is_listed_and_not_counted() -> None:
     s, table = score(results), written(results, "t")
     assert (s.ill, s.healthy) == (0, 1)
     assert all(text in table for text in ("not proved", "ValueError: no", "another training when watched"))
+
+
+def test_saved_results_are_read_back_as_they_were(tmp_path: Path) -> None:
+    results = [result("a", Verdict("a", "error", "net", 3), first_true=2), result("", seconds=1.5)]
+    save(results, "t", tmp_path / "r")
+    assert saved(tmp_path / "r.json") == results
+    assert (tmp_path / "r.md").read_text() == written(results, "t")

@@ -21,7 +21,7 @@ def test_a_healthy_network_has_no_finding(name: str, seed: int) -> None:
     found = inspect(model, batch, loss_fn, optimizer)
     expected = [("redundant-bias", "note")] if name in WITH_KEY_BIAS else []
     assert [(f.rule, f.severity) for f in found.findings] == expected, str(found)
-    assert {a.outcome for a in found.answers} <= {Outcome.CLEAR, Outcome.FOUND}, "a rule failed"
+    assert Outcome.FAILED not in {a.outcome for a in found.answers}, "a rule failed"
     assert found.layers
 
 

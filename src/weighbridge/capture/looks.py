@@ -18,6 +18,7 @@ from weighbridge.capture.seats import is_readable
 from weighbridge.capture.spread import Spread, spread_of
 
 MOST: Final = 256  # modules of a run; a look costs about as much as 50 calls of a hook
+MOST_CALLS: Final = 16_384  # whose outputs are remembered
 BATCH: Final = -1  # in place of a tensor's id: what came into the model
 _NOTHING: Final = Spread(0, 0, 0, math.nan, math.nan, math.nan, 0, math.nan, math.nan)
 
@@ -38,6 +39,8 @@ class Looks:
         self._look_back(hook, args)
         tensor = output[0] if isinstance(output, tuple) and output else output
         if isinstance(tensor, torch.Tensor) and tensor.grad_fn is not None and not hook.is_bounded:
+            if len(self._made) >= MOST_CALLS:  # many calls in a step, or passes that no step follows
+                self._made.clear()
             self._made[tensor.grad_fn._sequence_nr()] = hook
         is_wanted = not (hook.is_bounded or hook.gives_the_same) and hook not in self.seen
         if not is_wanted or not isinstance(tensor, torch.Tensor) or not is_readable(tensor):

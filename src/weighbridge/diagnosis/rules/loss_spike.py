@@ -47,6 +47,7 @@ class State:
 class LossSpike(Rule):
     id, title = "loss-spike", "The loss jumps up in one step"
     severity, certainty, since = "warning", "heuristic", "0.1"
+    causes = ("gradient-spike", "growing-loss")
     needs = Needs(tables=["steps", "groups"])
     experiment = "The same step with another batch: if the loss is as high, it is the weights and not the data."
 

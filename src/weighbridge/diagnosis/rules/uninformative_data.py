@@ -43,6 +43,7 @@ ERRORS = 2.0
 class UninformativeData(Rule):
     id, title = "uninformative-data", "The inputs say nothing about the targets"
     severity, certainty, since = "warning", "test", "0.1"
+    causes = ("stalled-loss", "collapsed-output", "vanishing-gradient", "low-learning-rate", "dead-units", "rank-collapse")
     needs = Needs(update=["dot_gradient_update"], tables=["steps", "pairing"])
     experiment = "50 steps over one batch of 32 samples: a model that fits them learns by heart; new batches must stay as bad."
 
