@@ -139,25 +139,33 @@ def _send(pipe: Connection, trial: Trial, watched: bool) -> None:
 
 
 def _by_ranks(trial: Trial, watched: bool, folder: str) -> Result:
-    """Rank 0 is this process; the others are forked from it and end with it."""
-    world = trial.program.ranks
-    others = [_fork.Process(target=_rank, args=(trial, watched, folder, rank), daemon=True) for rank in range(1, world)]
-    for process in others:
+    """All ranks are forked from this process, as a launcher starts them: it is by their parent that they know each other."""
+    ours, theirs = _fork.Pipe(duplex=False)
+    ranks = [
+        _fork.Process(target=_rank, args=(trial, watched, folder, rank, theirs), daemon=True)
+        for rank in range(trial.program.ranks)
+    ]
+    for process in ranks:
         process.start()
-    result = _rank(trial, watched, folder, 0)
-    for process in others:
+    theirs.close()
+    result = _received(ours, trial)
+    for process in ranks:
         process.join(20)
     return result
 
 
-def _rank(trial: Trial, watched: bool, folder: str, rank: int) -> Result:
+def _rank(trial: Trial, watched: bool, folder: str, rank: int, pipe: Connection) -> None:
+    """One rank, in its own process; rank 0 sends what came of it."""
     world = trial.program.ranks
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world))
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     try:
-        return tried(trial, watched)
-    finally:
-        dist.destroy_process_group()
+        result = tried(trial, watched)
+    except BaseException:
+        result = _failed(trial, traceback.format_exc(limit=-3))
+    if rank == 0:
+        pipe.send(result)
+    dist.destroy_process_group()
 
 
 def tried(trial: Trial, watched: bool = True) -> Result:

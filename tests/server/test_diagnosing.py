@@ -105,14 +105,14 @@ def test_jumps_of_the_learning_rate_and_restarts_are_noted(tmp_path: Path) -> No
 
 
 def test_a_smooth_schedule_is_no_event(tmp_path: Path) -> None:
-    steps = made_rows.steps(0, 40).to_pylist()
+    steps = made_rows.steps(0, 10).to_pylist()
     for row in steps:
         row["lr"] = [0.1 * 0.9 ** row["step"]]
     import pyarrow as pa
 
     run = create_run(tmp_path, "made", {})
-    tables = {"steps": pa.RecordBatch.from_pylist(steps, made_rows.STEPS), "rows": made_rows.rows(0, 40)}
-    RankWriter(run).write({**tables, "tensors": made_rows.tensors()}, 0, 39)
+    tables = {"steps": pa.RecordBatch.from_pylist(steps, made_rows.STEPS), "rows": made_rows.rows(0, 10)}
+    RankWriter(run).write({**tables, "tensors": made_rows.tensors()}, 0, 9)
     assert notes_of(open_run(run)) == []
     assert client_of(tmp_path, tmp_path).get("/api/notes?run=made").json() == []
 
