@@ -18,5 +18,5 @@ bench:
 # One hour of training with a reader beside it
 soak: ; $(PYTHON) benchmarks/soak.py
 
-# Programs with a known fault, their repaired twins and healthy ones, by us and by two others: about 30 minutes on two quiet cores
+# Programs with a known fault, their repaired twins and healthy ones, by us and by two others: about two hours on two quiet cores
 clinic: ; $(PYTHON) -m clinic run --part measured --tool weighbridge --tool torchmortem --tool torch-audit
