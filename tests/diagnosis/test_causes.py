@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.diagnosis.made import tensor
@@ -53,6 +53,7 @@ def test_an_estimated_onset_may_lie_a_little_late_and_a_proved_one_may_not() -> 
     assert explained(linked([finding("slow", 9, told=20), finding("dead", 7)], edges))["slow"] == ()
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6), st.booleans()), min_size=1, max_size=7), st.data())
 def test_nothing_ever_explains_itself_and_something_is_always_a_root(parts: Any, data: st.DataObject) -> None:
     names = [f"r{i}" for i in range(5)]
@@ -92,9 +93,16 @@ def test_places_have_their_span_in_the_order_of_execution() -> None:
 def test_an_effect_lies_where_it_can_travel(travels: Any, reached: set[str] | None) -> None:
     places = ["a", "b", "b.1", "c", ""]
     findings = [finding("cause", 1, place="b.1"), *(finding("effect", 2, place=place) for place in places)]
-    told = linked(findings, {"cause": Links(("effect",), travels)}, NET.spans())
+    links = {"cause": Links(("effect",)), "effect": Links((), travels)}
+    told = linked(findings, links, NET.spans())
     found = {key.removeprefix("effect").removeprefix(" at ") for f in told for key in f.explains}
     assert found == ({*places} if reached is None else reached)
+
+
+def test_two_steps_later_an_effect_can_be_anywhere() -> None:
+    findings = [finding("cause", 1, place="b.1"), finding("effect", 3, place="a")]
+    told = linked(findings, {"cause": Links(("effect",)), "effect": Links((), "deeper")}, NET.spans())
+    assert told[0].explains == ("effect at a",)
 
 
 def test_neither_a_note_nor_a_symptom_is_a_cause() -> None:

@@ -146,6 +146,13 @@ def test_an_activation_that_stands_alone_or_along_another_axis_is_none() -> None
     assert places(DoubledOutputActivation, ended("Softmax", "LogSoftmax", dims=(-1, 1))) == [("last", "error")]
 
 
+def test_a_softmax_along_the_samples_is_none_though_there_are_as_many_as_classes() -> None:
+    made = Drawing()
+    soft = made.op("Softmax", [made.linear("a", None, 4, 8, 4)], (4, 4), "end", dim=0)
+    made.op("LogSoftmax", [soft], (4, 4), dim=1)
+    assert places(DoubledOutputActivation, made.done()) == []
+
+
 @pytest.mark.parametrize("dim", [-1, 2])
 def test_a_softmax_is_followed_through_transposes_and_selections(dim: int) -> None:
     for op, shape, along in (("Transpose", (8, 10, 12), 1), ("View", (96, 10), 1), ("Select", (8, 10), -1)):

@@ -5,7 +5,8 @@ An edge from A to B needs all of these:
     - A began no later than B: in an earlier step, or in the same step earlier inside it (`depth`: forward, then backward, then
       update). The onset of a finding that is no proof is an estimate: it may lie up to `slack` steps too late, unless this
       would turn a chain of causes into a circle;
-    - B lies where an effect of A can travel (`travels`): deeper, shallower, or anywhere.
+    - B lies where an effect of A can have come: within one step activations carry it to deeper layers and gradients to
+      shallower ones (`travels` of B's rule); steps later it can be anywhere.
 A cause is a finding that follows from no other, and is more than a note or a symptom.
 """
 
@@ -31,7 +32,7 @@ Span = tuple[int, int]  # first and last place in the order of execution
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What may follow from one rule: ids, and where the effect can travel from the place of the cause."""
+    """What may follow from one rule: ids; and how what the rule itself finds travels through the layers within a step."""
 
     causes: Sequence[str] = ()
     travels: Travels = "anywhere"
@@ -72,8 +73,9 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
 
 
 def _reaches(one: Finding, two: Finding, links: Mapping[str, Links], spans: Mapping[str, Span]) -> bool:
-    travels = links[one.rule].travels
-    if travels == "anywhere" or one.place not in spans or two.place not in spans:
+    travels = links.get(two.rule, Links()).travels
+    is_later = two.first_step > one.first_step + 1  # the weights of all layers have changed since
+    if is_later or travels == "anywhere" or one.place not in spans or two.place not in spans:
         return True
     (first, last), (other_first, other_last) = spans[one.place], spans[two.place]
     return other_last >= first if travels == "deeper" else other_first <= last

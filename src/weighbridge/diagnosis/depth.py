@@ -39,9 +39,26 @@ def outputs(tensors: Tensors) -> list[Profile]:
     found = []
     for model in dict.fromkeys(t.model for t in tensors):
         ran = sorted((t.order, c) for c, t in enumerate(tensors) if t.is_output and t.model == model)
-        columns = tuple(c for _, c in ran)
+        out_of_order = _out_of_order(tensors, [c for _, c in ran])
+        columns = tuple(c for _, c in ran if c not in out_of_order)
         is_weighted = tuple((model, tensors.owner(c)) in owners for c in columns)
         found.append(Profile(model, columns, is_weighted, _normed(tensors, columns, is_weighted), True))
+    return found
+
+
+def _out_of_order(tensors: Tensors, columns: Sequence[int]) -> set[int]:
+    """Modules of a list that first ran neither in the order of the list nor backwards: experts, of which some were chosen late.
+    They lie side by side, and what ran for the first time in a later pass has no place behind the others."""
+    families: dict[str, list[tuple[int, int]]] = {}
+    for column in columns:
+        parts = tensors[column].name.split(".")
+        for i in (i for i, part in enumerate(parts) if part.isdigit()):
+            families.setdefault(".".join([*parts[:i], "*", *parts[i + 1 :]]), []).append((int(parts[i]), column))
+    found: set[int] = set()
+    for members in families.values():
+        orders = [tensors[column].order for _, column in sorted(members)]
+        if orders not in (sorted(orders), sorted(orders, reverse=True)):
+            found |= {column for _, column in members}
     return found
 
 

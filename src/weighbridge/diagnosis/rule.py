@@ -117,7 +117,7 @@ class Rule(ABC):
     since: ClassVar[str]  # version of weighbridge
     needs: ClassVar[Needs]
     causes: ClassVar[tuple[str, ...]] = ()  # ids of rules whose findings may follow from one of this
-    travels: ClassVar[Literal["deeper", "shallower", "anywhere"]] = "anywhere"  # where such effects lie, from its own place
+    travels: ClassVar[Literal["deeper", "shallower", "anywhere"]] = "anywhere"  # within a step, from its cause
     experiment: ClassVar[str] = ""  # what to run, and what it shows if the finding is wrong
 
     def start(self, tensors: Tensors) -> None:  # noqa: B027  (not every rule has state)

@@ -49,6 +49,7 @@ class CollapsedOutput(Rule):
     id, title = "collapsed-output", "The output is the same for every input"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(tables=["spread", "steps", "groups"])
+    travels = "deeper"
     causes = ("stalled-loss",)
     experiment = (
         "Feed two very different inputs to the model and compare what it gives: if outputs differ by more "

@@ -4,7 +4,9 @@ Symptom        The loss stops falling, or learns only a part; gradients of a lay
 How it decides Units that were never above 0 in two recorded looks are taken for dead, and only what they do afterwards
                counts: EXPOSURES further inputs (units times samples, positions of one sample are nearly one) without one of
                them firing hold their mean rate below RATE with 95 % confidence. Told where more than MOST of a layer's units
-               are dead (all of them in layers below SMALL units), or more than SOME and growing while the loss does not fall.
+               are dead (of those dead from the start more than chance explains: where inputs hardly differ, the sign of its
+               bias kills every second unit; all of them in layers below SMALL units), or more than SOME and growing while the
+               loss does not fall.
                Of an activation that is no module the gradient is the proof: that of the bias (the weight) is exactly 0 for at
                least as many units as are never above 0. GELU and SiLU: slope below 0.001 for all numbers looked at. Between
                two looks: where a layer's gradient is 0 for most units from one step on, three steps in a row, while at most
@@ -32,6 +34,9 @@ from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, share
 
 MOST: Final = 0.5  # of a layer's units; Amazon SageMaker Debugger's DeadRelu has the same share
+BY_CHANCE: Final = (
+    3.0  # standard deviations: where inputs hardly differ, the sign of its bias alone kills a unit with a chance of 1/2
+)
 SOME, GROWN = 0.2, 0.1  # a smaller share that has grown by so much (design notes, A1)
 RATE: Final = 0.005  # of inputs that the dead ones fire on, at most
 EXPOSURES: Final = 3 / RATE  # rule of three: no event in n trials bounds the rate by 3 / n at 95 %
@@ -70,6 +75,7 @@ class DeadUnits(Rule):
     id, title = "dead-units", "Most units of a layer never fire"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(gradient=["zero_fraction"], tables=["units", "spread", "steps"])
+    travels = "deeper"
     causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "stalled-loss")
     experiment = (
         "Train 50 steps from the start with a tenth of the learning rate and LeakyReLU(0.01): if the loss "
@@ -122,7 +128,7 @@ class DeadUnits(Rule):
         found = float(dead.mean())
         grown = found - layer.lowest
         layer.lowest = min(layer.lowest, float(silent.mean()))
-        is_most = bool(dead.all()) if len(dead) < SMALL else found > MOST
+        is_most = bool(dead.all()) if len(dead) < SMALL else found > _most(len(dead), grown >= GROWN)
         is_growing = found > SOME and grown >= GROWN and len(dead) >= 2 * SMALL and self.progress.is_stalled
         if is_certain and (is_most or is_growing) and not {place, column} & self.told:
             self.told |= {place, column}
@@ -263,6 +269,11 @@ class DeadUnits(Rule):
         if self.looks < 2:
             return Outcome.NOT_ENOUGH_DATA, "units were looked at fewer than twice"
         return None
+
+
+def _most(units: int, has_grown: bool) -> float:
+    """The share of dead units above which it is no chance: of those dead from the start a half may be, by their biases."""
+    return MOST if has_grown else min(1.0 - 0.5 / units, MOST + BY_CHANCE * 0.5 / units**0.5)
 
 
 def _by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:

@@ -41,6 +41,7 @@ class ExplodingActivation(Rule):
     id, title = "exploding-activation", "What modules give explodes"
     severity, certainty, since = "error", "heuristic", "0.1"
     needs = Needs(activation=["rms"], tables=["steps"])
+    travels = "deeper"
     causes = (
         *("nonfinite-origin", "high-initial-loss", "growing-loss", "stalled-loss", "exploding-gradient", "high-learning-rate"),
         *("saturated-units", "dead-units", "loss-spike", "gradient-spike", "exploding-weights", "overtight-clipping"),

@@ -23,6 +23,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
@@ -42,6 +43,7 @@ class ExplodingGradient(Rule):
     id, title = "exploding-gradient", "The gradient explodes"
     severity, certainty, since = "error", "heuristic", "0.1"
     needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    travels = "shallower"
     causes = (
         *(
             "nonfinite-origin",
@@ -60,6 +62,7 @@ class ExplodingGradient(Rule):
     )
 
     def __init__(self) -> None:
+        self.rivals = Rivals()
         self.rows: dict[tuple[str, bool], deque[int]] = {}
         self.told: set[str] = set()
         self.norms: deque[tuple[int, float]] = deque(maxlen=HISTORY)
@@ -79,9 +82,10 @@ class ExplodingGradient(Rule):
         deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        self.rivals.read(block)
         has_slopes = np.isfinite(slopes).any(axis=1)
         for i in range(len(block)):
-            for profile in profiles:
+            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]

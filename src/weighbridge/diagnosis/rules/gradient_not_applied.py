@@ -35,6 +35,8 @@ class GradientNotApplied(Rule):
     needs = Needs(
         parameter=["abs_max"], gradient=["abs_max", "nonfinite_count"], update=["zero_fraction"], tables=["steps", "groups"]
     )
+    causes = ("stalled-loss",)
+    experiment = "Compare the parameter before and after one optimizer.step(): a single element that differs proves this wrong."
 
     def __init__(self) -> None:
         self.streaks = Streaks(PATIENCE)

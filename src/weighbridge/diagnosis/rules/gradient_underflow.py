@@ -44,6 +44,7 @@ class GradientUnderflow(Rule):
         activation_gradient=["count", "zero_count", "subnormal_count", "l1_norm"],
         tables=["steps"],
     )
+    travels = "shallower"
     causes = ("vanishing-gradient", "dominant-epsilon", "low-learning-rate", "stalled-loss")
     experiment = "20 steps from the last checkpoint in bfloat16: if the loss falls no faster, this finding is wrong."
 

@@ -39,6 +39,10 @@ class GradientsNotZeroed(Rule):
     id, title = "gradients-not-zeroed", "Gradients are not zeroed between steps"
     severity, certainty, since = "error", "proof", "0.1"
     needs = Needs(gradient=["sum", "l1_norm"], activation_gradient=["sum", "l1_norm"], tables=["steps", "groups"])
+    experiment = (
+        "Put optimizer.zero_grad() before the backward pass: if the norm of the gradient at the second step stays as "
+        "it was, this is wrong."
+    )
     causes = (
         "high-learning-rate",
         "exploding-gradient",

@@ -3,7 +3,8 @@
 Symptom        The curve of the loss has a peak, or leaves its course for good.
 How it decides The loss, as a logarithm, over the median of the steps just before: above LEAST times, above 7 robust sigmas
                (median absolute deviation) of the last 200 steps, 2.5 times as far out as any of them, and more than UNDONE
-               of all that was won since the beginning is undone. A spike of the gradient in a step before is its cause.
+               of all that was won since the beginning is undone; below FAR times, all of it. A spike of the gradient in a
+               step before is its cause.
 What to do     Look at the batch of this step, and at what the step before did. If the loss does not come back: go on from a
                checkpoint about 100 steps earlier without the next few hundred batches, or with a lower learning rate.
 When it errs   Not before 10 steps, and not where the loss is or was 0 or negative, which has no ratio. Where it scatters
@@ -31,6 +32,8 @@ from weighbridge.format import counted, factor, number
 
 LEAST = 2.0  # times; a bad batch of a healthy run rarely doubles the loss
 UNDONE = 0.25  # of the way from the first loss to the one before: a hard batch of a model that fits all others undoes less
+FAR = 3.0  # times; between LEAST and this the loss must be worse than at the very start: targets that are renewed (the
+# target network of a Q-learner) double a loss, too
 SHOWN = 8
 
 
@@ -67,7 +70,8 @@ class LossSpike(Rule):
             spike = state.watch.add(one.loss)
             if spike is None or not state.is_positive:
                 continue
-            if one.loss - before > UNDONE * (state.course.first - before):
+            is_far = spike.times >= FAR or one.loss > state.course.first
+            if is_far and one.loss - before > UNDONE * (state.course.first - before):
                 self.is_told = True
                 yield _finding(one, spike, state, before)
 

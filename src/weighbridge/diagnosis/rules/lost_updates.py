@@ -35,6 +35,9 @@ class LostUpdates(Rule):
     id, title = "lost-updates", "Updates are lost in rounding"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(gradient=["l2_norm"], update=["lost_fraction"], tables=["steps", "groups"])
+    experiment = (
+        "The same 50 steps with float32 weights: if the loss falls no faster, the updates that were lost did not matter."
+    )
     causes = ("low-learning-rate", "stalled-loss")
 
     def __init__(self) -> None:

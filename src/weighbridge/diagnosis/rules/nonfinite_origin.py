@@ -64,6 +64,9 @@ class NonfiniteOrigin(Rule):
         update=["nonfinite_count"],
         tables=["steps", "calls"],
     )
+    experiment = (
+        "Run this step again with torch.autograd.set_detect_anomaly(True): it names the same operation, or this is wrong."
+    )
     causes = ("scaler-starvation", "gradient-not-applied", "lost-updates")
 
     def __init__(self) -> None:

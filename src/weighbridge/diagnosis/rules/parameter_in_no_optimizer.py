@@ -37,6 +37,8 @@ class ParameterInNoOptimizer(Rule):
     id, title = "parameter-in-no-optimizer", "A trainable parameter is in no optimizer"
     severity, certainty, since = "warning", "proof", "0.1"
     needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups", "graph"])
+    causes = ("stalled-loss", "low-learning-rate")
+    experiment = "Look for the parameter in optimizer.param_groups, by identity: if it is there, this is wrong."
 
     def __init__(self) -> None:
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)

@@ -33,6 +33,8 @@ class ParameterWithoutGradient(Rule):
     id, title = "parameter-without-gradient", "A parameter of an optimizer never gets a gradient"
     severity, certainty, since = "warning", "proof", "0.1"
     needs = Needs(gradient=["count"], parameter=["count"], activation=["count"], tables=["steps", "groups", "graph"])
+    causes = ("stalled-loss",)
+    experiment = "Take the gradient of the loss by this parameter (torch.autograd.grad): if there is one, this is wrong."
 
     def __init__(self) -> None:
         self.steps, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)

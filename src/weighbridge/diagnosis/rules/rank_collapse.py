@@ -44,6 +44,7 @@ class RankCollapse(Rule):
     id, title = "rank-collapse", "A representation has lost its directions"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(tables=["spread", "steps", "groups"])
+    travels = "deeper"
     causes = ("collapsed-output", "stalled-loss")
     experiment = (
         "Give the layers before this place a residual connection and train 50 steps: if the loss falls no "

@@ -38,6 +38,7 @@ class SaturatedUnits(Rule):
     id, title = "saturated-units", "Most units of a hidden layer are saturated"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(tables=["spread", "steps"])
+    travels = "deeper"
     causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "stalled-loss")
     experiment = (
         "Divide the weights before this layer by ten and train 50 steps: if the loss falls no faster, saturation is not why."

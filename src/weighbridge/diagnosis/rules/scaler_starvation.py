@@ -29,6 +29,8 @@ class ScalerStarvation(Rule):
     id, title = "scaler-starvation", "The gradient scaler leaves out many steps"
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(tables=["steps"])
+    causes = ("stalled-loss", "low-learning-rate")
+    experiment = "Run 200 steps in bfloat16 without a scaler: if as many steps are lost, the scale was not the reason."
 
     def __init__(self) -> None:
         self.left_out: dict[int, deque[int]] = {}  # by optimizer: steps left out inside the window

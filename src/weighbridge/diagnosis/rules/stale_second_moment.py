@@ -4,7 +4,7 @@ Symptom        With a beta2 near 1, the loss jumps a few steps after the gradien
 How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second moment after the step, corrected for its start:
                above LIMIT in PATIENCE recorded steps in a row, while updates are above PACE of the learning rate (about
                twice what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all
-               of the AGO before.
+               of the AGO before, and SIGMAS robust standard deviations above their median.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
@@ -31,7 +31,8 @@ from weighbridge.format import counted, number
 
 LIMIT = 2.3
 PATIENCE = 2
-AGO = 7  # losses before those of the steps in a row
+AGO = 20  # losses before those of the steps in a row
+SIGMAS = 4.0  # robust ones (1.4826 MAD) above the median of those: by chance once in 30,000 steps each
 PACE = 0.4  # update over lr: noise alone gives sqrt((1 - beta1) / (1 + beta1)) = 0.23 (beta1 = 0.9), this is near twice as much
 EARLY = 10  # steps: until then v is a mean of few gradients
 SHOWN = 8
@@ -51,9 +52,13 @@ class State:
 
     @property
     def has_risen(self) -> bool:
-        """Are the last losses all above all of those before? By chance once in 36 times."""
-        listed = [*self.losses]
-        return len(listed) == AGO + PATIENCE and min(listed[AGO:]) > max(listed[:AGO])
+        """Are the last losses all far above those before, and above all of them?"""
+        listed = np.array(self.losses)
+        if len(listed) < AGO + PATIENCE:
+            return False
+        before, median = listed[:AGO], float(np.median(listed[:AGO]))
+        spread = 1.4826 * float(np.median(np.abs(before - median)))
+        return bool(listed[AGO:].min() > max(before.max(), median + SIGMAS * spread))
 
 
 class StaleSecondMoment(Rule):

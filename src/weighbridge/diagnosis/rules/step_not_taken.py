@@ -26,6 +26,8 @@ class StepNotTaken(Rule):
     id, title = "step-not-taken", "No optimizer steps the model"
     severity, certainty, since = "error", "proof", "0.1"
     needs = Needs(tables=["steps", "passes", "events"])
+    causes = ("stalled-loss",)
+    experiment = "Compare a parameter before and after a turn of the loop: if it has changed, this is wrong."
 
     def __init__(self) -> None:
         self.losses: list[float] = []

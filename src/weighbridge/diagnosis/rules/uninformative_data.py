@@ -4,9 +4,10 @@ Symptom        The loss settles where a guess that knows no input would be (ln o
                targets) and stays there, although gradients, updates and learning rate look healthy.
 How it decides Three things together. Over SAMPLES samples or more, two tests of independence find nothing (each below CLEAR
                standard deviations): distances between inputs against those between targets, and targets of nearest
-               neighbours. The mean loss since step SETTLE is, within two standard errors, at least that of the best constant
-               guess, computed from the targets that were met, and at most ABOVE of it. And steps were taken that promised
-               PROMISED of the loss. Inputs that are all the same in every batch count as samples that show nothing.
+               neighbours. The mean of the last RECENT losses (from step SETTLE on) is, within two standard errors, at least
+               that of the best constant guess, computed from the targets that were met, and at most ABOVE of it. And steps
+               were taken that promised PROMISED of the loss. Inputs that are all the same in every batch count as samples
+               that show nothing.
 What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
@@ -21,19 +22,24 @@ References     Szekely and Rizzo 2014, "Partial distance correlation with method
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import count, counted, number
 
 SAMPLES = 400  # a test sees a correlation of 3 / sqrt(400) = 0.15
 CLEAR = 3.0  # standard deviations: nothing that is independent passes it in more than 1 of 700 runs
 SETTLE = 5  # steps in which a fresh model's own guess fades
 STEPS = 15  # with a loss
+RECENT = 50  # steps whose losses are compared with the guess: what is learnt slowly shows in the last ones
+VISITS = 200  # steps instead, where embeddings are learnt: a row changes only when its token comes again
 BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
 ABOVE = 1.25
 PROMISED = 0.02  # of the loss, all steps together
@@ -53,20 +59,24 @@ class UninformativeData(Rule):
         self.kinds: set[str] = set()
         self.counts: dict[float, float] = {}
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
-        self.losses = np.zeros(3)  # number, sum, sum of squares
-        self.last: tuple[int, float | None] = (-1, None)  # step and its loss
-        self.has_rivals = False
+        self.losses: deque[float] = deque(maxlen=RECENT)
+        self.last = -1  # step
+        self.rivals = Rivals()
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
+
+    def start(self, tensors: Tensors) -> None:
+        has_tables = any(t.module.startswith("Embedding") for t in tensors)
+        self.needed = VISITS if has_tables else STEPS
 
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_told:
             return
+        self.rivals.read(block)
         pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
         for row in block.rows("steps"):
-            if row["step"] == self.last[0]:  # another optimizer at the same step: of the same loss, or of its own (a GAN)
-                self.has_rivals |= row["loss"] != self.last[1]
+            if row["step"] == self.last or row["step"] >= self.rivals.since:  # another optimizer at the same step
                 continue
-            self.last = (row["step"], row["loss"])
+            self.last = row["step"]
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
             falls = float(-np.nansum(block["update.dot_gradient_update"][row["step"] - block.start]))
@@ -98,7 +108,7 @@ class UninformativeData(Rule):
         self.promise += falls / abs(loss) if loss else math.inf
         if self.steps > SETTLE:
             self.first = step if self.first < 0 else self.first
-            self.losses += (1, loss, loss**2)
+            self.losses.append(loss)
 
     def scores(self) -> dict[str, float]:
         """Of each test: standard deviations away from independence."""
@@ -122,7 +132,7 @@ class UninformativeData(Rule):
         return math.nan
 
     def _is_clear(self) -> bool:
-        if self.has_rivals or self.samples < SAMPLES or self.steps < STEPS or not self.promise >= PROMISED:
+        if self.samples < SAMPLES or self.steps < self.needed or not self.promise >= PROMISED:
             return False
         scores, floor = self.scores(), self.floor()
         if max(abs(score) for score in scores.values()) > CLEAR or not floor > 0:
@@ -131,10 +141,8 @@ class UninformativeData(Rule):
         return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor
 
     def _level(self) -> tuple[float, float]:
-        """Mean loss, and its standard error."""
-        n, total, squares = self.losses
-        mean = total / n
-        return float(mean), math.sqrt(max(squares / n - mean**2, 0.0) / max(n - 1, 1))
+        """Mean of the last losses, and its standard error."""
+        return float(np.mean(self.losses)), float(np.std(self.losses)) / math.sqrt(max(len(self.losses) - 1, 1))
 
     def _finding(self, step: int) -> Finding:
         mean, error = self._level()
@@ -162,7 +170,7 @@ class UninformativeData(Rule):
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
-        if self.has_rivals:
+        if self.rivals.since < math.inf:
             return (
                 Outcome.NOT_APPLICABLE,
                 "several losses pull at one model: a judge that can tell nothing apart may be their aim",
@@ -172,9 +180,9 @@ class UninformativeData(Rule):
                 Outcome.NOT_APPLICABLE,
                 "no targets beside inputs were recorded: a loss function of torch, batches, CPU memory",
             )
-        if self.samples < SAMPLES or self.steps < STEPS:
+        if self.samples < SAMPLES or self.steps < self.needed:
             seen = f"{counted(self.samples, 'sample')} in {counted(self.steps, 'step')}"
-            return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {STEPS} are needed"
+            return Outcome.NOT_ENOUGH_DATA, f"{seen}; {SAMPLES} and {self.needed} are needed"
         return None
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
 from weighbridge.diagnosis.ranktest import z_of_fall
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import number
@@ -48,6 +49,7 @@ class VanishingGradient(Rule):
     id, title = "vanishing-gradient", "The gradient vanishes on its way to the shallow layers"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    travels = "shallower"
     causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output")
     experiment = (
         "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' "
@@ -56,6 +58,7 @@ class VanishingGradient(Rule):
     )
 
     def __init__(self) -> None:
+        self.rivals = Rivals()
         self.seen: dict[tuple[str, bool], deque[Seen]] = {}
         self.losses: deque[float] = deque(maxlen=2 * FLAT)
         self.told: set[str] = set()
@@ -72,11 +75,12 @@ class VanishingGradient(Rule):
         deep = {p.model for p in self.profiles if p.is_of_outputs and sum(p.is_weighted) >= LEAST}
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"] and row["loss"] is not None}
+        self.rivals.read(block)
         has_slopes = np.isfinite(slopes).any(axis=1)
         for i in range(len(block)):
             if block.start + i in losses:
                 self.losses.append(losses[block.start + i])
-            for profile in profiles:
+            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
