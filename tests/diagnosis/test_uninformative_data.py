@@ -86,6 +86,15 @@ def test_targets_that_are_all_the_same_show_nothing() -> None:
     assert not _made({"loss": "MseLoss", "first": [40.0], "second": [40.0]}, 1e-9)
 
 
+def test_batches_of_one_target_each_show_nothing_together() -> None:
+    """All real, then all made: half of the targets are 1, and no batch compares any."""
+    pairs = _pairs(40, loss="BinaryCrossEntropyWithLogits")
+    for row in pairs:
+        row["first"] = row["second"] = [40.0 * (row["step"] % 2)]
+    arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+    assert found(DATA, block(40, arrays, steps=step_rows(40, loss=math.log(2)), pairing=pairs)) == []
+
+
 def test_a_judge_that_cannot_tell_real_from_made_is_a_gan_s_aim() -> None:
     arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
     judge, maker = step_rows(40, loss=LN4), [{**row, "optimizer": 1} for row in step_rows(40, loss=0.9)]

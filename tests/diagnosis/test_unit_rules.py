@@ -56,10 +56,24 @@ def of_units(looks: Sequence[dict[str, Any]], arrays: Any = None, steps: int = 1
 
 
 @pytest.mark.parametrize(("dead", "places"), [(21, ["a"]), (20, []), (0, [])])
-def test_more_than_half_of_a_layer_dead_is_told_and_half_is_not(dead: int, places: list[str]) -> None:
-    made = of_units([units(step, RELU, fired(dead)) for step in range(8)])
+def test_more_than_half_of_a_layer_fallen_silent_is_told_and_half_is_not(dead: int, places: list[str]) -> None:
+    looks = [units(step, RELU, fired(0 if step < 2 else dead)) for step in range(8)]
+    made = block(12, None, NET, units=looks, steps=step_rows(12, loss=[1.0 / (1 + step) for step in range(12)]))  # it falls
     assert [f.place for f in found(DEAD, made)] == places
     assert outcome(DEAD, made) is (Outcome.FOUND if places else Outcome.CLEAR)
+
+
+@pytest.mark.parametrize(("dead", "places"), [(30, ["a"]), (29, [])])
+def test_of_units_dead_from_the_start_a_half_may_be_by_the_signs_of_their_biases(dead: int, places: list[str]) -> None:
+    """40 units, each dead with a chance of 1/2: 20 and three standard deviations of 3.16 are 29.5."""
+    made = of_units([units(step, RELU, fired(dead)) for step in range(8)])
+    assert [f.place for f in found(DEAD, made)] == places
+
+
+def test_units_of_a_run_that_is_not_finite_are_not_judged() -> None:
+    nothing = np.full(UNITS, np.nan)
+    made = of_units([units(step, RELU, fired(40), sum=nothing, sum_sq=nothing) for step in range(8)])
+    assert found(DEAD, made) == []
 
 
 def test_how_long_it_takes_follows_from_the_rule_of_three() -> None:

@@ -112,6 +112,8 @@ class DeadUnits(Rule):
         column = self.tensors.column.get(row["tensor"])
         if column is None or not (column in self.producers or column in self.plain) or len(row["active"]) < 2:
             return
+        if not np.isfinite(row["sum_sq"]).all():
+            return  # NaN is not above 0 either, and no death of a unit
         self.looks += 1
         silent = np.asarray(row["active"]) == 0
         layer = self.layers_of.setdefault(column, _Layer(len(silent)))
