@@ -36,10 +36,10 @@ def part_of(path: str, module: nn.Module, around: nn.Module | None) -> str:
         return WHOLE if module.in_proj_weight is not None else ""
     name = path.rpartition(".")[2]
     beside = [] if around is None else [child for child, _ in around.named_children()]
-    if any(_NORM.fullmatch(child) for child in beside) or not hasattr(module, "weight"):
-        return ""
+    if any(_NORM.fullmatch(child) for child in beside) or "weight" not in module._parameters:
+        return ""  # never asked by name: a parametrised weight would be made anew, and a spectral norm would move on
     if _FUSED.fullmatch(name):
-        weight = module.weight
+        weight = module._parameters["weight"]
         is_three = isinstance(weight, torch.Tensor) and weight.dim() == 2 and 3 * min(weight.shape) == max(weight.shape)
         return FUSED if is_three else ""
     has_both = any(map(_QUERY.fullmatch, beside)) and any(map(_KEY.fullmatch, beside))
