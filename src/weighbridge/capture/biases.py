@@ -32,7 +32,7 @@ class Biases:
 
     def meet(self, hook: OutputHook, seat: Seat, module: nn.Module, name: str) -> None:
         """A module has got its seat."""
-        bias = getattr(module, "bias", None)
+        bias = module._parameters.get("bias")  # asked by name, a parametrised one would be made anew
         if name != "out" or not isinstance(module, _AFFINE) or not isinstance(bias, torch.Tensor):
             return
         if seat.units is not None and bias.numel() == len(seat.units.sum):
@@ -61,7 +61,7 @@ class Biases:
             seat, module = self.seats.get(hook), hook.module()
             if seat is None or module is None or not seat.is_called():
                 continue
-            bias = module.bias
+            bias = module._parameters.get("bias")
             if not isinstance(bias, torch.Tensor) or is_sharded(bias) or bias.device.type != "cpu":
                 continue
             tensor = self.table.id_of(bias)
