@@ -221,8 +221,8 @@ def test_a_scripted_model_has_its_parameters_weighed_and_what_is_inside_is_said(
     path, oracle = train(tmp_path, model, optimizer, lambda step: loss_of(model, step), 5)
     check(path, oracle)
     assert {t.name for t in weighbridge.open_run(path).outputs} == ({"/out"} if how == "trace" else set())
-    (said,) = events(path, "reduced")
-    assert "compiled code: their activations are not weighed" in said.message
+    said = [event.message for event in events(path, "reduced")]
+    assert any("compiled code: their activations are not weighed" in message for message in said)
 
 
 class Counting(torch.optim.SGD):

@@ -32,8 +32,10 @@ class Biases:
 
     def meet(self, hook: OutputHook, seat: Seat, module: nn.Module, name: str) -> None:
         """A module has got its seat."""
+        if name != "out" or not isinstance(module, _AFFINE):
+            return
         bias = module._parameters.get("bias")  # asked by name, a parametrised one would be made anew
-        if name != "out" or not isinstance(module, _AFFINE) or not isinstance(bias, torch.Tensor):
+        if not isinstance(bias, torch.Tensor):
             return
         if seat.units is not None and bias.numel() == len(seat.units.sum):
             self.seats[hook] = seat

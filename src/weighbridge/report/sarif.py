@@ -17,7 +17,6 @@ from weighbridge.diagnosis.kept import jsonable
 from weighbridge.diagnosis.registry import explanation
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-HOME: Final = "https://github.com/weighbridge/weighbridge"
 
 
 def sarif(diagnosis: Diagnosis, rules: Sequence[type[Rule]]) -> dict[str, Any]:

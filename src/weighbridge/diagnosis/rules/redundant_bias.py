@@ -81,7 +81,7 @@ def saved_bytes(first: FirstPass, found: Sequence[Redundant]) -> int:
 
 def _evidence(first: FirstPass, found: Sequence[Redundant]) -> Iterator[ValueEvidence]:
     yield ValueEvidence("parameters saved", sum(one.parameter.count for one in found))
-    yield ValueEvidence("bytes saved, gradient and optimizer state included", saved_bytes(first, found), unit="byte")
+    yield ValueEvidence("bytes saved, gradient and optimizer state included", saved_bytes(first, found), unit="bytes")
     gradient = found[0].parameter.gradient_rms
     if gradient is not None:
         yield ValueEvidence("rms of its gradient (rounding only)", gradient)
