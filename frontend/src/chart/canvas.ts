@@ -15,6 +15,12 @@ export function penOf(canvas: HTMLCanvasElement, width: number, height: number):
   return pen;
 }
 
+/** Where the pointer is, in px from the corner of what listens. */
+export function spotOf(event: MouseEvent): { x: number; y: number } {
+  const frame = (event.currentTarget as HTMLElement).getBoundingClientRect();
+  return { x: event.clientX - frame.left, y: event.clientY - frame.top };
+}
+
 export interface Lettering {
   size?: number;
   weight?: number;

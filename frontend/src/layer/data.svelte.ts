@@ -7,6 +7,7 @@ export interface LayerWish {
   path: string;
   steps: [number, number] | null;
   step: number | null; // null = the last one
+  last: number; // step of the run
   spread: { tensor: string; quantity: string; most: number } | null;
 }
 
@@ -25,6 +26,7 @@ export class LayerData {
   edge = $state(0); // of the colours of values: grows, and never shrinks while the page is open
 
   private wish: LayerWish | null = null;
+  private atOf = ""; // path of the layer that `at` is of
   private readonly atPace: Pace;
   private readonly linePace: Pace;
   private readonly spreadPace: Pace;
@@ -46,9 +48,11 @@ export class LayerData {
       this.lines = new Map();
       this.bundles = new Map();
       this.edge = 0;
+      this.atOf = "";
+      this.linePace.stop();
     }
     if (isNew || before?.step !== wish.step) (isNew ? this.atPace.now() : this.atPace.soon());
-    if (isNew || newSteps) this.linePace.now();
+    if (newSteps && !isNew) this.linePace.now();
     if (isNew || newSteps || JSON.stringify(before?.spread) !== JSON.stringify(wish.spread)) this.spreadPace.now();
   }
 
@@ -69,13 +73,20 @@ export class LayerData {
   }
 
   private async fetchAt(signal: AbortSignal): Promise<void> {
-    const at = await layerAt(this.run, this.wish!.path, this.wish!.step, signal);
+    const { path, step } = this.wish!;
+    const at = await layerAt(this.run, path, step, signal);
     this.edge = Math.max(this.edge, at.values?.edge ?? 0) || 1;
     this.at = at;
+    if (this.atOf !== path) {
+      this.atOf = path;
+      this.linePace.now(); // which tensors the lines are of is known now
+    }
   }
 
   private async fetchLines(signal: AbortSignal): Promise<void> {
-    const { layer, last } = await layerAt(this.run, this.wish!.path, this.wish!.step, signal);
+    const { path, last } = this.wish!;
+    const layer = this.at?.layer;
+    if (!layer || this.atOf !== path) return; // `fetchAt` asks again
     const inside: api.Window = { stop: last + 1, ...this.window() }; // without the row that closes a run
     const lines = new Map<string, api.Line>();
     const bundles = new Map<string, Bundle>();

@@ -24,6 +24,7 @@ export interface Units {
   n: number; // numbers seen of each unit
   of: string; // the output that was counted
   kind: string;
+  cut_at_zero: boolean; // units of this kind can die
   fires: Numeric[];
   mean: Numeric[];
   spread: Numeric[];

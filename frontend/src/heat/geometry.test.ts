@@ -1,0 +1,49 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Geometry, MOST, TOP } from "./geometry.ts";
+import { ABSENT, type Heat, type HeatRow } from "./heat.ts";
+
+const row = (name: string): HeatRow => ({ name, bias: false, members: 1, folded: false, model: "model", role: "weight", module: "Linear", shape: [2, 2], group: name });
+const made = (rows: number, width = 1000): Geometry => {
+  const all = Array.from({ length: rows }, (_, i) => row(`${i}.weight`));
+  const [first, last] = [[0, 10, 20, 30], [9, 19, 29, 39]];
+  const heat: Heat = {
+    statistic: "gradient.rms", scale: "log", rows: all, first, last, domain: null, counts: [], below: 0, above: 0,
+    value: new Float32Array(rows * 4), mask: new Uint8Array(rows * 4).fill(ABSENT),
+  };
+  return new Geometry(heat, all, 0, width);
+};
+
+test("the middle of every cell is in that cell, scrolled or not", () => {
+  for (const [rows, scroll] of [[3, 0], [300, 0], [300, 500]] as const) {
+    const at = made(rows);
+    for (let i = 0; i < rows; i++) {
+      const y = at.middleOf(i, scroll);
+      if (y < TOP || y > TOP + at.visible) continue;
+      for (let column = 0; column < 4; column++) {
+        const x = (at.xOf(column) + at.xOf(column + 1)) / 2;
+        assert.deepEqual(at.cellAt({ x, y }, scroll), { row: i, column });
+      }
+    }
+  }
+});
+
+test("a step comes back from where it is drawn", () => {
+  const at = made(3);
+  for (let step = 0; step < 40; step++) assert.equal(at.stepAt(at.xOfStep(step)! + 0.01, Math.floor(step / 10)), step);
+  assert.equal(at.xOfStep(40), null);
+});
+
+test("beside the cells there is none, and the nearest place is among them", () => {
+  const at = made(3);
+  for (const spot of [{ x: at.left - 1, y: TOP + 5 }, { x: at.left + at.plotWidth, y: TOP + 5 }, { x: at.left + 5, y: TOP - 1 }]) {
+    assert.equal(at.cellAt(spot, 0), null);
+  }
+  assert.deepEqual(at.clamped({ x: 0, y: 1e4 }), { x: at.left, y: TOP + at.visible });
+});
+
+test("many rows are never taller than the panel, and a narrow page has no numbers at the right", () => {
+  assert.equal(made(1000).visible, MOST);
+  assert.ok(made(3, 390).right < made(3).right);
+});

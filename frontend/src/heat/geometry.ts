@@ -1,0 +1,103 @@
+// Where everything of the picture stands, in CSS pixels, and which cell is at a place.
+import { columnOf, flowOf, titleOf, type Heat, type HeatRow } from "./heat.ts";
+import { layOut, rowAt, type Layout } from "./layout.ts";
+
+export const TOP = 20; // flags
+export const FOOT = 20; // step axis
+export const MOST = 640; // px of rows before the panel scrolls of its own
+export const NUMBERS = 60; // px at the right that hold a number for each row; with less there are none
+const NARROW = 640;
+
+export interface Spot {
+  x: number;
+  y: number;
+}
+
+export interface Cell {
+  row: number;
+  column: number;
+}
+
+/** The cell under the pointer, by its place in the whole picture, and where the pointer is. */
+export type Hovered = Cell & Spot;
+
+export class Geometry {
+  readonly isNarrow: boolean;
+  readonly longestName: number; // letters
+  readonly layout: Layout;
+  readonly visible: number; // px of rows that can be seen at once
+  readonly left: number;
+  readonly right: number;
+  readonly plotWidth: number;
+  readonly total: number; // px from flags to axis
+  readonly heat: Heat;
+  readonly rows: readonly HeatRow[]; // those shown
+  readonly from: number; // the first of them
+  readonly width: number;
+
+  constructor(heat: Heat, rows: readonly HeatRow[], from: number, width: number) {
+    [this.heat, this.rows, this.from, this.width] = [heat, rows, from, width];
+    this.isNarrow = width < NARROW;
+    this.longestName = this.isNarrow ? 9 : width > 1000 ? 28 : 20;
+    this.layout = layOut(rows, MOST);
+    this.visible = Math.max(24, Math.min(this.layout.height, MOST));
+    this.left = this.gutter();
+    this.right = this.isNarrow ? 8 : 70;
+    this.plotWidth = Math.max(40, Math.min(width - this.left - this.right, heat.first.length === 1 ? 24 : Infinity));
+    this.total = TOP + this.visible + FOOT;
+  }
+
+  private gutter(): number {
+    const longest = Math.max(0, ...this.rows.map((row) => Math.min(titleOf(row).length, this.longestName)));
+    const flow = this.isNarrow ? 0 : Math.max(0, ...this.rows.map((row) => flowOf(row).length));
+    return Math.round(longest * 6.7 + Math.min(flow, 12) * 6 + (this.isNarrow ? 36 : 66));
+  }
+
+  /** The left edge of a column. */
+  xOf(column: number): number {
+    return this.left + Math.round((column / this.heat.first.length) * this.plotWidth);
+  }
+
+  xOfStep(step: number): number | null {
+    const { first, last } = this.heat;
+    const column = columnOf(this.heat, step);
+    if (column < 0) return null;
+    const share = (step - first[column]!) / (last[column]! - first[column]! + 1);
+    return this.left + ((column + share) / first.length) * this.plotWidth;
+  }
+
+  /** The step of a column at this x. */
+  stepAt(x: number, column: number): number {
+    const { first, last } = this.heat;
+    const share = ((x - this.left) / this.plotWidth) * first.length - column;
+    const steps = last[column]! - first[column]! + 1;
+    return first[column]! + Math.max(0, Math.min(steps - 1, Math.floor(share * steps)));
+  }
+
+  /** The upper edge of a row. `scroll`: px of rows above what can be seen. */
+  topOf(row: number, scroll: number): number {
+    return TOP + this.layout.places[row]!.top - scroll;
+  }
+
+  middleOf(row: number, scroll: number): number {
+    return this.topOf(row, scroll) + this.layout.places[row]!.height / 2;
+  }
+
+  rowAt(y: number, scroll: number): number {
+    return rowAt(this.layout, y - TOP + scroll);
+  }
+
+  cellAt({ x, y }: Spot, scroll: number): Cell | null {
+    const { left, plotWidth, visible, heat } = this;
+    if (x < left || x >= left + plotWidth || y < TOP || y > TOP + visible) return null;
+    const row = this.rowAt(y, scroll);
+    const column = Math.min(heat.first.length - 1, Math.floor(((x - left) / plotWidth) * heat.first.length));
+    return row < 0 || column < 0 ? null : { row, column };
+  }
+
+  /** The nearest place among the cells. */
+  clamped({ x, y }: Spot): Spot {
+    const within = (value: number, low: number, length: number): number => Math.max(low, Math.min(low + length, value));
+    return { x: within(x, this.left, this.plotWidth), y: within(y, TOP, this.visible) };
+  }
+}

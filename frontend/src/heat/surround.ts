@@ -1,0 +1,100 @@
+// What stands around the cells: names and numbers of rows, brackets of findings, the step axis, flags.
+import { glyph, hair, token, write } from "../chart/canvas.ts";
+import { stepMarks } from "../chart/scale.ts";
+import { cut } from "../names.ts";
+import { whole } from "../numbers.ts";
+import { merged, type Flag } from "./flags.ts";
+import { NUMBERS, TOP, type Geometry } from "./geometry.ts";
+import { ABSENT, flowOf, IDENTICAL, letterOf, NONFINITE, titleOf, written, ZERO, type Heat } from "./heat.ts";
+import { labelled } from "./layout.ts";
+
+export interface Bracket {
+  rows: Set<number>;
+  severity: string;
+}
+
+const inkOf = (severity: string): string => token(severity === "error" || severity === "warning" ? severity : "note");
+
+/** Names at the left, W and b beside the cells, and at the right the number of one column. */
+export function paintLabels(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, column: number): void {
+  const { rows, layout, isNarrow, longestName } = at;
+  const letters = at.left - (isNarrow ? 26 : 38);
+  const many = rows.some((row) => row.model !== rows[0]!.model);
+  for (const i of labelled(layout, rows, 13)) {
+    const row = rows[i]!;
+    const y = at.middleOf(i, scroll);
+    const name = (many ? `${row.model}:` : "") + titleOf(row);
+    write(pen, cut(name, longestName), 0, y, { mono: true, size: 12, colour: token("ink") });
+    if (!isNarrow) write(pen, cut(flowOf(row), 12), letters - 8, y, { align: "right", colour: token("ink-3") });
+  }
+  let free = -Infinity;
+  rows.forEach((row, i) => {
+    const y = at.middleOf(i, scroll);
+    if (layout.places[i]!.height >= 6 && letterOf(row)) {
+      write(pen, letterOf(row), letters + 6, y, { align: "center", size: row.bias ? 9 : 11, weight: 600, colour: token(row.bias ? "bias" : "weight") });
+    }
+    if (at.right < NUMBERS || y < free) return;
+    write(pen, textOf(at.heat, at.from + i, column), at.width, y, { align: "right", size: row.bias ? 9.5 : 11, colour: token(row.bias ? "ink-3" : "ink-2") });
+    free = y + 9;
+  });
+}
+
+function textOf(heat: Heat, row: number, column: number): string {
+  const at = row * heat.first.length + column;
+  const kind = heat.mask[at];
+  if (kind === ABSENT || kind === undefined) return "–";
+  if (kind === IDENTICAL) return "same";
+  return kind === NONFINITE ? "NaN, Inf" : kind === ZERO ? "0" : written(heat.value[at]!, heat.scale, 2);
+}
+
+/** Neighbouring rows that a finding names have one bracket. */
+export function paintBrackets(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, brackets: readonly Bracket[]): void {
+  brackets.forEach((bracket, order) => {
+    const x = at.left - 9 - (at.isNarrow ? 0 : 6 * Math.min(order, 1));
+    let begin = -1;
+    for (let i = 0; i <= at.rows.length; i++) {
+      const isIn = i < at.rows.length && bracket.rows.has(at.from + i);
+      if (isIn && begin < 0) begin = i;
+      if (isIn || begin < 0) continue;
+      const top = at.topOf(begin, scroll);
+      const end = at.topOf(i - 1, scroll) + at.layout.places[i - 1]!.height;
+      pen.fillStyle = inkOf(bracket.severity);
+      pen.fillRect(x, top, 3, Math.max(3, end - top));
+      if (end - top > 9) glyph(pen, bracket.severity, x + 1.5, top + 4, 8);
+      begin = -1;
+    }
+  });
+}
+
+/** Steps below the cells, and above the numbers at the right the step that they are of. */
+export function paintAxis(pen: CanvasRenderingContext2D, at: Geometry, numbersOf: number): void {
+  const { heat, left, plotWidth } = at;
+  const y = TOP + at.visible;
+  hair(pen, left, y, left + plotWidth, y, token("line-2"));
+  write(pen, "step", left - 8, y + 11, { align: "right" });
+  for (const step of stepMarks(heat.first[0] ?? 0, heat.last.at(-1) ?? 0, Math.max(1, plotWidth / 100))) {
+    const x = at.xOfStep(step);
+    if (x === null) continue;
+    hair(pen, x, y, x, y + 4, token("line-2"));
+    const atEnd = x > left + plotWidth - 24 && plotWidth > 60;
+    write(pen, whole(step), atEnd ? left + plotWidth : x, y + 11, { align: atEnd ? "right" : x < left + 4 ? "left" : "center" });
+  }
+  if (at.right >= NUMBERS && heat.first.length > 0) write(pen, `step ${whole(numbersOf)}`, at.width, 9, { align: "right" });
+}
+
+export function paintFlags(pen: CanvasRenderingContext2D, at: Geometry, flags: readonly Flag[]): void {
+  const { left, plotWidth } = at;
+  const placed = merged(flags, (step) => at.xOfStep(step));
+  let before = left;
+  placed.forEach((flag, i) => {
+    hair(pen, flag.x, 4, flag.x, TOP + at.visible, inkOf(flag.severity), flag.dotted ? [2, 3] : []);
+    glyph(pen, flag.severity, flag.x + 0.5, 9);
+    const room = (placed[i + 1]?.x ?? left + plotWidth + (at.right < NUMBERS ? 0 : 4)) - flag.x - 20;
+    const behind = flag.x - Math.max(before, left) - 20; // where nothing stands to the left
+    const text = flag.count > 1 ? `${flag.text} and ${flag.count - 1} more` : flag.text;
+    const isLeft = room < text.length * 5.2 && behind > Math.max(room, 60);
+    if (isLeft) write(pen, cut(text, Math.floor(behind / 5.6)), flag.x - 9, 9, { colour: token("ink-2"), align: "right" });
+    else if (room > 60) write(pen, cut(text, Math.floor(room / 5.6)), flag.x + 9, 9, { colour: token("ink-2") });
+    before = isLeft || room <= 60 ? flag.x + 6 : flag.x + 9 + Math.min(room, text.length * 5.6);
+  });
+}
