@@ -7,6 +7,7 @@ Trains the runs of scripts/example_runs.py into a temporary folder (or takes --r
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from palette import png
 from playwright.sync_api import sync_playwright
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -39,14 +42,24 @@ PAGES = [
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
 IN_DARK = ("glance", "layer", "network", "compare")
 WHOLE = 1800  # px of a page; what is longer ends there
+DECODE = """async (png) => {
+  const image = await createImageBitmap(await (await fetch("data:image/png;base64," + png)).blob());
+  const pen = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  pen.drawImage(image, 0, 0);
+  const reader = new FileReader();
+  const read = new Promise((done) => (reader.onload = () => done(reader.result.split(",")[1])));
+  reader.readAsDataURL(new Blob([pen.getImageData(0, 0, image.width, image.height).data]));
+  return [image.width, image.height, await read];
+}"""
 SERVE = "import sys; from weighbridge.cli.main import run; sys.argv = ['weighbridge', 'ui', *sys.argv[1:]]; run()"
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """The page over these runs; its address."""
-    line = [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--no-open"]
-    server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    line = [sys.executable, "-c", SERVE, folder.name, "--port", "0", "--no-open"]  # its place is no part of the picture
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder.parent)
     try:
         assert server.stdout is not None
         yield server.stdout.readline().split()[-1].rstrip("/")
@@ -57,6 +70,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 def take(browser: Any, address: str, target: Path, only: str) -> None:
     """All pictures; an error on a page's console ends it."""
+    blank = browser.new_page()
     for name, path, sign in PAGES:
         for width, theme in LOOKS if only in name else []:
             if theme == "dark" and name not in IN_DARK:
@@ -67,14 +81,23 @@ def take(browser: Any, address: str, target: Path, only: str) -> None:
             page.on("pageerror", lambda error, into=complaints: into.append(str(error)))
             page.goto(address + path)
             page.wait_for_selector(sign, timeout=60_000)
+            page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
             page.wait_for_timeout(1500)  # all charts of the page have their numbers
             tall = min(WHOLE, page.evaluate("document.documentElement.scrollHeight"))
             clip = {"x": 0, "y": 0, "width": width, "height": tall}
-            page.screenshot(path=target / f"{name}-{width}-{theme}.png", full_page=True, clip=clip)
+            pixels = decoded(blank, page.screenshot(full_page=True, clip=clip))
             context.close()
             if complaints:
                 raise SystemExit(f"{name} at {width}: {complaints}")
-            print(f"{name}-{width}-{theme}.png", flush=True)
+            file = target / f"{name}-{width}-{theme}.png"
+            file.write_bytes(png(pixels))
+            print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+
+
+def decoded(blank: Any, screenshot: bytes) -> np.ndarray:
+    """The pixels of a PNG, uint8 [height, width, 3], as the browser reads it."""
+    width, height, content = blank.evaluate(DECODE, base64.b64encode(screenshot).decode())
+    return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)[:, :, :3]
 
 
 def main() -> None:
@@ -86,7 +109,7 @@ def main() -> None:
     wish = parser.parse_args()
     wish.target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        runs = wish.runs or Path(scratch)
+        runs = (wish.runs or Path(scratch) / "weighbridge-runs").resolve()
         subprocess.run([sys.executable, str(Path(__file__).with_name("example_runs.py")), str(runs)], check=True)
         executable = os.environ.get("WEIGHBRIDGE_BROWSER") or shutil.which("chromium")
         with sync_playwright() as playwright, serving(runs) as address:

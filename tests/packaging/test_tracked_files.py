@@ -42,7 +42,7 @@ def test_no_third_party_javascript_is_tracked() -> None:
 
 
 def test_no_tracked_file_is_large() -> None:
-    large = [str(path) for path in files() if (ROOT / path).stat().st_size > 350_000]  # pictures of pages
+    large = [str(path) for path in files() if (ROOT / path).stat().st_size > 300_000]
     assert large == []
 
 
