@@ -12,6 +12,7 @@ export interface RunFacts {
   tensors: number;
   size_bytes: number;
   last_loss: number | null;
+  findings: number; // told beside the training
   error?: string;
 }
 

@@ -127,3 +127,26 @@ def test_no_page_needs_sideways_scrolling(
     page.wait_for_selector("main h1, main h2")
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [
+        ("/run/small", ".heat"),
+        ("/run/small/layer/net.0", "section.units"),
+        ("/run/small/network", "ol li"),
+        ("/run/small/tensors", "[data-statistic]"),
+        ("/", ".spark"),
+    ],
+)
+def test_of_runs_that_have_ended_nothing_is_asked_twice(
+    shown: tuple[Path, str], open_page: Callable[..., Any], path: str, sign: str
+) -> None:
+    page = open_page(f"{shown[1]}{path}")
+    page.wait_for_selector(sign)
+    page.wait_for_timeout(3000)
+    asked = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name.split('/api/')[1])")
+    polled = ("findings?", "runs")  # until the rules have answered; the list of runs always
+    names = [name for name in asked if name and not name.startswith(polled)]
+    assert len(names) > 1
+    assert sorted(names) == sorted(set(names))

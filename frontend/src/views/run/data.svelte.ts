@@ -20,6 +20,7 @@ export class RunData {
   lossTrouble = $state("");
   seriesTrouble = $state("");
 
+  private isWanted = false; // some pages of a run show no loss
   private wanted: Wanted = { tensors: [], statistics: [], metric: null, steps: null };
   private readonly name: string;
   private readonly facts: Pace;
@@ -42,6 +43,7 @@ export class RunData {
   want(wanted: Wanted): void {
     const before = this.wanted;
     this.wanted = wanted;
+    this.isWanted = true;
     const newSteps = String(before.steps) !== String(wanted.steps);
     if (newSteps || before.metric !== wanted.metric || !this.loss) this.lossPace.now();
     if (newSteps || String(before.tensors) !== String(wanted.tensors) || String(before.statistics) !== String(wanted.statistics)) this.seriesPace.now();
@@ -50,7 +52,7 @@ export class RunData {
   /** The run has grown. */
   grown(): void {
     this.facts.soon();
-    this.lossPace.soon();
+    if (this.isWanted) this.lossPace.soon();
     this.seriesPace.soon();
   }
 
