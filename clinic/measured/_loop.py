@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from clinic.frame import Case
 
+ALL = ("", "*")  # places of a fault that is everywhere: the whole run, or anything in it
+
 
 def never() -> bool:
     return False
