@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.tuning.dynamics import cross_entropy, curves, digits_like, draw, squares, words
+from clinic.tuning._data import curves, digits_like, draw, words
+from clinic.tuning._loop import cross_entropy, squares
 
 
 @healthy(

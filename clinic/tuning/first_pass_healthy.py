@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.tuning.first_pass import digits, rows_of
+from clinic.tuning._data import digits, rows_of
 
 
 @healthy(
