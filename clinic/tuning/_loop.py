@@ -11,6 +11,7 @@ from clinic.frame import Case
 from clinic.tuning._data import Batch, draw
 
 LossOf = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+Truth = Callable[[int, Batch], bool]  # of the step and its batch
 
 
 def cross_entropy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -21,27 +22,49 @@ def squares(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return F.mse_loss(model(x), y)
 
 
+def accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
+    return float((model(x).argmax(-1) == y).float().mean())
+
+
+def train(
+    case: Case,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Batch,
+    loss_of: LossOf = cross_entropy,
+    truth: Truth = lambda step, batch: False,
+    *,
+    size: int | None = 32,
+    steps: int | None = None,
+    clip: Callable[[], object] = lambda: None,
+    after: Callable[[int], object] = lambda step: None,
+) -> None:
+    """Zero, forward, backward, clip, step, on batches of `size` (None: all data). `truth` is asked before each step."""
+    batches = draw(data, size)
+    with case.watch(model):
+        for step in range(steps or case.steps):
+            batch = next(batches)
+            optimizer.zero_grad()
+            loss_of(model, *batch).backward()
+            clip()
+            case.truth(lambda step=step, batch=batch: truth(step, batch))
+            optimizer.step()
+            after(step)
+
+
 def fit(
     case: Case,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: Batch,
     loss_of: LossOf,
-    truth: Callable[[int, Batch], bool],
-    after: Callable[[int], None] = lambda step: None,
+    truth: Truth,
+    after: Callable[[int], object] = lambda step: None,
     learnt: float = 0.9,
 ) -> None:
-    """The usual loop. The twin has learnt where the loss over all data has fallen to this share of the first."""
+    """`train`, and the proof: the loss over all data has fallen to this share of the first."""
     first = loss_of(copy.deepcopy(model), *data).item()
-    batches = draw(data)
-    with case.watch(model):
-        for step in range(case.steps):
-            batch = next(batches)
-            optimizer.zero_grad()
-            loss_of(model, *batch).backward()
-            case.truth(lambda step=step, batch=batch: truth(step, batch))
-            optimizer.step()
-            after(step)
+    train(case, model, optimizer, data, loss_of, truth, after=after)
     case.proof(lambda: loss_of(model, *data).item() < learnt * first)
 
 

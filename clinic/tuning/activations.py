@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.tuning._data import digits, rows_of
+from clinic.tuning._loop import cross_entropy, train
 
 
 def is_affine(f, x: torch.Tensor) -> bool:
@@ -82,13 +83,7 @@ def convolutions_without_relu(case: Case) -> None:
         *(nn.Flatten(), nn.Linear(1024, 10)),
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: is_affine(in_double(model), x))
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: is_affine(in_double(model), x))
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.0)
 
 

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
-from clinic.tuning._data import digits, rows_of
+from clinic.tuning._data import digits
+from clinic.tuning._loop import cross_entropy, squares, train
 
 
 @faulty(
@@ -21,14 +22,16 @@ def line_through_the_origin(case: Case) -> None:
     y = x @ torch.tensor([[1.0], [-2.0], [0.5], [0.0]]) + 3.0 + 0.1 * torch.randn(512, 1)
     model = nn.Sequential(nn.Linear(4, 1, bias=not case.ill))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x, 64)
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            # the best that can be had with and without a constant, in float64
-            case.truth(lambda: _rest(x, y, model) > 2 * _rest(torch.cat([x, torch.ones(512, 1)], 1), y, None))
-            optimizer.step()
+    # the best that can be had with and without a constant, in float64
+    train(
+        case,
+        model,
+        optimizer,
+        (x, y),
+        squares,
+        lambda *_: _rest(x, y, model) > 2 * _rest(torch.cat([x, torch.ones(512, 1)], 1), y, None),
+        size=64,
+    )
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.2 * y.var().item())
 
 
@@ -52,14 +55,8 @@ def inputs_far_from_zero(case: Case) -> None:
     y = torch.tanh(x[:, :1] - 8) + 0.5 * (x[:, 1:2] - 8)
     model = nn.Sequential(nn.Linear(6, 48, bias=not case.ill), nn.ReLU(), nn.Linear(48, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            # no unit of the first layer changes its sign within the data's bulk, and none can be moved there
-            case.truth(lambda: model[0].bias is None and (x.mean(0).abs() > 5 * x.std(0)).all())
-            optimizer.step()
+    # no unit of the first layer changes its sign within the data's bulk, and none can be moved there
+    train(case, model, optimizer, (x, y), squares, lambda *_: model[0].bias is None and (x.mean(0).abs() > 5 * x.std(0)).all())
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.6 * y.var().item())
 
 
@@ -82,13 +79,7 @@ def bias_before_batch_norm(case: Case) -> None:
         nn.Linear(64, 10),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda b=(x[rows], y[rows]): _without_effect(model, "0.bias", *b))
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda _, batch: _without_effect(model, "0.bias", *batch))
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.5)
 
 
@@ -125,11 +116,5 @@ def bias_before_instance_norm(case: Case) -> None:
     x, y = digits()
     model = Normed(case.ill)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda b=(x[rows], y[rows]): _without_effect(model, "conv.bias", *b))
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda _, batch: _without_effect(model, "conv.bias", *batch))
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 2.25)

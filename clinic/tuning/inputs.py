@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
-from clinic.tuning._data import digits, rows_of
+from clinic.tuning._data import digits, rows_of, standard, table
+from clinic.tuning._loop import cross_entropy, train
 
 
 @faulty(
@@ -21,13 +22,7 @@ def images_as_bytes(case: Case) -> None:
     x = x * 255 if case.ill else (x - x.mean()) / x.std()
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda x=x[rows]: x.square().mean().sqrt().item() > 20)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda _, batch: batch[0].square().mean().sqrt().item() > 20)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.5)
 
 
@@ -39,19 +34,12 @@ def images_as_bytes(case: Case) -> None:
     data="wine",
 )
 def table_of_raw_columns(case: Case) -> None:
-    x, y = load_wine(return_X_y=True)
-    x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
+    x, y = table(load_wine)
     if not case.ill:
-        x = (x - x.mean(0)) / x.std(0)
+        x = standard(x)
     model = nn.Sequential(nn.Linear(13, 24), nn.SiLU(), nn.Linear(24, 3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda x=x[rows]: x.square().mean(0).sqrt().max().item() > 100)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda _, batch: batch[0].square().mean(0).sqrt().max().item() > 100)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 0.5)
 
 
@@ -63,9 +51,8 @@ def table_of_raw_columns(case: Case) -> None:
     data="wine",
 )
 def batch_norm_of_two(case: Case) -> None:
-    x, y = load_wine(return_X_y=True)
-    x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
-    x = (x - x.mean(0)) / x.std(0)
+    x, y = table(load_wine)
+    x = standard(x)
     size = 2 if case.ill else 32
     model = nn.Sequential(nn.Linear(13, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
