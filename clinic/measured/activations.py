@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import images, pick, sentences, table
-from clinic.measured._loop import ALL, fit
+from clinic.measured._loop import ALL, fit, on_batches
 from clinic.measured._models import (
     GPT,
     Autoencoder,
@@ -41,11 +41,7 @@ def three_linears_in_a_row(case: Case) -> None:
     model = nn.Sequential(nn.Linear(13, 32), nn.Linear(32, 32), nn.Linear(32, 3)) if case.ill else mlp(13, 32, 32, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: _is_affine(model, x))
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: _is_affine(model, x))
 
 
 class _TwoConvs(nn.Module):
@@ -79,11 +75,7 @@ def relu_once_per_pair(case: Case) -> None:
         a, b = x[:8].double(), x[8:16].double()
         return torch.allclose(m.body((a + b) / 2), (m.body(a) + m.body(b)) / 2, rtol=1e-9, atol=1e-9)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, affine)
+    fit(case, model, optimizer, on_batches(model, x, y), affine)
 
 
 @faulty(
@@ -213,10 +205,7 @@ def relu_on_signed_targets(case: Case) -> None:
     model = nn.Sequential(*layers, *([nn.ReLU()] if case.ill else []))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
+    loss = on_batches(model, x, y, F.mse_loss)
     fit(case, model, optimizer, loss, lambda: bool((model(x) >= 0).all() and (y < 0).double().mean() > 0.2))
 
 
@@ -235,10 +224,7 @@ def sigmoid_for_standardised_images(case: Case) -> None:
         model.decoder.append(nn.Sigmoid())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), x[rows])
-
+    loss = on_batches(model, x, x, F.mse_loss)
     fit(case, model, optimizer, loss, lambda: bool((model(x) >= 0).all()) and (x < -0.1).double().mean().item() > 0.3)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import friedman, images, pick, raw, standard, table
-from clinic.measured._loop import ALL, fit
+from clinic.measured._loop import ALL, fit, on_batches
 from clinic.measured._models import (
     UNet,
 )
@@ -55,15 +55,11 @@ def convolution_before_batch_norm(case: Case) -> None:
     model = _Normed(case.ill)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
     def truth() -> bool:
         m = copy.deepcopy(model)
         return m.stem.bias is not None and _moves_nothing(m, m.stem.bias, lambda: F.cross_entropy(m(x[:64]), y[:64]))
 
-    fit(case, model, optimizer, loss, truth)
+    fit(case, model, optimizer, on_batches(model, x, y), truth)
 
 
 @faulty(
@@ -93,11 +89,7 @@ def linear_before_batch_norm(case: Case) -> None:
         m[3].p = 0.0
         return m[0].bias is not None and _moves_nothing(m, m[0].bias, lambda: F.cross_entropy(m(x[:64]), y[:64]))
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, truth)
+    fit(case, model, optimizer, on_batches(model, x, y), truth)
 
 
 @faulty(
@@ -150,11 +142,7 @@ def regression_through_the_origin(case: Case) -> None:
     model = nn.Linear(10, 1, bias=not case.ill)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: case.ill and _one_constant_helps(model(x), y))
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), lambda: case.ill and _one_constant_helps(model(x), y))
 
 
 @faulty(
@@ -171,8 +159,4 @@ def no_bias_anywhere(case: Case) -> None:
     model = nn.Sequential(nn.Linear(10, 16, bias=False), nn.Tanh(), nn.Linear(16, 1, bias=not case.ill))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: case.ill and _one_constant_helps(model(x), y))
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), lambda: case.ill and _one_constant_helps(model(x), y))

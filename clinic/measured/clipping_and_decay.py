@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import blobs, images, pick, sentences, table, waves
-from clinic.measured._loop import ALL, fit, gradient, mean, weight
+from clinic.measured._loop import ALL, fit, gradient, mean, on_batches, weight
 from clinic.measured._models import (
     Autoencoder,
     ConvNet,
@@ -62,11 +62,7 @@ def every_value_clipped(case: Case) -> None:
         before[0] = gradient(model)
         torch.nn.utils.clip_grad_value_(model.parameters(), 1e-5 if case.ill else 10.0)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: gradient(model) < 0.01 * before[0], clip=clip)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: gradient(model) < 0.01 * before[0], clip=clip)
 
 
 # ---- excessive-weight-decay
@@ -87,11 +83,7 @@ def adamw_with_decay_of_ten(case: Case) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=20.0 if case.ill else 0.01)
     start = model[2].weight.detach().norm().item()
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: model[2].weight.detach().norm().item() < 0.5 * start)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: model[2].weight.detach().norm().item() < 0.5 * start)
 
 
 @faulty(

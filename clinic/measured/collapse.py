@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import graph, pick, sentences, table
-from clinic.measured._loop import fit
+from clinic.measured._loop import fit, on_batches
 from clinic.measured._models import (
     GCN,
     Autoencoder,
@@ -65,11 +65,7 @@ def same_image_for_everything(case: Case) -> None:
         nn.init.constant_(model.encoder[0].bias, -60.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), x[rows])
-
-    fit(case, model, optimizer, loss, lambda: _spread(model(x)) < 1e-3)
+    fit(case, model, optimizer, on_batches(model, x, x, F.mse_loss), lambda: _spread(model(x)) < 1e-3)
 
 
 @faulty(

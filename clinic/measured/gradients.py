@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import images, marked, pick, standard, table, waves
-from clinic.measured._loop import ALL, fit, rms
+from clinic.measured._loop import ALL, fit, on_batches, rms
 from clinic.measured._models import (
     Recurrent,
     mlp,
@@ -30,11 +30,7 @@ def ten_layers_of_sigmoids(case: Case) -> None:
     model = mlp(64, *[32] * 10, 10, act=nn.Sigmoid) if case.ill else mlp(64, *[32] * 3, 10)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: rms(model[0].weight.grad) < 1e-4 * rms(model[-1].weight.grad))
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: rms(model[0].weight.grad) < 1e-4 * rms(model[-1].weight.grad))
 
 
 @faulty(
@@ -50,9 +46,7 @@ def rnn_over_sixty_steps(case: Case) -> None:
     model = Recurrent(cell, 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        rows = pick(len(x), 64)
-        return F.cross_entropy(model(x[rows]), y[rows])
+    loss = on_batches(model, x, y, size=64)
 
     def truth() -> bool:
         """The gradient of the loss by the first input against that by the last one."""
@@ -79,10 +73,7 @@ def plain_tower_of_convolutions(case: Case) -> None:
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x), 24)
-        return F.cross_entropy(model(x[rows]), y[rows])
-
+    loss = on_batches(model, x, y, size=24)
     fit(case, model, optimizer, loss, lambda: rms(model[0].weight.grad) < 1e-4 * rms(model[-1].weight.grad))
 
 
@@ -148,11 +139,7 @@ def euler_steps_of_size_one(case: Case) -> None:
     model = _Euler(80 if case.ill else 8, 0.5 if case.ill else 0.1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2 if not case.ill else 1e-12)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), target[rows])
-
-    fit(case, model, optimizer, loss, lambda: rms(model(x)) > 1e4 * rms(x))
+    fit(case, model, optimizer, on_batches(model, x, target, F.mse_loss), lambda: rms(model(x)) > 1e4 * rms(x))
 
 
 @faulty(
@@ -171,8 +158,5 @@ def forty_batch_norms_without_residuals(case: Case) -> None:
     model = nn.Sequential(*layers, nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3 if case.ill else 0.05)
 
-    def loss() -> Tensor:
-        rows = pick(len(x), 64)
-        return F.cross_entropy(model(x[rows]), y[rows])
-
+    loss = on_batches(model, x, y, size=64)
     fit(case, model, optimizer, loss, lambda: rms(model[0].weight.grad) > 300 * rms(model[-1].weight.grad))

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clinic.frame import Case, healthy
 from clinic.measured._data import blobs, pick, sentences, table
-from clinic.measured._loop import fit, mean
+from clinic.measured._loop import fit, mean, on_batches
 from clinic.measured._models import GPT, Block, LoRA, MoE, mlp
 
 
@@ -21,11 +21,7 @@ def lora_on_a_frozen_net(case: Case) -> None:
     model = nn.Sequential(LoRA(body[0], 4), nn.ReLU(), LoRA(body[2], 4), nn.ReLU(), LoRA(body[4], 4))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
 
-    def loss() -> Tensor:
-        r = pick(len(x))
-        return F.cross_entropy(model(x[r]), y[r])
-
-    fit(case, model, optimizer, loss, learns=0.7)
+    fit(case, model, optimizer, on_batches(model, x, y), learns=0.7)
 
 
 @healthy(kind="MoE", source="Shazeer et al. 2017: top-2 of eight experts and a balancing loss")
@@ -142,11 +138,7 @@ def low_rank_layer(case: Case) -> None:
     model = nn.Sequential(nn.Linear(64, 8, bias=False), nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss() -> Tensor:
-        r = pick(len(x))
-        return F.cross_entropy(model(x[r]), y[r])
-
-    fit(case, model, optimizer, loss, learns=0.5)
+    fit(case, model, optimizer, on_batches(model, x, y), learns=0.5)
 
 
 @healthy(kind="MLP", source="forum: log_softmax before cross-entropy, which is harmless since it is idempotent", data="wine")
@@ -155,11 +147,7 @@ def log_softmax_before_cross_entropy(case: Case) -> None:
     model = nn.Sequential(nn.Linear(13, 24), nn.ReLU(), nn.Linear(24, 3), nn.LogSoftmax(dim=1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
-    def loss() -> Tensor:
-        r = pick(len(x))
-        return F.cross_entropy(model(x[r]), y[r])
-
-    fit(case, model, optimizer, loss, learns=0.5)
+    fit(case, model, optimizer, on_batches(model, x, y), learns=0.5)
 
 
 @healthy(kind="MLP", source="PyTorch DDP tutorial: two ranks, each its own part of the data", ranks=2)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
 from clinic.measured._data import marked, pick, sentences, waves
-from clinic.measured._loop import fit, mean
+from clinic.measured._loop import fit, mean, on_batches
 from clinic.measured._models import GPT, Block, Recurrent, bert, gpt2
 
 
@@ -127,11 +127,7 @@ def deep_pre_norm_encoder(case: Case) -> None:
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    def loss() -> Tensor:
-        r = pick(len(y), 16)
-        return F.cross_entropy(model(tokens[r]), y[r])
-
-    fit(case, model, optimizer, loss, learns=0.7)
+    fit(case, model, optimizer, on_batches(model, tokens, y, size=16), learns=0.7)
 
 
 @healthy(
@@ -189,8 +185,4 @@ def memory_task_of_a_gru(case: Case) -> None:
     model = Recurrent(nn.GRU(3, 24, batch_first=True), 2)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        r = pick(len(x), 64)
-        return F.cross_entropy(model(x[r]), y[r])
-
-    fit(case, model, optimizer, loss)
+    fit(case, model, optimizer, on_batches(model, x, y, size=64))

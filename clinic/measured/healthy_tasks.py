@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
 from clinic.measured._data import blobs, friedman, graph, pick
-from clinic.measured._loop import fit
+from clinic.measured._loop import fit, on_batches
 from clinic.measured._models import GCN, mlp, normalised
 
 
@@ -58,11 +58,7 @@ def large_targets_scaled_inside(case: Case) -> None:
     model = Scaled()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        r = pick(len(x))
-        return F.mse_loss(model(x[r]), y[r])
-
-    fit(case, model, optimizer, loss, learns=0.5)
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), learns=0.5)
 
 
 @healthy(kind="MLP", source="Kendall et al. 2018: three tasks, their weights learnt, the sum may become negative")

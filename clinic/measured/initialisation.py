@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import blobs, friedman, images, pick, sentences, table, waves
-from clinic.measured._loop import ALL, fit, rms
+from clinic.measured._loop import ALL, fit, on_batches, rms
 from clinic.measured._models import (
     GPT,
     Mixer,
@@ -65,11 +65,7 @@ def head_begun_too_wide(case: Case) -> None:
     with torch.no_grad():
         start = F.cross_entropy(copy.deepcopy(model)(x[:300]), y[:300]).item()
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: start > 3 * torch.tensor(10.0).log().item())
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: start > 3 * torch.tensor(10.0).log().item())
 
 
 @faulty(
@@ -89,11 +85,7 @@ def prices_far_from_zero(case: Case) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     start = F.mse_loss(model(x), y).item()
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: start > 3 * y.var().item())
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), lambda: start > 3 * y.var().item())
 
 
 # ---- wrong-initial-scale
@@ -116,11 +108,7 @@ def weights_from_randn(case: Case) -> None:
             nn.init.normal_(p)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: rms(model(x[:200])) > 100 * rms(x[:200]))
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: rms(model(x[:200])) > 100 * rms(x[:200]))
 
 
 @faulty(
@@ -145,11 +133,7 @@ def every_layer_gaussian_of_a_thousandth(case: Case) -> None:
     nn.init.normal_(model[-1].weight, std=1e-3 if case.ill else 0.01)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: rms(model[:-1](x[:200])) < 1e-6 * rms(x[:200]))
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: rms(model[:-1](x[:200])) < 1e-6 * rms(x[:200]))
 
 
 @faulty(
@@ -174,11 +158,7 @@ def fan_of_one(case: Case) -> None:
         h = model.patch(x[:64]).flatten(2).transpose(1, 2)
         return rms(model.token[0](model.norms[0](h).transpose(1, 2))) > 50 * rms(model.norms[0](h))
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, truth)
+    fit(case, model, optimizer, on_batches(model, x, y), truth)
 
 
 # ---- symmetric-initialisation
@@ -205,11 +185,7 @@ def all_weights_a_tenth(case: Case) -> None:
             nn.init.zeros_(m.bias)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: _alike(model[0].weight))
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: _alike(model[0].weight))
 
 
 @faulty(
@@ -229,11 +205,7 @@ def filters_all_ones(case: Case) -> None:
             nn.init.constant_(m.bias, 0.1)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: _alike(model[0].weight), learns=0.7)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: _alike(model[0].weight), learns=0.7)
 
 
 @faulty(
@@ -276,8 +248,4 @@ def experts_of_one_unit(case: Case) -> None:
                 e[2].weight.copy_(e[2].weight[:, :1].expand_as(e[2].weight).clone())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        rows = pick(len(x), 64)
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: all(_alike(e[0].weight) for e in model.experts))
+    fit(case, model, optimizer, on_batches(model, x, y, size=64), lambda: all(_alike(e[0].weight) for e in model.experts))

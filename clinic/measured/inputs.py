@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import images, marked, pick, raw, standard, table
-from clinic.measured._loop import ALL, fit
+from clinic.measured._loop import ALL, fit, on_batches
 from clinic.measured._models import (
     Recurrent,
     mlp,
@@ -32,11 +32,7 @@ def wine_without_a_scaler(case: Case) -> None:
     model = mlp(13, 32, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01 if not case.ill else 1e-4)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: x.std(0).max().item() > 100)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: x.std(0).max().item() > 100)
 
 
 @faulty(
@@ -57,11 +53,7 @@ def bytes_into_the_network(case: Case) -> None:
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: x.abs().max().item() > 200)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: x.abs().max().item() > 200)
 
 
 @faulty(
@@ -80,11 +72,7 @@ def unix_seconds_as_a_feature(case: Case) -> None:
     model = Recurrent(nn.GRU(3, 16, batch_first=True), 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: x.abs().max().item() > 1e6)
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), lambda: x.abs().max().item() > 1e6)
 
 
 # ---- starved-batch-norm
@@ -158,11 +146,7 @@ def images_are_all_zero(case: Case) -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: x.std().item() == 0)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: x.std().item() == 0)
 
 
 @faulty(
@@ -186,11 +170,7 @@ def labels_of_other_rows(case: Case) -> None:
         w = torch.linalg.lstsq(a[::2], y[::2, None] * 2.0 - 1).solution
         return bool((((a[1::2] @ w)[:, 0] > 0) == (y[1::2] > 0)).double().mean() < 0.6)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, truth)
+    fit(case, model, optimizer, on_batches(model, x, y), truth)
 
 
 @faulty(

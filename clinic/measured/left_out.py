@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import friedman, images, pick, sentences, table
-from clinic.measured._loop import fit
+from clinic.measured._loop import fit, on_batches
 from clinic.measured._models import (
     GAN,
     Autoencoder,
@@ -38,11 +38,7 @@ def head_replaced_after_the_optimizer(case: Case) -> None:
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: id(model.fc.weight) not in held)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: id(model.fc.weight) not in held)
 
 
 @faulty(
@@ -60,10 +56,7 @@ def only_the_decoder_is_trained(case: Case) -> None:
     optimizer = torch.optim.Adam(trained.parameters(), lr=1e-2)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), x[rows])
-
+    loss = on_batches(model, x, x, F.mse_loss)
     fit(case, model, optimizer, loss, lambda: any(id(p) not in held for p in model.encoder.parameters()))
 
 
@@ -84,11 +77,7 @@ def groups_built_from_modules(case: Case) -> None:
     optimizer = torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.01)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: id(model.pos) not in held)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: id(model.pos) not in held)
 
 
 # ---- parameter-without-gradient
@@ -116,11 +105,7 @@ def detached_features(case: Case) -> None:
     model = _TwoBranches(case.ill)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: model.encoder[0].weight.grad is None)
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), lambda: model.encoder[0].weight.grad is None)
 
 
 class _Quantised(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import friedman, images, pick, sentences, table
-from clinic.measured._loop import ALL, Memory, fit, gradient, weight
+from clinic.measured._loop import ALL, Memory, fit, gradient, on_batches, weight
 from clinic.measured._models import (
     GPT,
     VAE,
@@ -70,11 +70,7 @@ def scheduler_stepped_per_batch(case: Case) -> None:
         seen.append(memory.moved())
         return len(seen) > 1 and seen[-1] < 1e-6 * weight(model)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, truth, schedule=schedule)
+    fit(case, model, optimizer, on_batches(model, x, y), truth, schedule=schedule)
 
 
 @faulty(
@@ -90,9 +86,7 @@ def sgd_with_a_rate_of_a_millionth(case: Case) -> None:
     model = mlp(10, 32, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6 if case.ill else 0.05)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
+    loss = on_batches(model, x, y, F.mse_loss)
 
     def truth() -> bool:
         """To first order this many steps would be needed for a hundredth of the loss: more than a million."""
@@ -114,11 +108,7 @@ def rate_decayed_by_layer(case: Case) -> None:
     model = mlp(10, 32, 1)
     optimizer = torch.optim.Adam([{"params": p, "lr": 1e-9 if case.ill else 1e-2} for p in model.parameters()])
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: case.ill and gradient(model) > 1e-2)
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), lambda: case.ill and gradient(model) > 1e-2)
 
 
 # ---- high-learning-rate

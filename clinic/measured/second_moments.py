@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import images, pick, sentences, table
-from clinic.measured._loop import ALL, fit
+from clinic.measured._loop import ALL, fit, on_batches
 from clinic.measured._models import (
     GPT,
     VAE,
@@ -80,11 +80,7 @@ def optimizer_state_of_another_training(case: Case) -> None:
         optimizer.load_state_dict(state)
     optimizer.zero_grad()
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: _adam_ratio(optimizer, model) > 10)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: _adam_ratio(optimizer, model) > 10)
 
 
 def _below_epsilon(optimizer: torch.optim.Optimizer) -> float:
@@ -113,11 +109,7 @@ def epsilon_of_one(case: Case) -> None:
     model = Mixer()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, eps=1.0 if case.ill else 1e-8)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: _below_epsilon(optimizer) > 0.9)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: _below_epsilon(optimizer) > 0.9)
 
 
 @faulty(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import graph, images, pick, sentences, table, waves
-from clinic.measured._loop import ALL, fit, rms, weight
+from clinic.measured._loop import ALL, fit, on_batches, rms, weight
 from clinic.measured._models import (
     GAN,
     GCN,
@@ -59,11 +59,7 @@ def residuals_without_norm(case: Case) -> None:
     model = _Stack(64, depth, 1.0 if case.ill else 0.2 / math.sqrt(depth))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: rms(model.hidden(x[:200])) > 1e3 * rms(x[:200]))
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: rms(model.hidden(x[:200])) > 1e3 * rms(x[:200]))
 
 
 @faulty(
@@ -108,10 +104,7 @@ def relu_recurrence_above_identity(case: Case) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3 if not case.ill else 1e-4)
     target = x.mean(1)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), target[rows])
-
+    loss = on_batches(model, x, target, F.mse_loss)
     fit(case, model, optimizer, loss, lambda: rms(model.rnn(x[:64])[0][:, -1]) > 1e4 * rms(model.rnn(x[:64])[0][:, 0]))
 
 
@@ -192,15 +185,11 @@ def vit_without_qk_norm(case: Case) -> None:
     ]
     optimizer = torch.optim.Adam(groups)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
     def truth() -> bool:
         block = model.blocks[0]
         return block.attn.logits(block.ln1(model.tokens(x[:64]))).abs().max().item() > 100
 
-    fit(case, model, optimizer, loss, truth)
+    fit(case, model, optimizer, on_batches(model, x, y), truth)
 
 
 @faulty(

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
 from clinic.measured._data import friedman, images, pick, table, waves
-from clinic.measured._loop import fit
+from clinic.measured._loop import fit, on_batches
 from clinic.measured._models import (
     Recurrent,
     mlp,
@@ -36,11 +36,7 @@ def bias_begun_far_below(case: Case) -> None:
     nn.init.constant_(model[2].bias, -10.0 if case.ill else 0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: _silent(model[:4](x)) > 0.9)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: _silent(model[:4](x)) > 0.9)
 
 
 @faulty(
@@ -124,11 +120,7 @@ def tanh_with_wide_weights(case: Case) -> None:
         nn.init.normal_(model[2].weight, std=8.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.cross_entropy(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, lambda: min(_full(model[:2](x)), _full(model[:4](x))) > 0.9)
+    fit(case, model, optimizer, on_batches(model, x, y), lambda: min(_full(model[:2](x)), _full(model[:4](x))) > 0.9)
 
 
 @faulty(
@@ -173,8 +165,5 @@ def slope_annealed_at_once(case: Case) -> None:
     model = _Gated(500.0 if case.ill else 1.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
+    loss = on_batches(model, x, y, F.mse_loss)
     fit(case, model, optimizer, loss, lambda: _full(2 * model.gate(model.sharp * model.first(x)) - 1) > 0.9)
