@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
-from clinic.tuning._data import digits, rows_of
-from clinic.tuning._loop import cross_entropy, train
+from clinic.tuning._data import Batch, digits, rows_of
+from clinic.tuning._loop import cross_entropy, squares, train
 
 
 def is_affine(f, x: torch.Tensor) -> bool:
@@ -157,14 +157,12 @@ def softmax_and_cross_entropy(case: Case) -> None:
         nn.Softmax(dim=1) if case.ill else nn.Identity(),
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            out = model(x[rows])
-            optimizer.zero_grad()
-            F.cross_entropy(out, y[rows]).backward()
-            case.truth(lambda out=out: torch.allclose(out.sum(1), torch.ones(len(out)), atol=1e-5) and bool((out >= 0).all()))
-            optimizer.step()
+
+    def truth(_: int, batch: Batch) -> bool:
+        out = model(batch[0])
+        return torch.allclose(out.sum(1), torch.ones(len(out)), atol=1e-5) and bool((out >= 0).all())
+
+    train(case, model, optimizer, (x, y), cross_entropy, truth)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.8)
 
 
@@ -188,15 +186,16 @@ def sigmoid_and_bce_with_logits(case: Case) -> None:
     y = (x[:, :5] + 0.3 * x[:, 5:10] > 0).float()
     model = Tagger()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            out = model(x[rows])
-            optimizer.zero_grad()
-            F.binary_cross_entropy_with_logits(out, y[rows]).backward()
-            case.truth(lambda out=out: bool((out > 0).all() and (out < 1).all()))
-            optimizer.step()
-    case.proof(lambda: F.binary_cross_entropy_with_logits(model(x), y).item() < 0.4)
+
+    def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(model(x), y)
+
+    def truth(_: int, batch: Batch) -> bool:
+        out = model(batch[0])
+        return bool((out > 0).all() and (out < 1).all())
+
+    train(case, model, optimizer, (x, y), loss_of, truth)
+    case.proof(lambda: loss_of(model, x, y).item() < 0.4)
 
 
 @faulty(
@@ -212,14 +211,11 @@ def relu_before_signed_targets(case: Case) -> None:
         nn.Linear(10, 64), nn.Tanh(), nn.Linear(64, 1), nn.Identity(), nn.ReLU() if case.ill else nn.Identity()
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            out = model(x[rows])
-            optimizer.zero_grad()
-            F.mse_loss(out, y[rows]).backward()
-            case.truth(lambda out=out, t=y[rows]: bool((out >= 0).all()) and (t < 0).float().mean().item() > 0.2)
-            optimizer.step()
+
+    def truth(_: int, batch: Batch) -> bool:
+        return bool((model(batch[0]) >= 0).all()) and (batch[1] < 0).float().mean().item() > 0.2
+
+    train(case, model, optimizer, (x, y), squares, truth)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.6 * y.var().item())
 
 
@@ -245,20 +241,16 @@ def tanh_before_wide_targets(case: Case) -> None:
     y = 2 * torch.sin(phase + 4.0)
     model = Forecaster(case.ill)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            out = model(x[rows])
-            optimizer.zero_grad()
-            ((out - y[rows]) ** 2).mean().backward()
-            case.truth(lambda x=x[rows], t=y[rows]: _reach(model, x) <= 1 and (t.abs() > 1.2).float().mean().item() > 0.2)
-            optimizer.step()
+
+    def truth(_: int, batch: Batch) -> bool:
+        return _reach(model, batch[0]) <= 1 and (batch[1].abs() > 1.2).float().mean().item() > 0.2
+
+    train(case, model, optimizer, (x, y), squares, truth)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.5 * y.var().item())
 
 
 def _reach(model: nn.Module, x: torch.Tensor) -> float:
     """The largest output of the same network with a last layer a thousand times larger."""
-
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.head.weight *= 1000
@@ -276,12 +268,9 @@ def likelihood_without_logarithm(case: Case) -> None:
     x, y = digits()
     model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10), nn.Softmax(1) if case.ill else nn.LogSoftmax(1))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            out = model(x[rows])
-            optimizer.zero_grad()
-            F.nll_loss(out, y[rows]).backward()
-            case.truth(lambda out=out: bool((out > 0).all()))
-            optimizer.step()
-    case.proof(lambda: F.nll_loss(model(x), y).item() < 1.5)
+
+    def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.nll_loss(model(x), y)
+
+    train(case, model, optimizer, (x, y), loss_of, lambda _, batch: bool((model(batch[0]) > 0).all()))
+    case.proof(lambda: loss_of(model, x, y).item() < 1.5)

@@ -225,6 +225,11 @@ def interpolating_with_decay(case: Case) -> None:
 # ---- dominant-epsilon ----
 
 
+def _is_below_eps(model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Every gradient is smaller than eps."""
+    return max(p.grad.abs().max().item() for p in model.parameters()) < optimizer.param_groups[0]["eps"]
+
+
 @faulty(
     "dominant-epsilon",
     places=("",),
@@ -236,15 +241,7 @@ def eps_of_one(case: Case) -> None:
     x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1.0 if case.ill else 1e-8)
-    train(
-        case,
-        model,
-        optimizer,
-        (x, y),
-        cross_entropy,
-        lambda *_: max(p.grad.abs().max().item() for p in model.parameters()) < optimizer.param_groups[0]["eps"],
-        size=64,
-    )
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: _is_below_eps(model, optimizer), size=64)
     case.proof(lambda: accuracy(model, x, y) > 0.3)
 
 
@@ -266,7 +263,7 @@ def loss_weight_far_below_eps(case: Case) -> None:
             rows = torch.randint(0, len(x), (64,))
             optimizer.zero_grad()
             (F.mse_loss(model(x[rows]), x[rows]) * weight).backward()
-            case.truth(lambda: max(p.grad.abs().max().item() for p in model.parameters()) < optimizer.param_groups[0]["eps"])
+            case.truth(lambda: _is_below_eps(model, optimizer))
             optimizer.step()
     case.proof(lambda: F.mse_loss(model(x), x).item() < 0.7 * x.var(0).mean().item() + 0.05)
 

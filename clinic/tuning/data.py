@@ -76,15 +76,11 @@ def table_sorted_after_the_targets(case: Case) -> None:
     x = x[x[:, 4].argsort()] if case.ill else x
     model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    train(
-        case,
-        model,
-        optimizer,
-        (x, y),
-        squares,
-        lambda *_: float(torch.corrcoef(torch.cat([x, y], 1).T)[-1, :-1].abs().max()) < 0.2,
-        size=48,
-    )
+
+    def truth(*_: object) -> bool:
+        return float(torch.corrcoef(torch.cat([x, y], 1).T)[-1, :-1].abs().max()) < 0.2
+
+    train(case, model, optimizer, (x, y), squares, truth, size=48)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.75)
 
 
@@ -129,12 +125,7 @@ def two_spirals(case: Case) -> None:
     x = torch.stack([turn * torch.cos(turn + math.pi * y), turn * torch.sin(turn + math.pi * y)], 1) / 4
     model = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    with case.watch(model):
-        for _ in range(2 * case.steps):
-            rows = torch.randint(0, 1024, (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), steps=2 * case.steps)
     case.proof(lambda: accuracy(model, x, y) > 0.8)
 
 
@@ -144,12 +135,7 @@ def a_high_frequency(case: Case) -> None:
     y = torch.sin(4 * math.pi * x)
     model = nn.Sequential(nn.Linear(1, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(3 * case.steps):
-            rows = torch.randint(0, 2048, (64,))
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares, size=64, steps=3 * case.steps)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.35)
 
 

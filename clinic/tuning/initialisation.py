@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
-from clinic.tuning._data import Batch, curves, digits, digits_like, rows_of, words
-from clinic.tuning._loop import cross_entropy, fit, he, squares
+from clinic.tuning._data import Batch, curves, digits, digits_like, words
+from clinic.tuning._loop import cross_entropy, fit, he, squares, train
 from clinic.tuning._models import Reader
 
 
@@ -28,14 +28,11 @@ def last_layer_from_a_unit_normal(case: Case) -> None:
     if case.ill:
         nn.init.normal_(model[4].weight, std=2.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for step in range(case.steps):
-            rows = rows_of(x)
-            loss = F.cross_entropy(model(x[rows]), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            case.truth(lambda loss=loss, step=step: step == 0 and loss.item() > 2 * 2.303)
-            optimizer.step()
+
+    def truth(step: int, batch: Batch) -> bool:
+        return step == 0 and cross_entropy(model, *batch).item() > 2 * 2.303
+
+    train(case, model, optimizer, (x, y), cross_entropy, truth)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.5)
 
 
@@ -52,14 +49,14 @@ def cold_temperature(case: Case) -> None:
     x = (x.view(-1, 1, 8, 8) - x.mean()) / x.std()
     model = nn.Sequential(nn.Conv2d(1, 16, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(144, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    with case.watch(model):
-        for step in range(case.steps):
-            rows = rows_of(x)
-            loss = F.cross_entropy(model(x[rows]) / (0.01 if case.ill else 1.0), y[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            case.truth(lambda loss=loss, step=step: step == 0 and loss.item() > 2 * 2.303)
-            optimizer.step()
+
+    def loss_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(model(x) / (0.01 if case.ill else 1.0), y)
+
+    def truth(step: int, batch: Batch) -> bool:
+        return step == 0 and loss_of(model, *batch).item() > 2 * 2.303
+
+    train(case, model, optimizer, (x, y), loss_of, truth)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 2.0)
 
 
