@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.conftest import make_run
 from weighbridge.server import page as built_page
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -99,6 +100,16 @@ def serving(folder: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.communicate(timeout=20)
+
+
+@contextmanager
+def two_runs(folder: Path, made_steps: int, steps: int) -> Iterator[str]:
+    """The page over `first`, made of known numbers, and `small`, a real training; its address."""
+    make_run(folder, "first", steps=made_steps)
+    with training(folder, "small", steps, 0.0) as child:
+        child.communicate("\n", timeout=60)
+    with serving(folder) as address:
+        yield address
 
 
 @contextmanager

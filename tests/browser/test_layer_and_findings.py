@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving, training
-from tests.server.conftest import make_run
+from tests.browser.conftest import eventually, two_runs
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.store.record import open_run
@@ -20,11 +19,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     folder = tmp_path_factory.mktemp("layers")
-    make_run(folder, "first", steps=60)
-    with training(folder, "small", 50, 0.0) as child:
-        assert child.stdin is not None
-        child.communicate("\n", timeout=60)
-    with serving(folder) as address:
+    with two_runs(folder, 60, 50) as address:
         yield folder, address
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving, training
-from tests.server.conftest import make_run
+from tests.browser.conftest import eventually, two_runs
 
 pytestmark = pytest.mark.browser
 
@@ -19,10 +18,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     folder = tmp_path_factory.mktemp("network")
-    make_run(folder, "first", steps=20)
-    with training(folder, "small", 30, 0.0) as child:
-        child.communicate("\n", timeout=60)
-    with serving(folder) as address:
+    with two_runs(folder, 20, 30) as address:
         yield folder, address
 
 

@@ -65,3 +65,13 @@ def check_golden(name: str, text: str) -> None:
     if not path.exists():
         pytest.fail(f"{path} is missing")
     assert steady == path.read_text(encoding="utf-8")
+
+
+def write_program(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> Path:
+    """NAME.py in a folder that is now the current one; what commands put onto the path and import is undone."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    return path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.calling import call, check_golden, refused
+from tests.cli.calling import call, check_golden, refused, write_program
 
 PLAIN = """
 import torch
@@ -29,10 +29,8 @@ def train_and_score(model):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
-    for name, text in (("plain.py", PLAIN), ("own.py", OWN), ("empty.py", "x = 1\n")):
-        (tmp_path / name).write_text(text)
+    for name, text in (("plain", PLAIN), ("own", OWN), ("empty", "x = 1\n")):
+        write_program(tmp_path, monkeypatch, name, text)
     return tmp_path
 
 

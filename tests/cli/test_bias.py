@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
-from tests.cli.calling import call, check_golden, refused
+from tests.cli.calling import call, check_golden, refused, write_program
 
 PROGRAM = """
 import torch
@@ -43,12 +43,7 @@ def make():
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
-    monkeypatch.delitem(__import__("sys").modules, "steady", raising=False)
-    path = tmp_path / "steady.py"
-    path.write_text(PROGRAM)
-    return path
+    return write_program(tmp_path, monkeypatch, "steady", PROGRAM)
 
 
 @pytest.mark.parametrize("columns", [70, 140])

@@ -155,6 +155,17 @@ def test_check_fails_where_something_of_that_severity_is_found(level: str, lines
     assert (answer.code, len(answer.out.splitlines())) == (1, lines)
 
 
+def test_a_least_possible_loss_is_no_limit(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    weighbridge.init(dir=tmp_path, name="doubled", quiet=True)
+    with weighbridge.watch(model) as run:
+        torch.nn.functional.cross_entropy(model(torch.randn(6, 4)), torch.arange(6) % 3).backward()
+        optimizer.step()
+    shown = call("diagnose", str(run.path)).out
+    assert "least possible loss (without it 0): 0.551\n" in shown  # ln(1 + 2/e)
+
+
 def test_check_passes_a_healthy_run(well: Path) -> None:
     answer = call("check", str(well))
     assert (answer.code, answer.out) == (0, f"{well}: no finding of severity error in 30 steps.\n")

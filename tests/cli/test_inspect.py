@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.cli.calling import call, check_golden, refused
+from tests.cli.calling import call, check_golden, refused, write_program
 
 PROGRAM = """
 import torch
@@ -33,12 +33,7 @@ def wrong():
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [*__import__("sys").path])
-    monkeypatch.delitem(__import__("sys").modules, "faulty", raising=False)
-    path = tmp_path / "faulty.py"
-    path.write_text(PROGRAM)
-    return path
+    return write_program(tmp_path, monkeypatch, "faulty", PROGRAM)
 
 
 def test_a_file_gives_table_and_findings(program: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
@@ -67,6 +70,16 @@ def client_of(folder: Path, tmp_path: Path) -> TestClient:
     (static / "index.html").write_text(PAGE)
     (static / "assets" / "page-abc.js").write_text("export {};")
     return TestClient(create_app(Runs(folder), static=static), base_url=f"http://localhost:{PORT}")
+
+
+def picture(client: TestClient, what: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """A picture of layers and steps: all that is said of it, and value and mask [rows, columns]."""
+    answer = client.get(f"/api/{what}")
+    assert answer.status_code == 200, answer.text
+    table = arrow(answer.content)
+    about = json.loads(table.schema.metadata[b"about"])
+    shape = (len(about["rows"]), len(about["first"]))
+    return about, table["value"].to_numpy().reshape(shape), table["mask"].to_numpy().reshape(shape)
 
 
 def arrow(content: bytes) -> pa.Table:

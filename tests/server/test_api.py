@@ -217,9 +217,9 @@ def test_no_file_outside_the_page_is_served(client: TestClient, path: str, tmp_p
 
 
 def test_json_holds_numbers_that_json_has_no_word_for() -> None:
-    from weighbridge.server.shapes import number
+    from weighbridge.diagnosis.kept import jsonable
 
-    told = [number(value) for value in (1.5, None, float("nan"), float("inf"), float("-inf"))]
+    told = [jsonable(value) for value in (1.5, None, float("nan"), float("inf"), float("-inf"))]
     assert json.loads(json.dumps(told, allow_nan=False)) == [1.5, None, "NaN", "Infinity", "-Infinity"]
     assert [float(str(word)) for word in told[3:]] == [np.inf, -np.inf]
 

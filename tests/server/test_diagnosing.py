@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
 from tests.server.conftest import client_of, make_run
 from tests.store import made_rows
+from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.engine import diagnose
+from weighbridge.diagnosis.kept import jsonable, row_of
+from weighbridge.records import FINDINGS
 from weighbridge.server import diagnosing
 from weighbridge.server.api import Api
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.notes import notes_of
 from weighbridge.server.runs import Runs
-from weighbridge.server.shapes import jsonable
 from weighbridge.store.layout import create_run
 from weighbridge.store.record import open_run
 from weighbridge.store.writer import RankWriter
@@ -63,6 +66,33 @@ def test_a_run_is_asked_again_only_when_it_has_grown(folder: Path, monkeypatch: 
     assert ask(diagnoser, runs, "growing")["steps"] == 15  # the last one of a run that grows may not be complete
 
 
+def test_where_rules_beside_the_training_tell_the_run_is_read_again_when_it_is_twice_as_long(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = diagnosing.diagnose
+    monkeypatch.setattr(diagnosing, "diagnose", lambda record: (asked.append(1), real(record))[1])
+    monkeypatch.setattr("weighbridge.server.runs.REFRESH_SECONDS", 0.0)
+    run = make_run(folder, "told", steps=10, finish=False)
+    writer = RankWriter(run, attempt=1)
+    found = Finding("layers.0", 3, 4, "It is dead.", (ValueEvidence("v", 1.0),), "Use GELU.", "dead-units", "warning", "test")
+    told = [dict(zip(FINDINGS.names, row_of(found, 1), strict=True))]
+    writer.write({"findings": pa.RecordBatch.from_pylist(told, FINDINGS)}, 9, 9)
+    runs = Runs(folder)
+    diagnoser = Diagnoser(runs)
+    at_once = ask(diagnoser, runs, "told")
+    assert (at_once["known"], at_once["pending"]) == (True, True)
+    assert ("dead-units", "layers.0") in [(f["rule"], f["place"]) for f in at_once["findings"]]  # type: ignore[attr-defined]
+    for first, stop, times in ((10, 15, 1), (15, 21, 2)):
+        assert diagnoser.wait(60)
+        writer.write(
+            {"rows": made_rows.rows(first, stop, attempt=1), "steps": made_rows.steps(first, stop, attempt=1)}, first, stop - 1
+        )
+        ask(diagnoser, runs, "told")
+        assert diagnoser.wait(60)
+        assert len(asked) == times
+
+
 def test_a_run_that_cannot_be_read_is_a_sentence_and_the_others_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = diagnosing.diagnose
 
@@ -91,8 +121,6 @@ def test_jumps_of_the_learning_rate_and_restarts_are_noted(tmp_path: Path) -> No
     steps = made_rows.steps(0, 10).to_pylist()
     for row in steps:
         row["lr"] = [0.1 if row["step"] < 6 else 0.2]
-    import pyarrow as pa
-
     run = create_run(tmp_path, "made", {})
     tables = {"steps": pa.RecordBatch.from_pylist(steps, made_rows.STEPS), "rows": made_rows.rows(0, 10)}
     RankWriter(run).write({**tables, "tensors": made_rows.tensors()}, 0, 9)
@@ -108,8 +136,6 @@ def test_a_smooth_schedule_is_no_event(tmp_path: Path) -> None:
     steps = made_rows.steps(0, 10).to_pylist()
     for row in steps:
         row["lr"] = [0.1 * 0.9 ** row["step"]]
-    import pyarrow as pa
-
     run = create_run(tmp_path, "made", {})
     tables = {"steps": pa.RecordBatch.from_pylist(steps, made_rows.STEPS), "rows": made_rows.rows(0, 10)}
     RankWriter(run).write({**tables, "tensors": made_rows.tensors()}, 0, 9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from tests.server.conftest import arrow, client_of, make_run
+from tests.server.conftest import client_of, make_run, picture
 from tests.store import made_rows
 from weighbridge.records import TENSORS, UNITS
 from weighbridge.server import heat, unitmap
@@ -22,12 +21,7 @@ from weighbridge.store.writer import RankWriter
 
 
 def asked(client: TestClient, what: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    answer = client.get(f"/api/heat?{what}")
-    assert answer.status_code == 200, answer.text
-    table = arrow(answer.content)
-    about = json.loads(table.schema.metadata[b"about"])
-    shape = (len(about["rows"]), len(about["first"]))
-    return about, table["value"].to_numpy().reshape(shape), table["mask"].to_numpy().reshape(shape)
+    return picture(client, f"heat?{what}")
 
 
 def test_a_cell_of_one_step_is_the_recorded_number(client: TestClient, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from starlette.testclient import TestClient
 
 import weighbridge
-from tests.server.conftest import arrow, client_of
+from tests.server.conftest import client_of, picture
 from weighbridge.server import heat, versus
 from weighbridge.store.record import open_run
 
@@ -106,12 +105,7 @@ def test_a_jump_of_the_learning_rate_is_a_setting(client: TestClient, trained: P
 
 
 def difference(client: TestClient, what: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    answer = client.get(f"/api/difference?{what}")
-    assert answer.status_code == 200, answer.text
-    table = arrow(answer.content)
-    about = json.loads(table.schema.metadata[b"about"])
-    shape = (len(about["rows"]), len(about["first"]))
-    return about, table["value"].to_numpy().reshape(shape), table["mask"].to_numpy().reshape(shape)
+    return picture(client, f"difference?{what}")
 
 
 def test_the_picture_is_identical_before_they_part_and_the_ratio_after(client: TestClient, trained: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from weighbridge.cli.choosing import Ignore, RulesFrom, Select, Settings, ask, chosen
+from weighbridge.cli.where import OneRun
 
 EXIT_FOUND = 1
 
@@ -21,7 +22,7 @@ class Level(StrEnum):
 def register(app: typer.Typer) -> None:
     @app.command()
     def check(
-        run: Annotated[str, typer.Argument(help="The run: its folder, or its name below ./weighbridge-runs.")],
+        run: OneRun,
         fail_on: Annotated[
             Level, typer.Option("--fail-on", help="Findings of this severity and graver ones fail.")
         ] = Level.error,

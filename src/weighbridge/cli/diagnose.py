@@ -7,17 +7,13 @@ from typing import Annotated
 import typer
 
 from weighbridge.cli.choosing import Ignore, RulesFrom, Select, Settings, ask, chosen
+from weighbridge.cli.where import NewestOr
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def diagnose(
-        run: Annotated[
-            str | None,
-            typer.Argument(
-                show_default=False, help="The run: its folder, or its name below ./weighbridge-runs. [default: the newest]"
-            ),
-        ] = None,
+        run: NewestOr = None,
         select: Select = None,
         ignore: Ignore = None,
         settings: Settings = None,

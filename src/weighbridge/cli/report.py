@@ -7,6 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
+from weighbridge.cli.where import WHERE, find_run
+
 MOST: Final = 8
 
 
@@ -18,7 +20,7 @@ def register(app: typer.Typer) -> None:
             typer.Argument(
                 metavar="RUN...",
                 show_default=False,
-                help="The runs: their folders, or their names below ./weighbridge-runs. [default: the newest]",
+                help=f"{WHERE} Several in one file: name them all. [default: the newest]",
             ),
         ] = None,
         output: Annotated[
@@ -30,7 +32,6 @@ def register(app: typer.Typer) -> None:
 
         It needs no server and no network; its charts answer to the pointer as the page's do.
         """
-        from weighbridge.cli.where import find_run
         from weighbridge.errors import BadInput
         from weighbridge.format import size
         from weighbridge.server.onefile import one_file

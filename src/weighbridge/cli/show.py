@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from weighbridge.cli.where import NewestOr
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -43,14 +45,7 @@ class Wish:
 def register(app: typer.Typer) -> None:
     @app.command("show", epilog=_statistics())
     def show(
-        run: Annotated[
-            str | None,
-            typer.Argument(
-                metavar="RUN",
-                show_default=False,
-                help="A run's folder, or its name below ./weighbridge-runs. [default: the newest]",
-            ),
-        ] = None,
+        run: NewestOr = None,
         tensor: Annotated[
             list[str] | None,
             typer.Option(

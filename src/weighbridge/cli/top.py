@@ -6,26 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from weighbridge.cli.where import NewestOr, find_run
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from weighbridge.diagnosis import Diagnosis
-
 LEAST_SECONDS: Final = 0.2
-GROWN_BY: Final = 0.2  # the rules are asked again when the run is so much longer
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def top(
-        run: Annotated[
-            str | None,
-            typer.Argument(
-                metavar="RUN",
-                show_default=False,
-                help="A run's folder, or its name below ./weighbridge-runs. [default: the newest]",
-            ),
-        ] = None,
+        run: NewestOr = None,
         every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="Look again so often.")] = 1.0,
         once: Annotated[bool, typer.Option("--once", help="Print one screen and end; so it is in a pipe.")] = False,
     ) -> None:
@@ -34,8 +26,6 @@ def register(app: typer.Typer) -> None:
         For people on ssh. Ends with Ctrl-C, or when the run has ended; the last screen stays.
         """
         import sys
-
-        from weighbridge.cli.where import find_run
 
         path = find_run(run)
         if once or not sys.stdout.isatty():
@@ -60,45 +50,20 @@ def _watch(path: Path, seconds: float) -> None:
     from rich.console import Console, Group
     from rich.live import Live
 
+    from weighbridge.errors import WeighbridgeError
     from weighbridge.report.top import lines
+    from weighbridge.server.diagnosing import Diagnoser
+    from weighbridge.server.runs import Runs
     from weighbridge.store.record import open_run
 
-    console, record, asked = Console(), open_run(path), _Asked(path)
+    console, record, diagnoser = Console(), open_run(path), Diagnoser(Runs(path))
     with Live(console=console, auto_refresh=False, screen=False) as live:
         while True:
             record.refresh()
-            info = record.info
-            diagnosis = asked.answer(info.steps, info.state)
-            live.update(Group(*lines(record, diagnosis, console.width, console.height - 1)), refresh=True)
-            if info.state != "live" and not asked.is_busy:
+            known = diagnoser.known(path.resolve().name, record)
+            if known.error:
+                raise WeighbridgeError(known.error)
+            live.update(Group(*lines(record, known.diagnosis, console.width, console.height - 1)), refresh=True)
+            if record.info.state != "live" and not known.is_pending:
                 return
             time.sleep(seconds)
-
-
-class _Asked:
-    """The rules, asked on a thread of their own, so that the screen does not wait for them."""
-
-    def __init__(self, path: Path) -> None:
-        from concurrent.futures import Future, ThreadPoolExecutor
-
-        self._path = path
-        self._pool = ThreadPoolExecutor(1, "weighbridge-rules")
-        self._future: Future[Diagnosis] | None = None
-        self._last: Diagnosis | None = None
-        self._key: tuple[int, str] = (-1, "")
-
-    @property
-    def is_busy(self) -> bool:
-        return self._future is not None
-
-    def answer(self, steps: int, state: str) -> Diagnosis | None:
-        """The last diagnosis; asks for a new one where the run has grown or ended."""
-        from weighbridge.diagnosis.engine import diagnose
-
-        if self._future is not None and self._future.done():
-            self._last, self._future = self._future.result(), None
-        due = self._key[0] < 0 or steps > self._key[0] * (1 + GROWN_BY) or (state != self._key[1] and state != "live")
-        if self._future is None and due:
-            self._key = (steps, state)
-            self._future = self._pool.submit(diagnose, self._path)
-        return self._last

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from weighbridge.cli.where import OneRun, find_run
+
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
-        run: Annotated[str, typer.Argument(help="The run: its folder, or its name below ./weighbridge-runs.")],
+        run: OneRun,
         json: Annotated[bool, typer.Option("--json", help="For programs: one JSON object.")] = False,
     ) -> None:
         """Compare every byte of a run with its checksums; name each damaged file and the bytes in it.
@@ -19,7 +21,6 @@ def register(app: typer.Typer) -> None:
         """
         import json as text
 
-        from weighbridge.cli.where import find_run
         from weighbridge.format import visible
         from weighbridge.store.verify import verify_run
 

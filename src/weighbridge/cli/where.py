@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from weighbridge.errors import NotARun, nearest
 
 RUNS: Final = Path("weighbridge-runs")
+WHERE: Final = "A run's folder, or its name below ./weighbridge-runs."
+OneRun = Annotated[str, typer.Argument(metavar="RUN", show_default=False, help=WHERE)]
+NewestOr = Annotated[str | None, typer.Argument(metavar="RUN", show_default=False, help=f"{WHERE} [default: the newest]")]
 HOW_TO_RECORD: Final = "Record one with weighbridge.watch(model) in your training, or with: weighbridge demo"
 
 

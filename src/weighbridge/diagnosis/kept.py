@@ -62,7 +62,7 @@ def told_of(record: RunRecord, also: Diagnosis | None = None) -> Diagnosis:
     return dataclasses.replace(known, findings=linked([*known.findings, *new], links, spans), steps=steps)
 
 
-def jsonable(value: object) -> object:
+def jsonable(value: Any) -> Any:
     """As JSON can hold it: NaN and infinity as the words that Python's float() reads; tuples as lists."""
     if isinstance(value, Mapping):
         return {key: jsonable(one) for key, one in value.items()}

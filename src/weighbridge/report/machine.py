@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weighbridge.diagnosis.kept import jsonable
 from weighbridge.store.record import RunInfo
 
 Cell = str | int | float | None
@@ -41,8 +41,8 @@ def to_csv(table: Table) -> str:
 
 def to_json(info: RunInfo, table: Table, **more: Any) -> str:
     """The run's facts and the table as JSON: {"run": {...}, "view": ..., "rows": [{column: value, ...}, ...]}."""
-    rows = [dict(zip(table.columns, map(plain, row), strict=True)) for row in table.rows]
-    content = {"run": run_facts(info), "view": table.view, **{k: plain(v) for k, v in more.items()}, "rows": rows}
+    rows = [dict(zip(table.columns, map(jsonable, row), strict=True)) for row in table.rows]
+    content = {"run": run_facts(info), "view": table.view, **{k: jsonable(v) for k, v in more.items()}, "rows": rows}
     return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
 
 
@@ -62,16 +62,9 @@ def run_facts(info: RunInfo) -> dict[str, Any]:
         "started": info.started.isoformat() if info.started else None,
         "steps": info.steps,
         "tensors": info.tensors,
-        "last_loss": plain(info.last_loss),
+        "last_loss": jsonable(info.last_loss),
         "size_bytes": info.size_bytes,
     }
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 def _csv_cell(cell: Cell) -> str:

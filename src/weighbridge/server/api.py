@@ -7,13 +7,11 @@ others. Names of runs and tensors come as query parameters, as they are.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -21,26 +19,17 @@ from starlette.routing import BaseRoute, Route
 from weighbridge import __version__
 from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
-from weighbridge.errors import (
-    BadInput,
-    CorruptRun,
-    NewerFormat,
-    NotARun,
-    NothingRecorded,
-    UnknownTensor,
-    WeighbridgeError,
-    nearest,
-)
-from weighbridge.records import QUANTITIES
-from weighbridge.server import arrays, distributions, heat, layerpage, network, shapes, versus
+from weighbridge.diagnosis.kept import jsonable
+from weighbridge.errors import BadInput, WeighbridgeError
+from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
+from weighbridge.server.questions import domain, integer, one, quantity, several, window
 from weighbridge.server.runs import Runs
 from weighbridge.store.record import RunRecord
 
-MOST_RUNS = 8  # beside each other
 MOST_SERIES = 64  # of one request; the page draws fewer
 
 
@@ -79,7 +68,7 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """All endpoints, below /api/."""
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in self.plain().items()]
-        return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", _nothing_here)]
+        return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", answers.nothing_here)]
 
     def list_runs(self, request: Request) -> Response:
         """All runs with their facts; one that cannot be read has its sentence instead, and the others go on."""
@@ -97,7 +86,7 @@ class Api:
 
     def run(self, request: Request) -> Response:
         """One run: facts, configuration, names of logged metrics, own cost."""
-        name = _one(request, "run")
+        name = one(request, "run")
         with self.runs.use(name) as record:
             facts = shapes.run_json(name, record)
             own_seconds, wall_seconds = record.own_cost()
@@ -105,15 +94,15 @@ class Api:
                 "first_step": record.first_step,
                 "last_step": record.last_step,
                 "logged": list(record.log_keys()),
-                "own_seconds": shapes.number(own_seconds),
-                "wall_seconds": shapes.number(wall_seconds),
+                "own_seconds": jsonable(own_seconds),
+                "wall_seconds": jsonable(wall_seconds),
                 "less_detail": dataclasses.asdict(record.detail) if record.detail is not None else None,
             }
         return JSONResponse(facts)
 
     def tensors(self, request: Request) -> Response:
         """The tensors of a run in their order."""
-        with self.runs.use(_one(request, "run")) as record:
+        with self.runs.use(one(request, "run")) as record:
             return JSONResponse([shapes.tensor_json(tensor) for tensor in record.tensors])
 
     def statistics(self, request: Request) -> Response:
@@ -129,68 +118,68 @@ class Api:
             raise BadInput(f"{len(tensors) * len(statistics)} series at once are too many; ask for {MOST_SERIES} at most.")
         for statistic in statistics:
             parse(statistic)
-        start, stop, buckets = _window(request)
-        with self.runs.use(_one(request, "run")) as record:
+        start, stop, buckets = window(request)
+        with self.runs.use(one(request, "run")) as record:
             parts = arrays.statistics_of(record, tensors, statistics, start, stop, buckets)
-        return _arrow(arrays.table_of(parts))
+        return answers.arrow(arrays.table_of(parts))
 
     def loss(self, request: Request) -> Response:
         """The loss in buckets."""
-        start, stop, buckets = _window(request)
-        with self.runs.use(_one(request, "run")) as record:
+        start, stop, buckets = window(request)
+        with self.runs.use(one(request, "run")) as record:
             part = arrays.loss_of(record, start, stop, buckets)
-        return _arrow(arrays.table_of([part]))
+        return answers.arrow(arrays.table_of([part]))
 
     def logged(self, request: Request) -> Response:
         """One logged metric in buckets."""
-        start, stop, buckets = _window(request)
-        with self.runs.use(_one(request, "run")) as record:
-            part = arrays.metric_of(record, _one(request, "key"), start, stop, buckets)
-        return _arrow(arrays.table_of([part]))
+        start, stop, buckets = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            part = arrays.metric_of(record, one(request, "key"), start, stop, buckets)
+        return answers.arrow(arrays.table_of([part]))
 
     def layers(self, request: Request) -> Response:
         """The layers of a run in order of execution."""
-        with self.runs.use(_one(request, "run")) as record:
+        with self.runs.use(one(request, "run")) as record:
             return JSONResponse([shapes.layer_json(layer) for layer in layers_of(record)])
 
     def heat(self, request: Request) -> Response:
         """One statistic of all tensors in buckets of steps (heat.py)."""
-        statistic, of = _one(request, "stat"), request.query_params
-        start, stop, columns = _window(request)
-        with self.runs.use(_one(request, "run")) as record:
+        statistic, of = one(request, "stat"), request.query_params
+        start, stop, columns = window(request)
+        with self.runs.use(one(request, "run")) as record:
             rows = heat.rows_of(record, statistic, of.get("show", "wb"), of.get("fold", "auto"), of.getlist("open"))
             cells = heat.cells_of(record, statistic, rows, start, stop, columns)
-        return _bytes(heat.encode(cells, _domain(request)))
+        return answers.stream(heat.encode(cells, domain(request)))
 
     def layer(self, request: Request) -> Response:
         """One layer at one step (layerpage.py)."""
-        with self.runs.use(_one(request, "run")) as record:
-            return JSONResponse(layerpage.layer_at(record, _one(request, "path"), _integer(request, "step")))
+        with self.runs.use(one(request, "run")) as record:
+            return JSONResponse(layerpage.layer_at(record, one(request, "path"), integer(request, "step")))
 
     def spread(self, request: Request) -> Response:
         """How a tensor's values are spread, over steps (distributions.py)."""
-        start, stop, most = _window(request)
-        with self.runs.use(_one(request, "run")) as record:
-            tensor, quantity = _one(request, "tensor"), _quantity(request)
-            return _bytes(distributions.spread_of(record, tensor, quantity, most, start, stop))
+        start, stop, most = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            tensor, kind = one(request, "tensor"), quantity(request)
+            return answers.stream(distributions.spread_of(record, tensor, kind, most, start, stop))
 
     def lines(self, request: Request) -> Response:
         """Every value of a small tensor over steps."""
-        start, stop, _ = _window(request)
-        with self.runs.use(_one(request, "run")) as record:
-            return _bytes(distributions.lines_of(record, _one(request, "tensor"), _quantity(request), start, stop))
+        start, stop, _ = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            return answers.stream(distributions.lines_of(record, one(request, "tensor"), quantity(request), start, stop))
 
     def cell(self, request: Request) -> Response:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
-        start, stop, _ = _window(request)
+        start, stop, _ = window(request)
         of = request.query_params
-        with self.runs.use(_one(request, "run")) as record:
+        with self.runs.use(one(request, "run")) as record:
             told = arrays.told_of(record, of.getlist("tensor")[:MOST_SERIES], of.getlist("stat")[:MOST_SERIES], start, stop)
-        return JSONResponse(shapes.jsonable(told))
+        return JSONResponse(jsonable(told))
 
     def findings(self, request: Request) -> Response:
         """What the rules say, as far as they were asked (diagnosing.py)."""
-        name = _one(request, "run")
+        name = one(request, "run")
         with self.runs.use(name) as record:
             return JSONResponse(self.diagnoser.ask(name, record))
 
@@ -201,30 +190,32 @@ class Api:
     def network(self, request: Request) -> Response:
         """The modules as executed, at one step (network.py)."""
         of = request.query_params
-        with self.runs.use(_one(request, "run")) as record:
-            step, fold = _integer(request, "step"), of.get("fold", "auto")
-            return JSONResponse(network.network_at(record, _one(request, "stat"), step, fold, of.getlist("open")))
+        with self.runs.use(one(request, "run")) as record:
+            step, fold = integer(request, "step"), of.get("fold", "auto")
+            return JSONResponse(network.network_at(record, one(request, "stat"), step, fold, of.getlist("open")))
 
     def compare(self, request: Request) -> Response:
         """Several runs beside each other (versus.py)."""
-        names = _several(request, 1)
+        names = several(request, 1)
         with ExitStack() as opened:
             return JSONResponse(versus.comparison(names, self._use(opened, names)))
 
     def difference(self, request: Request) -> Response:
         """The picture of the second run against the first."""
-        names, of = _several(request, 2), request.query_params
-        start, stop, columns = _window(request)
+        names, of = several(request, 2), request.query_params
+        start, stop, columns = window(request)
         with ExitStack() as opened:
             a, b = self._use(opened, names)[:2]
             fold = of.get("fold", "auto")
-            return _bytes(versus.difference(a, b, _one(request, "stat"), of.get("show", "wb"), fold, columns, start, stop))
+            return answers.stream(
+                versus.difference(a, b, one(request, "stat"), of.get("show", "wb"), fold, columns, start, stop)
+            )
 
     def faces(self, request: Request) -> Response:
         """The values of one tensor in each of several runs."""
-        names = _several(request, 1)
+        names = several(request, 1)
         with ExitStack() as opened:
-            told = versus.face_to_face(self._use(opened, names), _one(request, "tensor"), _integer(request, "step"))
+            told = versus.face_to_face(self._use(opened, names), one(request, "tensor"), integer(request, "step"))
         return JSONResponse(told)
 
     def _use(self, opened: ExitStack, names: Sequence[str]) -> list[RunRecord]:
@@ -234,99 +225,10 @@ class Api:
 
     def notes(self, request: Request) -> Response:
         """What happened to the run and when."""
-        with self.runs.use(_one(request, "run")) as record:
+        with self.runs.use(one(request, "run")) as record:
             return JSONResponse(notes_of(record))
 
     async def growth(self, request: Request) -> Response:
         """Server-sent events: how far the run has grown."""
-        events = growth(self.runs, _one(request, "run"), request)
+        events = growth(self.runs, one(request, "run"), request)
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-
-
-def explain(request: Request, error: Exception) -> Response:
-    """Any reader's error as its sentence."""
-    unknown = isinstance(error, NotARun | UnknownTensor | NothingRecorded)
-    broken = isinstance(error, CorruptRun | NewerFormat)
-    return _sentence(404 if unknown else 422 if broken else 400, str(error))
-
-
-def explain_http(request: Request, error: Exception) -> Response:
-    """The framework's own errors in the same form."""
-    assert isinstance(error, HTTPException)
-    return _sentence(error.status_code, error.detail)
-
-
-def explain_os(request: Request, error: Exception) -> Response:
-    """A disk that does not answer, a folder that may not be read."""
-    return _sentence(500, f"The run cannot be read: {error}")
-
-
-def _sentence(status: int, text: str) -> Response:
-    return JSONResponse({"error": text}, status_code=status, headers={"cache-control": "no-store"})
-
-
-def _nothing_here(request: Request) -> Response:
-    return _sentence(404, f"There is nothing at {request.url.path}.")
-
-
-def _arrow(table: Any) -> Response:
-    return _bytes(arrays.encode(table))
-
-
-def _bytes(content: bytes) -> Response:
-    return Response(content, media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
-
-
-def _one(request: Request, name: str) -> str:
-    value = request.query_params.get(name)
-    if not value:
-        raise BadInput(f"The request names no {name}: add {name}=...")
-    return value
-
-
-def _window(request: Request) -> tuple[int | None, int | None, int]:
-    """start, stop (exclusive) and number of buckets."""
-    buckets = _integer(request, "buckets")
-    wanted = arrays.BUCKETS if buckets is None else max(1, min(arrays.BUCKETS_AT_MOST, buckets))
-    return _integer(request, "start"), _integer(request, "stop"), wanted
-
-
-def _several(request: Request, least: int) -> list[str]:
-    names = request.query_params.getlist("run")
-    if not least <= len(names) <= MOST_RUNS:
-        raise BadInput(f"Name {least} to {MOST_RUNS} runs: run=...&run=...")
-    return names
-
-
-def _quantity(request: Request) -> str:
-    word = request.query_params.get("quantity", "parameter")
-    if word not in QUANTITIES:
-        raise BadInput(f"There is no quantity {word!r}.{nearest(word, list(QUANTITIES))}")
-    return word
-
-
-def _domain(request: Request) -> tuple[float, float] | None:
-    """The range of colours that the page keeps, where it has one."""
-    text = request.query_params.get("domain")
-    if text is None:
-        return None
-    try:
-        low, high = (float(word) for word in text.split(","))
-    except ValueError:
-        raise BadInput(f"domain={text!r} is not two numbers.") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise BadInput(f"domain={text!r} is not a range.")
-    return low, high
-
-
-def _integer(request: Request, name: str) -> int | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        value = int(text)
-    except ValueError:
-        raise BadInput(f"{name}={text!r} is no whole number.") from None
-    if abs(value) > math.ldexp(1, 62):
-        raise BadInput(f"{name}={text} is out of range.")
-    return value

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from weighbridge.errors import WeighbridgeError
-from weighbridge.server.api import Api, explain, explain_http, explain_os
+from weighbridge.server.answers import explain, explain_http, explain_os
+from weighbridge.server.api import Api
 from weighbridge.server.gate import LOOPBACK_NAMES, Gate
 from weighbridge.server.page import STATIC, file_or_page
 from weighbridge.server.runs import Runs

@@ -1,7 +1,8 @@
 """What the rules say of a run, asked on a thread of its own and kept until the run has grown.
 
 Rules read a run from its beginning, which may take a while; the page gets what was said last, and `pending` where more is
-being asked. A run that grows is asked again when it is a fifth longer, or has ended.
+being asked. A run that grows is asked again when it is a fifth longer, or has ended; where rules beside the training tell what
+they find (diagnosis/beside.py), that serves meanwhile, and it is asked when it is twice as long.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from typing import Any, Final
 
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
-from weighbridge.diagnosis.kept import told_of
+from weighbridge.diagnosis.kept import jsonable, told_of
 from weighbridge.server.runs import Runs
-from weighbridge.server.shapes import jsonable
 from weighbridge.store.record import RunRecord
 
 GROWN_BY: Final = 0.2
+TOLD_GROWN_BY: Final = 1.0  # where its own rules have told something
 KEPT_AT_MOST: Final = 64
 _NICE: Final = 10
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known about one run now."""
+
+    diagnosis: Diagnosis | None  # None: nothing yet
+    is_pending: bool  # more is being asked
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Said:
     """The last answer about one run."""
 
@@ -46,22 +56,26 @@ class Diagnoser:
         self._thread: threading.Thread | None = None
 
     def ask(self, name: str, record: RunRecord) -> dict[str, Any]:
-        """What is known now, as the page takes it. `pending`: ask again soon. Does not wait."""
+        """`known` as the page takes it. `pending`: ask again soon."""
+        known = self.known(name, record)
+        return {"pending": known.is_pending, "error": known.error, **_as_json(known.diagnosis)}
+
+    def known(self, name: str, record: RunRecord) -> Known:
+        """What is known now; asks for more where the run has grown or ended. Does not wait."""
         info = record.info
+        has_told = record.whole("findings").num_rows > 0
         with self._lock:
             said = self._said.setdefault(name, _Said())
             self._said.move_to_end(name)
             while len(self._said) > KEPT_AT_MOST:
                 self._said.popitem(last=False)
-            if _is_due(said, info.steps, info.state) and name not in self._waiting:
+            if _is_due(said, info.steps, info.state, has_told) and name not in self._waiting:
                 self._waiting.append(name)
                 self._start()
                 self._lock.notify_all()
-            pending = name in self._waiting
-            diagnosis = said.diagnosis
-        told = told_of(record, diagnosis)  # a run that is being recorded says more as it goes
-        known = diagnosis is not None or bool(told.findings)
-        return {"pending": pending, "error": said.error, **_as_json(told if known else None)}
+            is_pending = name in self._waiting
+        told = told_of(record, said.diagnosis)  # a run that is being recorded says more as it goes
+        return Known(told if said.diagnosis is not None or told.findings else None, is_pending, said.error)
 
     def keep(self, name: str, record: RunRecord) -> None:
         """Ask now, and wait for it: `ask` then has the answer."""
@@ -104,10 +118,11 @@ class Diagnoser:
             return _Said(sys.maxsize, "", None, str(error) or type(error).__name__)
 
 
-def _is_due(said: _Said, steps: int, state: str) -> bool:
+def _is_due(said: _Said, steps: int, state: str, has_told: bool) -> bool:
     if said.error:
         return False
-    return said.steps < 0 or steps > said.steps * (1 + GROWN_BY) or (state != said.state and state != "live")
+    grown_by = TOLD_GROWN_BY if has_told and state == "live" else GROWN_BY
+    return said.steps < 0 or steps > said.steps * (1 + grown_by) or (state != said.state and state != "live")
 
 
 def _as_json(diagnosis: Diagnosis | None) -> dict[str, Any]:
@@ -119,5 +134,4 @@ def _as_json(diagnosis: Diagnosis | None) -> dict[str, Any]:
         finding["title"] = titles.get(finding["rule"], finding["rule"])
     for answer in record["rules"]:
         answer["title"] = titles.get(answer["rule"], answer["rule"])
-    told: dict[str, Any] = jsonable({"known": True, **record})
-    return told
+    return {"known": True, **jsonable(record)}

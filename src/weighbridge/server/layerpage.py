@@ -6,9 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import NothingRecorded, UnknownTensor, nearest
 from weighbridge.server.layers import Layer, is_bias, layers_of
-from weighbridge.server.shapes import jsonable, layer_json
+from weighbridge.server.shapes import layer_json
+from weighbridge.server.unitmap import CUT_AT_ZERO
 from weighbridge.store.record import RunRecord, Tensor
 from weighbridge.store.views import Units
 
@@ -30,7 +32,6 @@ ACTIVATIONS: Final = (
     ),
     *("Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Hardswish", "LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink"),
 )
-CUT_AT_ZERO: Final = ("ReLU", "ReLU6", "Threshold")
 RARE: Final = 0.01  # a unit that is above zero for less than this share of inputs
 CONSTANT: Final = 1e-6  # spread over mean; float64 sums of float32 outputs cancel to about 1e-8
 MOST_UNITS: Final = 4096
@@ -55,7 +56,7 @@ def layer_at(record: RunRecord, path: str, step: int | None) -> dict[str, Any]:
     weight, bias = main_pair(layer)
     values = _values(record, weight, bias, step)
     units = _units(record, layers, at, step)
-    told = {
+    answer: dict[str, Any] = {
         "layer": layer_json(layer),
         "before": _neighbour(layers, at, -1),
         "after": _neighbour(layers, at, 1),
@@ -68,8 +69,8 @@ def layer_at(record: RunRecord, path: str, step: int | None) -> dict[str, Any]:
         "bias_share": _bias_share(record, bias, step),
         "strip": strip(record, layers, step),
     }
-    answer: dict[str, Any] = jsonable(told)
-    return answer
+    told: dict[str, Any] = jsonable(answer)
+    return told
 
 
 def main_pair(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
@@ -166,6 +167,7 @@ def _as_units(row: Units, output: Tensor) -> dict[str, Any]:
         "n": row.n,
         "of": output.name,
         "kind": output.module,
+        "cut_at_zero": output.module in CUT_AT_ZERO,
         "fires": (row.active / n).tolist(),
         "mean": mean.tolist(),
         "spread": spread.tolist(),
@@ -180,7 +182,7 @@ def _marks(values: dict[str, Any] | None, units: dict[str, Any] | None) -> dict[
     if units is not None and units["n"] > 1:
         spread, mean = np.array(units["spread"]), np.array(units["mean"])
         marks["constant"] = np.flatnonzero((spread <= CONSTANT * np.abs(mean)) & (mean != 0)).tolist()
-    if units is not None and units["kind"] in CUT_AT_ZERO and units["n"]:
+    if units is not None and units["cut_at_zero"] and units["n"]:
         fires = np.array(units["fires"])
         marks["dead"] = np.flatnonzero(fires == 0).tolist()
         marks["rare"] = np.flatnonzero((fires > 0) & (fires < RARE)).tolist()

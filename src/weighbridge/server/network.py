@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.catalog import parse
+from weighbridge.diagnosis.kept import jsonable
 from weighbridge.records import OF_OUTPUTS
 from weighbridge.server.heat import domain_of_values, typical_of, worst_member
-from weighbridge.server.layers import folded_name, owner
-from weighbridge.server.shapes import jsonable
+from weighbridge.server.layers import folded_name, is_bias, owner
 from weighbridge.store.record import RunRecord, Tensor
 
 FOLD_FROM: Final = 30  # nodes; more are folded where there are containers
@@ -107,7 +107,7 @@ def network_at(record: RunRecord, statistic: str, step: int | None, fold: str, o
             "folds": any(node.folded for node in nodes) or fold == "none" or bool(opened),
             "kinds": _kinds(nodes),
             "values": sum(t.count for t in record.tensors),
-            "biases": sum(t.count for t in record.tensors if t.role in ("bias", "norm_shift")),
+            "biases": sum(t.count for t in record.tensors if is_bias(t)),
             "forward": _told([forward for forward, _ in kept]),
             "backward": _told([backward for _, backward in kept]),
         }
@@ -159,7 +159,7 @@ def _values(record: RunRecord, nodes: Sequence[Node], statistic: str, step: int)
     typical = typical_of(np.array([[value] for value in found.values()])) if found else np.array([np.nan])
     told = []
     for node in nodes:
-        members = [t for t in node.parameters if t.role not in ("bias", "norm_shift")] or node.parameters
+        members = [t for t in node.parameters if not is_bias(t)] or node.parameters
         values = np.array([[found.get(t.id, np.nan)] for t in members])
         told.append(float(values[worst_member(values, one.scale, typical)[0], 0]) if len(values) else np.nan)
     return told

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from weighbridge.store.record import RunRecord
 
@@ -19,7 +20,7 @@ def notes_of(record: RunRecord) -> list[dict[str, Any]]:
     table = record.steps_table()
     steps, attempts = table.column("step").to_numpy(), table.column("attempt").to_numpy()
     found += [_note(int(steps[i]), f"restarted from step {steps[i]:,}") for i in np.flatnonzero(np.diff(attempts) > 0) + 1]
-    found += _jumps(record)
+    found += _jumps(table)
     return sorted(found, key=lambda note: int(note["step"]))[-MOST:]
 
 
@@ -31,9 +32,8 @@ def _words(kind: str, message: str) -> str:
     return message or kind
 
 
-def _jumps(record: RunRecord) -> list[dict[str, Any]]:
+def _jumps(table: pa.Table) -> list[dict[str, Any]]:
     """Where the first group's learning rate of the first optimizer jumps."""
-    table = record.steps_table()
     lists, optimizer = table.column("lr").to_pylist(), table.column("optimizer").to_numpy()
     steps = table.column("step").to_numpy()
     rates = np.array([rates[0] if rates else np.nan for rates in lists], np.float64)

@@ -1,12 +1,12 @@
-"""Records as JSON. Numbers that JSON cannot hold travel as the words NaN, Infinity and -Infinity."""
+"""Records as JSON. Numbers that JSON cannot hold travel as words (`jsonable`)."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from weighbridge.catalog import all_names, parse
 from weighbridge.diagnosis import Rule, registry
+from weighbridge.diagnosis.kept import jsonable
 from weighbridge.records import OF_OUTPUTS
 from weighbridge.server.layers import Layer
 from weighbridge.store.record import RunRecord, Tensor
@@ -20,22 +20,6 @@ QUANTITY_PLAIN = {
 }
 
 
-def number(value: float | None) -> float | str | None:
-    """A float that survives JSON."""
-    if value is None or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-
-
-def jsonable(value: Any) -> Any:
-    """A record as JSON can hold it: numbers as `number` writes them, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: jsonable(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(one) for one in value]
-    return number(value) if isinstance(value, float) else value
-
-
 def run_json(name: str, record: RunRecord) -> dict[str, Any]:
     """What the list and the head of a run show."""
     info = record.info
@@ -47,7 +31,7 @@ def run_json(name: str, record: RunRecord) -> dict[str, Any]:
         "steps": info.steps,
         "tensors": info.tensors,
         "size_bytes": info.size_bytes,
-        "last_loss": number(info.last_loss),
+        "last_loss": jsonable(info.last_loss),
         "findings": record.whole("findings").num_rows,  # told while it was recorded: more of them are news for the page
     }
 

@@ -8,10 +8,11 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.catalog import parse
+from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, NothingRecorded
 from weighbridge.server.arrays import packed
 from weighbridge.server.heat import ABSENT, NONFINITE, VALUE, Cells, cells_of, rows_of
-from weighbridge.server.shapes import jsonable, number, run_json
+from weighbridge.server.shapes import run_json
 from weighbridge.store.histogram import edges_of
 from weighbridge.store.record import RunRecord
 
@@ -216,7 +217,7 @@ def face_to_face(records: Sequence[RunRecord], tensor: str, step: int | None) ->
     low_bin, high_bin = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
     edges = np.clip(edges_of(0)[low_bin : high_bin + 1], -(2.0**24), 2.0**24)
     cut = [counts[low_bin:high_bin].tolist() for _, counts in found]
-    return {"edges": edges.tolist(), "linear": False, "counts": cut, "steps": [number(at) for at, _ in found]}
+    return {"edges": edges.tolist(), "linear": False, "counts": cut, "steps": [at for at, _ in found]}
 
 
 def _stored(record: RunRecord, tensor: str, step: int | None) -> tuple[int, np.ndarray]:

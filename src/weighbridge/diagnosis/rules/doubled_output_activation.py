@@ -82,7 +82,7 @@ def _finding(first: FirstPass, before: int, index: int) -> Finding:
     elif (one.op, two.op) == SOFTMAXES:
         floor = math.log1p((two.shape[two.facts.get("dim", -1)] - 1) / math.e)
         message = f"Softmax before cross-entropy, which applies it again: the loss cannot fall below {floor:.3f}."
-        evidence = ValueEvidence("least possible loss", floor, limit=0.0)
+        evidence = ValueEvidence("least possible loss (without it 0)", floor)
     else:
         again = AGAIN.get(two.op, two.op.lower())
         message = f"{one.op} before {again}, which wants unbounded inputs and gets numbers in [0, 1]: its gradients are small."

@@ -103,7 +103,9 @@ def _bounded_logits(first: FirstPass, index: int) -> Iterator[Finding]:
         message = (
             f"{op} before {loss} keeps the logits within {number(low)} and {number(high)}: it cannot fall below {floor:.3f}."
         )
-        yield _finding(first, before, "warning", "proof", message, (ValueEvidence("least possible loss", floor, limit=0.0),))
+        yield _finding(
+            first, before, "warning", "proof", message, (ValueEvidence("least possible loss (without it 0)", floor),)
+        )
 
 
 def _floor(op: str, low: float, high: float, classes: int) -> float:

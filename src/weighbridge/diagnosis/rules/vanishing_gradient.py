@@ -13,8 +13,8 @@ What to do     Initialise for the activation (`nn.init.kaiming_normal_(w, nonlin
 When it errs   A tower whose output is meant to count for less than a thousandth of another's. Adam hides the effect on the
                size of the updates for a while, not that on their direction.
 References     Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al.
-               2015, "Delving deep into rectifiers"; Du et al. 2018, "Algorithmic regularization ... layers are automatically "
-               "balanced" (why norms of weight gradients do not show it).
+               2015, "Delving deep into rectifiers"; Du et al. 2018, "Algorithmic regularization ... layers are automatically
+               balanced" (why norms of weight gradients do not show it).
 """
 
 from __future__ import annotations

@@ -1,0 +1,50 @@
+"""Answers that are no JSON of a record: Arrow streams, and every error as a sentence with a status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from weighbridge.errors import CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor
+from weighbridge.server import arrays
+
+
+def explain(request: Request, error: Exception) -> Response:
+    """Any reader's error as its sentence."""
+    unknown = isinstance(error, NotARun | UnknownTensor | NothingRecorded)
+    broken = isinstance(error, CorruptRun | NewerFormat)
+    return sentence(404 if unknown else 422 if broken else 400, str(error))
+
+
+def explain_http(request: Request, error: Exception) -> Response:
+    """The framework's own errors in the same form."""
+    assert isinstance(error, HTTPException)
+    return sentence(error.status_code, error.detail)
+
+
+def explain_os(request: Request, error: Exception) -> Response:
+    """A disk that does not answer, a folder that may not be read."""
+    return sentence(500, f"The run cannot be read: {error}")
+
+
+def sentence(status: int, text: str) -> Response:
+    """An error in words."""
+    return JSONResponse({"error": text}, status_code=status, headers={"cache-control": "no-store"})
+
+
+def nothing_here(request: Request) -> Response:
+    """For all addresses that are no endpoint."""
+    return sentence(404, f"There is nothing at {request.url.path}.")
+
+
+def arrow(table: Any) -> Response:
+    """A table as one Arrow stream."""
+    return stream(arrays.encode(table))
+
+
+def stream(content: bytes) -> Response:
+    """An Arrow stream that is made already."""
+    return Response(content, media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
