@@ -3,4 +3,4 @@
 import os
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before torch is imported: trials run side by side, and their bits must not depend on it
+    os.environ.setdefault(_name, "1")  # trials run side by side; read by torch, NumPy and Arrow when they are imported

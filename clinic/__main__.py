@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for result in run_all(trials, asked.jobs, watched=asked.do == "run"):
             results.append(result)
             _say(result, len(results), len(trials))
-            if result.is_proved:
+            if result.is_proved and keys[result.name, result.seed] not in truths:
                 kept = {"first_true": result.first_true, "is_proved": True, "digest": result.digest}
                 save_truths(load() | {keys[result.name, result.seed]: kept})
     if asked.do == "run":

@@ -40,7 +40,7 @@ def notes(result: Result) -> int:
 
 
 def is_sound(result: Result) -> bool:
-    """The program did what it says, and the tool did not change it; others are listed and not counted."""
+    """The program did what it says; others are listed and not counted. (One that a tool has changed is listed and counted.)"""
     return not result.failure and result.is_proved
 
 

@@ -130,6 +130,7 @@ def _send(pipe: Connection, trial: Trial, watched: bool) -> None:
     """In the trial's own process. What it prints goes nowhere: many run side by side."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1), os.dup2(nowhere, 2)
+    torch.set_num_threads(1)  # whatever the environment says: sums, and with them truths kept from another day, depend on it
     try:
         with tempfile.TemporaryDirectory(prefix="clinic-") as folder, chdir(folder):
             result = tried(trial, watched) if trial.program.ranks == 1 else _by_ranks(trial, watched, folder)

@@ -1,6 +1,7 @@
 """Plain measurements that were made before, so that a tool can be tried again without repeating them.
 
-Kept by program, seed and the text of the program's file and of its part's helpers: who changes one of these measures anew.
+Kept by program, seed, torch's version and the text of the program's file and of its part's helpers: who changes one of these
+measures anew. The bits at the end depend on the number of threads too, which is one for every trial (trial.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from clinic.frame.program import Program
 
@@ -27,5 +30,5 @@ def save(truths: dict[str, Any]) -> None:
 
 def key(program: Program, name: str, seed: int) -> str:
     file = Path(str(sys.modules[program.train.__module__].__file__))
-    texts = [path.read_bytes() for path in (file, *sorted(file.parent.glob("_*.py")))]
+    texts = [torch.__version__.encode(), *(path.read_bytes() for path in (file, *sorted(file.parent.glob("_*.py"))))]
     return f"{program.part}/{name}/{seed}/{hashlib.sha256(b''.join(texts)).hexdigest()[:12]}"

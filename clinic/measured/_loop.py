@@ -8,8 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from clinic.frame import Case
+from clinic.measured._data import pick
+
+ALL = ("", "*")  # places of a fault that is everywhere: the whole run, or anything in it
 
 
 def never() -> bool:
@@ -47,6 +51,18 @@ def fit(
     if learns is not None:
         case.proof(lambda: mean(losses[-10:]) < learns * mean(losses[:3]))
     return losses
+
+
+def on_batches(
+    model: nn.Module, x: Tensor, y: Tensor, criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, size: int = 32
+) -> Callable[[], Tensor]:
+    """A loss for `fit`: of the model on rows that are drawn afresh at each call."""
+
+    def loss() -> Tensor:
+        rows = pick(len(x), size)
+        return criterion(model(x[rows]), y[rows])
+
+    return loss
 
 
 def mean(values: Iterable[float]) -> float:

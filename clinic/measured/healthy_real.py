@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
 from clinic.measured._data import images, pick, raw, standard, table
-from clinic.measured._loop import fit, mean
+from clinic.measured._loop import fit, mean, on_batches
 from clinic.measured._models import VAE, Autoencoder, ConvNet, Mixer, MoE, Recurrent, ResNet, UNet, ViT, mlp
 
 
@@ -55,11 +55,7 @@ def diabetes_soon_flat(case: Case) -> None:
     model = mlp(10, 16, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, learns=0.85)
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), learns=0.85)
 
 
 @healthy(kind="CNN", source="the PyTorch MNIST example, smaller", data="digits")
@@ -237,11 +233,7 @@ def regression_in_the_targets_unit(case: Case) -> None:
     nn.init.constant_(model.bias, y.mean().item())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 
-    def loss() -> Tensor:
-        rows = pick(len(x))
-        return F.mse_loss(model(x[rows]), y[rows])
-
-    fit(case, model, optimizer, loss, learns=0.85)
+    fit(case, model, optimizer, on_batches(model, x, y, F.mse_loss), learns=0.85)
 
 
 @healthy(kind="MLP", source="online learning: one sample a step", data="breast_cancer")

@@ -1,28 +1,20 @@
-"""Steps that are too small or that take away: clipping, weight decay, eps, float16."""
+"""Steps that are made small or that take away: clipping, weight decay."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty, healthy
-
-
-def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x, dtype=torch.float32) / 16 - 0.3, torch.tensor(y)
+from clinic.tuning._data import diabetes, digits
+from clinic.tuning._loop import accuracy, cross_entropy, train
 
 
 def _norm(tensors: list[torch.Tensor]) -> float:
     return math.sqrt(sum(float(t.detach().double().square().sum()) for t in tensors))
-
-
-def _accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((model(x).argmax(-1) == y).float().mean())
 
 
 # ---- overtight-clipping ----
@@ -36,7 +28,7 @@ def _accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     data="digits",
 )
 def clipped_to_a_thousandth(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
     parameters = list(model.parameters())
@@ -49,7 +41,7 @@ def clipped_to_a_thousandth(case: Case) -> None:
             nn.utils.clip_grad_norm_(parameters, 1e-3 if case.ill else 5.0)
             case.truth(lambda before=whole: _norm([p.grad for p in parameters]) < before / 100)
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 class Tagger(nn.Module):
@@ -70,7 +62,7 @@ class Tagger(nn.Module):
     steps=80,
 )
 def own_clipping_loop(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = Tagger()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     limit = 1e-4 if case.ill else 2.0
@@ -85,7 +77,7 @@ def own_clipping_loop(case: Case) -> None:
                     p.grad.mul_(limit / total)
             case.truth(lambda before=total: _norm([p.grad for p in model.parameters()]) < before / 100)
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.3)
+    case.proof(lambda: accuracy(model, x, y) > 0.3)
 
 
 @faulty(
@@ -97,9 +89,7 @@ def own_clipping_loop(case: Case) -> None:
     steps=60,
 )
 def clipped_by_value(case: Case) -> None:
-    x, y = load_diabetes(return_X_y=True, scaled=True)
-    x = torch.tensor(x, dtype=torch.float32) * 20
-    y = torch.tensor((y - y.mean()) / y.std(), dtype=torch.float32)[:, None]
+    x, y = diabetes()
     model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     parameters = list(model.parameters())
@@ -117,32 +107,20 @@ def clipped_by_value(case: Case) -> None:
 
 @healthy(kind="LSTM", source="always clipped: LSTM with clip_grad_norm_ of 0.05 and a large learning rate", data="digits")
 def always_clipped_with_a_large_rate(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = Tagger()
     optimizer = torch.optim.SGD(model.parameters(), lr=4.0)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (48,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 0.05)
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    train(case, model, optimizer, (x, y), size=48, clip=lambda: nn.utils.clip_grad_norm_(model.parameters(), 0.05))
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 @healthy(kind="MLP", source="PPO-like: Adam behind max_norm 1e-2, which Adam's division undoes", data="digits")
 def adam_behind_tight_clipping(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.8)
+    train(case, model, optimizer, (x, y), clip=lambda: nn.utils.clip_grad_norm_(model.parameters(), 1e-2))
+    case.proof(lambda: accuracy(model, x, y) > 0.8)
 
 
 # ---- excessive-weight-decay ----
@@ -156,18 +134,12 @@ def adam_behind_tight_clipping(case: Case) -> None:
     data="digits",
 )
 def decay_of_one_with_sgd(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1.0 if case.ill else 1e-4)
     start = _norm(list(model.parameters()))
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: _norm(list(model.parameters())) < 0.5 * start)
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.3)
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: _norm(list(model.parameters())) < 0.5 * start)
+    case.proof(lambda: accuracy(model, x, y) > 0.3)
 
 
 @faulty(
@@ -179,21 +151,15 @@ def decay_of_one_with_sgd(case: Case) -> None:
     steps=100,
 )
 def adam_with_l2(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     x = x.view(-1, 1, 8, 8)
     model = nn.Sequential()
     model.add_module("encoder", nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 24, 3), nn.ReLU(), nn.Flatten()))
     model.add_module("head", nn.Linear(24 * 16, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, weight_decay=3.0 if case.ill else 0.0)
     start = _norm(list(model.parameters()))
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: _norm(list(model.parameters())) < 0.5 * start)
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: _norm(list(model.parameters())) < 0.5 * start, size=64)
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 @faulty(
@@ -205,7 +171,7 @@ def adam_with_l2(case: Case) -> None:
     steps=120,
 )
 def adamw_decay_raised_in_mid_run(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     x = x.view(-1, 8, 8)
 
     class Small(nn.Module):
@@ -232,7 +198,7 @@ def adamw_decay_raised_in_mid_run(case: Case) -> None:
             F.cross_entropy(model(x[rows]), y[rows]).backward()
             case.truth(lambda: 0 < _norm(list(model.parameters())) < 0.5 * start[0])
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.3)
+    case.proof(lambda: accuracy(model, x, y) > 0.3)
 
 
 @healthy(kind="MLP", source="grokking set-up: AdamW with weight_decay=1 (Power et al. 2022)")
@@ -242,145 +208,15 @@ def decay_of_one_with_adamw(case: Case) -> None:
     y = pairs.sum(1) % p
     model = nn.Sequential(nn.Embedding(p, 32), nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, p))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=1.0)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(pairs), y).backward()
-            optimizer.step()
+    train(case, model, optimizer, (pairs, y), size=None)
     case.proof(lambda: F.cross_entropy(model(pairs), y).item() < 0.5 * math.log(p))
 
 
 @healthy(kind="MLP", source="a model that has fitted its few samples and then only decays", data="digits")
 def interpolating_with_decay(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     x, y = x[:64], y[:64]
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9, weight_decay=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.95)
-
-
-# ---- dominant-epsilon ----
-
-
-@faulty(
-    "dominant-epsilon",
-    places=("",),
-    kind="MLP",
-    source="TensorFlow's documentation of Adam ('for Inception 1.0 or 0.1 is a good choice') followed with the usual rate",
-    data="digits",
-)
-def eps_of_one(case: Case) -> None:
-    x, y = _digits()
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1.0 if case.ill else 1e-8)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: max(p.grad.abs().max().item() for p in model.parameters()) < optimizer.param_groups[0]["eps"])
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.3)
-
-
-@faulty(
-    "dominant-epsilon",
-    places=("",),
-    kind="autoencoder",
-    source="a sum over a loss weight of 1e-9: gradients far below Adam's default eps (Wortsman et al. 2024)",
-    data="digits",
-    also=("vanishing-gradient",),
-)
-def loss_weight_far_below_eps(case: Case) -> None:
-    x, _ = _digits()
-    model = nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 64))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    weight = 1e-9 if case.ill else 1.0
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            (F.mse_loss(model(x[rows]), x[rows]) * weight).backward()
-            case.truth(lambda: max(p.grad.abs().max().item() for p in model.parameters()) < optimizer.param_groups[0]["eps"])
-            optimizer.step()
-    case.proof(lambda: F.mse_loss(model(x), x).item() < 0.7 * x.var(0).mean().item() + 0.05)
-
-
-@healthy(kind="MLP", source="eps=0.1 with a learning rate raised to match: momentum SGD on purpose", data="digits")
-def large_eps_with_a_large_rate(case: Case) -> None:
-    x, y = _digits()
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02, eps=0.1)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.8)
-
-
-# ---- gradient-underflow ----
-
-
-@faulty(
-    "gradient-underflow",
-    places=("", "*"),
-    kind="MLP",
-    source="model.half() and a loss divided by the number of pixels: gradients below 6e-8",
-    data="digits",
-)
-def half_without_scaler(case: Case) -> None:
-    x, y = _digits()
-    x = x.half()
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).half()
-    weight = 2e-5 if case.ill else 1.0
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2 / weight)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            (F.cross_entropy(model(x[rows]).float(), y[rows]) * weight).backward()
-            case.truth(lambda: _share_lost(model) > 0.2)
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
-
-
-def _share_lost(model: nn.Module) -> float:
-    """Of the gradients in float16, those that are 0 or less than 8 of the smallest numbers."""
-    every = torch.cat([p.grad.flatten().float() for p in model.parameters()])
-    return float((every.abs() < 8 * 2**-24).float().mean())
-
-
-@faulty(
-    "gradient-underflow",
-    places=("", "*"),
-    kind="CNN",
-    source="PyTorch documentation, AMP recipe, with the GradScaler left out and a mean over a large map",
-    data="digits",
-    steps=50,
-)
-def autocast_without_scaler(case: Case) -> None:
-    x, _ = _digits()
-    x = x.view(-1, 1, 8, 8)
-    model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
-    model.append(nn.Conv2d(16, 1, 3, padding=1))
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    scaler = torch.amp.GradScaler("cpu", enabled=not case.ill, init_scale=2.0**14)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            with torch.autocast("cpu", dtype=torch.float16):
-                out = model(x[rows])
-            loss = F.mse_loss(out.float(), x[rows]) / 256
-            scaler.scale(loss).backward()
-            case.truth(lambda: case.ill and _share_lost(model) > 0.2)
-            scaler.step(optimizer)
-            scaler.update()
-    case.proof(lambda: F.mse_loss(model(x), x).item() < 0.7 * x.var().item())
+    train(case, model, optimizer, (x, y), size=None)
+    case.proof(lambda: accuracy(model, x, y) > 0.95)

@@ -1,16 +1,12 @@
 """Outputs that are the same for all inputs, representations that lose their directions, attention that grows."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
-
-
-def _pixels() -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x, dtype=torch.float32) / 8 - 1, torch.tensor(y)
+from clinic.tuning._data import digits
+from clinic.tuning._loop import cross_entropy, train
 
 
 def _same(z: torch.Tensor) -> bool:
@@ -28,7 +24,7 @@ def _same(z: torch.Tensor) -> bool:
     steps=120,
 )
 def mean_image(case: Case) -> None:
-    x, _ = _pixels()
+    x, _ = digits(8, 1)
     model = nn.ModuleDict(
         {
             "encoder": nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 8)),
@@ -60,7 +56,7 @@ def mean_image(case: Case) -> None:
     steps=200,
 )
 def one_point(case: Case) -> None:
-    x, _ = _pixels()
+    x, _ = digits(8, 1)
     model = nn.ModuleDict(
         {
             "trunk": nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32)),
@@ -94,7 +90,7 @@ def one_point(case: Case) -> None:
     steps=150,
 )
 def one_picture(case: Case) -> None:
-    x, _ = _pixels()
+    x, _ = digits(8, 1)
     model = nn.ModuleDict(
         {
             "generator": nn.Sequential(nn.Linear(8, 48), nn.LeakyReLU(0.2), nn.Linear(48, 64), nn.Tanh()),
@@ -136,16 +132,10 @@ class _Pooled(nn.Module):
     steps=60,
 )
 def wrong_mean(case: Case) -> None:
-    x, y = _pixels()
+    x, y = digits(8, 1)
     model = _Pooled(0 if case.ill else 1)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: _same(model(x)))
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: _same(model(x)), size=64)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 2.25)
 
 
@@ -183,21 +173,15 @@ class _Sequences(nn.Module):
     also=("vanishing-gradient", "collapsed-output"),
 )
 def attention_alone(case: Case) -> None:
-    x, y = _pixels()
+    x, y = digits(8, 1)
     model = _Sequences(6, residual=not case.ill)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
 
-    def truth() -> bool:
+    def truth(*_: object) -> bool:
         h = model.tokens(x[:200]).detach()
         return bool((h - h.mean(1, keepdim=True)).norm() < 0.03 * h.norm())
 
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(truth)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, truth)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 2.25)
 
 
@@ -210,23 +194,17 @@ def attention_alone(case: Case) -> None:
     steps=60,
 )
 def nearly_rank_one(case: Case) -> None:
-    x, y = _pixels()
+    x, y = digits(8, 1)
     model = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(64, 64), nn.Tanh())), nn.Linear(64, 10))
     for layer in model[:-1:2] if case.ill else ():
         layer.weight.data = torch.randn(64, 1) @ torch.randn(1, 64) / 8 + 0.002 * torch.randn(64, 64)
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
 
-    def truth() -> bool:
+    def truth(*_: object) -> bool:
         values = torch.linalg.svdvals(model[:-1](x[:500]).detach() - model[:-1](x[:500]).detach().mean(0))
         return bool(values[0] ** 2 > 0.9 * (values**2).sum())
 
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(truth)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, truth, size=64)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 2.2)
 
 
@@ -240,20 +218,14 @@ def nearly_rank_one(case: Case) -> None:
     also=("high-learning-rate",),
 )
 def growing_logits(case: Case) -> None:
-    x, y = _pixels()
+    x, y = digits(8, 1)
     model = _Sequences(2, residual=True)
     optimizer = torch.optim.Adam(model.parameters(), 0.1 if case.ill else 1e-3)
 
-    def truth() -> bool:
+    def truth(*_: object) -> bool:
         return any(_largest(block.attend, hidden) > 100 for block, hidden in _inputs(model, x[:64]))
 
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(truth)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, truth)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 2.0)
 
 
@@ -290,23 +262,17 @@ class _Heads(nn.Module):
     also=("high-learning-rate",),
 )
 def sharpened(case: Case) -> None:
-    x, y = _pixels()
+    x, y = digits(8, 1)
     model = nn.Sequential(nn.Unflatten(1, (8, 8)), _Heads(8), nn.Linear(8, 16), nn.GELU(), nn.Flatten(), nn.Linear(128, 10))
     rest = [p for n, p in model.named_parameters() if "qkv" not in n]
     optimizer = torch.optim.AdamW(
         [{"params": rest, "lr": 1e-3}, {"params": model[1].qkv.parameters(), "lr": 0.3 if case.ill else 1e-3}]
     )
 
-    def truth() -> bool:
+    def truth(*_: object) -> bool:
         q, k, _ = model[1].qkv(x[:64].view(-1, 8, 8)).detach().chunk(3, -1)
         q, k = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in (q, k))
         return bool((q @ k.transpose(-1, -2)).abs().max() / 2 > 100)
 
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(truth)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, truth)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.8)

@@ -5,20 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes
 from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty, healthy
-
-
-def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x, dtype=torch.float32) / 16 - 0.3, torch.tensor(y)
-
-
-def _accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((model(x).argmax(-1) == y).float().mean())
+from clinic.tuning._data import diabetes, digits, standard, table
+from clinic.tuning._loop import accuracy, cross_entropy, squares, train
 
 
 def _knn(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -36,19 +29,13 @@ def _knn(x: torch.Tensor, y: torch.Tensor) -> float:
     steps=60,
 )
 def labels_shuffled_apart(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     order = torch.randperm(len(y))
     y = y[order] if case.ill else y
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: _knn(x[:600], y[:600]) < 0.2)
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: _knn(x[:600], y[:600]) < 0.2)
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 @faulty(
@@ -61,7 +48,7 @@ def labels_shuffled_apart(case: Case) -> None:
     also=("raw-input-scale", "collapsed-output", "rank-collapse", "vanishing-gradient", "starved-batch-norm"),
 )
 def images_divided_to_zero(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     x = x.view(-1, 1, 8, 8)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -73,7 +60,7 @@ def images_divided_to_zero(case: Case) -> None:
             F.cross_entropy(model(batch), y[rows]).backward()
             case.truth(lambda seen=batch: float(seen.std()) == 0)
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.4)
+    case.proof(lambda: accuracy(model, x, y) > 0.4)
 
 
 @faulty(
@@ -85,19 +72,15 @@ def images_divided_to_zero(case: Case) -> None:
     steps=80,
 )
 def table_sorted_after_the_targets(case: Case) -> None:
-    x, y = load_diabetes(return_X_y=True)
-    x = torch.tensor(x, dtype=torch.float32) * 20
-    y = torch.tensor((y - y.mean()) / y.std(), dtype=torch.float32)[:, None]
+    x, y = diabetes()
     x = x[x[:, 4].argsort()] if case.ill else x
     model = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (48,))
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            case.truth(lambda: float(torch.corrcoef(torch.cat([x, y], 1).T)[-1, :-1].abs().max()) < 0.2)
-            optimizer.step()
+
+    def truth(*_: object) -> bool:
+        return float(torch.corrcoef(torch.cat([x, y], 1).T)[-1, :-1].abs().max()) < 0.2
+
+    train(case, model, optimizer, (x, y), squares, truth, size=48)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.75)
 
 
@@ -110,9 +93,8 @@ def table_sorted_after_the_targets(case: Case) -> None:
     steps=60,
 )
 def labels_joined_on_the_wrong_key(case: Case) -> None:
-    x, y = load_breast_cancer(return_X_y=True)
-    x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)[:, None]
-    x = (x - x.mean(0)) / x.std(0)
+    x, y = table(load_breast_cancer)
+    x, y = standard(x), y.float()[:, None]
     y = y.roll(137, 0)[torch.randperm(len(y))] if case.ill else y
     model = nn.Sequential(nn.Linear(30, 16), nn.GELU(), nn.Linear(16, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -132,13 +114,8 @@ def parity_of_three_bits(case: Case) -> None:
     y = (x[:, :3].prod(1) > 0).long()
     model = nn.Sequential(nn.Linear(12, 256), nn.ReLU(), nn.Linear(256, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(2 * case.steps):
-            rows = torch.randint(0, 4096, (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.9)
+    train(case, model, optimizer, (x, y), size=64, steps=2 * case.steps)
+    case.proof(lambda: accuracy(model, x, y) > 0.9)
 
 
 @healthy(kind="MLP", source="two spirals (Lang and Witbrock 1988), slow to begin")
@@ -148,13 +125,8 @@ def two_spirals(case: Case) -> None:
     x = torch.stack([turn * torch.cos(turn + math.pi * y), turn * torch.sin(turn + math.pi * y)], 1) / 4
     model = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    with case.watch(model):
-        for _ in range(2 * case.steps):
-            rows = torch.randint(0, 1024, (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.8)
+    train(case, model, optimizer, (x, y), steps=2 * case.steps)
+    case.proof(lambda: accuracy(model, x, y) > 0.8)
 
 
 @healthy(kind="MLP", source="a high-frequency target (Rahaman et al. 2019, spectral bias): nothing happens for long")
@@ -163,12 +135,7 @@ def a_high_frequency(case: Case) -> None:
     y = torch.sin(4 * math.pi * x)
     model = nn.Sequential(nn.Linear(1, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(3 * case.steps):
-            rows = torch.randint(0, 2048, (64,))
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares, size=64, steps=3 * case.steps)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.35)
 
 
@@ -227,7 +194,7 @@ def adding_problem(case: Case) -> None:
     also=("exploding-weights", "high-learning-rate", "exploding-gradient", "exploding-activation", "growing-loss"),
 )
 def minus_before_cross_entropy(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     sign = -1.0 if case.ill else 1.0
@@ -238,7 +205,7 @@ def minus_before_cross_entropy(case: Case) -> None:
             (sign * F.cross_entropy(model(x[rows]), y[rows])).backward()
             case.truth(lambda picked=rows: _rises_by_a_step(model, x[picked], y[picked], F.cross_entropy))
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.3)
+    case.proof(lambda: accuracy(model, x, y) > 0.3)
 
 
 @faulty(

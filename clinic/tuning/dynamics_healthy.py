@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.tuning.dynamics import cross_entropy, curves, digits_like, draw, squares, words
+from clinic.tuning._data import curves, digits_like, draw, words
+from clinic.tuning._loop import cross_entropy, squares, train
 
 
 @healthy(
@@ -107,12 +108,7 @@ def prices_in_thousands(case: Case) -> None:
     model = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
     nn.init.constant_(model[4].bias, y.mean().item())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    batches = draw((x, y))
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            squares(model, *next(batches)).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares)
     case.proof(lambda: squares(model, x, y).item() < 0.9 * y.var().item())
 
 
@@ -123,13 +119,7 @@ def triangular_cycles(case: Case) -> None:
     model = nn.Sequential(nn.Linear(144, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 6))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     cycle = torch.optim.lr_scheduler.CyclicLR(optimizer, 0.005, 0.15, step_size_up=40)
-    batches = draw((x, y))
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            cross_entropy(model, *next(batches)).backward()
-            optimizer.step()
-            cycle.step()
+    train(case, model, optimizer, (x, y), after=lambda _: cycle.step())
     case.proof(lambda: cross_entropy(model, x, y).item() < 0.5 * math.log(6))
 
 
@@ -165,12 +155,7 @@ def layer_scale(case: Case) -> None:
 
     model = nn.Sequential(nn.Linear(12, 32), *(Branch() for _ in range(6)), nn.LayerNorm(32), nn.Linear(32, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    batches = draw(data)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            squares(model, *next(batches)).backward()
-            optimizer.step()
+    train(case, model, optimizer, data, squares)
     case.proof(lambda: squares(model, *data).item() < 0.9 * data[1].var().item())
 
 
@@ -190,11 +175,7 @@ def sines(case: Case) -> None:
     x = 2 * torch.rand(512, 2) - 1
     y = torch.sin(9 * x[:, :1]) * torch.cos(7 * x[:, 1:])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            F.mse_loss(model(x), y).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares, size=None)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.2 * y.var().item())
 
 
@@ -237,11 +218,7 @@ def learnt_by_heart(case: Case) -> None:
     y = (x[:, 0] > 0).long()
     model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 2))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), size=None)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 0.01)
 
 
@@ -262,13 +239,7 @@ def identity_recurrent(case: Case) -> None:
 
     model = Reader()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    batches = draw(data)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            cross_entropy(model, *next(batches)).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+    train(case, model, optimizer, data, clip=lambda: nn.utils.clip_grad_norm_(model.parameters(), 1.0))
     case.proof(lambda: cross_entropy(model, *data).item() < 0.7 * math.log(4))
 
 

@@ -5,7 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.tuning.first_pass import digits, rows_of
+from clinic.tuning._data import digits, rows_of
+from clinic.tuning._loop import squares, train
 
 
 @healthy(
@@ -26,12 +27,7 @@ def pretrained_with_a_new_head(case: Case) -> None:
         earlier.step()
     model = nn.Sequential(body, nn.Linear(32, 10))
     optimizer = torch.optim.AdamW([{"params": body.parameters(), "lr": 1e-3}, {"params": model[1].parameters(), "lr": 5e-3}])
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y))
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 0.7)
 
 
@@ -119,12 +115,7 @@ def linear_code(case: Case) -> None:
     decode = nn.Sequential(nn.Linear(8, 48), nn.ReLU(), nn.Linear(48, 64), nn.Sigmoid())
     model = nn.Sequential(encode, decode)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            given = x[rows_of(x)]
-            optimizer.zero_grad()
-            F.mse_loss(model(given), given).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, x), squares)
     case.proof(lambda: F.mse_loss(model(x), x).item() < 0.7 * x.var(0).mean().item())
 
 
@@ -146,12 +137,7 @@ def low_rank_adapters(case: Case) -> None:
     x, y = digits()
     model = nn.Sequential(Adapted(nn.Linear(64, 64), 8), nn.ReLU(), Adapted(nn.Linear(64, 10), 8))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y))
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.0)
 
 
@@ -166,12 +152,7 @@ def frozen_backbone(case: Case) -> None:
     backbone = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()).requires_grad_(False)
     model = nn.Sequential(backbone, nn.BatchNorm1d(576), nn.Linear(576, 10, bias=False))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y))
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.0)
 
 
@@ -182,12 +163,7 @@ def one_hot_inputs(case: Case) -> None:
     x, y = F.one_hot(ids, 20).float(), table[ids, None]
     model = nn.Sequential(nn.Linear(20, 32, bias=False), nn.ReLU(), nn.Linear(32, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.3 * y.var().item())
 
 
@@ -288,12 +264,7 @@ def targets_in_thousands(case: Case) -> None:
     model = nn.Sequential(nn.Linear(6, 48), nn.ReLU(), nn.Linear(48, 1))
     nn.init.constant_(model[2].bias, 4000.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = rows_of(x)
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.5 * y.var().item())
 
 

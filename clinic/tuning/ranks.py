@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -12,11 +11,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from clinic.frame import Case, faulty, healthy
+from clinic.tuning._data import digits
+from clinic.tuning._loop import accuracy
 
 
 def _digits() -> TensorDataset:
-    x, y = load_digits(return_X_y=True)
-    return TensorDataset(torch.tensor(x, dtype=torch.float32) / 16 - 0.3, torch.tensor(y))
+    return TensorDataset(*digits(middle=0.3))
 
 
 def _is_same(tensor: torch.Tensor) -> bool:
@@ -55,7 +55,7 @@ def no_distributed_sampler(case: Case) -> None:
             F.cross_entropy(model(batch[0]), batch[1]).backward()
             case.truth(lambda x=batch[0]: _is_same(x))
             optimizer.step()
-    case.proof(lambda: float((model(data.tensors[0]).argmax(-1) == data.tensors[1]).float().mean()) > 0.3)
+    case.proof(lambda: accuracy(model, *data.tensors) > 0.3)
 
 
 @faulty(
@@ -83,14 +83,14 @@ def one_rank_loads_another_checkpoint(case: Case) -> None:
             F.cross_entropy(model(x[rows]), y[rows]).backward()
             case.truth(lambda: not all(_is_same(p) for p in plain.parameters()))
             optimizer.step()
-    case.proof(lambda: float((plain(x).argmax(-1) == y).float().mean()) > 0.3)
+    case.proof(lambda: accuracy(plain, x, y) > 0.3)
 
 
 @healthy(
     kind="MLP", source="data parallel by hand: gradients averaged with all_reduce, as in torch's distributed tutorial", ranks=2
 )
 def averaged_by_hand(case: Case) -> None:
-    x, y = _digits().tensors
+    x, y = digits(middle=0.3)
     torch.manual_seed(case.seed)
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
@@ -104,4 +104,4 @@ def averaged_by_hand(case: Case) -> None:
                 dist.all_reduce(p.grad)
                 p.grad.div_(dist.get_world_size())
             optimizer.step()
-    case.proof(lambda: float((model(x).argmax(-1) == y).float().mean()) > 0.8)
+    case.proof(lambda: accuracy(model, x, y) > 0.8)

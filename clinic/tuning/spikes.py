@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty, healthy
-
-
-def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x, dtype=torch.float32) / 16 - 0.3, torch.tensor(y)
-
-
-def _accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
-    return float((model(x).argmax(-1) == y).float().mean())
+from clinic.tuning._data import diabetes, digits
+from clinic.tuning._loop import accuracy, squares, train
 
 
 @faulty(
@@ -29,7 +21,7 @@ def _accuracy(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     also=("gradient-spike",),
 )
 def batch_in_another_unit(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     with case.watch(model):
@@ -41,7 +33,7 @@ def batch_in_another_unit(case: Case) -> None:
             loss.backward()
             case.truth(lambda now=step, value=loss: now == 41 and value.item() > 2.5)
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.7)
+    case.proof(lambda: accuracy(model, x, y) > 0.7)
 
 
 @faulty(
@@ -54,9 +46,7 @@ def batch_in_another_unit(case: Case) -> None:
     also=("gradient-spike",),
 )
 def an_outlier_among_the_targets(case: Case) -> None:
-    x, y = load_diabetes(return_X_y=True)
-    x = torch.tensor(x, dtype=torch.float32) * 20
-    y = torch.tensor((y - y.mean()) / y.std(), dtype=torch.float32)[:, None]
+    x, y = diabetes()
     model = nn.Sequential(nn.Linear(10, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
     with case.watch(model):
@@ -83,7 +73,7 @@ def an_outlier_among_the_targets(case: Case) -> None:
     also=("loss-spike",),
 )
 def one_layer_s_gradient_jumps(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with case.watch(model):
@@ -96,7 +86,7 @@ def one_layer_s_gradient_jumps(case: Case) -> None:
                 model[2].weight.grad.mul_(300.0)
             case.truth(lambda before=usual: float(model[2].weight.grad.norm()) > 100 * before)
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 @faulty(
@@ -109,7 +99,7 @@ def one_layer_s_gradient_jumps(case: Case) -> None:
     also=("loss-spike", "stale-second-moment"),
 )
 def division_by_nearly_nothing(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     x = x.view(-1, 1, 8, 8)
     model = nn.Sequential()
     model.add_module("trunk", nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Flatten()))
@@ -125,7 +115,7 @@ def division_by_nearly_nothing(case: Case) -> None:
             loss.backward()
             case.truth(lambda size=spread: size < 0.1)
             optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 @faulty(
@@ -167,16 +157,11 @@ def _is_behind(optimizer: torch.optim.Optimizer, model: nn.Module, memory: list[
 
 @healthy(kind="MLP", source="batches of one sample: losses and gradients over five decades", data="digits")
 def batches_of_one(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03)
-    with case.watch(model):
-        for _ in range(3 * case.steps):
-            row = torch.randint(0, len(x), (1,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[row]), y[row]).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.5)
+    train(case, model, optimizer, (x, y), size=1, steps=3 * case.steps)
+    case.proof(lambda: accuracy(model, x, y) > 0.5)
 
 
 @healthy(
@@ -205,35 +190,24 @@ def heavy_tailed_returns(case: Case) -> None:
     kind="MLP", source="warm restarts (Loshchilov and Hutter 2017): the rate jumps from 0 to its largest value", data="digits"
 )
 def warm_restarts(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 40)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.9)
+    train(case, model, optimizer, (x, y), size=64, after=lambda _: schedule.step())
+    case.proof(lambda: accuracy(model, x, y) > 0.9)
 
 
 @healthy(kind="MLP", source="a model that has learned all but a few wrong labels: hard batches stand out", data="digits")
 def a_few_wrong_labels(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     y = y.clone()
     wrong = torch.randperm(len(y))[:20]
     y[wrong] = (y[wrong] + 1) % 10
     model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    with case.watch(model):
-        for _ in range(2 * case.steps):
-            rows = torch.randint(0, len(x), (24,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.9)
+    train(case, model, optimizer, (x, y), size=24, steps=2 * case.steps)
+    case.proof(lambda: accuracy(model, x, y) > 0.9)
 
 
 @healthy(
@@ -242,17 +216,12 @@ def a_few_wrong_labels(case: Case) -> None:
     data="digits",
 )
 def adam_with_batches_of_one(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(middle=0.3)
     x = (x > 0.4).float()
     model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    with case.watch(model):
-        for _ in range(3 * case.steps):
-            row = torch.randint(0, len(x), (1,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[row]), y[row]).backward()
-            optimizer.step()
-    case.proof(lambda: _accuracy(model, x, y) > 0.6)
+    train(case, model, optimizer, (x, y), size=1, steps=3 * case.steps)
+    case.proof(lambda: accuracy(model, x, y) > 0.6)
 
 
 @healthy(kind="MLP", source="a plateau that ends: gradients grow by a decade while the loss falls (Saxe et al. 2014)")
@@ -263,10 +232,5 @@ def the_end_of_a_plateau(case: Case) -> None:
     for layer in model:
         layer.weight.data.mul_(0.4)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, betas=(0.9, 0.9999))
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, 512, (64,))
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares, size=64)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.5 * y.var().item())

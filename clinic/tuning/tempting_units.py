@@ -3,29 +3,20 @@
 import itertools
 
 import torch
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes
 from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-
-
-def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load_digits(return_X_y=True)
-    return torch.tensor(x, dtype=torch.float32) / 8 - 1, torch.tensor(y)
-
-
-def _standardised(load) -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load(return_X_y=True)
-    x = torch.tensor(x, dtype=torch.float32)
-    return (x - x.mean(0)) / x.std(0), torch.tensor(y)
+from clinic.tuning._data import digits, standard, table
+from clinic.tuning._loop import squares, train
 
 
 @healthy(
     kind="dictionary", source="Bricken et al. 2023: a sparse autoencoder four times as wide as what it codes", data="digits"
 )
 def sparse_dictionary(case: Case) -> None:
-    x, _ = _digits()
+    x, _ = digits(8, 1)
     code, back = nn.Linear(64, 256), nn.Linear(256, 64)
     model = nn.Sequential(code, nn.ReLU(), back)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -55,7 +46,7 @@ def xor_by_heart(case: Case) -> None:
 
 @healthy(kind="GAN", source="DCGAN's generator ends in tanh, and most pixels of digits are at -1", data="digits")
 def generator_with_tanh(case: Case) -> None:
-    x, _ = _digits()
+    x, _ = digits(8, 1)
     model = nn.ModuleDict(
         {
             "generator": nn.Sequential(
@@ -81,31 +72,24 @@ def generator_with_tanh(case: Case) -> None:
 
 @healthy(kind="MLP", source="Papyan et al. 2020, neural collapse: two classes end in one direction", data="breast cancer")
 def two_classes(case: Case) -> None:
-    x, y = _standardised(load_breast_cancer)
+    x, y = table(load_breast_cancer)
+    x = standard(x)
     layers = [m for _ in range(4) for m in (nn.Linear(48, 48), nn.ReLU())]
     model = nn.Sequential(nn.Linear(30, 48), nn.ReLU(), *layers, nn.Linear(48, 2))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), size=None)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 0.05)
 
 
 @healthy(kind="MLP", source="temperatures in kelvin: targets of 300 with a spread of 5", data="diabetes")
 def kelvin(case: Case) -> None:
-    x, y = _standardised(load_diabetes)
+    x, y = table(load_diabetes)
+    x = standard(x)
     y = (300 + 5 * (y - y.mean()) / y.std()).float()[:, None]
     model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
     nn.init.constant_(model[2].bias, 300.0)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.mse_loss(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), squares, size=64)
     case.proof(lambda: F.mse_loss(model(x), y).item() < 0.7 * y.var().item())
 
 
@@ -164,21 +148,16 @@ class _Queries(nn.Module):
     kind="DETR", source="Carion et al. 2020: learned queries give the same for every image in their first layer", data="digits"
 )
 def learned_queries(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(8, 1)
     model = _Queries()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), size=64)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 1.0)
 
 
 @healthy(kind="siamese", source="Chen & He 2021, SimSiam as it should be: the gradient of one branch is stopped", data="digits")
 def siamese(case: Case) -> None:
-    x, _ = _digits()
+    x, _ = digits(8, 1)
     trunk = nn.Sequential(
         *(nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()),
         *(nn.Linear(64, 32, bias=False), nn.BatchNorm1d(32)),
@@ -211,15 +190,10 @@ class _Highway(nn.Module):
 
 @healthy(kind="highway", source="Srivastava et al. 2015: ten highway layers whose gates start nearly closed", data="digits")
 def closed_gates(case: Case) -> None:
-    x, y = _digits()
+    x, y = digits(8, 1)
     model = nn.Sequential(nn.Linear(64, 32), *(_Highway(32) for _ in range(10)), nn.Linear(32, 10))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (64,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, y), size=64)
     case.proof(lambda: F.cross_entropy(model(x), y).item() < 0.5)
 
 
@@ -227,17 +201,12 @@ def closed_gates(case: Case) -> None:
     kind="autoencoder", source="Hinton & Salakhutdinov 2006: two numbers in the middle of a deep autoencoder", data="digits"
 )
 def two_numbers(case: Case) -> None:
-    x, _ = _digits()
+    x, _ = digits(8, 1)
     sizes = (64, 48, 24, 2, 24, 48, 64)
     layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.Tanh())]
     model = nn.Sequential(*layers[:5], *layers[6:-1])  # nothing bends the two numbers
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    with case.watch(model):
-        for _ in range(case.steps):
-            batch = x[torch.randint(0, len(x), (64,))]
-            optimizer.zero_grad()
-            F.mse_loss(model(batch), batch).backward()
-            optimizer.step()
+    train(case, model, optimizer, (x, x), squares, size=64)
     case.proof(lambda: F.mse_loss(model(x), x).item() < 0.8 * x.var(0).mean().item())
 
 
@@ -262,7 +231,7 @@ class _Conditioned(nn.Module):
     data="digits",
 )
 def denoiser(case: Case) -> None:
-    x, _ = _digits()
+    x, _ = digits(8, 1)
     model = _Conditioned()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     losses = []

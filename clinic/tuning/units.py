@@ -1,29 +1,23 @@
 """Units that are dead, saturated or all one."""
 
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, faulty
+from clinic.tuning._data import digits, standard
+from clinic.tuning._loop import cross_entropy, train
 
 
 def _digits() -> tuple[torch.Tensor, torch.Tensor]:
-    x, y = load_digits(return_X_y=True)
-    x = torch.tensor(x, dtype=torch.float32)
-    return (x - x.mean(0)) / (x.std(0) + 1e-3), torch.tensor(y)
+    x, y = digits(1)
+    return standard(x, 1e-3), y
 
 
 def _run(
     case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, truth, best: float
 ) -> None:
-    with case.watch(model):
-        for _ in range(case.steps):
-            rows = torch.randint(0, len(x), (32,))
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            case.truth(truth)
-            optimizer.step()
+    train(case, model, optimizer, (x, y), cross_entropy, lambda *_: truth())
     case.proof(lambda: F.cross_entropy(model(x), y).item() < best)
 
 

@@ -38,6 +38,17 @@ def test_the_command_lists_programs_and_proves_them(capsys: pytest.CaptureFixtur
     assert main(["prove", "--only", "forgotten*", "--seeds", "1"]) == 0
 
 
+def test_what_was_measured_before_is_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    prove = ["prove", "--only", "forgotten*", "--seeds", "1"]
+    assert main(prove) == 0
+    written: list[object] = []
+    monkeypatch.setattr("clinic.__main__.save_truths", written.append)
+    assert main(prove) == 0
+    assert written == []
+    assert main([*prove, "--afresh"]) == 0
+    assert len(written) == 2
+
+
 def test_names_are_unique_and_every_program_names_its_source() -> None:
     everything = programs("tuning")
     assert len({p.name for p in everything}) == len(everything)

@@ -98,6 +98,16 @@ def test_a_training_that_ends_otherwise_when_watched_is_seen(monkeypatch: pytest
     assert not tried(Trial(program(from_third), 0, True)).is_same
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_trial_runs_on_one_thread_so_that_its_bits_can_be_compared_with_kept_ones(ranks: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert one(lambda case: case.truth(lambda: torch.get_num_threads() == 1), ranks=ranks).is_proved
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_ranks_are_joined_before_the_program_begins() -> None:
     def train(case: Case) -> None:
         mine = torch.tensor([float(torch.distributed.get_rank())])

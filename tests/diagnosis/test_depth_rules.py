@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.diagnosis.made import NAN, asked, block, found, outcome, step_rows, tensor
-from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis import Outcome, depth
 from weighbridge.diagnosis.registry import rule
 from weighbridge.diagnosis.rules import exploding_activation as xa
 from weighbridge.diagnosis.rules import exploding_gradient as xg
 from weighbridge.diagnosis.rules import vanishing_gradient as van
 from weighbridge.diagnosis.rules import wrong_initial_scale as scale
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.store.views import Tensor
 
 VANISHING, GRADIENT = rule("vanishing-gradient"), rule("exploding-gradient")
@@ -107,6 +110,50 @@ def test_where_only_parameters_are_seen_their_gradients_tell() -> None:
 
 def test_two_layers_are_no_depth() -> None:
     assert outcome(VANISHING, _slopes([1e-9, 1.0], tensors=layers("LL"))) is Outcome.NOT_ENOUGH_DATA
+
+
+# ---- several optimizers, and modules that ran late ----
+
+
+def _rivals(made: Block, since: int, loss: float = 0.5) -> Block:
+    """From this step on another optimizer steps, too, with a loss of 1 and this: both in the table of steps."""
+    rows = [row for row in made.rows("steps") if row["step"] >= since]
+    both = sorted([*made.rows("steps"), *({**row, "optimizer": 1, "loss": loss} for row in rows)], key=lambda row: row["step"])
+    return replace(made, tables={**made.tables, "steps": tuple(both)})
+
+
+@pytest.mark.parametrize(("since", "loss", "is_told"), [(3, 0.5, True), (2, 0.5, False), (0, 0.5, False), (0, 1.0, True)])
+def test_from_the_step_on_in_which_two_losses_pull_nothing_is_said_of_depth(since: int, loss: float, is_told: bool) -> None:
+    """The third look, at step 2, is the one that tells: it must still be of one loss."""
+    assert (van.PATIENCE, xg.PATIENCE) == (3, 3)
+    assert bool(found(VANISHING, _rivals(_slopes(_even(1e-6)), since, loss))) is is_told
+    assert bool(found(GRADIENT, _rivals(_slopes(_even(2 * xg.LIMIT)), since, loss))) is is_told
+
+
+def _experts(orders: Sequence[int]) -> tuple[Tensor, ...]:
+    """Three layers, of which the second is a list of three experts, which ran first at these places."""
+    names = ("stem", *(f"experts.{i}.fc" for i in range(3)), "neck", "head")
+    weights = [tensor(i, f"{name}.weight", shape=(16, 16), count=256) for i, name in enumerate(names)]
+    ran = dict(zip(names, (0, *orders, 4, 5), strict=True))
+    return (*weights, *(tensor(100 + i, f"{name}/out", order=ran[name]) for i, name in enumerate(names)))
+
+
+@pytest.mark.parametrize(
+    ("orders", "is_in_order"), [((1, 2, 3), True), ((3, 2, 1), True), ((1, 2, 9), True), ((1, 9, 3), False), ((2, 1, 3), False)]
+)
+def test_experts_that_first_ran_late_have_no_place_in_the_depth(orders: tuple[int, ...], is_in_order: bool) -> None:
+    (profile,) = depth.outputs(Tensors(_experts(orders)))
+    names = [_experts(orders)[column].name for column in profile.columns]
+    listed = sorted(range(3), key=lambda i: orders[i]) if is_in_order else []
+    assert sorted(names) == sorted(["stem/out", "neck/out", "head/out", *(f"experts.{i}.fc/out" for i in listed)])
+
+
+def test_an_expert_that_first_ran_late_is_no_last_layer() -> None:
+    """It has a ten-thousandth of the gradient, since few samples were its: no other layer's grew on its way back from there."""
+    sizes = [1.0, 1.0, 1e-4, 1.0, 1.0, 1.0]  # stem, experts 0 to 2, neck, head
+    assert found(GRADIENT, _slopes(sizes, tensors=_experts((1, 9, 3)))) == []
+    last = [1.0, 1.0, 1.0, 1e-4, 1.0, 1.0]  # in the order of the list: it is one behind the other
+    assert [f.told_step for f in found(GRADIENT, _slopes(last, tensors=_experts((1, 2, 9))))] == [0]
 
 
 # ---- exploding-gradient ----

@@ -176,6 +176,20 @@ def test_a_hard_batch_of_a_model_that_fits_the_others_undoes_little() -> None:
     assert len(found(LOSS, block(60, steps=step_rows(60, loss=falls.tolist())))) == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "times", "is_told"), [(2.4, 2.5, True), (2.6, 2.5, False), (6.0, 2.9, False), (6.0, 3.1, True), (2.4, 1.9, False)]
+)
+def test_a_loss_that_a_renewed_target_doubles_is_no_spike_below_its_first_value(
+    first: float, times: float, is_told: bool
+) -> None:
+    """It begins at `first`, has come down to 1, and is `times` as large in one step, which undoes more than UNDONE."""
+    assert (loss_spike.LEAST, loss_spike.FAR) == (2.0, 3.0)
+    losses = np.ones(60)
+    losses[:3], losses[3:20] = first, np.linspace(first, 1.0, 17)
+    losses[40] = times
+    assert bool(found(LOSS, block(60, steps=step_rows(60, loss=losses.tolist())))) is is_told
+
+
 def test_a_gradient_spike_is_the_tensor_s_with_the_largest_share() -> None:
     usual, jump = _series(40, 30, 1.0), _series(40, 30, 40.0, seed=1)
     (told,) = found(GRADIENT, block(40, {"gradient.l2_norm": {"*": usual, "b.weight": jump}}))
@@ -276,6 +290,32 @@ def test_gradients_that_have_outgrown_their_second_moment_are_told_while_the_los
 def test_growth_is_healthy_while_the_loss_falls_or_updates_are_small() -> None:
     assert found(STALE, _grown(4.0, rise=0.5)) == []
     assert found(STALE, _grown(4.0, update=0.39)) == []
+
+
+@pytest.mark.parametrize(("high", "is_told"), [(10, True), (11, False)])
+def test_the_losses_must_be_above_all_of_the_last_few_before(high: int, is_told: bool) -> None:
+    """Told at step 32, of 31 and 32; the AGO before these are steps 11 to 30. One of them was as high."""
+    assert (stale_second_moment.AGO, stale_second_moment.PATIENCE) == (20, 2)
+    made = _with_losses(np.where(np.arange(33) == high, 3.0, np.where(np.arange(33) < 31, 1.0, 2.5)))
+    assert bool(found(STALE, made)) is is_told
+
+
+@pytest.mark.parametrize(("rise", "is_told"), [(1.60, True), (1.59, False)])
+def test_the_losses_must_be_far_above_those_before(rise: float, is_told: bool) -> None:
+    """Before it they are 0.9 and 1.1 in turn: a median of 1, a median distance of 0.1, so 4 sigmas end at 1.593."""
+    assert stale_second_moment.SIGMAS == 4.0
+    made = _with_losses(np.where(np.arange(33) < 31, 1.0 + 0.1 * (-1.0) ** np.arange(33), rise))
+    assert bool(found(STALE, made)) is is_told
+
+
+def test_both_losses_must_have_risen() -> None:
+    assert found(STALE, _with_losses(np.r_[np.ones(31), 1.0, 9.0])) == []
+    assert found(STALE, _with_losses(np.r_[np.ones(31), 9.0, 1.0])) == []
+
+
+def _with_losses(losses: np.ndarray) -> Any:
+    """33 steps; gradients are four times as large from step 31 on."""
+    return _adam(33, np.where(np.arange(33) < 31, 1.0, 4.0), 0.5, loss=losses.tolist(), eps=1e-8)
 
 
 def test_a_moment_that_was_weighed_counts_more_than_what_was_followed() -> None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import weighbridge
-from tests.diagnosis.made import block, found, outcome, step_rows
+from tests.diagnosis.made import LAYERS, block, found, outcome, step_rows, tensor
 from tests.diagnosis.trainings import Training, batches, data, seeded, sgd_mlp, train
 from weighbridge.diagnosis import INPUT, Finding, Outcome
 from weighbridge.diagnosis.registry import rule
 from weighbridge.diagnosis.rules import uninformative_data as rules
+from weighbridge.diagnosis.stream import Block
 
 DATA = rule("uninformative-data")
 LN4 = math.log(4)
@@ -102,6 +103,41 @@ def test_a_judge_that_cannot_tell_real_from_made_is_a_gan_s_aim() -> None:
     assert found(DATA, block(40, arrays, steps=both, pairing=_pairs(40))) == []
     same = sorted([*judge, *({**row, "optimizer": 1} for row in judge)], key=lambda row: row["step"])
     assert len(found(DATA, block(40, arrays, steps=same, pairing=_pairs(40)))) == 1
+
+
+@pytest.mark.parametrize(("since", "is_told"), [(rules.STEPS, True), (rules.STEPS - 1, False), (0, False)])
+def test_from_the_step_on_in_which_two_losses_pull_no_loss_counts(since: int, is_told: bool) -> None:
+    arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+    ours = step_rows(40, loss=LN4)
+    theirs = [{**row, "optimizer": 1, "loss": 0.9} for row in ours if row["step"] >= since]
+    both = sorted([*ours, *theirs], key=lambda row: (row["step"], row["optimizer"]))
+    assert bool(found(DATA, block(40, arrays, steps=both, pairing=_pairs(40)))) is is_told
+
+
+def _with_embedding(steps: int, loss: Any = LN4) -> Block:
+    tensors = (*LAYERS, tensor(9, "words.weight", module="Embedding"))
+    arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+    return block(steps, arrays, tensors, steps=step_rows(steps, loss=loss), pairing=_pairs(steps))
+
+
+def test_rows_of_an_embedding_change_only_when_their_token_comes_again() -> None:
+    assert outcome(DATA, _with_embedding(rules.VISITS - 1)) is Outcome.NOT_ENOUGH_DATA
+    assert [f.told_step for f in found(DATA, _with_embedding(rules.VISITS))] == [rules.VISITS - 1]
+
+
+@pytest.mark.parametrize(("first", "told"), [(149, 199), (150, 200)])
+def test_only_the_last_losses_are_compared_with_the_guess(first: int, told: int) -> None:
+    """Four of them far out, from this step on: of 50 or 51 they lift the mean beyond its errors, three of 50 do not."""
+    assert (rules.RECENT, rules.VISITS) == (50, 200)
+    losses = np.full(210, LN4)
+    losses[first : first + 4] = 1e4
+    assert [f.told_step for f in found(DATA, _with_embedding(210, losses.tolist()))] == [told]
+
+
+def test_what_is_learnt_slowly_shows_in_the_last_losses() -> None:
+    """A mean of 0.985 of the guess over all steps, of 0.974 over the last 50."""
+    assert found(DATA, _with_embedding(200, (LN4 * np.linspace(1.0, 0.97, 200)).tolist())) == []
+    assert len(found(DATA, _with_embedding(200, (LN4 * np.linspace(1.0, 0.98, 200)).tolist()))) == 1
 
 
 def test_a_run_without_targets_is_not_applicable() -> None:

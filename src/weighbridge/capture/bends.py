@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from weighbridge.capture.spread import evenly
+
 SAMPLES: Final = 64
 POSITIONS: Final = 8
 FEATURES: Final = 1024
@@ -84,11 +86,7 @@ def _maker(node: Any, made: Names) -> Any:
 
 def _measured(result: torch.Tensor, name: str, is_flat: Callable[[torch.Tensor], torch.Tensor]) -> Bend:
     y = result.movedim(1, -1) if result.dim() in (4, 5) else result
-    y = y[_even(y.shape[0], SAMPLES)][..., _even(y.shape[-1], FEATURES)]
-    y = y.flatten(1, -2)[:, _even(math.prod(y.shape[1:-1]), POSITIONS)] if y.dim() > 2 else y
+    y = y[evenly(y.shape[0], SAMPLES)][..., evenly(y.shape[-1], FEATURES)]
+    y = y.flatten(1, -2)[:, evenly(math.prod(y.shape[1:-1]), POSITIONS)] if y.dim() > 2 else y
     flat = is_flat(y.to(torch.float32)).reshape(-1, y.shape[-1]).numpy().mean(axis=0)
     return Bend(name, float(flat.mean()), float((flat > ALWAYS).mean()), float((flat == 1).mean()))
-
-
-def _even(size: int, most: int) -> slice:
-    return slice(None, None, max(1, math.ceil(size / most)))

@@ -123,27 +123,26 @@ def parameters_of(
     ran = set(called)
     for parameter in model.parameters():
         name = names.get(id(parameter), "")
-        owner = name.rpartition(".")[0] or prefix
-        if not name:
-            continue
-        yield (
-            Parameter(
-                name=name,
-                module=owner,
-                kind=type(modules.get(owner)).__name__,
-                shape=tuple(parameter.shape),
-                size_bytes=parameter.numel() * parameter.element_size(),
-                is_trainable=parameter.requires_grad,
-                is_called=owner in ran,
-                is_optional=is_optional(owner, modules, ran),
-            ),
-            parameter,
-        )
+        if name:
+            yield described(name, name.rpartition(".")[0] or prefix, parameter, modules, ran), parameter
 
 
-def is_optional(owner: str, modules: Mapping[str, nn.Module], called: Iterable[str]) -> bool:
+def described(name: str, owner: str, parameter: nn.Parameter, modules: Mapping[str, nn.Module], ran: set[str]) -> Parameter:
+    """What one of `modules`, the owner, holds under this name. ran: the modules that were called."""
+    return Parameter(
+        name=name,
+        module=owner,
+        kind=type(modules.get(owner)).__name__,
+        shape=tuple(parameter.shape),
+        size_bytes=parameter.numel() * parameter.element_size(),
+        is_trainable=parameter.requires_grad,
+        is_called=owner in ran,
+        is_optional=_is_optional(owner, modules, ran),
+    )
+
+
+def _is_optional(owner: str, modules: Mapping[str, nn.Module], ran: set[str]) -> bool:
     """Whether a module around it is one of a list of which others were called."""
-    ran = called if isinstance(called, set) else set(called)
     parts = owner.split(".")
     for end in range(len(parts), 0, -1):
         holder, item = ".".join(parts[: end - 1]), ".".join(parts[:end])

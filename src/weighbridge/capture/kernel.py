@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 F32, F64, F16, BF16 = range(4)
+_CODES: Final = {"torch.float32": F32, "torch.float64": F64, "torch.float16": F16, "torch.bfloat16": BF16}
 ALL_ROWS: Final = 7
 NO_HISTOGRAM: Final = -1
 ITEM_SIZES: Final = (4, 8, 2, 2)  # bytes of an element, by code
@@ -87,7 +88,7 @@ class Kernel(Protocol):
 
 def code_of(dtype: torch.dtype) -> int | None:
     """The kernel's code of a dtype, or None where it is not weighed (complex: weigh view_as_real)."""
-    return {"torch.float32": F32, "torch.float64": F64, "torch.float16": F16, "torch.bfloat16": BF16}.get(str(dtype))
+    return _CODES.get(str(dtype))
 
 
 def has_free_core() -> bool:

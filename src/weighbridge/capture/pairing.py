@@ -14,6 +14,7 @@ state and autograd see nothing of it.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, Final
 
 import numpy as np
@@ -39,7 +40,8 @@ class Pairing:
         self.inputs: Numbers | None = None  # [samples, features] of the last batch, evenly chosen
         self.batch, self.checksum = 0, 0.0
         self.row: tuple[Any, ...] | None = None
-        self._memory: list[tuple[Numbers, Numbers]] = []
+        self._memory: deque[tuple[Numbers, Numbers]] = deque()
+        self._remembered = 0  # samples in it
         self._scale: Numbers | None = None  # of the features, in the first batch
 
     def meet_batch(self, args: Any) -> None:
@@ -84,8 +86,9 @@ class Pairing:
             _agreement(scaled, target, *map(np.concatenate, zip(*self._memory, strict=True))) if self._memory else (0.0, 0.0)
         )
         self._memory.append((scaled, target))
-        while sum(len(part) for part, _ in self._memory) > REMEMBERED:
-            self._memory.pop(0)
+        self._remembered += len(target)
+        while self._remembered > REMEMBERED:
+            self._remembered -= len(self._memory.popleft()[1])
         return found
 
 

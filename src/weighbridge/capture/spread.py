@@ -40,13 +40,14 @@ def spread_of(output: torch.Tensor, axis: int) -> Spread | None:
     """
     if output.dim() < 2 or output.shape[0] < 2 or not output.numel() or output.layout is not torch.strided:
         return None
-    y = output.detach().movedim(axis, -1)[_even(output.shape[0], SAMPLES)]
-    y = y[..., _even(y.shape[-1], FEATURES)]
+    y = output.detach().movedim(axis, -1)[evenly(output.shape[0], SAMPLES)]
+    y = y[..., evenly(y.shape[-1], FEATURES)]
     y = y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1)
-    return _sums(y[:, _even(y.shape[1], POSITIONS)].to(torch.float64).numpy())
+    return _sums(y[:, evenly(y.shape[1], POSITIONS)].to(torch.float64).numpy())
 
 
-def _even(size: int, most: int) -> slice:
+def evenly(size: int, most: int) -> slice:
+    """Of so many in a row at most so many, at equal distances."""
     return slice(None, None, max(1, math.ceil(size / most)))
 
 

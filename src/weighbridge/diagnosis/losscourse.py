@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from statistics import median
 from typing import Final
-
-import numpy as np
 
 START: Final = 3  # steps whose median is where it began: one batch alone may be an easy one
 RECENT: Final = 5  # steps whose median is where it is now
@@ -18,11 +18,11 @@ class LossCourse:
         self._early: list[float] = []
         self._late: deque[float] = deque(maxlen=RECENT)
         self.steps = 0
-        self.best = np.inf  # the lowest that it has been
+        self.best = math.inf  # the lowest that it has been
 
     def add(self, loss: float) -> None:
         """The next step's."""
-        if not np.isfinite(loss):
+        if not math.isfinite(loss):
             return
         self.steps += 1
         self._late.append(loss)
@@ -34,12 +34,12 @@ class LossCourse:
     @property
     def first(self) -> float:
         """Where it began."""
-        return float(np.median(self._early)) if self._early else np.nan
+        return median(self._early) if self._early else math.nan
 
     @property
     def now(self) -> float:
         """Where it is."""
-        return float(np.median(self._late)) if self._late else np.nan
+        return median(self._late) if self._late else math.nan
 
     def has_improved(self, by: float) -> bool:
         """Is it lower than at the beginning by this share of it?"""
@@ -47,4 +47,4 @@ class LossCourse:
 
     def has_worsened(self, by: float) -> bool:
         """Is it higher than its best by this share of the way from the beginning to there?"""
-        return np.isfinite(self.best) and self.now - self.best > by * max(self.first - self.best, 0.0) > 0
+        return math.isfinite(self.best) and self.now - self.best > by * max(self.first - self.best, 0.0) > 0

@@ -19,13 +19,14 @@ Typically Occurs at the Edge of Stability, section 2.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 
 READS: Final = {
@@ -34,7 +35,7 @@ READS: Final = {
     "update": ["l2_norm", "dot_gradient_update"],
     "tables": ["steps", "groups"],
 }
-MANY_EVALUATIONS: Final = ("LBFGS",)  # the gradient that is left is not the one at which the step began
+MANY_EVALUATIONS: Final = frozenset({"LBFGS"})  # the gradient that is left is not the one at which the step began
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,22 @@ def matrices(tensors: Tensors) -> np.ndarray:
 
 def steps_taken(block: Block, weights: np.ndarray) -> Iterator[Step]:
     """The steps of a block that were taken, in order. weights: mask of `matrices`."""
-    held: dict[int, list[int]] = {}
-    for group in block.groups:
-        if group.kind not in MANY_EVALUATIONS:
-            held.setdefault(group.optimizer, []).extend(group.columns)
-    rows = [row for row in block.rows("steps") if held.get(row["optimizer"]) and not row["skipped"]]
-    sums = {number: _Sums(block, np.array(held[number]), weights) for number in {row["optimizer"] for row in rows}}
-    for row in rows:
-        yield sums[row["optimizer"]].step(row, row["step"] - block.start)
+    sums: dict[int, _Sums] = {}
+    for one in taken(block):
+        if one.optimizer not in sums:
+            if not len(one.columns) or not one.held.kinds.isdisjoint(MANY_EVALUATIONS):
+                continue
+            sums[one.optimizer] = _Sums(block, one.columns, weights)
+        yield sums[one.optimizer].step(one)
+
+
+def promised(block: Block, one: Taken, growth: float | np.ndarray = 1.0) -> float:
+    """The most that a step lowers the loss by (first order), of the loss's size, with the gradient that it used; NaN = unknown.
+
+    growth: of each tensor's part, what momentum will make of it. block: needs `update.dot_gradient_update`.
+    """
+    falls = -block["update.dot_gradient_update"][one.at, one.columns]
+    return float(np.nansum(falls * growth)) / abs(one.loss) if one.loss and np.isfinite(falls).any() else math.nan
 
 
 class _Sums:
@@ -87,16 +96,15 @@ class _Sums:
             for name in ("parameter.l2_norm", "update.l2_norm", "gradient.l2_norm")
         )
 
-    def step(self, row: Mapping[str, Any], at: int) -> Step:
-        clip = row["clip_factor"]
-        clip = clip if clip and math.isfinite(clip) else 1.0
-        loss = math.nan if row["loss"] is None else float(row["loss"])
-        size, has_share = float(self.size[at]), loss > 0
+    def step(self, one: Taken) -> Step:
+        at, loss, clip = one.at, one.loss, one.clip_factor
+        size, clip = float(self.size[at]), clip if clip and math.isfinite(clip) else 1.0
+        has_share = loss > 0
         return Step(
-            step=row["step"],
-            optimizer=row["optimizer"],
+            step=one.step,
+            optimizer=one.optimizer,
             loss=loss,
-            rate=max((r for r in row["lr"] or () if r is not None), default=math.nan),
+            rate=max((rate for rate in one.row["lr"] or () if rate is not None), default=math.nan),
             promise=float(self.promised[at]) / clip / loss if has_share else math.nan,
             pace=float(self.moved[at]) / size if size > 0 else math.nan,
             leverage=float(self.slope[at]) / clip * size / loss if has_share else math.nan,

@@ -33,7 +33,8 @@ class Progress:
             first.append(loss)
         last = self._last.setdefault(optimizer, deque(maxlen=LAST))
         last.append(loss)
-        self._lowest[optimizer] = min(self._lowest.get(optimizer, fmean(last)), fmean(last))
+        now = fmean(last)
+        self._lowest[optimizer] = min(self._lowest.get(optimizer, now), now)
 
     def fall(self) -> float:
         """How far the losses have come down, as a share of their size at the start: the largest of all optimizers; 0 = none."""

@@ -35,7 +35,7 @@ class SecondMoments:
 
         block: needs `gradient.rms` and `moment2.mean`.
         """
-        if not {g.kind for g in one.groups} & {*KINDS}:
+        if one.held.kinds.isdisjoint(KINDS):
             return np.full(len(one.columns), np.nan)
         columns = one.columns
         beta = one.setting("betas", part=1)
@@ -60,11 +60,12 @@ def own_updates(block: Block, one: Taken) -> np.ndarray:
 
     block: needs `update.l2_norm`, `update.dot_update_parameter` and `parameter.l2_norm`.
     """
-    update, weight = (block[f"{q}.l2_norm"][one.at, one.columns] for q in ("update", "parameter"))
-    is_decoupled = one.setting("decoupled_weight_decay", 0.0) + np.repeat(
-        [g.kind == "AdamW" for g in one.groups], [len(g.columns) for g in one.groups]
-    )
+    update: np.ndarray = block["update.l2_norm"][one.at, one.columns]
+    is_decoupled = one.setting("decoupled_weight_decay", 0.0) + one.held.spread([g.kind == "AdamW" for g in one.groups])
+    if not is_decoupled.any():
+        return update**2
     lost = np.where(is_decoupled > 0, one.lr * np.nan_to_num(one.weight_decay), 0.0)
+    weight = block["parameter.l2_norm"][one.at, one.columns]
     dot = np.where(lost > 0, block["update.dot_update_parameter"][one.at, one.columns], 0.0)
     whole = update**2 + 2 * lost * dot + lost**2 * np.where(lost > 0, weight, 0.0) ** 2
     own: np.ndarray = np.maximum(whole, 0.0)

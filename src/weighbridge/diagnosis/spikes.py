@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
+from statistics import median
 from typing import Final
 
 import numpy as np
@@ -38,11 +40,11 @@ class SpikeWatch:
 
     def add(self, value: float) -> Spike | None:
         """The next value; says whether it stands out of those before. A value that is not finite and positive is left out."""
-        if not (np.isfinite(value) and value > 0):
+        if not 0 < value < math.inf:
             return None
         x, spike = float(np.log(value)), None
         if self._last:
-            excess = x - float(np.median(self._last))
+            excess = x - median(self._last)
             spike = self._judged(excess)
             if spike is None:
                 self._excess.append(excess)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.diagnosis.progress import Progress
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, rows_by_step
 
 BATCH: Final = -1  # in place of a column: what came into the model
 
@@ -43,16 +44,22 @@ class Seen:
 ROUNDING: Final = 1e-12  # of float32 numbers, squared: what differs by less does not differ
 
 
-def by_step(block: Block, progress: Progress) -> Iterator[tuple[int, dict[int, Seen], dict[int, float]]]:
-    """Per step with rows: of each column what was seen, and attention's largest logits. Feeds `progress` on the way."""
-    losses, rows = list(block.rows("steps")), list(block.rows("spread"))
-    column = block.tensors.column | {BATCH: BATCH}
-    for step in sorted({row["step"] for row in rows}):
+def looks(block: Block, progress: Progress) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+    """Each step with rows of `spread`, and these. Feeds `progress` on the way, with the losses up to that step."""
+    losses = deque(block.rows("steps"))
+    for step, rows in sorted(rows_by_step(block.rows("spread")).items()):
         while losses and losses[0]["step"] <= step:
-            progress.read(losses.pop(0))
-        mine = [row for row in rows if row["step"] == step and row["tensor"] in column]
+            progress.read(losses.popleft())
+        yield step, rows
+    for row in losses:
+        progress.read(row)
+
+
+def by_step(block: Block, progress: Progress) -> Iterator[tuple[int, dict[int, Seen], dict[int, float]]]:
+    """The same, with what was seen of each column, and attention's largest logits."""
+    column = block.tensors.column | {BATCH: BATCH}
+    for step, rows in looks(block, progress):
+        mine = [row for row in rows if row["tensor"] in column]
         seen = {column[row["tensor"]]: Seen.of(row) for row in mine if row["samples"] > 1}
         logits = {column[row["tensor"]]: row["logit"] for row in mine if np.isfinite(row["logit"])}
         yield step, seen, logits
-    for row in losses:
-        progress.read(row)

@@ -118,6 +118,14 @@ def _of_group(value: Any, number: int) -> Any:
     return value[number] if number < len(value) else None
 
 
+def rows_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
+    """Rows of a small table, by their step; in the order in which they come."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["step"], []).append(row)
+    return found
+
+
 def needed(needs: Iterable[Needs]) -> Needs:
     """All that several rules need."""
     every = Needs()

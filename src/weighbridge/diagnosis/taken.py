@@ -11,6 +11,29 @@ import numpy as np
 from weighbridge.diagnosis.stream import Block, Group
 
 
+class Held:
+    """What one optimizer holds in a block, in which nothing of it changes. Arrays have one entry per tensor of `columns`."""
+
+    def __init__(self, groups: list[Group]) -> None:
+        self.groups = tuple(groups)
+        self.columns = np.array([c for g in groups for c in g.columns], np.int64)
+        self.kinds = frozenset(g.kind for g in groups)
+        self._sizes = [len(g.columns) for g in groups]
+        self._settings: dict[tuple[str, float, int | None], np.ndarray] = {}
+
+    def spread(self, values: list[Any]) -> np.ndarray:
+        """One number per group, for each tensor of it."""
+        return np.repeat(np.array(values, float), self._sizes)
+
+    def setting(self, name: str, otherwise: float, part: int | None) -> np.ndarray:
+        """As `Taken.setting`; asked at each step, worked out once."""
+        key = (name, otherwise, part)
+        if key not in self._settings:
+            self._settings[key] = self.spread([_number(g.settings.get(name), otherwise, part) for g in self.groups])
+            self._settings[key].flags.writeable = False
+        return self._settings[key]
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """One step of one optimizer. Arrays have one entry per tensor of `columns`."""
@@ -19,11 +42,30 @@ class Taken:
     step: int
     optimizer: int
     row: Mapping[str, Any]  # of the table of steps
-    groups: tuple[Group, ...]  # of this optimizer
-    columns: np.ndarray  # int64: tensors that this optimizer holds
-    lr: np.ndarray
-    momentum: np.ndarray
-    weight_decay: np.ndarray
+    held: Held
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Of this optimizer."""
+        return self.held.groups
+
+    @property
+    def columns(self) -> np.ndarray:
+        """int64: tensors that this optimizer holds."""
+        return self.held.columns
+
+    @property
+    def lr(self) -> np.ndarray:
+        """Each tensor's learning rate; NaN where it is not known. So are the next two."""
+        return self._of_groups("lr")
+
+    @property
+    def momentum(self) -> np.ndarray:
+        return self._of_groups("momentum")
+
+    @property
+    def weight_decay(self) -> np.ndarray:
+        return self._of_groups("weight_decay")
 
     @property
     def loss(self) -> float:
@@ -36,15 +78,14 @@ class Taken:
         return np.nan if self.row["clip_factor"] is None else float(self.row["clip_factor"])
 
     def setting(self, name: str, otherwise: float = np.nan, part: int | None = None) -> np.ndarray:
-        """A number of each tensor's group; of a pair such as `betas`, one `part`."""
-        found = np.full(len(self.columns), otherwise)
-        place = {column: i for i, column in enumerate(self.columns.tolist())}
-        for group in self.groups:
-            value = group.settings.get(name)
-            value = value[part] if part is not None and isinstance(value, list | tuple) else value
-            if isinstance(value, int | float):
-                found[[place[c] for c in group.columns]] = value
-        return found
+        """A number of each tensor's group; of a pair such as `betas`, one `part`. Read-only."""
+        return self.held.setting(name, otherwise, part)
+
+    def _of_groups(self, name: str) -> np.ndarray:
+        """One number per tensor, from a list with one per group."""
+        listed = self.row[name]
+        values = [listed[g.number] if g.number < len(listed) else None for g in self.groups]
+        return self.held.spread([np.nan if value is None else value for value in values])
 
 
 def taken(block: Block, skipped: bool = False) -> Iterator[Taken]:
@@ -52,16 +93,18 @@ def taken(block: Block, skipped: bool = False) -> Iterator[Taken]:
     members: dict[int, list[Group]] = {}
     for group in block.groups:
         members.setdefault(group.optimizer, []).append(group)
-    columns = {number: np.array([c for g in groups for c in g.columns], np.int64) for number, groups in members.items()}
+    held = {number: Held(groups) for number, groups in members.items()}
     for row in block.rows("steps"):
-        groups = tuple(members.get(row["optimizer"], ()))
-        if groups and (skipped or not row["skipped"]):
-            mine = columns[row["optimizer"]]
-            settings = [_of_groups(row[name], groups) for name in ("lr", "momentum", "weight_decay")]
-            yield Taken(row["step"] - block.start, row["step"], row["optimizer"], row, groups, mine, *settings)
+        mine = held.get(row["optimizer"])
+        if mine is not None and (skipped or not row["skipped"]):
+            yield Taken(row["step"] - block.start, row["step"], row["optimizer"], row, mine)
 
 
-def _of_groups(listed: Any, groups: tuple[Group, ...]) -> np.ndarray:
-    """One number per tensor, from a list with one per group."""
-    values = [listed[g.number] if g.number < len(listed) and listed[g.number] is not None else np.nan for g in groups]
-    return np.repeat(np.array(values, float), [len(g.columns) for g in groups])
+def norm_of(norms: np.ndarray) -> float:
+    """Of several tensors together, from the norm of each; NaN counts as 0."""
+    return float(np.sqrt(np.nansum(norms**2)))
+
+
+def _number(value: Any, otherwise: float, part: int | None) -> float:
+    value = value[part] if part is not None and isinstance(value, list | tuple) else value
+    return value if isinstance(value, int | float) else otherwise

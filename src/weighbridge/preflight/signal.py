@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, Final
 
 import torch
 
 from weighbridge.capture.firstfacts import asked
-from weighbridge.capture.firstgraph import is_optional, written
+from weighbridge.capture.firstgraph import described, written
 from weighbridge.capture.graphwalk import walk
 from weighbridge.capture.hooks import unheard
 from weighbridge.diagnosis.graphrule import module_of
@@ -84,17 +85,9 @@ def _parameters(
     modules = dict(twin.named_modules())
     called = {call.module for call in observed.calls}
     for name, parameter in twin.named_parameters():
-        owner = module_of(name)
         gradient = parameter.grad
-        yield Parameter(
-            name=name,
-            module=owner,
-            kind=type(modules.get(owner)).__name__,
-            shape=tuple(parameter.shape),
-            size_bytes=parameter.numel() * parameter.element_size(),
-            is_trainable=parameter.requires_grad,
-            is_called=owner in called,
-            is_optional=is_optional(owner, modules, called),
+        yield dataclasses.replace(
+            described(name, module_of(name), parameter, modules, called),
             is_optimized=id(users[name]) in held if optimizers else None,
             gradient_rms=None if gradient is None else rms(_dense(gradient)),
             has_equal_rows=has_equal_rows(parameter.detach(), gradient, largest),

@@ -21,7 +21,7 @@ References     Lu et al. 2019, "Dying ReLU and Initialization". He et al. 2015. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +29,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import AFFINE, NORMS, Layers
 from weighbridge.diagnosis.progress import Progress
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, rows_by_step
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, share
 
@@ -94,9 +94,11 @@ class DeadUnits(Rule):
         found = {c: self.layers.producer(c) for c in self.layers.outputs if tensors[c].module in RELU}
         self.producers = {c: p for c, p in found.items() if p == c or self.layers.is_trained(p)}
         self.plain = [c for c in self.layers.outputs if tensors[c].module in AFFINE | NORMS and self.layers.is_trained(c)]
+        self.deepest_first: list[int] = []  # of layers_of
+        self.biases = {c: self.layers.bias(self.producers.get(c, c)) for c in self.layers.outputs}
 
     def read(self, block: Block) -> Iterator[Finding]:
-        tables = {name: _by_step(block.rows(name)) for name in ("steps", "units", "spread")}
+        tables = {name: rows_by_step(block.rows(name)) for name in ("steps", "units", "spread")}
         for step in sorted({step for table in tables.values() for step in table}):
             for row in tables["steps"].get(step, ()):
                 self.progress.read(row)
@@ -174,10 +176,12 @@ class DeadUnits(Rule):
         """Most units of a layer lose their gradient at once, and it stays so; the last one in the order of execution: what it
         does not let through, those before it cannot get."""
         is_cut = False
-        for column in sorted(self.layers_of, key=lambda c: -self.tensors[c].order):
+        if len(self.deepest_first) != len(self.layers_of):
+            self.deepest_first = sorted(self.layers_of, key=lambda c: -self.tensors[c].order)
+        for column in self.deepest_first:
             layer = self.layers_of[column]
             place = self.producers.get(column, column)
-            bias = self.layers.bias(place)
+            bias = self.biases[column]
             is_relu = column in self.producers or column in self.through_relu
             is_cut |= place in self.told
             if not is_relu or bias is None or place in self.told or len(layer.inputs) < SMALL:
@@ -276,10 +280,3 @@ class DeadUnits(Rule):
 def _most(units: int, has_grown: bool) -> float:
     """The share of dead units above which it is no chance: of those dead from the start a half may be, by their biases."""
     return MOST if has_grown else min(1.0 - 0.5 / units, MOST + BY_CHANCE * 0.5 / units**0.5)
-
-
-def _by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    found: dict[int, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["step"], []).append(row)
-    return found

@@ -22,6 +22,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
+from weighbridge.diagnosis.pace import promised
 from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, taken
@@ -86,7 +87,7 @@ class DominantEpsilon(Rule):
                 continue
             state.first = one.step if not state.run else state.first
             state.run += 1
-            progress = _progress(block, one)
+            progress = promised(block, one)
             state.stopped = state.stopped + 1 if progress <= STOPPED else 0
             state.slow = state.slow + 1 if progress <= SLOW else 0
             if state.stopped >= PATIENCE or (state.slow >= LONG and not state.course.has_improved(IMPROVED)):
@@ -123,9 +124,3 @@ class DominantEpsilon(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.has_eps else (Outcome.NOT_APPLICABLE, "no optimizer of Adam's kind")
-
-
-def _progress(block: Block, one: Taken) -> float:
-    """Most that the step lowers the loss by, of the loss."""
-    falls = float(-np.nansum(block["update.dot_gradient_update"][one.at, one.columns]))
-    return falls / abs(one.loss) if one.loss else np.inf

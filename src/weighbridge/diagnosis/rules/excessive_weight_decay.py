@@ -24,7 +24,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import number, share
 
@@ -66,8 +66,7 @@ class ExcessiveWeightDecay(Rule):
         for one in taken(block):
             state = self.states.setdefault(one.optimizer, State())
             state.course.add(one.loss)
-            decaying = one.columns[one.weight_decay > 0]
-            if self.is_told or not len(decaying):
+            if self.is_told or not len(decaying := one.columns[one.weight_decay > 0]):
                 continue
             self.has_decay = True
             found = self._look(block, one, state, decaying)
@@ -78,12 +77,13 @@ class ExcessiveWeightDecay(Rule):
     def _look(self, block: Block, one: Taken, state: State, decaying: np.ndarray) -> Finding | None:
         dot = block["update.dot_update_parameter"][one.at, decaying]
         there = decaying[np.isfinite(dot)]
-        weight, update = (_size(block[f"{q}.l2_norm"][one.at, there]) for q in ("parameter", "update"))
+        weight, update = (norm_of(block[f"{q}.l2_norm"][one.at, there]) for q in ("parameter", "update"))
         if not weight > 0 or not update > 0 or len(there) < len(decaying):
             return None
         if not state.norm:
             state.norm, state.since = weight, one.step
-        state.decayed += float(np.nanmean((one.lr * one.weight_decay)[one.weight_decay > 0]))
+        decay = one.weight_decay
+        state.decayed += float(np.nanmean((one.lr * decay)[decay > 0]))
         cosine, rate = float(dot.sum()) / (weight * update), -float(dot.sum()) / weight**2
         if cosine < -RADIAL and rate > RATE:
             state.run = [*state.run, (one.step, cosine, rate)][-SHOWN:]
@@ -121,7 +121,3 @@ class ExcessiveWeightDecay(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.has_decay else (Outcome.NOT_APPLICABLE, "no parameter has weight decay")
-
-
-def _size(norms: np.ndarray) -> float:
-    return float(np.sqrt((norms**2).sum()))

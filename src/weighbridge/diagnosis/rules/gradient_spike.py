@@ -25,7 +25,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.spikes import LEAST as WAIT
 from weighbridge.diagnosis.spikes import LIMIT, Spike, SpikeWatch
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, share
 
@@ -61,8 +61,9 @@ class GradientSpike(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         for one in taken(block):
-            norms = np.nan_to_num(block["gradient.l2_norm"][one.at, one.columns], posinf=0.0)
-            norm = float(np.sqrt((norms**2).sum()))
+            norms = block["gradient.l2_norm"][one.at, one.columns]
+            norms = np.where(np.isfinite(norms), norms, 0.0)
+            norm = norm_of(norms)
             if not norm > 0:
                 continue
             state = self.states.setdefault(one.optimizer, State())

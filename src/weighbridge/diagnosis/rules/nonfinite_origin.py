@@ -25,7 +25,7 @@ import numpy as np
 
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.evidence import Cell
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, rows_by_step
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted
 from weighbridge.records import Quantity
@@ -86,7 +86,10 @@ class NonfiniteOrigin(Rule):
         if self.is_done:
             return
         counts = {name: np.nan_to_num(block[name]) for name in COUNTS}
-        steps, calls = _by_step(block.rows("steps")), _by_step(r for r in block.rows("calls") if r["nonfinite_call"] >= 0)
+        steps, calls = (
+            rows_by_step(block.rows("steps")),
+            rows_by_step(r for r in block.rows("calls") if r["nonfinite_call"] >= 0),
+        )
         suspects = {block.start + int(i) for c in counts.values() for i in np.flatnonzero(c.any(axis=1))} | calls.keys()
         suspects |= {n for n, rows in steps.items() if any(r["skipped"] or not _is_finite(r["loss"]) for r in rows)}
         for step in sorted(suspects | steps.keys()):
@@ -224,10 +227,3 @@ def _is_finite(loss: float | None) -> bool:
 def _told_at(finding: Finding, step: int) -> Finding:
     steps = counted(EXCUSED, "step")
     return replace(finding, told_step=step, message=f"{finding.message} The scaler left out more than {steps} in a row for it.")
-
-
-def _by_step(rows: Any) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for row in rows:
-        found.setdefault(row["step"], []).append(row)
-    return found

@@ -25,8 +25,9 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
+from weighbridge.diagnosis.pace import promised
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, number, share
 
@@ -82,7 +83,8 @@ class OvertightClipping(Rule):
 
     def _is_in_ramp(self, one: Taken) -> bool:
         """Does the learning rate rise, or is it near its end? Then small steps are meant."""
-        now = float(np.nanmax(one.lr)) if np.isfinite(one.lr).any() else np.nan
+        rates = one.lr
+        now = float(np.nanmax(rates)) if np.isfinite(rates).any() else np.nan
         largest, before = self.rate.get(one.optimizer, (0.0, np.inf))
         self.rate[one.optimizer] = (max(largest, now), now)
         return now > before or now < TAIL * largest
@@ -101,27 +103,30 @@ class OvertightClipping(Rule):
 
     def _progress(self, block: Block, one: Taken) -> float:
         """Most that the step lowers the loss by, of the loss; momentum will make of it up to 1 / (1 - momentum)."""
-        falls = -block["update.dot_gradient_update"][one.at, one.columns]
-        is_heavy_ball = np.isnan(one.setting("betas", part=0)) & (one.momentum > 0) & (one.momentum < 1)
-        growth = np.where(is_heavy_ball, 1 / (1 - np.where(is_heavy_ball, one.momentum, 0.0)), 1.0)
-        return float(np.nansum(falls * growth)) / abs(one.loss) if one.loss and np.isfinite(falls).any() else np.nan
+        momentum = one.momentum
+        is_heavy_ball = np.isnan(one.setting("betas", part=0)) & (momentum > 0) & (momentum < 1)
+        return promised(block, one, growth=1 / (1 - np.where(is_heavy_ball, momentum, 0.0)))
 
     def _is_normalised(self, block: Block, one: Taken) -> bool:
         """Is the update of the size of the learning rate, whatever that of the gradient?"""
         if np.isnan(one.setting("eps")).all():
             return False
         count = block["gradient.count"][one.at, one.columns]
-        update = _size(block["update.l2_norm"][one.at, one.columns])
+        update = norm_of(block["update.l2_norm"][one.at, one.columns])
         return bool(update > PACE * np.sqrt(np.nansum(count * one.lr**2)))
 
     def _by_value(self, block: Block, one: Taken, course: LossCourse) -> Finding | None:
-        largest, count, total = (block[f"gradient.{n}"][one.at, one.columns] for n in ("abs_max", "count", "l1_norm"))
-        if not (bound := float(np.nanmax(np.nan_to_num(largest), initial=0.0))):
+        largest = block["gradient.abs_max"][one.at, one.columns]
+        if not (bound := float(np.fmax.reduce(largest, initial=0.0))):
             return None
         is_at = np.abs(largest / bound - 1) <= SAME
-        at_bound = float(np.nansum(total) / (np.nansum(count) * bound))
-        update, weight = (_size(block[f"{q}.l2_norm"][one.at, one.columns]) for q in ("update", "parameter"))
-        if is_at.sum() < 2 or is_at.mean() < AT_BOUND or at_bound < AT_BOUND or not update <= CRAWL * weight:
+        if is_at.sum() < 2 or is_at.mean() < AT_BOUND:  # nearly always: the rest need not be added up
+            self.crawl.pop(one.optimizer, None)
+            return None
+        count, total = (np.nansum(block[f"gradient.{n}"][one.at, one.columns]) for n in ("count", "l1_norm"))
+        at_bound = float(total / (count * bound))
+        update, weight = (norm_of(block[f"{q}.l2_norm"][one.at, one.columns]) for q in ("update", "parameter"))
+        if at_bound < AT_BOUND or not update <= CRAWL * weight:
             self.crawl.pop(one.optimizer, None)
             return None
         self.is_known = True
@@ -151,10 +156,6 @@ class OvertightClipping(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_known else (Outcome.NOT_APPLICABLE, "no clipping of gradients was seen")
-
-
-def _size(norms: np.ndarray) -> float:
-    return float(np.sqrt(np.nansum(norms**2)))
 
 
 def _of_values(first: int, step: int, bound: float, at_bound: float, ratio: float) -> Finding:

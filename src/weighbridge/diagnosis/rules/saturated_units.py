@@ -23,6 +23,7 @@ from typing import Any, Final
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import Layers
 from weighbridge.diagnosis.progress import Progress
+from weighbridge.diagnosis.spreads import looks
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import share
@@ -54,15 +55,10 @@ class SaturatedUnits(Rule):
         self.tensors, self.layers = tensors, Layers(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
-        losses = list(block.rows("steps"))
-        for row in block.rows("spread"):
-            while losses and losses[0]["step"] <= row["step"]:
-                self.progress.read(losses.pop(0))
+        for row in (row for _, rows in looks(block, self.progress) for row in rows):
             column = self.tensors.column.get(row["tensor"])
             if column is not None and row["bend"] in SATURATING:
                 yield from self._look(column, row)
-        for loss in losses:
-            self.progress.read(loss)
 
     def _look(self, column: int, row: Mapping[str, Any]) -> Iterator[Finding]:
         self.looks[column] = self.looks.get(column, 0) + 1

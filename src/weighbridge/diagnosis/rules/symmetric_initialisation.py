@@ -23,7 +23,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import AFFINE, RECURRENT, Layers
 from weighbridge.diagnosis.parameters import symmetric
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, rows_by_step
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.firstpass import from_text
 
@@ -63,20 +63,21 @@ class SymmetricInitialisation(Rule):
         self.tensors, self.layers = tensors, Layers(tensors)
         kinds = AFFINE | RECURRENT
         self.columns = [c for c in self.layers.outputs if tensors[c].module in kinds and self.layers.is_trained(c)]
+        self.weights = [w for c in self.columns if (w := self.layers.weight(c)) is not None]  # of each: it is trained
 
     def read(self, block: Block) -> Iterator[Finding]:
         for graph in block.rows("graph"):
             first = from_text(graph["detail"])
             self.is_trial |= first.has_gradients
             yield from symmetric(first)
-        units: dict[int, list[Mapping[str, Any]]] = {}
-        for row in block.rows("units"):
-            units.setdefault(row["step"], []).append(row)
+        units = rows_by_step(block.rows("units"))
         zero = self._zero(block)
-        for step in sorted({*units, *np.flatnonzero(zero.any(axis=1)) + block.start, *self._moves(block)}):
+        moves = self._first_moves(block)
+        for step in sorted({*units, *moves, *self._zero_steps(block, zero)}):
             for row in units.get(step, ()):
                 yield from self._look(row)
-            self._note_moves(block, step)
+            for column in moves.get(step, ()):
+                self.moved[column] = step
             yield from self._dead_ends(block, step, zero)
 
     # ---- equal units ----
@@ -104,19 +105,14 @@ class SymmetricInitialisation(Rule):
         alike = [np.ptp(total) <= rounding * np.sqrt(n * size), np.ptp(square) <= rounding * size]
         return bool(size > 0 and varies and all(alike) and np.ptp(largest) <= rounding * largest.max())
 
-    def _moves(self, block: Block) -> list[int]:
-        """The steps of this block at which a layer that is one moves for the first time may be any of these."""
-        weights = [w for c in self.columns if c not in self.moved and (w := self.layers.weight(c)) is not None]
-        moved = block["update.zero_fraction"][:, weights] < 1
-        return [int(i) + block.start for i in np.flatnonzero(moved.any(axis=1))]
-
-    def _note_moves(self, block: Block, step: int) -> None:
-        for column in self.columns:
-            weight = self.layers.weight(column)
-            if column in self.moved or weight is None:
-                continue
-            if block["update.zero_fraction"][step - block.start, weight] < 1:
-                self.moved[column] = step
+    def _first_moves(self, block: Block) -> dict[int, list[int]]:
+        """By step, the layers whose weight moves for the first time."""
+        has_moved = np.asarray(block["update.zero_fraction"][:, self.weights] < 1)
+        found: dict[int, list[int]] = {}
+        for i in np.flatnonzero(has_moved.any(axis=0)).tolist():
+            if self.columns[i] not in self.moved:
+                found.setdefault(block.start + int(has_moved[:, i].argmax()), []).append(self.columns[i])
+        return found
 
     def _finding(self, column: int, row: Mapping[str, Any], since: int, still: bool) -> Finding:
         self.told.add(column)
@@ -154,15 +150,21 @@ class SymmetricInitialisation(Rule):
 
     def _zero(self, block: Block) -> np.ndarray:
         """Bool [steps, columns]: the weight is 0 and so is its gradient, at a step that was taken."""
-        weights = [w for c in self.columns if (w := self.layers.weight(c)) is not None]
+        weights = self.weights
         is_zero = (block["parameter.abs_max"][:, weights] == 0) & (block["gradient.zero_fraction"][:, weights] == 1)
         return np.asarray(is_zero & (block.of_steps("lr", 0.0)[:, weights] > 0))
 
+    def _zero_steps(self, block: Block, zero: np.ndarray) -> list[int]:
+        """The recorded steps, where rows of such zeros go on or may end in this block."""
+        if not zero.any() and not any(self.zeros.values()):
+            return []
+        recorded = ~np.isnan(block["gradient.zero_fraction"][:, self.weights])
+        return (np.flatnonzero(recorded.any(axis=1)) + block.start).tolist()
+
     def _dead_ends(self, block: Block, step: int, zero: np.ndarray) -> Iterator[Finding]:
-        weights = [self.layers.weight(c) for c in self.columns]
-        recorded = ~np.isnan(block["gradient.zero_fraction"][step - block.start])
-        for column, weight, is_zero in zip(self.columns, weights, zero[step - block.start], strict=True):
-            if weight is not None and recorded[weight]:
+        recorded = ~np.isnan(block["gradient.zero_fraction"][step - block.start, self.weights])
+        for column, is_recorded, is_zero in zip(self.columns, recorded, zero[step - block.start], strict=True):
+            if is_recorded:
                 self.zeros[column] = self.zeros.get(column, 0) + 1 if is_zero else 0
                 if self.zeros[column] == 1:
                     self.zero_since[column] = step
