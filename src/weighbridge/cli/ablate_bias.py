@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from weighbridge.cli.program import METAVAR, load
+from weighbridge.cli.program import Target, load
 
 NAMES: Final = ("model", "batches", "loss_fn", "optimizer")
 
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ablate_bias(
-    target: Annotated[str, typer.Argument(metavar=METAVAR, help="What defines or returns them.", show_default=False)],
+    target: Target,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How often each of the two is trained.")] = 5,
     layers: Annotated[
         list[str] | None,

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from weighbridge.cli.program import METAVAR, load
+from weighbridge.cli.program import Target, load
 
 NAMES: Final = ("model", "batches", "loss_fn", "optimizer")
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bias(
-    target: Annotated[str, typer.Argument(metavar=METAVAR, help="What defines or returns them.", show_default=False)],
+    target: Target,
     json: Annotated[bool, typer.Option("--json", help="The report for programs.")] = False,
 ) -> None:
     """Say of every layer what its bias adds, whether it is redundant or missing, and what it is worth.

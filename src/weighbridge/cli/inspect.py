@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from weighbridge.cli.program import METAVAR, load
+from weighbridge.cli.program import Target, load
 
 NAMES: Final = ("model", "batch", "loss_fn", "optimizer")
 
@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    target: Annotated[str, typer.Argument(metavar=METAVAR, help="What defines or returns them.", show_default=False)],
+    target: Target,
     json: Annotated[bool, typer.Option("--json", help="The table and the findings for programs.")] = False,
 ) -> None:
     """Look at a network before training: a table of its layers, and what is wrong with it.

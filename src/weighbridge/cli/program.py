@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 RUN_AS: Final = "__weighbridge__"  # so that `if __name__ == "__main__":` does not start a training
-METAVAR: Final = "FILE.py|MODULE:FUNCTION"
+Target = Annotated[
+    str, typer.Argument(metavar="FILE.py|MODULE:FUNCTION", help="What defines or returns them.", show_default=False)
+]
 
 
 def load(target: str, names: Sequence[str], needed: Sequence[Sequence[str]]) -> Mapping[str, Any]:
