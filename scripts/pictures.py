@@ -41,6 +41,7 @@ PAGES = [
 ]
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
 IN_DARK = ("glance", "layer", "network", "compare")
+QUIET = 12  # looks at what is under way, 0.1 s apart
 WHOLE = 1800  # px of a page; what is longer ends there
 DECODE = """async (png) => {
   const image = await createImageBitmap(await (await fetch("data:image/png;base64," + png)).blob());
@@ -75,29 +76,40 @@ def take(browser: Any, address: str, target: Path, only: str) -> None:
         for width, theme in LOOKS if only in name else []:
             if theme == "dark" and name not in IN_DARK:
                 continue
-            context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
-            page = context.new_page()
-            complaints: list[str] = []
-            page.on("pageerror", lambda error, into=complaints: into.append(str(error)))
-            page.goto(address + path)
-            page.wait_for_selector(sign, timeout=60_000)
-            page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
-            page.wait_for_timeout(1500)  # all charts of the page have their numbers
-            tall = min(WHOLE, page.evaluate("document.documentElement.scrollHeight"))
-            clip = {"x": 0, "y": 0, "width": width, "height": tall}
-            pixels = decoded(blank, page.screenshot(full_page=True, clip=clip))
-            context.close()
-            if complaints:
-                raise SystemExit(f"{name} at {width}: {complaints}")
             file = target / f"{name}-{width}-{theme}.png"
-            file.write_bytes(png(pixels))
+            file.write_bytes(png(decoded(blank, screenshot(browser, address + path, sign, width, theme))))
             print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
 
 
-def decoded(blank: Any, screenshot: bytes) -> np.ndarray:
+def screenshot(browser: Any, address: str, sign: str, width: int, theme: str) -> bytes:
+    """A page when all its numbers are there, as PNG."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    page = context.new_page()
+    complaints: list[str] = []
+    asked: set[Any] = set()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.add(request) if "/api/growth" not in request.url else None)
+    page.on("requestfinished", lambda request: asked.discard(request))
+    page.on("requestfailed", lambda request: asked.discard(request))
+    page.goto(address)
+    page.wait_for_selector(sign, timeout=60_000)
+    page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
+    quiet = 0
+    while quiet < QUIET:
+        page.wait_for_timeout(100)
+        quiet = 0 if asked else quiet + 1
+    tall = min(WHOLE, page.evaluate("document.documentElement.scrollHeight"))
+    taken: bytes = page.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": width, "height": tall})
+    context.close()
+    if complaints:
+        raise SystemExit(f"{address} at {width}: {complaints}")
+    return taken
+
+
+def decoded(blank: Any, content: bytes) -> np.ndarray:
     """The pixels of a PNG, uint8 [height, width, 3], as the browser reads it."""
-    width, height, content = blank.evaluate(DECODE, base64.b64encode(screenshot).decode())
-    return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)[:, :, :3]
+    width, height, pixels = blank.evaluate(DECODE, base64.b64encode(content).decode())
+    return np.frombuffer(base64.b64decode(pixels), np.uint8).reshape(height, width, 4)[:, :, :3]
 
 
 def main() -> None:
