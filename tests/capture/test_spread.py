@@ -3,7 +3,6 @@ written with eigenvalues; softmax inverted for the logits."""
 
 from __future__ import annotations
 
-import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from torch import nn
 import weighbridge
 from tests.capture.oracle import table
 from tests.capture.output_oracle import data, train
-from weighbridge.capture.looks import Looks
 from weighbridge.capture.spread import FEATURES, POSITIONS, SAMPLES, VECTORS, spread_of
 
 
@@ -142,6 +140,7 @@ def test_the_largest_logit_is_that_of_the_heads(tmp_path: Path, fused: bool) -> 
     path = train(tmp_path, model, lambda step: model(data(step, 3, 7, 4)).square().sum())
     name = "1.qkv/out" if fused else "1.k_proj/out"
     found = {step: row["logit"] for (step, which), row in _rows(path).items() if which == name}
+    assert 0 in found
     for step, logit in found.items():
         assert logit == pytest.approx(model[1].seen[1 + step], rel=1e-5)
     others = [row["logit"] for (_, which), row in _rows(path).items() if which != name]
@@ -152,7 +151,9 @@ def test_behind_a_norm_no_logit_is_recorded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), Heads(False, normed=True))
     path = train(tmp_path, model, lambda step: model(data(step, 3, 7, 4)).square().sum())
-    assert all(math.isnan(row["logit"]) for row in _rows(path).values())
+    rows = _rows(path)
+    assert (0, "1.k_proj/out") in rows
+    assert all(math.isnan(row["logit"]) for row in rows.values())
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -205,6 +206,7 @@ def test_functions_between_modules_are_seen_and_how_much_is_flat(tmp_path: Path)
 
     path = train(tmp_path, model, lambda step: model(data(step, 5, 3, 4)).square().sum(), truth=by_hand)
     rows = _rows(path)
+    assert seen
     for step, flat in seen.items():
         bends = {name: row["bend"] for (at, name), row in rows.items() if at == step}
         assert bends == {
@@ -264,7 +266,9 @@ def test_the_tanh_of_recurrent_networks_is_seen(tmp_path: Path) -> None:
         cells["rnn"].weight_ih_l0 *= 100
     loss = lambda step: cells["head"](cells["rnn"](data(step, 5, 3, 4))[0][:, -1]).square().sum()
     rows = _rows(train(tmp_path / "own", cells, loss))
-    assert all(row["bend"] == "tanh" and row["flat"] > 0.5 for (_, name), row in rows.items() if name == "rnn/out.0")
+    found = [row for (_, name), row in rows.items() if name == "rnn/out.0"]
+    assert found
+    assert all(row["bend"] == "tanh" and row["flat"] > 0.5 for row in found)
 
 
 def test_passes_that_no_step_follows_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,5 +278,6 @@ def test_passes_that_no_step_follows_do_not_pile_up(tmp_path: Path, monkeypatch:
         run.watch(model)
         for step in range(30):
             model(data(step, 5, 4)).sum().backward()
-        outputs = next(one for one in gc.get_objects() if isinstance(one, Looks))
-        assert len(outputs._made) <= 10
+        outputs = run._stepper.outputs
+        assert outputs is not None
+        assert 0 < len(outputs.looks._made) <= 10

@@ -291,10 +291,11 @@ def test_small_weights_in_front_of_a_norm_layer_are_free(kinds: str, is_told: bo
     assert bool(found(SCALE, _scaled({3: 0.01}, {}, dict.fromkeys(range(3), 0.01), kinds))) is is_told
 
 
-def test_layers_of_few_inputs_are_not_judged() -> None:
-    tensors = layers("LAL", inputs=scale.INPUTS - 1)
+@pytest.mark.parametrize(("inputs", "is_told"), [(scale.INPUTS - 1, False), (scale.INPUTS, True)])
+def test_layers_of_few_inputs_are_not_judged(inputs: int, is_told: bool) -> None:
+    tensors = layers("LAL", inputs=inputs)
     sizes = {"parameter.rms": {"*": 50.0}, "activation.rms": {"*": 50.0}, "activation_gradient.l2_norm": {"*": 1.0}}
-    assert found(SCALE, block(2, sizes, tensors)) == []
+    assert bool(found(SCALE, block(2, sizes, tensors))) is is_told
 
 
 @pytest.mark.parametrize(("rms", "given", "is_told"), [(2.0, 10.0, True), (1.0, 10.0, False), (2.0, 9.0, False)])
@@ -348,4 +349,6 @@ def test_cutting_changes_no_finding(which: Any, made: Block) -> None:
 
 
 def test_what_was_not_recorded_is_no_zero() -> None:
-    assert found(VANISHING, _slopes([NAN] * 9 + [1e-9, 1.0])) == []
+    assert outcome(VANISHING, _slopes([NAN] * 9 + [1e-9, 1.0])) is Outcome.NOT_ENOUGH_DATA
+    some = [NAN if i % 3 == 1 else size for i, size in enumerate(_even(1e-6))]
+    assert [f.place for f in found(VANISHING, _slopes(some))] == ["0"]

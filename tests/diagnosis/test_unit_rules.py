@@ -129,7 +129,7 @@ def test_a_layer_that_loses_its_gradients_between_two_looks_is_told_at_the_third
     assert [(f.place, f.first_step, f.told_step) for f in told] == [("a", 15, 17)]
     better = step_rows(25, loss=[1.0 - 0.03 * i for i in range(25)])
     assert found(DEAD, block(25, arrays, NET, units=looks, steps=better)) == []
-    flicker = {"gradient.zero_fraction": {"a.bias": [2 / UNITS, 0.9, 0.9] * 8 + [0.0]}}
+    flicker = {"gradient.zero_fraction": {"a.bias": [2 / UNITS] * 15 + [0.9, 0.9, 2 / UNITS] * 3 + [0.9]}}
     assert found(DEAD, block(25, flicker, NET, units=looks, steps=step_rows(25, loss=losses))) == []
 
 

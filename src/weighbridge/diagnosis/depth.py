@@ -108,12 +108,6 @@ def thinned(rows: list[tuple[str, float]], most: int = 24) -> list[tuple[str, fl
     return [rows[i] for i in picked]
 
 
-def place_of(tensors: Tensors, column: int) -> str:
-    """The module that gives an output; a parameter's own name."""
-    tensor = tensors[column]
-    return tensors.place(tensors.owner(column), tensor.model) if tensor.is_output else tensors.name(column)
-
-
 def steepest(levels: Sequence[float] | np.ndarray) -> tuple[int, float]:
     """Of sizes along the depth: after which place the largest single change comes, and its share of the whole, as logarithms.
 

@@ -72,7 +72,7 @@ class Layers:
 
     def place(self, output: int) -> str:
         """Its module's place in a finding."""
-        return self.tensors.place(self.tensors.owner(output), self.tensors[output].model)
+        return self.tensors.place_of(output)
 
     def units(self, output: int) -> int:
         """How many units it has: channels of what comes from convolutions, else the last dimension; 0 = not known."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
 import numpy as np
+
+from weighbridge.diagnosis.evidence import SeriesEvidence, ValueEvidence
 
 WINDOW: Final = 200  # steps whose scatter counts
 LEAST: Final = 10  # steps before anything can stand out of them
@@ -27,6 +30,12 @@ class Spike:
 
     score: float  # in robust sigmas
     times: float  # the value over what was expected
+
+    def shown(self, name: str, last: Iterable[tuple[int, float]]) -> tuple[ValueEvidence, SeriesEvidence]:
+        """What shows it. last: the last steps and their values, its own among them."""
+        steps, values = zip(*last, strict=True)
+        score = ValueEvidence("robust sigmas above the steps before", min(self.score, 1e6), LIMIT)
+        return score, SeriesEvidence(name, steps, values)
 
 
 class SpikeWatch:

@@ -56,6 +56,11 @@ class Tensors(Sequence[Tensor]):
         """A module's or parameter's place in a finding."""
         return f"{model}:{name}" if self.has_several_models and name else model if self.has_several_models else name
 
+    def place_of(self, column: int) -> str:
+        """Where a finding is that is about this: the module that gives an output; a parameter itself."""
+        tensor = self.all[column]
+        return self.place(self.owner(column), tensor.model) if tensor.is_output else self.name(column)
+
     def owner(self, column: int) -> str:
         """The dotted path of the module that has this parameter, or gives this output; empty = the model itself."""
         name = self.all[column].name

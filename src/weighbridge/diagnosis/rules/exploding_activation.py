@@ -4,8 +4,8 @@ Symptom        The loss is huge from the start, or jumps; float16 overflows; the
 How it decides The rms of what the modules give, in the order in which they ran, before the last layer: the largest over that
                of the first (or over 1, where that is larger). Above AT_ONCE at one recorded step, or above LIMIT at PATIENCE
                in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken it
-               out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is above
-               RAISED times its first value.
+               out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is
+               clearly worse than at the start (twice its first value three times in a row, or ten times once).
 What to do     Smaller initial weights; norm layers; scale each residual branch by 1 / sqrt(number of blocks).
 When it errs   Targets so large that hidden layers must be, too.
 References     He et al. 2015, "Delving deep into rectifiers", section 2.2; Poole et al. 2016, "Exponential expressivity in
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, outputs, place_of, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, outputs, steepest, thinned
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
@@ -98,7 +98,7 @@ class ExplodingActivation(Rule):
             yield self._of_depth(profile, seen[0], step, places, sizes)
 
     def _of_depth(self, profile: Profile, first: int, step: int, places: list[int], sizes: np.ndarray) -> Finding:
-        names = [place_of(self.tensors, profile.columns[p]) for p in places]
+        names = [self.tensors.place_of(profile.columns[p]) for p in places]
         ratio = float(sizes.max() / max(sizes[0], 1.0))
         at, share = steepest(np.maximum.accumulate(sizes))
         place = names[at + 1] if share >= ABRUPT else names[0]
@@ -141,7 +141,7 @@ class ExplodingActivation(Rule):
 
     def _of_steps(self, step: int, at: int, value: float, before: float) -> Finding:
         seen = [(s, float(v[at])) for s, v in zip(self.steps, self.past, strict=True) if np.isfinite(v[at])] + [(step, value)]
-        low, place = min(v for _, v in seen), place_of(self.tensors, int(self.is_output[at]))
+        low, place = min(v for _, v in seen), self.tensors.place_of(int(self.is_output[at]))
         return Finding(
             place=place,
             first_step=next((s for s, v in seen if v > LIMIT / 10 * low), step),

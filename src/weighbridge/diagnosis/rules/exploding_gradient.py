@@ -4,8 +4,8 @@ Symptom        Updates of the shallow layers are wild; the loss jumps or becomes
 How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
                norm layer, which divides by it): the largest over that of the last layer. Above AT_ONCE at one recorded step,
                or, in the first EARLY steps, above LIMIT at PATIENCE in a row. Or over steps: the norm of the whole gradient is
-               above AT_ONCE times its median over the steps before, while the loss is clearly worse than at the start (RAISED
-               times its first value IN_A_ROW, or FAR times once).
+               above AT_ONCE times its median over the steps before, while the loss is clearly worse than at the start (twice
+               its first value three times in a row, or ten times once).
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
                `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
 When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by 1.2 per layer (Yang et al. 2019).
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
@@ -111,7 +111,7 @@ class ExplodingGradient(Rule):
             yield self._of_depth(profile, rows[0], step, places, sizes)
 
     def _of_depth(self, profile: Profile, first: int, step: int, places: list[int], sizes: np.ndarray) -> Finding:
-        names = [place_of(self.tensors, profile.columns[p]) for p in places]
+        names = [self.tensors.place_of(profile.columns[p]) for p in places]
         ratio = float(sizes.max() / sizes[-1])
         at, share = steepest(np.maximum.accumulate(sizes[::-1])[::-1])
         shallow = next((k for k, p in enumerate(places) if profile.is_weighted[p]), 0)

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence
 from weighbridge.diagnosis.spikes import LEAST as WAIT
-from weighbridge.diagnosis.spikes import LIMIT, Spike, SpikeWatch
+from weighbridge.diagnosis.spikes import Spike, SpikeWatch
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.diagnosis.tensors import Tensors
@@ -82,7 +82,6 @@ class GradientSpike(Rule):
         order = np.argsort(-shares)[:SHOWN].tolist()
         culprit = self.tensors.name(int(one.columns[order[0]]))
         rows = tuple((self.tensors.name(int(one.columns[i])), float(norms[i]), float(shares[i])) for i in order)
-        steps, values = zip(*state.last, strict=True)
         return Finding(
             place=culprit,
             first_step=one.step,
@@ -90,8 +89,7 @@ class GradientSpike(Rule):
             message=f"At step {one.step} the gradient is {factor(spike.times)} of what it was just before; "
             f"{share(rows[0][2])} of its square is that of {culprit}.",
             evidence=(
-                ValueEvidence("robust sigmas above the steps before", min(spike.score, 1e6), LIMIT),
-                SeriesEvidence("norm of the gradient", steps, values),
+                *spike.shown("norm of the gradient", state.last),
                 TableEvidence("whose it is", ("tensor", "norm", "share of the square"), rows),
             ),
             fix=f"Look at the batch of step {one.step}; clip gradients by their norm, at a few times its usual size.",

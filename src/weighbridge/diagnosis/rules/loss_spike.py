@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
-from weighbridge.diagnosis.spikes import LIMIT, Spike, SpikeWatch
+from weighbridge.diagnosis.spikes import Spike, SpikeWatch
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.format import counted, factor, number
@@ -85,17 +85,13 @@ class LossSpike(Rule):
 
 
 def _finding(one: Taken, spike: Spike, state: State, before: float) -> Finding:
-    steps, values = zip(*state.last, strict=True)
     return Finding(
         place="",
         first_step=one.step,
         told_step=one.step,
         message=f"At step {one.step} the loss is {number(one.loss)}, {factor(spike.times)} of what it was just before "
         f"({number(before)}).",
-        evidence=(
-            ValueEvidence("robust sigmas above the steps before", min(spike.score, 1e6), LIMIT),
-            SeriesEvidence("loss", steps, values),
-        ),
+        evidence=spike.shown("loss", state.last),
         fix=f"Look at the batch of step {one.step} and at the update of the step before. If the loss does not come back, go "
         "on from a checkpoint before it with other batches or a lower learning rate.",
         depth=0.99,

@@ -88,8 +88,7 @@ class LowLearningRate(Rule):
                 yield self._finding(course)
 
     def _is_short(self, course: _Course, step: Step) -> bool:
-        """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or at a pace of "
-        "nothing?"""
+        """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or a pace of nothing?"""
         if not step.rate <= course.rate:  # the first step, or warm-up
             course.rate, course.count = step.rate, 0
             course.steps.clear()

@@ -157,7 +157,9 @@ class NonfiniteOrigin(Rule):
         fix = (
             "Look at what this module divides by, takes the log or root of, or exponentiates; in float16, at its inputs' size."
         )
-        return Origin(self._module(column), f"the output of {self._called(column)}", "forward", self._depth(column), fix)
+        return Origin(
+            self.tensors.place_of(column), f"the output of {self._called(column)}", "forward", self._depth(column), fix
+        )
 
     def _of_backward(self, gradient: np.ndarray, calls: list[Any]) -> Origin:
         """Backward runs from the last output to the first: the last of those with a bad gradient met it first."""
@@ -177,17 +179,14 @@ class NonfiniteOrigin(Rule):
         between = f"{self._called(last)} and {self._called(after) if after is not None else 'the loss'}"
         fix = "Roots, norms, logs and divisions at 0 have no finite derivative: add a small eps inside them, or clamp first."
         what = f"the loss's gradient by the output of {self._called(last)}, that is between {between}"
-        return Origin(self._module(culprit), what, "backward", 2.0 - self._depth(culprit), fix)
+        return Origin(self.tensors.place_of(culprit), what, "backward", 2.0 - self._depth(culprit), fix)
 
     def _has_parameters(self, output: int) -> bool:
         inside, model = self.tensors.owner(output), self.tensors[output].model
         return any(t.model == model and not t.is_output and t.name.startswith(f"{inside}.") for t in self.tensors)
 
-    def _module(self, output: int) -> str:
-        return self.tensors.place(self.tensors.owner(output), self.tensors[output].model)
-
     def _called(self, output: int) -> str:
-        return f"{self._module(output) or 'the model'} ({self.tensors[output].module})"
+        return f"{self.tensors.place_of(output) or 'the model'} ({self.tensors[output].module})"
 
     def _depth(self, output: int) -> float:
         return self.place.get(output, 0) / max(1, len(self.forward))

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, place_of, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
@@ -109,8 +109,8 @@ class VanishingGradient(Rule):
         step, ratio, places, sizes = seen[-1]
         at, share = steepest(np.maximum.accumulate(sizes))
         first = next((p for p in places if profile.is_weighted[p]), places[0])
-        names = [place_of(self.tensors, profile.columns[p]) for p in places]
-        place = names[at + 1] if share >= ABRUPT else place_of(self.tensors, profile.columns[first])
+        names = [self.tensors.place_of(profile.columns[p]) for p in places]
+        place = names[at + 1] if share >= ABRUPT else self.tensors.place_of(profile.columns[first])
         what = "what this module gives" if profile.is_of_outputs else "this parameter"
         how = f"most of it is lost at {place}" if share >= ABRUPT else f"a part is lost at each of {len(places)} places"
         return Finding(
