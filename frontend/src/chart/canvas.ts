@@ -8,9 +8,10 @@ export function token(name: string): string {
 /** A pen in CSS pixels on a clean canvas of this size. */
 export function penOf(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D | null {
   const ratio = devicePixelRatio || 1;
-  canvas.width = Math.max(1, Math.round(width * ratio));
-  canvas.height = Math.max(1, Math.round(height * ratio));
+  const [across, down] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
   const pen = canvas.getContext("2d");
+  if (canvas.width === across && canvas.height === down && pen?.reset) pen.reset(); // far cheaper than a new size
+  else [canvas.width, canvas.height] = [across, down];
   pen?.scale(ratio, ratio);
   if (pen) pen.lineJoin = "round";
   return pen;
