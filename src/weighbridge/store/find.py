@@ -36,9 +36,11 @@ def find_run(wanted: str | None) -> Path:
     known = [p.name for p in find_runs(RUNS)]
     if not known:
         raise NotARun(f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}. {HOW_TO_RECORD}")
-    raise NotARun(
-        f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}.{nearest(wanted, known)} See all: weighbridge ls"
-    )
+    ending = [name for name in known if name.endswith(f"-{wanted}")]  # calm-oak of 20261126-132305-calm-oak
+    if len(ending) == 1:
+        return RUNS / ending[0]
+    meant = f" Several end so: {', '.join(ending)}." if ending else nearest(wanted, known)
+    raise NotARun(f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}.{meant} See all: weighbridge ls")
 
 
 def newest_run() -> Path:
