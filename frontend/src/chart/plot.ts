@@ -8,8 +8,9 @@ import { drawFootMarks, middle } from "./marks.ts";
 import { decades, readableMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
 
 export const AXIS_WIDTH = 46;
-const FOOT = 22;
+export const FOOT = 22;
 const FOOT_BARE = 6;
+export const PADDING = { top: 8, right: 18 };
 
 export interface Look {
   width: number;
@@ -41,7 +42,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
   return {
     width: look.width,
     height: look.height,
-    padding: [8, 18, 0, 0],
+    padding: [PADDING.top, PADDING.right, 0, 0],
     legend: { show: false },
     scales: {
       x: { time: false, range: (_, low, high) => [low, high] },
@@ -111,7 +112,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
 }
 
 /** All plain (0.01, 0.2) or all as powers (10⁻⁴, 5×10⁻⁶): the marks of one axis are written one way. */
-function logLabels(marks: (number | null)[]): string[] {
+export function logLabels(marks: (number | null)[]): string[] {
   const plain = marks.every((mark) => mark === null || (mark >= 0.999e-3 && mark < 1e4));
   return marks.map((mark) => {
     if (mark === null) return "";
@@ -122,8 +123,10 @@ function logLabels(marks: (number | null)[]): string[] {
   });
 }
 
+export type Places = (number | null)[];
+
 /** Columns as uPlot takes them: null is a gap. */
-export function columns(line: Line, kind: ScaleKind): uPlot.AlignedData {
+export function columns(line: Line, kind: ScaleKind): [number[], Places, Places, Places] {
   const place = (value: number): number | null => (Number.isFinite(value) && (kind === "linear" || value > 0) ? value : null);
   const x = Array.from(line.first, (_, i) => middle(line, i));
   const mean = Array.from(line.mean, place);
