@@ -19,34 +19,34 @@ class Lesson:
 TUTORIALS: Final = (
     Lesson(
         "2-4-1 on ten sums",
-        "The network of the tutorial on weights and biases: the target is x1 + x2. Watch 0.weight and 0.bias move step by step.",
+        "The network of the tutorial on weights and biases: the target is x1 + x2. Watch 0.weight and 0.bias.",
         "data=tutorial&layers=4&act=relu&lr=0.01&seed=0",
         200,
     ),
     Lesson(
         "3-4-4-2 as it is printed",
-        "The network of the tutorial on the bias has no activations. Three layers, and yet no more than one: its twin has some.",
-        "data=bends&layers=4,4&act=none&twin=act:tanh&seed=0",
-        1500,
+        "The network of the tutorial on the bias has no activations. Three layers do what one can. Its twin has tanh.",
+        "data=bends&layers=4,4&act=none&twin=act:tanh&opt=adam&lr=0.03&seed=0",
+        600,
     ),
 )
 LESSONS: Final = (
     Lesson(
         "A ring without biases",
-        "A ring looks the same from both sides. Compare what this network answers at x and at −x with its twin, which has biases.",
+        "A ring looks the same from both sides. Compare its answers at x and at −x with those of its twin, which has biases.",
         "bias=0",
         900,
     ),
     Lesson(
         "Ten sigmoid layers",
         "Sigmoid makes every signal and every gradient smaller, layer by layer. Which weights move? Its twin has tanh.",
-        "layers=4,4,4,4,4,4,4,4,4&act=sigmoid&twin=act:tanh",
+        "layers=4,4,4,4,4,4,4,4,4&act=sigmoid&start=xavier&twin=act:tanh",
         600,
     ),
     Lesson(
         "Zeros as start",
-        "All units of a layer start the same, get the same gradient and stay the same. Its twin starts as PyTorch does.",
-        "start=zeros&twin=start:torch",
+        "All units start the same, and only the last bias has a gradient that is not 0. Its twin draws weights as PyTorch does.",
+        "start=zeros&bstart=zeros&twin=start:torch",
         900,
     ),
     Lesson(
@@ -63,7 +63,7 @@ LESSONS: Final = (
     ),
     Lesson(
         "Two linear layers, no activation",
-        "Two matrices multiplied are one matrix: the border between the colours stays a straight line. Its twin has tanh between.",
+        "Two matrices multiplied are one: the border of the colours stays a straight line. Its twin has tanh between.",
         "data=xor&layers=4&act=none&twin=act:tanh",
         600,
     ),

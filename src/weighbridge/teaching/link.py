@@ -136,7 +136,7 @@ def _hidden(text: str) -> list[int]:
     if text in ("", "none", "0"):
         return []
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and 0 < int(part[:9]) for part in parts):
+    if not all(part.isascii() and part.isdigit() and int(part[:9]) > 0 for part in parts):
         raise BadInput(
             f"layers={text}: give the units of the hidden layers with a comma between, such as 4,3; none for no hidden layer."
         )
@@ -181,7 +181,8 @@ def _change(text: str, wish: Wish) -> tuple[str, str] | None:
 
 def address(words: Mapping[str, str]) -> str:
     """The link, without the parts that every link has by default."""
-    return urlencode({w: words[w] for w in WORDS if w in words and DEFAULTS.get(w) != words[w]}, safe=",:")
+    kept = {word: words[word] for word in WORDS if word in words and words[word] != DEFAULTS.get(word)}
+    return urlencode(kept, safe=",:")
 
 
 def command(wish: Wish, epochs: int) -> str:

@@ -109,12 +109,13 @@ class Player:
     def code(self) -> dict[str, Any]:
         """The script and the command line of what was trained so far."""
         epochs = max(1, len(self.loop.training.losses))
-        by_hand = (
-            ""
-            if not self.loop.changes
-            else "The command line trains with the settings of the start, without what the sliders changed."
-        )
-        return {"script": script(self.loop), "command": link.command(self.wish, epochs), "note": by_hand, "steps": self.steps}
+        changed = "The command line trains with the settings of the start, without what the sliders changed."
+        return {
+            "script": script(self.loop),
+            "command": link.command(self.wish, epochs),
+            "note": changed if self.loop.changes else "",
+            "steps": self.steps,
+        }
 
     # ---- what there is to see ----------------------------------------------------------------------------------------
 
@@ -132,14 +133,15 @@ class Player:
                 "twin": ":".join(wish.twin.change) if wish.twin is not None else "off",
             },
             "sizes": list(wish.sizes), "rows": loop.rows, "held_out": wish.data.held_out, "task": wish.data.task,
-            "values": wish.values, "biases": wish.biases, "describe": wish.data.describe(), "features": list(wish.data.features),
+            "values": wish.values, "biases": wish.biases,
+            "describe": wish.data.describe(), "features": list(wish.data.features),
             "loss": options.loss_for(wish.data), "guess": self.guess, "score": wish.data.score_name,
             "layers": _layers(loop.model), "shown": answers.MOST_UNITS,
             "tensors": [{"name": name, "shape": list(p.shape)} for name, p in loop.model.named_parameters()],
             "view": {"high": view.shape[0], "wide": view.shape[1], "plane": view.plane},
             "points": self._points() if view.plane is not None else [],
             "twin": None if wish.twin is None else {
-                "lead": twin.lead(wish), "link": link.address({**wish.words, wish.twin.change[0]: wish.twin.change[1], "twin": _back(wish)}),
+                "lead": twin.lead(wish), "link": _link_of_twin(wish),
             },
         }  # fmt: skip
 
@@ -163,7 +165,7 @@ class Player:
         nets = [self._net(*each) for each in zip(self.loops, self.observers, self.views, strict=True)]
         said = None
         if len(nets) > 1:
-            told = twin.compare(self.wish, *self.loops[:2], self.guess, self.views[0].x)
+            told = twin.compare(self.wish, self.loops[0], self.loops[1], self.guess, self.views[0].x)
             said = {"title": told.title, "text": told.text}
         return {
             "step": self.steps, "epoch": len(self.loop.training.losses), "ended": self.ended,
@@ -263,17 +265,18 @@ def _layers(model: nn.Sequential) -> list[dict[str, Any]]:
     return found
 
 
-def _back(wish: link.Wish) -> str:
-    """The change that makes the network of the twin."""
+def _link_of_twin(wish: link.Wish) -> str:
+    """The twin as the network, and this network as its twin."""
     assert wish.twin is not None
-    word = wish.twin.change[0]
+    word, value = wish.twin.change
     fallback = {
         "lr": str(networks.learning_rate(wish.variant.options)),
         "seed": str(wish.seed),
         "norm": "none",
         "bstart": "default",
     }
-    return f"{word}:{wish.words.get(word, fallback.get(word, ''))}"
+    back = wish.words.get(word, fallback.get(word, ""))
+    return link.address({**wish.words, word: value, "twin": f"{word}:{back}"})
 
 
 def _moved(run: Path, folder: Path) -> Path:

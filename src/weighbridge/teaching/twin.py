@@ -56,11 +56,15 @@ def compare(wish: Wish, one: Loop, other: Loop, guess: float, x: torch.Tensor) -
     if not theirs:
         return Said(f"{name}: not trained yet", "Both begin at step 0 with the same seed. Play, and see where they part.")
     text = [
-        f"After {len(theirs):,} step{'s' if len(theirs) > 1 else ''} its loss is {number(theirs[-1], 4)}, here it is {number(ours[-1], 4)}"
-        + (f"; guessing gives {number(guess, 4)}." if math.isfinite(guess) else "."),
+        _losses(len(theirs), ours[-1], theirs[-1], guess),
         *_facts(one, other, x),
     ]
     return Said(f"{name} {_verdict(ours[-1], theirs[-1], guess)}", " ".join(text))
+
+
+def _losses(steps: int, ours: float, theirs: float, guess: float) -> str:
+    said = f"After {steps:,} step{'s' if steps > 1 else ''} its loss is {number(theirs, 4)}, here it is {number(ours, 4)}"
+    return said + (f"; guessing gives {number(guess, 4)}." if math.isfinite(guess) else ".")
 
 
 def _verdict(ours: float, theirs: float, guess: float) -> str:

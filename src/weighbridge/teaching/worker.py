@@ -34,7 +34,7 @@ from weighbridge.teaching.training import one_thread
 FRAME_SECONDS: Final = 0.1
 UNTOUCHED_SECONDS: Final = 120.0  # of play without a word from the page
 NICE: Final = 5  # the server answers first
-THUMB_POINTS: Final = 60
+THUMB_EVERY: Final = 3  # of the rows, odd: both classes
 
 
 class Worker:
@@ -180,7 +180,8 @@ def known() -> dict[str, Any]:
         x, y = made()
         edge = abs(x).max() * 1.1
         thumbs[name] = [
-            [round(a / edge, 3), round(b / edge, 3), int(c)] for (a, b), c in zip(x[:THUMB_POINTS], y, strict=False)
+            [round(a / edge, 3), round(b / edge, 3), int(c)]
+            for (a, b), c in zip(x[::THUMB_EVERY], y[::THUMB_EVERY], strict=True)
         ]
     as_json = [
         [{"title": lesson.title, "look": lesson.look, "link": lesson.link} for lesson in group]
