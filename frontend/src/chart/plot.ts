@@ -5,9 +5,10 @@ import uPlot from "uplot";
 import type { Line } from "../api.ts";
 import { power, ticks, whole } from "../numbers.ts";
 import { drawFootMarks, middle } from "./marks.ts";
+import type { Pen } from "./pen.ts";
 import { decades, readableMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
 
-export const AXIS_WIDTH = 46;
+export const AXIS_WIDTH = 50;
 export const FOOT = 22;
 const FOOT_BARE = 6;
 export const PADDING = { top: 8, right: 18 };
@@ -20,16 +21,21 @@ export interface Look {
   foot: boolean; // step numbers below; charts that stand above another one do without
 }
 
+/** A band within the band: two quantiles, each with the numbers between which it lies for sure. */
+export interface Inner {
+  names: [low: string, high: string];
+  low: Line;
+  high: Line;
+}
+
 export interface Readers {
   line: () => Line;
+  inner: () => Inner | null;
   yRange: () => Range;
   pinned: () => number | null;
   hovered: (index: number | null, left: number, top: number) => void;
   zoomed: (from: number, to: number) => void;
 }
-
-/** Shared by all charts of a page: the hairline under the pointer. */
-export const cursorKey = "steps";
 
 export function settings(look: Look, of: Readers): uPlot.Options {
   const css = getComputedStyle(document.documentElement);
@@ -84,9 +90,9 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       lock: false,
       drag: { x: true, y: false, setScale: false, dist: 4 },
       points: { show: false },
-      sync: { key: cursorKey, setSeries: false },
     },
     hooks: {
+      drawAxes: [(plot) => drawInner(plot, of.inner(), soft)],
       draw: [
         (plot) => {
           drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
@@ -161,6 +167,28 @@ function lonely(plot: uPlot, at: number): boolean {
     if ((values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null) alone++;
   }
   return all > 0 && alone === all && all <= 50;
+}
+
+function drawInner(plot: uPlot, inner: Inner | null, ink: string): void {
+  if (!inner || inner.low.mean.length === 0) return;
+  const { ctx, bbox } = plot;
+  const [x, y] = [(step: number): number => plot.valToPos(step, "x", true), (value: number): number => plot.valToPos(value, "y", true)];
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.fillStyle = ink;
+  outlineInner(ctx, inner, x, y);
+  ctx.fill();
+  ctx.restore();
+}
+
+/** The shape between both quantiles. */
+export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath">, { low, high }: Inner, x: (step: number) => number, y: (value: number) => number): void {
+  pen.beginPath();
+  for (let i = 0; i < high.mean.length; i++) pen.lineTo(x(middle(high, i)), y(high.mean[i]!));
+  for (let i = low.mean.length - 1; i >= 0; i--) pen.lineTo(x(middle(low, i)), y(low.mean[i]!));
+  pen.closePath();
 }
 
 function drawPin(plot: uPlot, step: number | null, ink: string): void {

@@ -3,10 +3,10 @@ import type { Line } from "../api.ts";
 import { ticks, whole } from "../numbers.ts";
 import { hair, token, write } from "./canvas.ts";
 import type { Pen } from "./pen.ts";
-import { AXIS_WIDTH, columns, FOOT, logLabels, PADDING, type Look, type Places } from "./plot.ts";
+import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, type Inner, type Look, type Places } from "./plot.ts";
 import { decades, readableMarks, stepMarks, type Range } from "./scale.ts";
 
-export function paintChart(pen: Pen, look: Look, line: Line, steps: Range, values: Range, pinned: number | null): void {
+export function paintChart(pen: Pen, look: Look, { line, inner }: { line: Line; inner: Inner | null }, steps: Range, values: Range, pinned: number | null): void {
   const [left, right, top, foot] = [AXIS_WIDTH, look.width - PADDING.right, PADDING.top, look.height - FOOT];
   const to = (value: number): number => (look.kind === "log" ? Math.log(value) : value);
   const X = (step: number): number => left + (steps[1] > steps[0] ? (step - steps[0]) / (steps[1] - steps[0]) : 0.5) * (right - left);
@@ -20,6 +20,10 @@ export function paintChart(pen: Pen, look: Look, line: Line, steps: Range, value
   const ink = look.colour === "other" ? token("ink-2") : token(look.colour);
   pen.fillStyle = look.colour === "other" ? token("ink-3") + "26" : token(`${look.colour}-soft`);
   for (const [from, until] of stretches(mean)) band(from, until);
+  if (inner?.low.mean.length) {
+    outlineInner(pen, inner, X, Y);
+    pen.fill();
+  }
   pen.strokeStyle = pen.fillStyle = ink;
   pen.lineWidth = 1.5;
   for (const [from, until] of stretches(mean)) stretch(from, until);
