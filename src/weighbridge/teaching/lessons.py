@@ -45,7 +45,7 @@ LESSONS: Final = (
     ),
     Lesson(
         "Zeros as start",
-        "All units start the same, and only the last bias has a gradient that is not 0. Its twin draws weights as PyTorch does.",
+        "All units start the same, and only the last bias has a gradient that is not 0. Its twin starts as PyTorch does.",
         "start=zeros&bstart=zeros&twin=start:torch",
         900,
     ),
