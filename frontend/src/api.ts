@@ -100,6 +100,12 @@ export async function series(
   return lines(new Uint8Array(await answer.arrayBuffer()), wanted.tensors.length * wanted.statistics.length);
 }
 
+/** Between which numbers a tensor's values lie, over single steps: a line for each share. Its mean is shown; min and max are known for sure. */
+export async function quantiles(name: string, tensor: string, quantity: string, share: readonly number[], window: Window, signal?: AbortSignal): Promise<Line[]> {
+  const answer = await ask("quantiles", { run: name, tensor, quantity, share: share.map(String), ...window }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), share.length);
+}
+
 /** The loss (key null) or a metric that the training logged. */
 export async function loss(name: string, key: string | null, window: Window, signal?: AbortSignal): Promise<Line> {
   const answer = await ask(key === null ? "loss" : "logged", { run: name, ...(key === null ? {} : { key }), ...window }, signal);

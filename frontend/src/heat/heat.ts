@@ -1,5 +1,6 @@
 // The picture of all tensors over steps as the server sends it: value and mask of each cell, row after row.
 import { bytes, unpacked, type Window } from "../api.ts";
+import type { Cell, Table } from "../chart/export.ts";
 import { letter } from "../names.ts";
 import { short } from "../numbers.ts";
 import { frozen } from "../state/frozen.ts";
@@ -97,6 +98,22 @@ export function written(value: number, scale: string, digits = 3): string {
   if (scale !== "versus") return (scale === "less" && value > 0 ? "+" : "") + short(value, digits);
   const factor = 10 ** Math.abs(value);
   return (value < 0 ? "÷" : "×") + (factor < 10 ? factor.toPrecision(2) : short(factor, 2));
+}
+
+const STATES = ["value", "exactly zero", "NaN or Inf", "not recorded", "the same in both"]; // by mask
+
+/** Cell by cell, `count` rows from `from` on. A cell with one step that was not finite has the value of the others. */
+export function cellsTable(heat: Heat, from: number, count: number): Table {
+  const rows: Cell[][] = [];
+  for (let row = from; row < Math.min(from + count, heat.rows.length); row++) {
+    const { model, name, bias, members } = heat.rows[row]!;
+    for (let column = 0; column < heat.first.length; column++) {
+      const at = row * heat.first.length + column;
+      const value = heat.mask[at] === ABSENT ? null : heat.value[at]!;
+      rows.push([model, name, bias ? "bias" : "", members, heat.first[column]!, heat.last[column]!, value, STATES[heat.mask[at]!]!]);
+    }
+  }
+  return { columns: ["model", "name", "side", "tensors", "first step", "last step", heat.statistic, "state"], rows };
 }
 
 /** The column that holds a step; -1 = none. */

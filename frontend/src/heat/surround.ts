@@ -1,5 +1,6 @@
 // What stands around the cells: names and numbers of rows, brackets of findings, the step axis, flags.
 import { glyph, hair, token, write } from "../chart/canvas.ts";
+import type { Pen } from "../chart/pen.ts";
 import { stepMarks } from "../chart/scale.ts";
 import { cut } from "../names.ts";
 import { whole } from "../numbers.ts";
@@ -16,7 +17,7 @@ export interface Bracket {
 const inkOf = (severity: string): string => token(severity === "error" || severity === "warning" ? severity : "note");
 
 /** Names at the left, W and b beside the cells, and at the right the number of one column. */
-export function paintLabels(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, column: number): void {
+export function paintLabels(pen: Pen, at: Geometry, scroll: number, column: number): void {
   const { rows, layout, isNarrow, longestName } = at;
   const letters = at.left - (isNarrow ? 26 : 38);
   const many = rows.some((row) => row.model !== rows[0]!.model);
@@ -48,7 +49,7 @@ function textOf(heat: Heat, row: number, column: number): string {
 }
 
 /** Neighbouring rows that a finding names have one bracket. */
-export function paintBrackets(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, brackets: readonly Bracket[]): void {
+export function paintBrackets(pen: Pen, at: Geometry, scroll: number, brackets: readonly Bracket[]): void {
   brackets.forEach((bracket, order) => {
     const x = at.left - 9 - (at.isNarrow ? 0 : 6 * Math.min(order, 1));
     let begin = -1;
@@ -67,7 +68,7 @@ export function paintBrackets(pen: CanvasRenderingContext2D, at: Geometry, scrol
 }
 
 /** Steps below the cells, and above the numbers at the right the step that they are of. */
-export function paintAxis(pen: CanvasRenderingContext2D, at: Geometry, numbersOf: number): void {
+export function paintAxis(pen: Pen, at: Geometry, numbersOf: number): void {
   const { heat, left, plotWidth } = at;
   const y = TOP + at.visible;
   hair(pen, left, y, left + plotWidth, y, token("line-2"));
@@ -82,7 +83,7 @@ export function paintAxis(pen: CanvasRenderingContext2D, at: Geometry, numbersOf
   if (at.right >= NUMBERS && heat.first.length > 0) write(pen, `step ${whole(numbersOf)}`, at.width, 9, { align: "right" });
 }
 
-export function paintFlags(pen: CanvasRenderingContext2D, at: Geometry, flags: readonly Flag[]): void {
+export function paintFlags(pen: Pen, at: Geometry, flags: readonly Flag[]): void {
   const { left, plotWidth } = at;
   const placed = merged(flags, (step) => at.xOfStep(step));
   let before = left;

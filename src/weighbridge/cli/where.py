@@ -10,7 +10,7 @@ import typer
 from weighbridge.errors import NotARun, nearest
 
 RUNS: Final = Path("weighbridge-runs")
-WHERE: Final = "A run's folder, or its name below ./weighbridge-runs."
+WHERE: Final = "A run's folder, or its name below ./weighbridge-runs, or the last words of it."
 OneRun = Annotated[str, typer.Argument(metavar="RUN", show_default=False, help=WHERE)]
 NewestOr = Annotated[str | None, typer.Argument(metavar="RUN", show_default=False, help=f"{WHERE} [default: the newest]")]
 HOW_TO_RECORD: Final = "Record one with weighbridge.watch(model) in your training, or with: weighbridge demo"
@@ -41,9 +41,11 @@ def find_run(wanted: str | None) -> Path:
     known = [p.name for p in find_runs(RUNS)]
     if not known:
         raise NotARun(f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}. {HOW_TO_RECORD}")
-    raise NotARun(
-        f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}.{nearest(wanted, known)} See all: weighbridge ls"
-    )
+    ending = [name for name in known if name.endswith(f"-{wanted}")]  # calm-oak of 20261126-132305-calm-oak
+    if len(ending) == 1:
+        return RUNS / ending[0]
+    meant = f" Several end so: {', '.join(ending)}." if ending else nearest(wanted, known)
+    raise NotARun(f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}.{meant} See all: weighbridge ls")
 
 
 def newest_run() -> Path:

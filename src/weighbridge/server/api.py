@@ -30,7 +30,7 @@ from weighbridge.server.lines import health_of
 from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
-from weighbridge.server.questions import domain, integer, one, quantity, several, window
+from weighbridge.server.questions import domain, integer, one, quantity, several, shares, window
 from weighbridge.server.runs import Runs
 from weighbridge.server.search import parse as parse_search
 from weighbridge.store.record import RunRecord
@@ -67,6 +67,7 @@ class Api:
             "notes": self.notes,
             "layer": self.layer,
             "spread": self.spread,
+            "quantiles": self.quantiles,
             "lines": self.lines,
             "rules": self.rules,
             "network": self.network,
@@ -182,6 +183,14 @@ class Api:
         with self.runs.use(one(request, "run")) as record:
             tensor, kind = one(request, "tensor"), quantity(request)
             return answers.stream(distributions.spread_of(record, tensor, kind, most, start, stop))
+
+    def quantiles(self, request: Request) -> Response:
+        """Between which numbers a tensor's values lie, over steps; one line for each share= (distributions.py)."""
+        start, stop, _ = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            tensor, kind = one(request, "tensor"), quantity(request)
+            parts = distributions.quantiles_of(record, tensor, kind, shares(request), start, stop)
+        return answers.arrow(arrays.table_of(parts))
 
     def lines(self, request: Request) -> Response:
         """Every value of a small tensor over steps."""
