@@ -60,7 +60,7 @@ def answers_of(api: Api, name: str, cells: int) -> dict[str, str]:
         if body is not None:
             kept[question(what, of)] = _packed(body)
 
-    for what in ("run", "tensors", "findings", "notes", "loss"):
+    for what in ("run", "rows", "tensors", "findings", "notes", "loss"):
         keep(what, run=name)
     for metric in metrics:
         keep("logged", run=name, key=metric)
