@@ -122,6 +122,12 @@ function within(line: Line, { start = 0, stop = Infinity }: Window): Line {
   return { first: cut(line.first), last: cut(line.last), mean: cut(line.mean), min: cut(line.min), max: cut(line.max), bad: cut(line.bad) };
 }
 
+/** What weighbridge itself took, as a share of the training's time. */
+export async function cost(name: string, window: Window, signal?: AbortSignal): Promise<Line> {
+  const answer = await ask("cost", { run: name, ...window }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
+}
+
 /** JSON has no NaN: the server writes the word. */
 export function withNumbers<T extends RunFacts>(facts: T): T {
   const numbers: Record<string, unknown> = {};
@@ -138,10 +144,11 @@ export async function bytes(what: string, parameters: Parameters, signal?: Abort
 }
 
 /** Arrays with what they are: the server's `packed`. */
-export function unpacked<About>(content: Uint8Array): { about: About; columns: (name: string) => Float32Array | Float64Array | Uint8Array } {
+export function unpacked<About>(content: Uint8Array): { about: About; columns: (name: string) => Float32Array | Float64Array | Uint8Array; has: (name: string) => boolean } {
   const table = tableFromIPC(content);
   const about = JSON.parse(table.schema.metadata!.get("about")!) as About;
-  return { about, columns: (name) => table.getChild(name).toArray() as Float32Array };
+  const has = (name: string): boolean => table.schema.fields.some((field) => field.name === name);
+  return { about, columns: (name) => table.getChild(name).toArray() as Float32Array, has };
 }
 
 export type Parameters = Record<string, string | number | readonly string[] | undefined>;

@@ -1,8 +1,17 @@
 // What every own canvas needs: its size in device pixels, the page's tokens, text and hairlines.
 import type { Pen } from "./pen.ts";
 
+const known = new Map<string, string>();
+let knownOf: string | undefined;
+
+/** Read once for each theme: a picture of 4,000 rows asks tens of thousands of times. */
 export function token(name: string): string {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const { theme } = document.documentElement.dataset;
+  if (theme !== knownOf) known.clear();
+  knownOf = theme;
+  let found = known.get(name);
+  if (found === undefined) known.set(name, (found = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()));
+  return found;
 }
 
 /** A pen in CSS pixels on a clean canvas of this size. */

@@ -38,6 +38,8 @@ export interface Heat {
   above: number;
   value: Float32Array; // [rows, columns]
   mask: Uint8Array;
+  least: Float32Array | null; // of the members of folded rows
+  greatest: Float32Array | null;
 }
 
 export interface HeatWanted extends Window {
@@ -56,8 +58,9 @@ export async function heatOf(run: string, wanted: HeatWanted, signal?: AbortSign
 }
 
 export function decode(content: Uint8Array): Heat {
-  const { about, columns } = unpacked<Omit<Heat, "value" | "mask">>(content);
-  return { ...about, value: columns("value") as Float32Array, mask: columns("mask") as Uint8Array };
+  const { about, columns, has } = unpacked<Omit<Heat, "value" | "mask" | "least" | "greatest">>(content);
+  const spread = (name: string): Float32Array | null => (has(name) ? (columns(name) as Float32Array) : null);
+  return { ...about, value: columns("value") as Float32Array, mask: columns("mask") as Uint8Array, least: spread("least"), greatest: spread("greatest") };
 }
 
 /** The module that has this parameter or gives this output. */

@@ -60,6 +60,7 @@ class Api:
             "series": self.series,
             "loss": self.loss,
             "logged": self.logged,
+            "cost": self.cost,
             "layers": self.layers,
             "heat": self.heat,
             "cell": self.cell,
@@ -156,6 +157,13 @@ class Api:
         start, stop, buckets = window(request)
         with self.runs.use(one(request, "run")) as record:
             part = arrays.metric_of(record, one(request, "key"), start, stop, buckets)
+        return answers.arrow(arrays.table_of([part]))
+
+    def cost(self, request: Request) -> Response:
+        """What weighbridge itself took, as a share of the training's time, in buckets."""
+        start, stop, buckets = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            part = arrays.cost_of(record, start, stop, buckets)
         return answers.arrow(arrays.table_of([part]))
 
     def layers(self, request: Request) -> Response:

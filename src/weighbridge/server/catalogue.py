@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -74,9 +74,11 @@ class Catalogue:
                 self._read(self._due.pop())
             return list(self._entries.values())
 
-    def of(self, names: Iterable[str]) -> list[Entry]:
+    def of(self, names: Sequence[str]) -> list[Entry]:
         """These runs, read now where they are not known yet; those that are gone are left out."""
         with self._lock:
+            if any(name not in self._entries for name in names):
+                self._list()
             for name in names:
                 entry = self._entries.get(name)
                 if entry is not None and (entry.state == UNREAD or self._is_due(entry)):
