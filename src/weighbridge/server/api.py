@@ -25,6 +25,7 @@ from weighbridge.errors import BadInput
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
+from weighbridge.server.lab import Desk
 from weighbridge.server.layers import layers_of
 from weighbridge.server.lines import health_of
 from weighbridge.server.listing import counts_of, listing, row_of
@@ -48,6 +49,7 @@ class Api:
         self.runs, self.asks_ahead = runs, asks_ahead
         self.catalogue = Catalogue(runs)
         self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, health_of(said, is_whole=True)))
+        self.desk = Desk(runs)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
         """All endpoints that answer once, by name."""
@@ -80,7 +82,16 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """All endpoints, below /api/."""
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in self.plain().items()]
-        return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", answers.nothing_here)]
+        lab = [
+            Route("/api/lab/events", self.desk.events, methods=["GET"]),
+            Route("/api/lab/tell", self.desk.tell, methods=["POST"]),
+        ]
+        return [
+            *found,
+            *lab,
+            Route("/api/growth", self.growth, methods=["GET"]),
+            Route("/api/{rest:path}", answers.nothing_here),
+        ]
 
     def list_runs(self, request: Request) -> Response:
         """The runs that fit, by name, in their order and groups (listing.py). `have`: the order that the page has already.
