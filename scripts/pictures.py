@@ -40,7 +40,7 @@ PAGES = [
     ("compare", f"/compare?{PAIR}", ".heat"),
 ]
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
-STATES = ("none", "one", "million", "nan", "died", "skipped", "zero", "restart", "newer", "damaged")
+STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
 IN_DARK = ("glance", "layer", "network", "compare")
 QUIET = 12  # looks at what is under way, 0.1 s apart
