@@ -91,6 +91,15 @@ def test_an_opened_run_and_its_series(tmp_path: Path) -> None:
     assert read(series._repr_html_()).seen.count("img") == 1
 
 
+def test_a_run_that_is_gone_still_has_a_name(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "made", steps=3)
+    record = weighbridge.open_run(run)
+    for file in sorted(run.rglob("*"), reverse=True):
+        file.unlink() if file.is_file() else file.rmdir()
+    run.rmdir()
+    assert repr(record).startswith(f"<weighbridge.RunRecord '{run}'")
+
+
 def test_an_empty_series_has_nothing_last() -> None:
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""A run and a series in a notebook. `weighbridge.show(run)` shows all of a run; this is what stands below a cell that ends in one."""
+"""A run and a series as they stand below a notebook's cell that ends in one; `weighbridge.show(run)` shows all of a run."""
 
 from __future__ import annotations
 

@@ -85,7 +85,10 @@ class RunRecord:
         self._query = self._all.query
 
     def __repr__(self) -> str:
-        info = self.info
+        try:
+            info = self.info
+        except (WeighbridgeError, OSError):  # a name for it must always be had
+            return f"<weighbridge.RunRecord {str(self.path)!r}: unreadable>"
         return f"<weighbridge.RunRecord {str(self.path)!r}: {info.state}, {info.steps:,} steps, {info.tensors:,} tensors>"
 
     def _repr_html_(self) -> str:
