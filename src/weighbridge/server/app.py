@@ -15,6 +15,7 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.server.answers import explain, explain_http, explain_os
 from weighbridge.server.api import Api
 from weighbridge.server.gate import LOOPBACK_NAMES, Gate
+from weighbridge.server.lab import Desk
 from weighbridge.server.page import STATIC, file_or_page
 from weighbridge.server.runs import Runs
 
@@ -26,7 +27,8 @@ def create_app(
     any_address: bool = False,
     static: Path = STATIC,
 ) -> Starlette:
-    """The application over a folder of runs (or one run). It only reads; compaction is compactor.py's.
+    """The application over a folder of runs (or one run). It only reads; compaction is
+    compactor.py's, and the Lab's trainings are processes of their own (lab.py).
 
     `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
     that is bound to an outside address on purpose.
@@ -36,7 +38,7 @@ def create_app(
         return file_or_page(static, request)
 
     return Starlette(
-        routes=[*Api(runs).routes(), Route("/{path:path}", page, methods=["GET"])],
+        routes=[*Desk(runs).routes(), *Api(runs).routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
         exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
     )
