@@ -64,6 +64,7 @@ export interface Opened {
   shown: number; // units of a layer that are drawn
   tensors: { name: string; shape: number[] }[];
   view: { high: number; wide: number; plane: [number, number] | null };
+  inputs: string; // pictures
   points: [x: number, y: number, target: number, held: number][];
   twin: { lead: string; link: string } | null;
 }

@@ -115,6 +115,7 @@ class Worker:
 
     def _open(self, query: str, number: int) -> None:
         self.is_playing, self.id = False, number
+        link.read(query)  # what cannot be trained leaves the last training as it is
         if self.player is not None:
             self.player.close()
             self.player = None
