@@ -96,10 +96,10 @@ def test_the_address_restores_all_of_it(lab: tuple[str, Path], open_page: Callab
         f"{lab[0]}/lab?data=xor&layers=5,2&act=sigmoid&bias=101&start=xavier&lr=0.1&batch=16&seed=9&twin=lr:1&layer=1"
     )
     eventually(page, READY, "0", 60)
-    chosen = "[...document.querySelectorAll('.controls [aria-pressed=true]')].map(one => one.innerText.trim()).join()"
+    chosen = "[...document.querySelectorAll('section.controls [aria-pressed=true]')].map(one => one.innerText.trim()).join()"
     assert page.evaluate(chosen) == "xor,Sigmoid,1,3,Xavier,most"
     assert page.get_by_label("units of hidden layer 1").input_value() == "5"
-    assert page.locator(".controls").inner_text().count("16 of 180") == 1
+    assert page.locator("section.controls").inner_text().count("16 of 180") == 1
     assert page.locator("[data-twin]").get_attribute("data-twin") == "lr:1"
     assert page.locator("[data-tensor]").evaluate_all("all => all.map(one => one.dataset.tensor)") == ["2.weight"]
     page.get_by_role("button", name="bias of layer 2").click()
@@ -170,6 +170,16 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_network_comes_first
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     tops = [page.locator(f"section[aria-label='{name}']").bounding_box()["y"] for name in ("Network", "What is trained")]
     assert tops == sorted(tops)
+
+
+def test_a_link_may_say_how_far_and_reset_forgets_it(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{lab[0]}/lab?{SHORT}&play=23")
+    eventually(page, READY, "23", 60)
+    page.get_by_role("button", name="▶ Play").wait_for()
+    assert page.locator("[data-fact=loss]").inner_text() == number(losses(SHORT, 23)[0][-1], 4)
+    press(page, "Reset")
+    eventually(page, STEP, 0)
+    assert "play" not in page.url
 
 
 def test_nothing_jumps_while_it_plays(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:

@@ -132,7 +132,7 @@ export function parted(all: Float32Array, tensors: Opened["tensors"]): Map<strin
 }
 
 /** Words that belong to the page and not to the training. */
-const PAGE_WORDS = new Set(["layer", "pace"]);
+const PAGE_WORDS = new Set(["layer", "pace", "play"]);
 
 /** The part of an address that the worker reads. */
 export function linkOf(query: URLSearchParams): string {
