@@ -69,7 +69,7 @@ def announcement(root: Path, host: str, port: int, environment: os._Environ[str]
     """What is printed before serving: address, the tunnel where we are at the far end of ssh, how to end."""
     lines = [f"weighbridge shows {root} at {address(host, port)}"]
     if host not in LOOPBACK:
-        lines.append(f"Anyone who reaches {host}:{port} can read these runs; nothing asks for a password.")
+        lines.append(f"Anyone who reaches {host}:{port} can read these runs and train in the Lab; nothing asks for a password.")
     elif "SSH_CONNECTION" in environment:
         lines.append(f"You are here through ssh. On your own machine run:  {tunnel(port, environment)}")
         lines.append(f"and open {address(host, port)} there.")
@@ -100,10 +100,7 @@ def _existing(place: Path) -> Path:
     if place.exists():
         raise NotARun(f"{place} is a file. Give the folder of a run, or a folder that holds runs.")
     if place == Path("weighbridge-runs"):
-        raise NotARun(
-            "There is no folder weighbridge-runs here. Record a run first (weighbridge demo, or weighbridge.watch(model) "
-            "in a training), or name the folder: weighbridge ui FOLDER"
-        )
+        return place  # no run yet: the page says how to record a first one, and has the Lab
     raise NotARun(f"There is no folder {place}. Runs lie in ./weighbridge-runs unless the training said otherwise.")
 
 

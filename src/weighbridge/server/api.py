@@ -26,7 +26,6 @@ from weighbridge.server import answers, arrays, distributions, heat, layerpage, 
 from weighbridge.server.acts import Acts
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
-from weighbridge.server.lab import Desk
 from weighbridge.server.layers import layers_of
 from weighbridge.server.lines import health_of
 from weighbridge.server.listing import counts_of, listing, row_of
@@ -53,7 +52,6 @@ class Api:
         self.runs, self.asks_ahead = runs, asks_ahead
         self.catalogue = Catalogue(runs)
         self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, health_of(said, is_whole=True)))
-        self.desk = Desk(runs)
         self.acts = Acts(runs, locked)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
@@ -87,13 +85,8 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """All endpoints, below /api/."""
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in self.plain().items()]
-        lab = [
-            Route("/api/lab/events", self.desk.events, methods=["GET"]),
-            Route("/api/lab/tell", self.desk.tell, methods=["POST"]),
-        ]
         return [
             *found,
-            *lab,
             *(Route(f"/api/act/{what}", self.acts.act, methods=["POST"]) for what in ("label", "delete", "undo")),
             Route("/api/growth", self.growth, methods=["GET"]),
             Route("/api/{rest:path}", answers.nothing_here),
