@@ -30,7 +30,7 @@ def create_app(
     static: Path = STATIC,
 ) -> Starlette:
     """The application over a folder of runs (or one run). It reads; what a person changes on the page is acts.py's, what is
-    found out may be kept (`Runs.keeps`), compaction is compactor.py's, and trainings of the Lab are processes of their own (lab.py).
+    found out may be kept (`Runs.keeps`), compaction is compactor.py's, and the Lab trains in processes of its own (lab.py).
 
     `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
     that is bound to an outside address on purpose. `asks_ahead` and `locked`: as for Api.
