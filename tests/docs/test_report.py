@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tests.cli.calling import call
 from tests.server.conftest import make_run
 
