@@ -75,6 +75,10 @@ def test_what_comes_from_a_run_stays_text(evil: str) -> None:
     assert "<" not in escaped(evil).replace("<!-- -->", "")
 
 
+def test_a_bar_in_a_name_ends_no_cell() -> None:
+    assert "<code>a|b</code>" in html(table(["a"], [[code("a|b")]]))
+
+
 def test_a_text_calls_nobody() -> None:
     assert "@all" not in escaped("cc @all #12")
     assert "#12" not in escaped("cc @all #12")
