@@ -22,27 +22,34 @@ import numpy as np
 from palette import png
 from playwright.sync_api import sync_playwright
 
+from weighbridge.teaching.lessons import LESSONS, TUTORIALS
+
 SOURCE = Path(__file__).parents[1] / "src"
 PAIR = "run=relu&run=relu-rate-doubled&tensor=14.weight"
 # Name, address, what has to be there before the picture is taken.
 PAGES = [
-    ("runs", "/?pick=relu&pick=relu-rate-doubled", "canvas"),
+    ("runs", "/?group=activation&pick=relu&pick=relu-rate-doubled", "[data-run=deep-sigmoid] canvas"),
     ("glance", "/run/deep-sigmoid", "article.cause"),
     ("glance-broken", "/run/overflow", "article.cause"),
     ("glance-folded", "/run/transformer", ".heat"),
     ("glance-one-step", "/run/one-step", ".heat"),
     ("layer", "/run/relu-rate-doubled/layer/14", "section.units"),
     ("network", "/run/deep-sigmoid/network", "ol li"),
+    ("before", "/run/deep-sigmoid/before", "section.layers"),
     ("tensors", "/run/relu/tensors", "[data-statistic]"),
     ("findings", "/run/overflow/findings", "article.detail"),
     ("rules", "/rules", "ul.all li"),
     ("rule", "/rules/vanishing-gradient", "article.rule"),
     ("compare", f"/compare?{PAIR}", ".heat"),
+    ("lab", "/lab?play=900", "[data-step='900']"),
+    ("lab-sigmoid", f"/lab?{LESSONS[1].link}&play=600", "[data-step='600']"),
+    ("lab-tutorial", f"/lab?{TUTORIALS[0].link}&play=200", "[data-step='200']"),
 ]
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
 STATES = ("none", "one", "million", "nan", "died", "skipped", "zero", "restart", "newer", "damaged")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
-IN_DARK = ("glance", "layer", "network", "compare")
+IN_DARK = ("runs", "before", "glance", "layer", "network", "compare", "lab")
+STREAMS = ("/api/growth", "/api/lab/events")  # never finished
 QUIET = 12  # looks at what is under way, 0.1 s apart
 WHOLE = 1800  # px of a page; what is longer ends there
 DECODE = """async (png) => {
@@ -95,6 +102,25 @@ def take(browser: Any, address: str, target: Path, only: str) -> None:
             print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
 
 
+def take_notebook(browser: Any, runs: Path, target: Path, scratch: Path) -> None:
+    """A notebook that shows two runs, as the HTML that nbconvert makes of it."""
+    import nbformat
+
+    cells = [
+        nbformat.v4.new_code_cell(f"weighbridge.show({names})") for names in ("'deep-sigmoid'", "'relu', 'relu-rate-doubled'")
+    ]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import weighbridge"), *cells])
+    nbformat.write(made, scratch / "notebook.ipynb")
+    (scratch / "weighbridge-runs").symlink_to(runs) if not (scratch / "weighbridge-runs").exists() else None
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", "notebook.ipynb"]
+    subprocess.run(command, check=True, cwd=scratch, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    file = target / "notebook-1280-light.png"
+    sign = "iframe:not([hidden])"
+    page = screenshot(browser, f"file://{scratch / 'notebook.html'}", sign, 1280, "light")
+    file.write_bytes(png(decoded(browser.new_page(), page)))
+    print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+
+
 def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *, with_rules: bool = True) -> bytes:
     """A page when all its numbers are there, as PNG; `with_rules`: and the rules have spoken."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
@@ -102,7 +128,7 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *,
     complaints: list[str] = []
     asked: set[Any] = set()
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.add(request) if "/api/growth" not in request.url else None)
+    page.on("request", lambda request: asked.add(request) if not request.url.split("?")[0].endswith(STREAMS) else None)
     page.on("requestfinished", lambda request: asked.discard(request))
     page.on("requestfailed", lambda request: asked.discard(request))
     page.goto(address)
@@ -144,6 +170,8 @@ def main() -> None:
                 executable_path=executable, args=["--headless", "--no-sandbox", "--disable-gpu"]
             )
             take(browser, address, wish.target, wish.only)
+            if wish.only in "notebook":
+                take_notebook(browser, runs, wish.target, Path(scratch))
             edge = Path(scratch) / "states"
             environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
             program = [sys.executable, "-m", "tests.browser.states", str(edge)]

@@ -7,13 +7,14 @@ stderr, and training goes on.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
 
 import torch
 from torch import nn
@@ -21,13 +22,13 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
 from weighbridge.capture.kernel import load_kernel
-from weighbridge.capture.live import Live, Wishes, wished
+from weighbridge.capture.live import Live, Wishes, cards, wished
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.errors import NothingToWatch, TrainingStopped
+from weighbridge.errors import BadInput, NothingToWatch, TrainingStopped
 from weighbridge.format import duration, size
 from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     from weighbridge.diagnosis.rule import Finding
 
 _kernel_notes: set[str] = set()
+REPORTS: Final = ("inspection", "biases")
+
+
+class Report(Protocol):
+    """Of before the training (weighbridge.preflight)."""
+
+    KIND: ClassVar[str]
+
+    def to_json(self) -> str: ...
 
 
 class Run:
@@ -83,6 +93,14 @@ class Run:
     def __repr__(self) -> str:
         state = "finished" if self.is_finished else "recording" if self.is_recording else "not recording"
         return f"<weighbridge.Run {str(self.path)!r}: {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: where it is, and what the rules have told. Nothing is read from the disk."""
+        from weighbridge import html
+
+        hint = "Live, and all of it: weighbridge.show(run)"
+        told = html.paragraph(html.text(repr(self))), cards(self.findings), html.paragraph(html.text(hint))
+        return html.block(*told)
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
@@ -141,6 +159,20 @@ class Run:
         if self._is_on():
             with self._guard():
                 self._recorder.event(self._stepper.steps, "config", "", detail={**(values or {}), **more})
+
+    def attach(self, report: Report) -> None:
+        """Keep what `weighbridge.inspect` or `weighbridge.biases` has found with this run, for its page "Before training".
+
+        Raises BadInput for anything else. A later report of the same kind takes the place of an earlier one.
+        """
+        if getattr(report, "KIND", None) not in REPORTS:
+            raise BadInput(
+                f"attach was given {type(report).__name__}. Give it what weighbridge.inspect or weighbridge.biases returned: "
+                "run.attach(weighbridge.inspect(model, (inputs, targets), loss_fn))."
+            )
+        if self._is_on():
+            with self._guard():
+                self._recorder.event(self._stepper.steps, report.KIND, "", detail=json.loads(report.to_json()))
 
     def epochs(self, number: int) -> Iterator[int]:
         """Count epochs: `for epoch in run.epochs(50):`. Steps inside are recorded with their epoch."""

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -18,9 +18,11 @@ from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection(Diagnosis):
-    """A `Diagnosis` of before the training, with the table of layers. `print` it for both."""
+    """A `Diagnosis` of before the training, with the table of layers. `print` it for both; `run.attach` keeps it with a run."""
+
+    KIND: ClassVar[str] = "inspection"
 
     layers: tuple[Layer, ...] = ()
     loss: float = float("nan")
@@ -32,6 +34,11 @@ class Inspection(Diagnosis):
         from weighbridge.preflight.text import lines, screen_width
 
         return "\n".join(line.plain for line in lines(self, screen_width()))
+
+    def _repr_html_(self) -> str:
+        from weighbridge.preflight.text import as_html
+
+        return as_html(self)
 
     def to_json(self) -> str:
         """`record` as JSON; NaN and infinity as words."""
