@@ -3,8 +3,9 @@
 Symptom        The loss stays near that of a constant predictor; widening the network changes nothing.
 How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares of the covariance of up to 64 vectors: 1 = one
                direction. Followed from the last hidden output backwards as long as it is below ONE. Told, at PATIENCE looks,
-               where inputs have at least INPUT_DIRECTIONS, every layer on the way is at least WIDE, and either this is so
-               from the start of training on, or it was FALL times as much before and the loss does not fall. Likewise where
+               where inputs have at least INPUT_DIRECTIONS, every layer of the path is at least WIDE, and the loss does not
+               fall: either LONG steps after this was so from the start of training on and what is beyond the one direction
+               has not grown, or where there were FALL times as many before. Likewise where
                the positions of one sample are all alike (variance over positions below ALIKE of the mean square) at the end
                and were not at first.
 What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
@@ -36,7 +37,8 @@ FALL: Final = 4.0  # times less than it was (design notes, A3)
 ALIKE: Final = 1e-3  # of the mean square
 UNLIKE: Final = 0.05
 PATIENCE: Final = 2
-START: Final = 3  # looks that are the start of training
+LONG: Final = 20  # steps: a deep network begins with few directions (its layers make samples alike), and learns its way out
+GROWS: Final = 1.5  # times what was beyond one direction at first: it is on its way
 KEPT: Final = 16
 
 
@@ -54,7 +56,8 @@ class RankCollapse(Rule):
     def __init__(self) -> None:
         self.progress = Progress()
         self.looks = 0
-        self.largest: dict[int, float] = {}
+        self.first: dict[int, float] = {}  # directions at the first look,
+        self.largest: dict[int, float] = {}  # and the most
         self.streak: dict[tuple[int, str], int] = {}
         self.from_step: dict[tuple[int, str], int] = {}
         self.shown: dict[int, list[tuple[int, float, float]]] = {}
@@ -67,6 +70,7 @@ class RankCollapse(Rule):
         for step, seen, _ in by_step(block, self.progress):
             self.looks += 1
             for column, one in seen.items():
+                self.first.setdefault(column, one.directions)
                 self.largest[column] = max(self.largest.get(column, 0.0), one.directions)
                 self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, one.directions, one.between_positions)]
             for model in dict.fromkeys(self.tensors[c].model for c in self.layers.outputs):
@@ -83,8 +87,8 @@ class RankCollapse(Rule):
             self.streak[key] = self.streak.get(key, 0) + 1
             if self.streak[key] == 1:
                 self.from_step[key] = step
-            is_start = self.from_step[key] == 0
-            if self.streak[key] >= PATIENCE and model not in self.told and (is_start or self._has_got_worse(kind, begun, seen)):
+            is_harm = self.progress.is_stalled and self._is_lost(kind, begun, seen, self.from_step[key] == 0)
+            if self.streak[key] >= PATIENCE and model not in self.told and is_harm:
                 self.told.add(model)
                 yield self._finding(step, begun, kind, self.from_step[key], seen)
 
@@ -104,7 +108,7 @@ class RankCollapse(Rule):
             if not seen[column].directions < ONE:
                 break
             begun = column
-        if begun is None or any(self._is_narrow(c) for c in path[: path.index(begun) + 1]):
+        if begun is None or any(self._is_narrow(c) for c in path):  # behind it too: scores of attention end in one unit
             return None
         return begun
 
@@ -128,9 +132,11 @@ class RankCollapse(Rule):
             begun = column
         return begun
 
-    def _has_got_worse(self, kind: str, column: int, seen: dict[int, Seen]) -> bool:
-        if not self.progress.is_stalled:
-            return False
+    def _is_lost(self, kind: str, column: int, seen: dict[int, Seen], is_from_start: bool) -> bool:
+        """Has it been so for long without a way out, or were there more before?"""
+        if is_from_start:
+            is_on_its_way = seen[column].directions - 1 > GROWS * (self.first[column] - 1)
+            return self.progress.steps >= LONG and (kind == "positions" or not is_on_its_way)
         return kind == "positions" or self.largest[column] >= FALL * seen[column].directions
 
     def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:

@@ -1,0 +1,166 @@
+"""What keeps rules silent on health: second signs, and what a graph says of sizes. Oracle: numbers put in by hand, on both
+sides of each guard."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tests.diagnosis.graphs import Drawing, rows
+from tests.diagnosis.made import found, step_rows
+from tests.diagnosis.test_depth_rules import GRADIENT, SCALE, _scaled, _slopes, layers
+from tests.diagnosis.test_graph_rules import LOSS, places
+from tests.diagnosis.test_rate_rules import WEIGHTS, _grown
+from tests.diagnosis.test_rules import NEW, NOT_ZEROED, _sums
+from tests.diagnosis.test_unit_rules import COLLAPSED, C, looked, spread
+from weighbridge.diagnosis.progress import LAST, Progress
+from weighbridge.diagnosis.rules import collapsed_output
+from weighbridge.diagnosis.rules import exploding_gradient as xg
+from weighbridge.diagnosis.rules.high_initial_loss import HighInitialLoss
+from weighbridge.diagnosis.sizes import ends, normed
+from weighbridge.diagnosis.stream import Block
+from weighbridge.firstpass import FirstPass, Start
+
+# ---- gradients-not-zeroed ----
+
+
+def test_a_penalty_that_knows_only_the_weights_is_no_gradient_left_over() -> None:
+    """Behind a softmax the sum over a bias's gradient is 0; an L1 penalty adds the same at each step. S = S before + 0."""
+    constant = np.full(6, 2e-3)
+    assert found(NOT_ZEROED, _sums(constant, np.zeros(6), 0.05)) == []
+    assert found(NOT_ZEROED, _sums(constant, np.full(6, 1e-9), 0.05)) == []  # 0 but for rounding
+    assert found(NOT_ZEROED, _sums(NEW.cumsum(), NEW))
+
+
+# ---- what has been learnt ----
+
+
+@pytest.mark.parametrize(("last", "has_stalled"), [(0.02, False), (0.24, False), (0.26, True)])
+def test_a_loss_of_nearly_nothing_that_doubles_has_not_stalled(last: float, has_stalled: bool) -> None:
+    progress = Progress()
+    for row in step_rows(20 + LAST, loss=[1.0] * 3 + [0.01] * 17 + [last] * LAST):
+        progress.read(row)
+    assert progress.is_stalled is has_stalled
+
+
+@pytest.mark.parametrize(("left", "is_told"), [(0.49, False), (0.51, True)])
+def test_late_gradients_of_what_has_learnt_explode_for_nobody(left: float, is_told: bool) -> None:
+    steps = xg.EARLY + 10
+    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in np.geomspace(1.01 * xg.AT_ONCE, 1.0, 11)]
+    losses = [1.0] * 5 + [left] * (steps - 5)
+    assert bool(found(GRADIENT, _slopes(late, steps=steps, losses=losses))) is is_told
+
+
+def test_weights_that_become_large_while_the_loss_falls_have_targets_to_reach() -> None:
+    rms = 0.5 * (1 + np.arange(90))
+    assert found(WEIGHTS, _grown(rms, loss=np.geomspace(1.0, 0.01, 90))) == []
+    assert found(WEIGHTS, _grown(rms))
+
+
+def test_an_optimizer_that_lengthens_its_steps_doubles_weights() -> None:
+    rms = 0.5 * 1.2 ** np.arange(20)
+    made = _grown(rms, loss=np.geomspace(1.0, 0.1, 20))
+    assert found(WEIGHTS, made)
+    lengthened = tuple(dataclasses.replace(group, kind="Rprop") for group in made.groups)
+    assert found(WEIGHTS, dataclasses.replace(made, groups=lengthened)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "looks", "is_told"),
+    [
+        ("squared error", 0.5, 2, True),
+        ("cross-entropy", 0.5, 2, False),
+        ("cross-entropy", 0.5, collapsed_output.PLATEAU, True),
+        ("cross-entropy", 0.5, collapsed_output.PLATEAU - 1, False),
+        ("cross-entropy", 1.0, 2, True),
+    ],
+)
+def test_how_often_classes_come_is_learnt_first(kind: str, loss: float, looks: int, is_told: bool) -> None:
+    """The output has varied and is all but the same now, while the loss has fallen to this."""
+    seen = [spread(step, C) for step in range(3)] + [spread(step, C, 0.001) for step in range(3, 3 + looks)]
+    inputs = [spread(step, -1) for step in range(3 + looks)]
+    made = looked(*inputs, *seen, steps=3 + looks, loss=[1.0] * 3 + [loss] * looks)
+    graph = rows(Drawing().done([Start(kind, 0, "c", 1.0, 1.0, 0.1, 32)]))
+    assert bool(found(COLLAPSED, dataclasses.replace(made, tables={**made.tables, "graph": tuple(graph)}))) is is_told
+
+
+def test_a_model_with_frozen_weights_was_trained_before() -> None:
+    made = Drawing()
+    made.linear("head", None, 32, 8, 10)
+    first = made.done([LOSS])
+    assert places(HighInitialLoss, first) == [("head", "warning")]
+    frozen = tuple(dataclasses.replace(parameter, is_trainable=False) for parameter in first.parameters[:1])
+    assert places(HighInitialLoss, dataclasses.replace(first, parameters=frozen)) == [("head", "note")]
+
+
+# ---- sizes in a graph ----
+
+
+def _two_heads() -> FirstPass:
+    """A trunk of two layers, and two heads beside each other: 6 and 8 of the modules of `layers`."""
+    made = Drawing()
+    h = made.op("Relu", [made.linear("0", None, 32, 16, 16)], (32, 16), "1")
+    h = made.op("Relu", [made.linear("2", h, 32, 16, 16)], (32, 16), "3")
+    one, two = made.linear("4", h, 32, 16, 16), made.linear("6", h, 32, 16, 16)
+    made.op("Add", [made.op("Mean", [one], ()), made.op("Mean", [two], ())], ())
+    return made.done()
+
+
+def test_heads_beside_each_other_all_end_the_graph() -> None:
+    assert ends([_two_heads()]) == {"4", "6"}
+
+
+def _with(made: Block, first: FirstPass) -> Block:
+    return dataclasses.replace(made, tables={**made.tables, "graph": tuple(rows(first))})
+
+
+def test_a_gradient_is_measured_by_the_head_that_has_most() -> None:
+    """A value's loss in its own units, and a policy's: the second head has a thousandth of the gradient of the first."""
+    made = _slopes([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e-4], tensors=layers("LALALAL"))
+    assert found(GRADIENT, made)
+    assert found(GRADIENT, _with(made, _two_heads())) == []
+
+
+def test_a_head_that_starts_small_may_run_before_another() -> None:
+    made = _scaled({4: 0.05}, {}, dict.fromkeys(range(4), 0.05), "LALALAL")
+    assert [f.place for f in found(SCALE, made)] == ["4"]
+    assert found(SCALE, _with(made, _two_heads())) == []
+
+
+def _normed_by_hand(divide: str, size: str | None, is_own: bool = True) -> FirstPass:
+    """(x - mean) / std, or x times rsqrt of its mean square: a norm without a module."""
+    made = Drawing()
+    x = made.linear("4", None, 32, 16, 16)
+    given = x if is_own else made.linear("other", None, 32, 16, 16)
+    measure = made.op("Mean", [given], (32, 1)) if size is None else made.op(size, [given], (32, 1))
+    measure = made.op("Add", [measure], (32, 1))
+    h = made.op(divide, [made.op("Sub", [x, made.op("Mean", [x], (32, 1))], (32, 16)), measure], (32, 16))
+    made.linear("6", h, 32, 16, 16)
+    return made.done()
+
+
+@pytest.mark.parametrize(
+    ("first", "is_free"),
+    [
+        (_normed_by_hand("Div", "Std"), True),
+        (_normed_by_hand("Mul", "Rsqrt"), True),
+        (_normed_by_hand("Add", "Std"), False),
+        (_normed_by_hand("Div", None), False),
+        (_normed_by_hand("Div", "Std", is_own=False), False),
+    ],
+    ids=["divided", "times-the-inverse", "added", "by-a-mean", "by-the-size-of-another"],
+)
+def test_weights_whose_output_is_divided_by_its_own_size_are_free(first: FirstPass, is_free: bool) -> None:
+    assert ("4.weight" in normed([first])) is is_free
+    made = _scaled({4: 20.0}, {4: 20.0}, {})
+    assert [f.place for f in found(SCALE, made)] == ["4"]
+    assert bool(found(SCALE, _with(made, first))) is not is_free
+
+
+def test_a_norm_layer_in_the_graph_frees_what_feeds_it() -> None:
+    made = Drawing()
+    norm = made.op("NativeLayerNorm", [made.linear("a", None, 32, 16, 16)], (32, 16), "n")
+    made.linear("b", norm, 32, 16, 16)
+    assert normed([made.done()]) == {"a.weight"}
