@@ -53,6 +53,16 @@ def test_late_gradients_of_what_has_learnt_explode_for_nobody(left: float, is_to
     assert bool(found(GRADIENT, _slopes(late, steps=steps, losses=losses))) is is_told
 
 
+@pytest.mark.parametrize(("times", "is_told"), [(0.99, False), (1.01, True)])
+def test_each_batch_norm_is_granted_what_it_passes_on(times: float, is_told: bool) -> None:
+    """Four of them between five layers: Yang et al. 2019 allow root(pi / (pi - 1)) each."""
+    tensors = [dataclasses.replace(t, module="BatchNorm1d") if t.module == "LayerNorm" else t for t in layers("LNALNALNALNAL")]
+    limit = xg.LIMIT * np.sqrt(np.pi / (np.pi - 1)) ** 4
+    assert xg.BATCH_NORM == pytest.approx(np.sqrt(np.pi / (np.pi - 1)), abs=0.002)
+    made = _slopes(np.geomspace(times * limit, 1.0, 13), tensors=tuple(tensors))
+    assert bool(found(GRADIENT, made)) is is_told
+
+
 def test_weights_that_become_large_while_the_loss_falls_have_targets_to_reach() -> None:
     rms = 0.5 * (1 + np.arange(90))
     assert found(WEIGHTS, _grown(rms, loss=np.geomspace(1.0, 0.01, 90))) == []

@@ -48,6 +48,7 @@ class State:
 class GradientSpike(Rule):
     id, title = "gradient-spike", "The gradient is suddenly many times larger"
     severity, certainty, since = "warning", "heuristic", "0.1"
+    is_event = True
     needs = Needs(gradient=["l2_norm"], tables=["steps", "groups"])
     causes = ("loss-spike", "growing-loss")
     experiment = "The same step with another batch: if the gradient is as large, it is not the data."
