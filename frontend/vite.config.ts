@@ -11,6 +11,11 @@ export default defineConfig({
     emptyOutDir: true,
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
+    rollupOptions: {
+      input: { index: "index.html", notebook: "src/notebook.ts" }, // the second is what a notebook loads (anywidget)
+      preserveEntrySignatures: "exports-only",
+      output: { entryFileNames: (chunk) => (chunk.name === "notebook" ? "notebook.js" : "assets/[name]-[hash].js") },
+    },
     target: "es2022",
     reportCompressedSize: true,
   },

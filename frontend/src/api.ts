@@ -108,6 +108,12 @@ export async function series(
   return lines(new Uint8Array(await answer.arrayBuffer()), wanted.tensors.length * wanted.statistics.length);
 }
 
+/** Between which numbers a tensor's values lie, over single steps: a line for each share. Its mean is shown; min and max are known for sure. */
+export async function quantiles(name: string, tensor: string, quantity: string, share: readonly number[], window: Window, signal?: AbortSignal): Promise<Line[]> {
+  const answer = await ask("quantiles", { run: name, tensor, quantity, share: share.map(String), ...window }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), share.length);
+}
+
 /** The loss (key null) or a metric that the training logged. */
 export async function loss(name: string, key: string | null, window: Window, signal?: AbortSignal): Promise<Line> {
   const answer = await ask(key === null ? "loss" : "logged", { run: name, ...(key === null ? {} : { key }), ...window }, signal);
@@ -122,6 +128,12 @@ function within(line: Line, { start = 0, stop = Infinity }: Window): Line {
   if (to < 0) to = line.first.length;
   const cut = (of: Float64Array): Float64Array => (from < 0 ? of.subarray(0, 0) : of.subarray(from, to));
   return { first: cut(line.first), last: cut(line.last), mean: cut(line.mean), min: cut(line.min), max: cut(line.max), bad: cut(line.bad) };
+}
+
+/** What weighbridge itself took, as a share of the training's time. */
+export async function cost(name: string, window: Window, signal?: AbortSignal): Promise<Line> {
+  const answer = await ask("cost", { run: name, ...window }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
 }
 
 /** JSON has no NaN: the server writes the word. */
@@ -140,10 +152,11 @@ export async function bytes(what: string, parameters: Parameters, signal?: Abort
 }
 
 /** Arrays with what they are: the server's `packed`. */
-export function unpacked<About>(content: Uint8Array): { about: About; columns: (name: string) => Float32Array | Float64Array | Uint8Array } {
+export function unpacked<About>(content: Uint8Array): { about: About; columns: (name: string) => Float32Array | Float64Array | Uint8Array; has: (name: string) => boolean } {
   const table = tableFromIPC(content);
   const about = JSON.parse(table.schema.metadata!.get("about")!) as About;
-  return { about, columns: (name) => table.getChild(name).toArray() as Float32Array };
+  const has = (name: string): boolean => table.schema.fields.some((field) => field.name === name);
+  return { about, columns: (name) => table.getChild(name).toArray() as Float32Array, has };
 }
 
 export type Parameters = Record<string, string | number | readonly string[] | undefined>;

@@ -5,8 +5,12 @@ import "./base.css";
 import { mount } from "svelte";
 
 import App from "./App.svelte";
+import { fitFrame } from "./state/frame.ts";
 import { startTheme } from "./state/theme.svelte.ts";
 
 startTheme();
 const target = document.getElementById("page");
-if (target) mount(App, { target });
+if (target) {
+  mount(App, { target });
+  fitFrame(target);
+}

@@ -82,7 +82,7 @@ export function ticks(values: readonly (number | null)[]): string[] {
 function tidyPower(value: number): string {
   const [mantissa = "", exponent = "0"] = value.toExponential(6).split("e");
   const tidy = String(Number(Number(mantissa).toPrecision(4)));
-  return tidy === "1" ? power(Number(exponent)) : `${minus(tidy)}×${power(Number(exponent))}`;
+  return Math.abs(Number(tidy)) === 1 ? minus(tidy.replace("1", "")) + power(Number(exponent)) : `${minus(tidy)}×${power(Number(exponent))}`;
 }
 
 function minus(text: string): string {

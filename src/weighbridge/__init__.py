@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weighbridge.diagnosis.engine import diagnose
     from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
     from weighbridge.errors import TrainingStopped, WeighbridgeError
+    from weighbridge.notebook.show import show
     from weighbridge.preflight.bias_ablation import ablate_bias
     from weighbridge.preflight.bias_report import biases
     from weighbridge.preflight.biases import without_redundant_biases
@@ -36,6 +37,7 @@ _HOME = {
     "weighbridge.diagnosis.engine": ("diagnose",),
     "weighbridge.diagnosis.rule": ("Diagnosis", "Finding", "Rule"),
     "weighbridge.errors": ("TrainingStopped", "WeighbridgeError"),
+    "weighbridge.notebook.show": ("show",),
     "weighbridge.preflight.bias_ablation": ("ablate_bias",),
     "weighbridge.preflight.bias_report": ("biases",),
     "weighbridge.preflight.biases": ("without_redundant_biases",),
@@ -70,6 +72,7 @@ __all__ = [
     "list_runs",
     "log",
     "open_run",
+    "show",
     "unwatch",
     "watch",
     "without_redundant_biases",

@@ -131,3 +131,21 @@ def test_what_is_compared_and_what_is_left_out(what: str, tmp_path: Path) -> Non
     assert bool(found) is (what in ("tokens", "sequence targets"))
     if found:
         assert sum(found[0]["second"]) == wanted.numel()
+
+
+def test_rows_that_are_the_same_count_once_whatever_the_sign_of_their_zeros() -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 2, size=(40, 3)) * random.choice([-0.0, 1.0], size=(40, 3))
+    assert pairing._first_of_each(values) == sorted(np.unique(values, axis=0, return_index=True)[1])
+    assert (np.signbit(values) & (values == 0)).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int32])
+def test_inputs_of_every_dtype_are_seen_with_their_numbers(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x = (8 * torch.randn(6, 3)).to(dtype)
+    seen = Pairing()
+    seen.meet_batch((x,))
+    assert seen.inputs is not None
+    assert seen.inputs.tolist() == x.tolist()
+    assert seen.checksum == pytest.approx(sum(v * math.cos(i) for i, v in enumerate(x.flatten().tolist())))

@@ -26,6 +26,15 @@ def test_an_optimizer_given_for_the_model_is_refused(tmp_path: Path, monkeypatch
         weighbridge.watch(torch.optim.SGD(nn.Linear(2, 2).parameters()))  # type: ignore[arg-type]
 
 
+def test_a_name_in_place_of_a_run_is_refused_and_the_line_to_write_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(weighbridge.WeighbridgeError, match=r"run='first', a str; .*weighbridge\.init\(name="):
+        weighbridge.watch(nn.Linear(2, 1), run="first")  # type: ignore[arg-type]
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential(nn.Flatten(), nn.Dropout())])
 def test_a_model_without_parameters_is_refused(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

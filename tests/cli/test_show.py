@@ -256,6 +256,18 @@ def test_an_unknown_run_suggests_the_nearest() -> None:
     assert "Did you mean first?" in refused(ask("fisrt"))
 
 
+def test_the_last_words_of_a_name_are_enough_where_only_one_run_ends_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("20261126-130000-calm-oak", "20261126-130100-calm-elm", "20261126-130200-warm-elm"):
+        make_run(tmp_path / "weighbridge-runs", network([2, 1]), steps=2, name=name)
+    monkeypatch.chdir(tmp_path)
+    assert "20261126-130000-calm-oak" in shown("calm-oak", columns=200)
+    message = refused(ask("elm"))
+    assert "Several end so: 20261126-130100-calm-elm, 20261126-130200-warm-elm" in message
+    assert "There is no run 'm-oak'" in refused(ask("m-oak"))  # whole words
+
+
 def test_a_folder_that_is_no_run_is_told(tmp_path: Path) -> None:
     assert "no run.json" in refused(ask(str(tmp_path)))
 

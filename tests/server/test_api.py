@@ -230,3 +230,12 @@ def test_an_unreadable_folder_is_a_sentence(folder: Path, tmp_path: Path) -> Non
     answer = client_of(folder, tmp_path).get("/api/series?run=first&tensor=layers.0.weight&stat=gradient.rms")
     assert answer.status_code == 404
     assert "layers.0.weight" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("buckets", [1000, 7])
+def test_own_cost_is_our_share_of_the_time_between_steps(client: TestClient, buckets: int) -> None:
+    """Oracle: the made-up run takes 20 µs of every millisecond."""
+    table = arrow(client.get(f"/api/cost?run=first&buckets={buckets}").content)
+    assert table["mean"].to_pylist() == pytest.approx([0.02] * min(buckets, 39))
+    assert (table["step_first"][0].as_py(), table["step_last"][-1].as_py()) == (0, 38)  # the last step has no end
+    assert arrow(client.get("/api/cost?run=first&start=5&stop=6").content).num_rows == 0

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from tests.server.conftest import client_of, make_run, picture
+from tests.server.conftest import arrow, client_of, make_run, picture
 from tests.store import made_rows
 from weighbridge.records import TENSORS, UNITS
 from weighbridge.server import heat, unitmap
@@ -116,6 +116,9 @@ def test_more_than_sixty_rows_are_folded_and_the_worst_member_is_shown(tmp_path:
     members = np.array([single["blocks.0.a.weight"], single["blocks.0.b.weight"]])
     farthest = np.abs(np.log(members) - typical).argmax(axis=0)
     assert np.array_equal(value[0], members[farthest, np.arange(4)].astype(np.float32))
+    table = arrow(client.get("/api/heat?run=deep&stat=gradient.rms").content)
+    for name, truth in (("least", members.min(axis=0)), ("greatest", members.max(axis=0))):
+        assert np.array_equal(table[name].to_numpy().reshape(value.shape)[0], truth.astype(np.float32))
 
 
 def test_a_group_can_be_opened_and_folding_be_refused(tmp_path: Path) -> None:
@@ -132,8 +135,12 @@ def test_one_bad_member_shows_in_its_fold() -> None:
     record_rows = tuple(heat.Row("g", False, (None, None), True) for _ in range(1))  # type: ignore[arg-type]
     value = np.array([[1.0, 2.0], [np.nan, 3.0]])
     mask = np.array([[heat.VALUE, heat.VALUE], [heat.NONFINITE, heat.VALUE]], np.uint8)
-    _, marks = heat._folded(record_rows, value, mask, "log")
-    assert marks.tolist() == [[heat.NONFINITE, heat.VALUE]]
+    steps = np.arange(2)
+    folded = heat._folded(heat.Cells("gradient.rms", "log", record_rows, steps, steps, value, mask))
+    assert folded.mask.tolist() == [[heat.NONFINITE, heat.VALUE]]
+    assert folded.least is not None
+    assert folded.greatest is not None
+    assert (folded.least.tolist(), folded.greatest.tolist()) == ([[1.0, 2.0]], [[1.0, 3.0]])
 
 
 def test_names_fold_at_their_first_number() -> None:

@@ -1,15 +1,26 @@
 // What every own canvas needs: its size in device pixels, the page's tokens, text and hairlines.
+import type { Pen } from "./pen.ts";
 
+const known = new Map<string, string>();
+let knownOf: string | undefined;
+
+/** Read once for each theme: a picture of 4,000 rows asks tens of thousands of times. */
 export function token(name: string): string {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const { theme } = document.documentElement.dataset;
+  if (theme !== knownOf) known.clear();
+  knownOf = theme;
+  let found = known.get(name);
+  if (found === undefined) known.set(name, (found = getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()));
+  return found;
 }
 
 /** A pen in CSS pixels on a clean canvas of this size. */
 export function penOf(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D | null {
   const ratio = devicePixelRatio || 1;
-  canvas.width = Math.max(1, Math.round(width * ratio));
-  canvas.height = Math.max(1, Math.round(height * ratio));
+  const [across, down] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
   const pen = canvas.getContext("2d");
+  if (canvas.width === across && canvas.height === down && pen?.reset) pen.reset(); // far cheaper than a new size
+  else [canvas.width, canvas.height] = [across, down];
   pen?.scale(ratio, ratio);
   if (pen) pen.lineJoin = "round";
   return pen;
@@ -30,7 +41,7 @@ export interface Lettering {
 }
 
 /** One line of text, its middle at y. Returns its width. */
-export function write(pen: CanvasRenderingContext2D, text: string, x: number, y: number, look: Lettering = {}): number {
+export function write(pen: Pen, text: string, x: number, y: number, look: Lettering = {}): number {
   pen.font = `${look.weight ?? 400} ${look.size ?? 11}px ${token(look.mono ? "mono" : "sans")}`;
   pen.fillStyle = look.colour ?? token("ink-3");
   pen.textAlign = look.align ?? "left";
@@ -40,7 +51,7 @@ export function write(pen: CanvasRenderingContext2D, text: string, x: number, y:
 }
 
 /** A line of one pixel, on whole pixels. */
-export function hair(pen: CanvasRenderingContext2D, x0: number, y0: number, x1: number, y1: number, ink: string, dash: number[] = []): void {
+export function hair(pen: Pen, x0: number, y0: number, x1: number, y1: number, ink: string, dash: number[] = []): void {
   pen.save();
   pen.strokeStyle = ink;
   pen.lineWidth = 1;
@@ -54,7 +65,7 @@ export function hair(pen: CanvasRenderingContext2D, x0: number, y0: number, x1: 
 }
 
 /** Square, triangle, circle: severity by shape before colour. */
-export function glyph(pen: CanvasRenderingContext2D, severity: string, x: number, y: number, size = 9): void {
+export function glyph(pen: Pen, severity: string, x: number, y: number, size = 9): void {
   const half = size / 2;
   pen.beginPath();
   if (severity === "error") pen.rect(x - half, y - half, size, size);

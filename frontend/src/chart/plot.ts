@@ -5,11 +5,13 @@ import uPlot from "uplot";
 import type { Line } from "../api.ts";
 import { power, ticks, whole } from "../numbers.ts";
 import { drawFootMarks, middle } from "./marks.ts";
+import type { Pen } from "./pen.ts";
 import { decades, readableMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
 
-export const AXIS_WIDTH = 46;
-const FOOT = 22;
+export const AXIS_WIDTH = 50;
+export const FOOT = 22;
 const FOOT_BARE = 6;
+export const PADDING = { top: 8, right: 18 };
 
 export interface Look {
   width: number;
@@ -19,16 +21,21 @@ export interface Look {
   foot: boolean; // step numbers below; charts that stand above another one do without
 }
 
+/** A band within the band: two quantiles, each with the numbers between which it lies for sure. */
+export interface Inner {
+  names: [low: string, high: string];
+  low: Line;
+  high: Line;
+}
+
 export interface Readers {
   line: () => Line;
+  inner: () => Inner | null;
   yRange: () => Range;
   pinned: () => number | null;
   hovered: (index: number | null, left: number, top: number) => void;
   zoomed: (from: number, to: number) => void;
 }
-
-/** Shared by all charts of a page: the hairline under the pointer. */
-export const cursorKey = "steps";
 
 export function settings(look: Look, of: Readers): uPlot.Options {
   const css = getComputedStyle(document.documentElement);
@@ -41,7 +48,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
   return {
     width: look.width,
     height: look.height,
-    padding: [8, 18, 0, 0],
+    padding: [PADDING.top, PADDING.right, 0, 0],
     legend: { show: false },
     scales: {
       x: { time: false, range: (_, low, high) => [low, high] },
@@ -83,9 +90,9 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       lock: false,
       drag: { x: true, y: false, setScale: false, dist: 4 },
       points: { show: false },
-      sync: { key: cursorKey, setSeries: false },
     },
     hooks: {
+      drawAxes: [(plot) => drawInner(plot, of.inner(), soft)],
       draw: [
         (plot) => {
           drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
@@ -111,7 +118,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
 }
 
 /** All plain (0.01, 0.2) or all as powers (10⁻⁴, 5×10⁻⁶): the marks of one axis are written one way. */
-function logLabels(marks: (number | null)[]): string[] {
+export function logLabels(marks: (number | null)[]): string[] {
   const plain = marks.every((mark) => mark === null || (mark >= 0.999e-3 && mark < 1e4));
   return marks.map((mark) => {
     if (mark === null) return "";
@@ -122,8 +129,10 @@ function logLabels(marks: (number | null)[]): string[] {
   });
 }
 
+export type Places = (number | null)[];
+
 /** Columns as uPlot takes them: null is a gap. */
-export function columns(line: Line, kind: ScaleKind): uPlot.AlignedData {
+export function columns(line: Line, kind: ScaleKind): [number[], Places, Places, Places] {
   const place = (value: number): number | null => (Number.isFinite(value) && (kind === "linear" || value > 0) ? value : null);
   const x = Array.from(line.first, (_, i) => middle(line, i));
   const mean = Array.from(line.mean, place);
@@ -158,6 +167,28 @@ function lonely(plot: uPlot, at: number): boolean {
     if ((values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null) alone++;
   }
   return all > 0 && alone === all && all <= 50;
+}
+
+function drawInner(plot: uPlot, inner: Inner | null, ink: string): void {
+  if (!inner || inner.low.mean.length === 0) return;
+  const { ctx, bbox } = plot;
+  const [x, y] = [(step: number): number => plot.valToPos(step, "x", true), (value: number): number => plot.valToPos(value, "y", true)];
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.fillStyle = ink;
+  outlineInner(ctx, inner, x, y);
+  ctx.fill();
+  ctx.restore();
+}
+
+/** The shape between both quantiles. */
+export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath">, { low, high }: Inner, x: (step: number) => number, y: (value: number) => number): void {
+  pen.beginPath();
+  for (let i = 0; i < high.mean.length; i++) pen.lineTo(x(middle(high, i)), y(high.mean[i]!));
+  for (let i = low.mean.length - 1; i >= 0; i--) pen.lineTo(x(middle(low, i)), y(low.mean[i]!));
+  pen.closePath();
 }
 
 function drawPin(plot: uPlot, step: number | null, ink: string): void {

@@ -1,6 +1,8 @@
 // Several runs beside each other, as the server tells it.
 import { bytes, json, type RunFacts, type Window } from "../api.ts";
+import { cutHeat } from "../heat/cut.ts";
 import { decode, type Heat } from "../heat/heat.ts";
+import { frozen, question } from "../state/frozen.ts";
 
 export type Value = string | number | boolean | null;
 
@@ -37,7 +39,14 @@ export function comparisonOf(runs: readonly string[], signal?: AbortSignal): Pro
 }
 
 export async function differenceOf(runs: readonly string[], stat: string, show: string, fold: string, window: Window, signal?: AbortSignal): Promise<Heat & { alone: string[] }> {
-  return decode(await bytes("difference", { run: runs.slice(0, 2), stat, show, fold, ...window }, signal)) as Heat & { alone: string[] };
+  const heat = decode(await bytes("difference", { run: runs.slice(0, 2), stat, show, fold, ...window }, signal)) as Heat & { alone: string[] };
+  return frozen() ? { ...heat, ...cutHeat(heat, { show, ...window }) } : heat;
+}
+
+/** In a report only some pictures and tensors were kept. */
+export function isKept(what: "difference" | "faces", runs: readonly string[], of: Record<string, string>): boolean {
+  const held = frozen();
+  return !held || question(what, { run: runs, ...of }) in held.answers;
 }
 
 export function facesOf(runs: readonly string[], tensor: string, step: number | null, signal?: AbortSignal): Promise<Faces> {

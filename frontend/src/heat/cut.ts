@@ -13,5 +13,5 @@ export function cutHeat(heat: Heat, wanted: { show: string; start?: number; stop
       mask[r * columns.length + c] = heat.mask[row * wide + column]!;
     }),
   );
-  return { ...heat, rows: rows.map((i) => heat.rows[i]!), first: columns.map((i) => heat.first[i]!), last: columns.map((i) => heat.last[i]!), value, mask };
+  return { ...heat, rows: rows.map((i) => heat.rows[i]!), first: columns.map((i) => heat.first[i]!), last: columns.map((i) => heat.last[i]!), value, mask, least: null, greatest: null };
 }

@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { Geometry, MOST, TOP } from "./geometry.ts";
 import { ABSENT, type Heat, type HeatRow } from "./heat.ts";
+import { rowOfMinimap } from "./minimap.ts";
 
 const row = (name: string): HeatRow => ({ name, bias: false, members: 1, folded: false, model: "model", role: "weight", module: "Linear", shape: [2, 2], group: name });
 const made = (rows: number, width = 1000): Geometry => {
@@ -10,7 +11,7 @@ const made = (rows: number, width = 1000): Geometry => {
   const [first, last] = [[0, 10, 20, 30], [9, 19, 29, 39]];
   const heat: Heat = {
     statistic: "gradient.rms", scale: "log", rows: all, first, last, domain: null, counts: [], below: 0, above: 0,
-    value: new Float32Array(rows * 4), mask: new Uint8Array(rows * 4).fill(ABSENT),
+    value: new Float32Array(rows * 4), mask: new Uint8Array(rows * 4).fill(ABSENT), least: null, greatest: null,
   };
   return new Geometry(heat, all, 0, width);
 };
@@ -46,4 +47,13 @@ test("beside the cells there is none, and the nearest place is among them", () =
 test("many rows are never taller than the panel, and a narrow page has no numbers at the right", () => {
   assert.equal(made(1000).visible, MOST);
   assert.ok(made(3, 390).right < made(3).right);
+});
+
+test("many rows get a strip of all the depth, and every place on it is a row", () => {
+  assert.equal(made(60).mini, 0);
+  const at = made(2000);
+  assert.ok(at.mini > 0 && at.left > made(60).left);
+  assert.equal(rowOfMinimap(at, TOP), 0);
+  assert.equal(rowOfMinimap(at, TOP + at.visible / 2), 1000);
+  assert.equal(rowOfMinimap(at, TOP + at.visible + 50), 1999);
 });

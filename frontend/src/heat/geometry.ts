@@ -7,6 +7,8 @@ export const FOOT = 20; // step axis
 export const MOST = 640; // px of rows before the panel scrolls of its own
 export const NUMBERS = 60; // px at the right that hold a number for each row; with less there are none
 const NARROW = 640;
+const MINIMAP_FROM = 60; // rows; more of them get a strip that shows all of the depth
+const MINIMAP = 20; // px
 
 export interface Spot {
   x: number;
@@ -29,6 +31,7 @@ export class Geometry {
   readonly left: number;
   readonly right: number;
   readonly plotWidth: number;
+  readonly mini: number; // px of the minimap at the left edge; 0 = there is none
   readonly total: number; // px from flags to axis
   readonly heat: Heat;
   readonly rows: readonly HeatRow[]; // those shown
@@ -41,7 +44,8 @@ export class Geometry {
     this.longestName = this.isNarrow ? 9 : width > 1000 ? 28 : 20;
     this.layout = layOut(rows, MOST);
     this.visible = Math.max(24, Math.min(this.layout.height, MOST));
-    this.left = this.gutter();
+    this.mini = heat.rows.length > MINIMAP_FROM ? MINIMAP : 0;
+    this.left = this.mini + this.gutter();
     this.right = this.isNarrow ? 8 : 70;
     this.plotWidth = Math.max(40, Math.min(width - this.left - this.right, heat.first.length === 1 ? 24 : Infinity));
     this.total = TOP + this.visible + FOOT;

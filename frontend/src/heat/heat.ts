@@ -1,5 +1,6 @@
 // The picture of all tensors over steps as the server sends it: value and mask of each cell, row after row.
 import { bytes, unpacked, type Window } from "../api.ts";
+import type { Cell, Table } from "../chart/export.ts";
 import { letter } from "../names.ts";
 import { short } from "../numbers.ts";
 import { frozen } from "../state/frozen.ts";
@@ -37,6 +38,8 @@ export interface Heat {
   above: number;
   value: Float32Array; // [rows, columns]
   mask: Uint8Array;
+  least: Float32Array | null; // of the members of folded rows
+  greatest: Float32Array | null;
 }
 
 export interface HeatWanted extends Window {
@@ -55,8 +58,9 @@ export async function heatOf(run: string, wanted: HeatWanted, signal?: AbortSign
 }
 
 export function decode(content: Uint8Array): Heat {
-  const { about, columns } = unpacked<Omit<Heat, "value" | "mask">>(content);
-  return { ...about, value: columns("value") as Float32Array, mask: columns("mask") as Uint8Array };
+  const { about, columns, has } = unpacked<Omit<Heat, "value" | "mask" | "least" | "greatest">>(content);
+  const spread = (name: string): Float32Array | null => (has(name) ? (columns(name) as Float32Array) : null);
+  return { ...about, value: columns("value") as Float32Array, mask: columns("mask") as Uint8Array, least: spread("least"), greatest: spread("greatest") };
 }
 
 /** The module that has this parameter or gives this output. */
@@ -97,6 +101,22 @@ export function written(value: number, scale: string, digits = 3): string {
   if (scale !== "versus") return (scale === "less" && value > 0 ? "+" : "") + short(value, digits);
   const factor = 10 ** Math.abs(value);
   return (value < 0 ? "÷" : "×") + (factor < 10 ? factor.toPrecision(2) : short(factor, 2));
+}
+
+const STATES = ["value", "exactly zero", "NaN or Inf", "not recorded", "the same in both"]; // by mask
+
+/** Cell by cell, `count` rows from `from` on. A cell with one step that was not finite has the value of the others. */
+export function cellsTable(heat: Heat, from: number, count: number): Table {
+  const rows: Cell[][] = [];
+  for (let row = from; row < Math.min(from + count, heat.rows.length); row++) {
+    const { model, name, bias, members } = heat.rows[row]!;
+    for (let column = 0; column < heat.first.length; column++) {
+      const at = row * heat.first.length + column;
+      const value = heat.mask[at] === ABSENT ? null : heat.value[at]!;
+      rows.push([model, name, bias ? "bias" : "", members, heat.first[column]!, heat.last[column]!, value, STATES[heat.mask[at]!]!]);
+    }
+  }
+  return { columns: ["model", "name", "side", "tensors", "first step", "last step", heat.statistic, "state"], rows };
 }
 
 /** The column that holds a step; -1 = none. */

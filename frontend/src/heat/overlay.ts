@@ -17,6 +17,16 @@ export function paintPin(pen: CanvasRenderingContext2D, at: Geometry, scroll: nu
   if (row >= 0) outline(pen, x - 4, at.topOf(row, scroll) - 1.5, 9, at.layout.places[row]!.height + 3);
 }
 
+/** The step that is pointed at in another chart. */
+export function paintStep(pen: CanvasRenderingContext2D, at: Geometry, step: number): void {
+  const x = at.xOfStep(step);
+  if (x === null) return;
+  pen.fillStyle = token("surface");
+  pen.fillRect(Math.floor(x) - 1, TOP, 3, at.visible);
+  pen.fillStyle = token("ink-3");
+  pen.fillRect(Math.floor(x), TOP, 1, at.visible);
+}
+
 export function paintCursor(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, cursor: Cell): void {
   const x0 = at.xOf(cursor.column);
   const x1 = Math.max(x0 + 2, at.xOf(cursor.column + 1));

@@ -1,5 +1,6 @@
 // What stands around the cells: names and numbers of rows, brackets of findings, the step axis, flags.
 import { glyph, hair, token, write } from "../chart/canvas.ts";
+import type { Pen } from "../chart/pen.ts";
 import { stepMarks } from "../chart/scale.ts";
 import { cut } from "../names.ts";
 import { whole } from "../numbers.ts";
@@ -8,28 +9,33 @@ import { NUMBERS, TOP, type Geometry } from "./geometry.ts";
 import { ABSENT, flowOf, IDENTICAL, letterOf, NONFINITE, titleOf, written, ZERO, type Heat } from "./heat.ts";
 import { labelled } from "./layout.ts";
 
+const SPREAD = 5; // px, between the cells and the numbers
+
 export interface Bracket {
   rows: Set<number>;
   severity: string;
 }
 
-const inkOf = (severity: string): string => token(severity === "error" || severity === "warning" ? severity : "note");
+export const inkOf = (severity: string): string => token(severity === "error" || severity === "warning" ? severity : "note");
 
 /** Names at the left, W and b beside the cells, and at the right the number of one column. */
-export function paintLabels(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, column: number): void {
+export function paintLabels(pen: Pen, at: Geometry, scroll: number, column: number): void {
   const { rows, layout, isNarrow, longestName } = at;
   const letters = at.left - (isNarrow ? 26 : 38);
   const many = rows.some((row) => row.model !== rows[0]!.model);
-  for (const i of labelled(layout, rows, 13)) {
+  const isSeen = (y: number): boolean => y > TOP - 10 && y < TOP + at.visible + 10;
+  for (const i of labelled(layout, rows, layout.height > at.visible ? 20 : 13)) {
     const row = rows[i]!;
     const y = at.middleOf(i, scroll);
+    if (!isSeen(y)) continue;
     const name = (many ? `${row.model}:` : "") + titleOf(row);
-    write(pen, cut(name, longestName), 0, y, { mono: true, size: 12, colour: token("ink") });
+    write(pen, cut(name, longestName), at.mini, y, { mono: true, size: 12, colour: token("ink") });
     if (!isNarrow) write(pen, cut(flowOf(row), 12), letters - 8, y, { align: "right", colour: token("ink-3") });
   }
   let free = -Infinity;
   rows.forEach((row, i) => {
     const y = at.middleOf(i, scroll);
+    if (!isSeen(y)) return;
     if (layout.places[i]!.height >= 6 && letterOf(row)) {
       write(pen, letterOf(row), letters + 6, y, { align: "center", size: row.bias ? 9 : 11, weight: 600, colour: token(row.bias ? "bias" : "weight") });
     }
@@ -47,8 +53,26 @@ function textOf(heat: Heat, row: number, column: number): string {
   return kind === NONFINITE ? "NaN, Inf" : kind === ZERO ? "0" : written(heat.value[at]!, heat.scale, 2);
 }
 
+/** Beside a folded row, of one column, the colours of its greatest (above) and its least member: how far they are apart. */
+export function paintSpreads(pen: Pen, at: Geometry, scroll: number, column: number, colourOf: (value: number) => string | null): void {
+  const { heat, rows, layout } = at;
+  if (!heat.least || !heat.greatest) return;
+  rows.forEach((row, i) => {
+    const [y, { height }] = [at.topOf(i, scroll), layout.places[i]!];
+    if (!row.folded || y + height < TOP || y > TOP + at.visible) return;
+    const cell = (at.from + i) * heat.first.length + column;
+    const [high, low] = [colourOf(heat.greatest![cell]!), colourOf(heat.least![cell]!)];
+    if (high === null || low === null) return;
+    const half = height / 2;
+    for (const [ink, top] of [[high, y], [low, y + half]] as const) {
+      pen.fillStyle = ink;
+      pen.fillRect(at.left + at.plotWidth + 2, top, SPREAD, half);
+    }
+  });
+}
+
 /** Neighbouring rows that a finding names have one bracket. */
-export function paintBrackets(pen: CanvasRenderingContext2D, at: Geometry, scroll: number, brackets: readonly Bracket[]): void {
+export function paintBrackets(pen: Pen, at: Geometry, scroll: number, brackets: readonly Bracket[]): void {
   brackets.forEach((bracket, order) => {
     const x = at.left - 9 - (at.isNarrow ? 0 : 6 * Math.min(order, 1));
     let begin = -1;
@@ -67,7 +91,7 @@ export function paintBrackets(pen: CanvasRenderingContext2D, at: Geometry, scrol
 }
 
 /** Steps below the cells, and above the numbers at the right the step that they are of. */
-export function paintAxis(pen: CanvasRenderingContext2D, at: Geometry, numbersOf: number): void {
+export function paintAxis(pen: Pen, at: Geometry, numbersOf: number): void {
   const { heat, left, plotWidth } = at;
   const y = TOP + at.visible;
   hair(pen, left, y, left + plotWidth, y, token("line-2"));
@@ -82,7 +106,7 @@ export function paintAxis(pen: CanvasRenderingContext2D, at: Geometry, numbersOf
   if (at.right >= NUMBERS && heat.first.length > 0) write(pen, `step ${whole(numbersOf)}`, at.width, 9, { align: "right" });
 }
 
-export function paintFlags(pen: CanvasRenderingContext2D, at: Geometry, flags: readonly Flag[]): void {
+export function paintFlags(pen: Pen, at: Geometry, flags: readonly Flag[]): void {
   const { left, plotWidth } = at;
   const placed = merged(flags, (step) => at.xOfStep(step));
   let before = left;

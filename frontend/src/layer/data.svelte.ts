@@ -1,5 +1,6 @@
 // The numbers of one layer's page: lines over steps, everything at one step, and how values are spread.
 import * as api from "../api.ts";
+import type { Inner } from "../chart/plot.ts";
 import { Pace } from "../state/pace.ts";
 import { layerAt, linesOf, spreadOf, type Bundle, type LayerAt, type Spread } from "./layer.ts";
 
@@ -14,12 +15,14 @@ export interface LayerWish {
 /** The statistics that one column of charts shows. */
 export const OF_PARAMETER = ["parameter.mean", "parameter.min", "parameter.max", "gradient.rms", "gradient.abs_max", "update.ratio"];
 export const OF_OUTPUT = ["activation.mean", "activation.min", "activation.max", "activation.rms", "activation.abs_max", "activation_gradient.rms"];
+const SHARES = [0.05, 0.95];
 const MANY = 64; // values; more than these are no lines
 
 export class LayerData {
   at = $state.raw<LayerAt | null>(null);
   lines = $state.raw(new Map<string, api.Line>()); // by "tensor\0statistic"
   bundles = $state.raw(new Map<string, Bundle>()); // by tensor
+  inner = $state.raw(new Map<string, Inner>()); // by tensor
   spread = $state.raw<Spread | null>(null);
   spreadOf = $state.raw(""); // which tensor and quantity it is of
   trouble = $state("");
@@ -47,6 +50,7 @@ export class LayerData {
     if (isNew) {
       this.lines = new Map();
       this.bundles = new Map();
+      this.inner = new Map();
       this.edge = 0;
       this.atOf = "";
       this.linePace.stop();
@@ -97,11 +101,19 @@ export class LayerData {
     };
     const window = { ...inside, buckets: 400 };
     const full = (tensor: api.Tensor): string => `${tensor.model}:${tensor.name}`;
-    await ask(layer.parameters.slice(0, 8).map(full), OF_PARAMETER, window);
-    await ask(layer.outputs.slice(0, 2).map(full), OF_OUTPUT, window);
-    for (const tensor of layer.parameters.filter((one) => one.count <= MANY)) bundles.set(full(tensor), await linesOf(this.run, full(tensor), "parameter", inside, signal));
+    await Promise.all([ask(layer.parameters.slice(0, 8).map(full), OF_PARAMETER, window), ask(layer.outputs.slice(0, 2).map(full), OF_OUTPUT, window)]);
     this.lines = lines;
+    const small = layer.parameters.filter((one) => one.count <= MANY);
+    await Promise.all(small.map(async (tensor) => bundles.set(full(tensor), await linesOf(this.run, full(tensor), "parameter", inside, signal))));
     this.bundles = bundles;
+    const inner = new Map<string, Inner>();
+    const withClosing: api.Window = { stop: last + 2, ...this.window() }; // what the last step left behind ends the band
+    for (const tensor of [...layer.parameters.filter((one) => one.count > MANY).slice(0, 2), ...layer.outputs.slice(0, 2)]) {
+      const quantity = tensor.role === "output" ? "activation" : "parameter";
+      const [low, high] = await api.quantiles(this.run, full(tensor), quantity, SHARES, withClosing, signal);
+      if (low!.mean.length) inner.set(full(tensor), { names: ["5 %", "95 %"], low: low!, high: high! });
+    }
+    this.inner = inner;
   }
 
   private async fetchSpread(signal: AbortSignal): Promise<void> {

@@ -28,6 +28,7 @@ export interface Units {
   fires: Numeric[];
   mean: Numeric[];
   spread: Numeric[];
+  slope: Numeric[] | null; // mean slope of tanh or sigmoid
   max: Numeric[];
 }
 
@@ -40,7 +41,7 @@ export interface LayerAt {
   value_steps: number[];
   values: UnitValues | null;
   units: Units | null;
-  marks: { dead: number[]; rare: number[]; constant: number[]; alike: number[][] };
+  marks: { dead: number[]; rare: number[]; saturated: number[]; constant: number[]; alike: number[][] };
   bias_share: { step: number; share: Numeric; cosine: Numeric } | null;
   strip: { path: string; model: string; value: Numeric }[];
 }

@@ -1,13 +1,14 @@
 // How far a run has grown, as the server tells it. The events carry facts only; charts fetch what they need themselves.
 // A hidden tab lets go of its connection: browsers allow six to one server, and six open tabs would use them up.
-import { address, withNumbers, type RunFacts } from "../api.ts";
-import { frozen } from "./frozen.ts";
+import { address, run, withNumbers, type RunFacts } from "../api.ts";
+import { frozen, renewed } from "./frozen.ts";
 
 export class Live {
   facts = $state.raw<RunFacts | null>(null);
   trouble = $state("");
   connected = $state(true);
   private source: EventSource | null = null;
+  private deaf: (() => void) | null = null; // stops listening to the page around
 
   private readonly run: string;
 
@@ -21,6 +22,7 @@ export class Live {
     document.removeEventListener("visibilitychange", this.seen);
     this.source?.close();
     this.source = null;
+    this.deaf?.();
   }
 
   private readonly seen = (): void => {
@@ -33,7 +35,11 @@ export class Live {
   };
 
   private open(): void {
-    if (frozen()) return; // written into a file: it grows no more
+    const held = frozen();
+    if (held) {
+      if (held.grows) this.deaf ??= renewed(() => void this.hear());
+      return; // written into a file: it grows no more
+    }
     const source = new EventSource(address("growth", { run: this.run }));
     source.addEventListener("open", () => (this.connected = true));
     source.addEventListener("error", () => {
@@ -52,5 +58,13 @@ export class Live {
       this.trouble = String((JSON.parse((event as MessageEvent<string>).data) as { error?: string }).error ?? "");
     });
     this.source = source;
+  }
+
+  private async hear(): Promise<void> {
+    try {
+      this.facts = await run(this.run);
+    } catch {
+      // the next answer tells
+    }
   }
 }

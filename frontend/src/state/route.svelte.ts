@@ -10,17 +10,28 @@ export interface Place {
   query: URLSearchParams;
 }
 
-// A page written into one file lives at the file's own address: its state stands behind the #.
+// A page written into one file lives at the file's own address: its state stands behind the #. In a frame (a notebook) the
+// address belongs to the page around it, and the state is kept here.
 const held = frozen();
+const framed = held !== null && parent !== window;
+let inner = "";
 
 function here(): { pathname: string; search: string } {
   if (!held) return location;
-  const text = location.hash.slice(1) || (held.runs.length === 1 ? addressOfRun(held.runs[0]!) : "/");
+  const text = (framed ? inner : location.hash.slice(1)) || startOf(held.runs);
   const at = text.indexOf("?");
   return { pathname: at < 0 ? text : text.slice(0, at), search: at < 0 ? "" : text.slice(at) };
 }
 
-const outward = (address: string): string => (held ? `#${address}` : address);
+/** A report opens on its run, or on all of them side by side. */
+function startOf(runs: readonly string[]): string {
+  return runs.length === 1 ? addressOfRun(runs[0]!) : addressOfComparison(runs);
+}
+
+function write(address: string, push: boolean): void {
+  if (framed) inner = address;
+  else history[push ? "pushState" : "replaceState"](null, "", held ? `#${address}` : address);
+}
 
 let place = $state.raw<Place>(read(here()));
 
@@ -56,9 +67,13 @@ export function addressOfRun(name: string, tab = "", rest = ""): string {
   return "/run/" + encodeURIComponent(name) + (tab ? `/${tab}` : "") + (rest ? `/${encodeURIComponent(rest)}` : "");
 }
 
+export function addressOfComparison(runs: readonly string[]): string {
+  return `/compare?${new URLSearchParams(runs.map((name) => ["run", name]))}`;
+}
+
 export function go(address: string): void {
   const before = here().pathname;
-  history.pushState(null, "", outward(address));
+  write(address, true);
   place = read(here());
   if (here().pathname !== before) scrollTo(0, 0);
 }
@@ -77,7 +92,7 @@ export function change(parameters: Record<string, string | readonly string[] | n
   const text = query.toString();
   const address = now.pathname + (text ? `?${text}` : "");
   if (address === now.pathname + now.search) return;
-  history[push ? "pushState" : "replaceState"](null, "", outward(address));
+  write(address, push);
   place = read(here());
 }
 
@@ -93,7 +108,7 @@ export function keeping(address: string, names: readonly string[], query = place
 export function follow(event: MouseEvent): void {
   if (event.defaultPrevented || event.button !== 0 || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   const link = (event.target as Element | null)?.closest("a");
-  if (!link || link.getAttribute("href")?.startsWith("/") === false || link.origin !== location.origin || link.target || link.hasAttribute("download")) return;
+  if (!link || link.getAttribute("href")?.startsWith("/") === false || (!held && link.origin !== location.origin) || link.target || link.hasAttribute("download")) return;
   event.preventDefault();
   go(link.pathname + link.search);
 }

@@ -1,4 +1,6 @@
-// Light or dark: what the reader chose here before, else what the system says.
+// Light or dark: what the reader chose here before, else what the page around says, else what the system says.
+import { frameAround, themeAround } from "./frame.ts";
+
 export type Theme = "light" | "dark";
 
 const KEY = "weighbridge-theme";
@@ -12,10 +14,11 @@ export const theme = {
 
 export function startTheme(): void {
   const system = matchMedia("(prefers-color-scheme: dark)");
-  apply(remembered() ?? (system.matches ? "dark" : "light"));
-  system.addEventListener("change", () => {
-    if (!remembered()) apply(system.matches ? "dark" : "light");
-  });
+  const around = frameAround()?.ownerDocument.body;
+  const usual = (): Theme => remembered() ?? (around ? themeAround(around) : null) ?? (system.matches ? "dark" : "light");
+  apply(usual());
+  system.addEventListener("change", () => apply(usual()));
+  if (around) new MutationObserver(() => apply(usual())).observe(around, { attributes: true, attributeFilter: ["class", "data-jp-theme-light"] });
 }
 
 export function switchTheme(): void {

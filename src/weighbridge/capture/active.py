@@ -16,6 +16,7 @@ from weighbridge.capture.live import wished
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import open_place
 from weighbridge.capture.run import Run, check_model
+from weighbridge.errors import BadInput
 
 if TYPE_CHECKING:
     from weighbridge.diagnosis.rule import Finding, Rule, Severity
@@ -73,7 +74,6 @@ def watch(
     rules: Sequence[type[Rule] | str | os.PathLike[str]] = (),
     select: Sequence[str] = (),
     ignore: Sequence[str] = (),
-    also: Sequence[object] = (),
 ) -> Run:
     """Weigh every weight, bias, gradient and update of `model` at every optimizer step. Nothing else is needed.
 
@@ -96,11 +96,16 @@ def watch(
     ignore     ids or patterns of rules not to ask
 
     A run that `watch` itself opened and that has steps already is finished, and a new one opened: a notebook cell run
-    twice gives two runs. `also` is kept for later and has no effect yet.
+    twice gives two runs.
     Raises NothingToWatch for what is no module or has no parameters; BadInput for rules, severities and addresses that do not
-    exist.
+    exist, and for a `run` that is no Run.
     """
     check_model(model)
+    if run is not None and not isinstance(run, Run):
+        raise BadInput(
+            f"watch was given run={run!r}, a {type(run).__name__}; a run is what init gives. For a run of that name write "
+            "watch(model, run=weighbridge.init(name=...))."
+        )
     wishes = wished(live, on_finding, stop_on, alert, rules, select, ignore)
     with _lock:
         target = run or _active

@@ -8,7 +8,6 @@ why a ReLU needs no sentinel, and why the gradients of parameters serve as that 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,7 +25,6 @@ from weighbridge.capture.modulekinds import (
     CHANNELS_SECOND,
     around,
     computes,
-    differs_in_evaluation,
     first_parameter,
     is_owned,
     takes_hooks,
@@ -36,6 +34,7 @@ from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.pairing import Pairing
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.remarks import Remarks, compiled_frames
 from weighbridge.capture.roles import plain_path
 from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_on_gpu, is_readable
@@ -74,7 +73,7 @@ class Outputs:
         self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
         self.own_ns = 0  # spent in forward hooks
         self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
-        self.evaluated: set[str] = set()  # models of which it was said that they are stepped in evaluation mode
+        self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
@@ -292,7 +291,8 @@ class Outputs:
         group = self.groups.get(number)
         if group is None:
             return
-        self._look_at_mode(group, step)
+        if self.plan.sentinel or group.weighs:
+            self.remarks.on_mode(group, step)
         if group.is_full or self.scene.flagged:
             self._write(group, step)
         group.next_step()
@@ -312,7 +312,7 @@ class Outputs:
             self.recorder.small["spread"].rows.extend(self.looks.rows(group.hooks, step, self.recorder.attempt))
             self.recorder.small["pairing"].rows.extend(self.pairing.rows(step, self.recorder.attempt))
         if group.stamp == 0:
-            self._note_unseen(group)
+            self.remarks.on_unseen(group, step)
 
     def _write_rows(self, group: Group, step: int) -> int:
         recorder, seats = self.recorder, group.addresses()
@@ -363,43 +363,12 @@ class Outputs:
                 rows.append((*key, seat.unit_steps, seat.head.unit_count, *sums))
                 seat.clear_units()
 
-    def _look_at_mode(self, group: Group, step: int) -> None:
-        """Say once of each model that it is stepped in evaluation mode, and which modules do something else there."""
-        root = group.hooks[0].root() if group.hooks else None
-        if root is None or root.training or not (self.plan.sentinel or group.weighs):
-            return
-        name = group.hooks[0].model
-        if name in self.evaluated or any(seat.is_called() for seat in group.seats):  # trained first, then looked at
-            return
-        self.evaluated.add(name)
-        affected = {plain_path(root, path): type(m).__name__ for path, m in root.named_modules() if differs_in_evaluation(m)}
-        message = "an optimizer steps the model while it is in evaluation mode"
-        self.recorder.event(step, "evaluation_mode", message, detail={"model": name, "affected": affected})
-
-    def _note_unseen(self, group: Group) -> None:
-        """Say which modules run where no hook of ours can see them."""
-        unseen = [hook for hook in group.hooks if not hook.seats and not hook.gives_the_same]
-        at_rest = any((root := hook.root()) is not None and not root.training for hook in unseen)
-        if at_rest:
-            message = "the model is trained in evaluation mode: its activations are not weighed; parameters are"
-        elif unseen and (compiled_frames() or any(isinstance(hook.module(), torch.jit.ScriptModule) for hook in unseen)):
-            message = f"{len(unseen)} modules run in compiled code: their activations are not weighed; parameters are"
-        else:
-            return
-        names = [f"{hook.path}/out" for hook in unseen]
-        self.recorder.event(self.step, "reduced", message, detail={"outputs": names})
-
     def close(self) -> None:
         """The run is over: no hook stays, and what a graph still holds does nothing."""
         self.remove_model(None)
         for group in (self.unowned, *self.groups.values()):
             group.forward.mode = group.backward.mode = REST
         self._batch_pace.mode = REST
-
-
-def compiled_frames() -> int:
-    """How many functions torch.compile has compiled in this process."""
-    return int(getattr(sys.modules.get("torch._dynamo.convert_frame"), "FRAME_COUNTER", 0))
 
 
 def _remove(hook: OutputHook) -> None:

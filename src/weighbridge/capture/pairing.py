@@ -14,6 +14,7 @@ state and autograd see nothing of it.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from typing import Any, Final
 
@@ -25,11 +26,12 @@ from weighbridge.capture.outputhook import leaves
 from weighbridge.capture.seats import is_plain
 
 MOST_SAMPLES: Final = 64  # of a batch
-MOST_FEATURES: Final = 512
+MOST_FEATURES: Final = 256
 REMEMBERED: Final = 512  # samples, for nearest neighbours
 MOST_NODES: Final = 12  # between the loss's root and the loss function
 OF_TARGETS: Final = ("NllLoss", "NllLoss2D", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
-CHECKED: Final = 2**20  # numbers of a batch in its checksum
+CHECKED: Final = 2**16  # numbers of a batch in its checksum
+_UNKNOWN_TO_NUMPY: Final = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -64,7 +66,7 @@ class Pairing:
         if not (np.isfinite(inputs).all() and np.isfinite(wanted).all()):
             return
         told = (kind, len(wanted), *_told(wanted))
-        once = np.sort(np.unique(inputs, axis=0, return_index=True)[1])  # a sample drawn twice agrees with itself
+        once = _first_of_each(inputs)  # a sample drawn twice agrees with itself
         inputs, wanted = inputs[once], wanted[once]
         distance = _of_distances(inputs, wanted)
         neighbour = self._of_neighbours(inputs, wanted)
@@ -108,14 +110,22 @@ def targets_of(root: torch.Tensor) -> tuple[str, torch.Tensor | None]:
 
 
 def _numpy(tensor: torch.Tensor) -> Numbers:
+    """The tensor's own memory, where NumPy knows its dtype."""
     tensor = tensor.detach()
-    is_whole = not tensor.is_floating_point()
-    found: Numbers = tensor.numpy() if is_whole else tensor.to(torch.float64).numpy()
+    found: Numbers = (tensor.float() if tensor.dtype in _UNKNOWN_TO_NUMPY else tensor).numpy()
     return found
 
 
 def _evenly(whole: Numbers, most: int) -> Numbers:
-    return whole[np.linspace(0, len(whole) - 1, min(len(whole), most)).astype(np.int64)]
+    return whole if len(whole) <= most else whole[np.linspace(0, len(whole) - 1, most).astype(np.int64)]
+
+
+def _first_of_each(values: Numbers) -> list[int]:
+    """Of rows that are the same, the first."""
+    seen: dict[bytes, int] = {}
+    for i, row in enumerate(values + 0):  # -0 is 0
+        seen.setdefault(row.tobytes(), i)
+    return [*seen.values()]
 
 
 def _features(values: Numbers) -> Numbers:
@@ -128,7 +138,14 @@ def _features(values: Numbers) -> Numbers:
 def _checksum(whole: Numbers) -> float:
     """The same for the same numbers in the same places, and hardly ever for others."""
     some = _evenly(whole.reshape(-1), CHECKED).astype(np.float64)
-    return float(some @ np.cos(np.arange(len(some), dtype=np.float64)))
+    return float(some @ _places()[: len(some)])
+
+
+@functools.cache
+def _places() -> Numbers:
+    """A weight for each place, none like another."""
+    weights: Numbers = np.cos(np.arange(CHECKED, dtype=np.float64))
+    return weights
 
 
 def _distances(values: Numbers) -> Numbers:
@@ -176,7 +193,7 @@ def _agreement(inputs: Numbers, target: Numbers, known: Numbers, known_target: N
     is_met = np.isfinite(apart.min(1))
     nearest, target = known_target[apart.argmin(1)][is_met], target[is_met]
     if target.dtype.kind == "i":
-        chance = np.array([(known_target == one).mean() for one in target])
+        chance = (known_target == target[:, None]).mean(1)
         return float(((nearest == target) - chance).sum()), float((chance * (1 - chance)).sum())
     middle, spread = known_target.mean(), known_target.std()
     products = (nearest - middle) * (target - target.mean()) / (spread * target.std() or 1.0)

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken
+from weighbridge.diagnosis.taken import Held, Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 
 KINDS: Final = ("Adam", "AdamW", "NAdam", "RAdam", "RMSprop")  # u = lr m / (sqrt(v) + eps), but for their corrections
@@ -30,28 +30,46 @@ class SecondMoments:
         self.mean, self.power = tensors.grown(self.mean), tensors.grown(self.power, 1.0)
         self.steps = tensors.grown(self.steps)
 
-    def follow(self, block: Block, one: Taken) -> np.ndarray:
-        """mean(v) after this step, corrected for its start as the optimizer does: float64 [columns of the optimizer].
+    def follow(self, block: Block) -> dict[int, np.ndarray]:
+        """mean(v) after each step, corrected for its start as the optimizer does: float64 [steps of the block, columns].
 
-        block: needs `gradient.rms` and `moment2.mean`.
+        By optimizer; NaN where it took no step. block: needs `gradient.rms` and `moment2.mean`.
         """
-        if one.held.kinds.isdisjoint(KINDS):
-            return np.full(len(one.columns), np.nan)
-        columns = one.columns
-        beta = one.setting("betas", part=1)
-        alpha = one.setting("alpha")  # RMSprop's, which does not correct for the start
-        decay = np.where(np.isnan(beta), alpha, beta)
-        square, kept = block["gradient.rms"][one.at, columns] ** 2, block["moment2.mean"][one.at, columns]
-        is_seen = np.isfinite(square) & np.isfinite(decay)
-        own = decay * self.mean[columns] + (1 - decay) * square
-        is_old = (self.steps[columns] == 0) & (kept > RESUMED * own)
-        now = np.where(np.isfinite(kept), kept, own)
-        power = np.where(is_old | np.isnan(beta), 0.0, self.power[columns] * decay)
-        self.mean[columns] = np.where(is_seen, now, self.mean[columns])
-        self.power[columns] = np.where(is_seen, power, self.power[columns])
-        self.steps[columns] += is_seen
+        steps: dict[int, list[int]] = {}
+        holders: dict[int, Held] = {}
+        for one in taken(block):
+            steps.setdefault(one.optimizer, []).append(one.at)
+            holders[one.optimizer] = one.held
+        return {number: self._follow(block, holders[number], at) for number, at in steps.items()}
+
+    def _follow(self, block: Block, held: Held, steps: list[int]) -> np.ndarray:
+        found = np.full((len(block), len(held.columns)), np.nan)
+        if held.kinds.isdisjoint(KINDS):
+            return found
+        columns = held.columns
+        beta = held.setting("betas", np.nan, 1)
+        decay = np.where(np.isnan(beta), held.setting("alpha", np.nan, None), beta)
+        square, kept = block["gradient.rms"][:, columns] ** 2, block["moment2.mean"][:, columns]
+        is_seen, new = np.isfinite(square) & np.isfinite(decay), (1 - decay) * square
+        is_plain = is_seen.all(axis=1) & ~np.isfinite(kept).any(axis=1)
+        mean, power, count = self.mean[columns], self.power[columns], self.steps[columns]
+        power[np.isnan(beta)] = 0.0  # RMSprop does not correct for the start
+        corrections = np.ones_like(found)
+        for i in steps:
+            if is_plain[i]:  # nearly always
+                mean, power = decay * mean + new[i], power * decay
+                found[i] = mean
+            else:
+                own, seen = decay * mean + new[i], is_seen[i]
+                is_old = (count == 0) & (kept[i] > RESUMED * own)
+                mean = np.where(seen, np.where(np.isfinite(kept[i]), kept[i], own), mean)
+                power = np.where(seen, np.where(is_old, 0.0, power * decay), power)
+                found[i] = np.where(seen, mean, np.nan)
+            count = count + is_seen[i]
+            corrections[i] -= power
+        self.mean[columns], self.power[columns], self.steps[columns] = mean, power, count
         with np.errstate(all="ignore"):
-            corrected: np.ndarray = np.where(is_seen, now / (1 - power), np.nan)
+            corrected: np.ndarray = found / corrections
         return corrected
 
 

@@ -26,7 +26,7 @@ from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
-from weighbridge.server.questions import domain, integer, one, quantity, several, window
+from weighbridge.server.questions import domain, integer, one, quantity, several, shares, window
 from weighbridge.server.runs import Runs
 from weighbridge.store.record import RunRecord
 
@@ -50,6 +50,7 @@ class Api:
             "series": self.series,
             "loss": self.loss,
             "logged": self.logged,
+            "cost": self.cost,
             "layers": self.layers,
             "heat": self.heat,
             "cell": self.cell,
@@ -57,6 +58,7 @@ class Api:
             "notes": self.notes,
             "layer": self.layer,
             "spread": self.spread,
+            "quantiles": self.quantiles,
             "lines": self.lines,
             "rules": self.rules,
             "network": self.network,
@@ -137,6 +139,13 @@ class Api:
             part = arrays.metric_of(record, one(request, "key"), start, stop, buckets)
         return answers.arrow(arrays.table_of([part]))
 
+    def cost(self, request: Request) -> Response:
+        """What weighbridge itself took, as a share of the training's time, in buckets."""
+        start, stop, buckets = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            part = arrays.cost_of(record, start, stop, buckets)
+        return answers.arrow(arrays.table_of([part]))
+
     def layers(self, request: Request) -> Response:
         """The layers of a run in order of execution."""
         with self.runs.use(one(request, "run")) as record:
@@ -162,6 +171,14 @@ class Api:
         with self.runs.use(one(request, "run")) as record:
             tensor, kind = one(request, "tensor"), quantity(request)
             return answers.stream(distributions.spread_of(record, tensor, kind, most, start, stop))
+
+    def quantiles(self, request: Request) -> Response:
+        """Between which numbers a tensor's values lie, over steps; one line for each share= (distributions.py)."""
+        start, stop, _ = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            tensor, kind = one(request, "tensor"), quantity(request)
+            parts = distributions.quantiles_of(record, tensor, kind, shares(request), start, stop)
+        return answers.arrow(arrays.table_of(parts))
 
     def lines(self, request: Request) -> Response:
         """Every value of a small tensor over steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,6 +105,24 @@ def metric_of(record: RunRecord, key: str, start: int | None, stop: int | None, 
     first = 0 if start is None else int(np.searchsorted(series.steps, start, "left"))
     last = len(series.steps) if stop is None else int(np.searchsorted(series.steps, stop, "left"))
     return in_buckets(series.steps[first:last], series.values[first:last], buckets)
+
+
+def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int) -> Part:
+    """Our own time as a share of the time from each step to the next; of a bucket the share of both sums."""
+    table = record.steps_table(start, stop)
+    steps, first = np.unique(table.column("step").to_numpy(), return_index=True)
+    own, times = (table.column(name).to_numpy()[first] for name in ("own_ns", "time_ns"))
+    own, wall, steps = (
+        own[:-1].astype(np.float64),
+        np.diff(times).astype(np.float64),
+        steps[:-1],
+    )  # a float holds no time since 1970
+    known = wall > 0  # clocks can be set back
+    own, wall, steps = own[known], wall[known], steps[known]
+    part = in_buckets(steps, own / wall, buckets)
+    starts = np.searchsorted(steps, part.step_first)
+    share = np.add.reduceat(own, starts) / np.add.reduceat(wall, starts) if len(steps) else own
+    return dataclasses.replace(part, mean=share)
 
 
 def in_buckets(steps: np.ndarray, values: np.ndarray, buckets: int) -> Part:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from weighbridge.records import QUANTITIES
-from weighbridge.server.arrays import packed
+from weighbridge.server.arrays import Part, packed
 from weighbridge.store.record import RunRecord
 
 BINS: Final = 64  # of values that were kept themselves
@@ -22,14 +23,21 @@ def spread_of(record: RunRecord, tensor: str, quantity: str, most: int, start: i
     In equal bins where the values themselves were kept, else in the stored bins of one power of two each, negative ones first.
     """
     most = max(1, min(most, MOST_STEPS))
-    kept, numbers = record.values_over(tensor, quantity, 100_000) if quantity in QUANTITIES else (np.empty(0), np.empty((0, 0)))
-    inside = (kept >= (start or 0)) & (kept < (kept.max(initial=0) + 1 if stop is None else stop))
-    kept, numbers = kept[inside], numbers[inside]
+    kept, numbers = _kept(record, tensor, quantity, start, stop)
     if len(kept) > 1 or (len(kept) and numbers.shape[1] > 1):
         steps, edges, counts = _of_values(kept, numbers, most)
         return packed({"steps": steps.tolist(), "edges": edges.tolist(), "linear": True}, counts=counts.astype(np.float32))
     steps, edges, counts = _of_histograms(record, tensor, quantity, most, start, stop)
     return packed({"steps": steps.tolist(), "edges": edges.tolist(), "linear": False}, counts=counts.astype(np.float32))
+
+
+def _kept(record: RunRecord, tensor: str, quantity: str, start: int | None, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The steps in the window at which the values themselves were kept, and the values [steps, elements]."""
+    if quantity not in QUANTITIES:
+        return np.empty(0), np.empty((0, 0))
+    steps, numbers = record.values_over(tensor, quantity, 100_000)
+    inside = (steps >= (start or 0)) & (steps < (steps.max(initial=0) + 1 if stop is None else stop))
+    return steps[inside], numbers[inside]
 
 
 def _of_values(kept: np.ndarray, numbers: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -65,14 +73,59 @@ def _spread(steps: np.ndarray, most: int) -> np.ndarray:
     return np.unique(nearest)
 
 
+def quantiles_of(
+    record: RunRecord, tensor: str, quantity: str, shares: Sequence[float], start: int | None, stop: int | None
+) -> list[Part]:
+    """For each share (0.05: five of a hundred values lie below) that quantile at no more than MOST_STEPS single steps.
+
+    `min` and `max` are what is known of it for sure, `mean` the number between them to show. Of values that were kept
+    themselves all three are the same; from histograms they are the ends of the bin that holds it, cut to the least and greatest
+    value of the step, and the number that is wrong by the same share of either end (a third with one bin per power of two).
+    """
+    steps, numbers = _kept(record, tensor, quantity, start, stop)
+    if len(steps) > 1:
+        chosen = _spread(steps, MOST_STEPS)
+        finite = np.isfinite(numbers[chosen]).all(axis=1)
+        steps, numbers = steps[chosen][finite], numbers[chosen][finite]
+        found = [np.quantile(numbers, share, axis=1) if len(steps) else np.empty(0) for share in shares]
+        return [Part(steps, steps, of, of, of, np.zeros(len(steps))) for of in found]
+    counted = record.series(tensor, f"{quantity}.count", start, stop).steps
+    steps, edges, counts = record.histograms(tensor, quantity, counted[_spread(counted, MOST_STEPS)].tolist(), finest=True)
+    low, high = (_at_steps(record, tensor, f"{quantity}.{end}", steps, start, stop) for end in ("min", "max"))
+    return [_quantile(steps, edges, counts, low, high, share) for share in shares]
+
+
+def _at_steps(
+    record: RunRecord, tensor: str, statistic: str, steps: np.ndarray, start: int | None, stop: int | None
+) -> np.ndarray:
+    """The statistic at these steps; NaN where it was not recorded."""
+    found = record.series(tensor, statistic, start, stop)
+    at = np.clip(np.searchsorted(found.steps, steps), 0, max(len(found.steps) - 1, 0))
+    if not len(found.steps):
+        return np.full(len(steps), np.nan)
+    return np.where(found.steps[at] == steps, found.values[at], np.nan)
+
+
+def _quantile(
+    steps: np.ndarray, edges: np.ndarray, counts: np.ndarray, least: np.ndarray, greatest: np.ndarray, share: float
+) -> Part:
+    below = np.cumsum(counts, axis=1)
+    wanted = np.maximum(np.ceil(share * below[:, -1:]), 1)  # the value of this rank
+    held = (below < wanted).sum(axis=1)
+    low, high = np.fmax(edges[held], least), np.fmin(edges[held + 1], greatest)
+    with np.errstate(all="ignore"):
+        shown = np.where(low * high > 0, 2 * low * high / (low + high), (low + high) / 2)
+    shown = np.where(low == high, low, shown)
+    known = np.isfinite(low) & np.isfinite(high)
+    return Part(steps[known], steps[known], shown[known], low[known], high[known], np.zeros(int(known.sum())))
+
+
 def lines_of(record: RunRecord, tensor: str, quantity: str, start: int | None, stop: int | None) -> bytes:
     """Every value of a tensor of at most LINES elements, [steps, elements]; nothing where they are more, or were not kept."""
     about: dict[str, Any] = {"steps": [], "elements": 0}
     if record.tensor(tensor).count > LINES:
         return packed(about, values=np.empty(0, np.float32))
-    steps, numbers = record.values_over(tensor, quantity, 100_000)
-    inside = (steps >= (start or 0)) & (steps < (steps.max(initial=0) + 1 if stop is None else stop))
-    steps, numbers = steps[inside], numbers[inside]
+    steps, numbers = _kept(record, tensor, quantity, start, stop)
     chosen = _spread(steps, LINE_STEPS)
     about = {"steps": steps[chosen].tolist(), "elements": numbers.shape[1] if numbers.ndim == 2 else 0}
     return packed(about, values=numbers[chosen].astype(np.float32))

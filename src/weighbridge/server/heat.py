@@ -6,6 +6,7 @@ the range of colours, how many cells have which value, which member of a folded 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -53,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """value and mask, [rows, columns]; the steps of each column."""
+    """value and mask, [rows, columns]; the steps of each column. Of folded rows also the least and the greatest member."""
 
     statistic: str
     scale: str
@@ -62,6 +63,8 @@ class Cells:
     last: np.ndarray
     value: np.ndarray
     mask: np.ndarray
+    least: np.ndarray | None = None
+    greatest: np.ndarray | None = None
 
 
 def rows_of(record: RunRecord, statistic: str, show: str, fold: str, opened: Sequence[str]) -> tuple[Row, ...]:
@@ -128,9 +131,8 @@ def _read(record: RunRecord, name: str, rows: Sequence[Row], start: int | None, 
     bad = heat.bad
     mask = np.where(np.isnan(bad), ABSENT, np.where(bad > 0, NONFINITE, np.where(value == 0, ZERO, VALUE))).astype(np.uint8)
     mask[(mask == VALUE) & ~np.isfinite(value)] = ABSENT  # recorded, but this statistic of it is no number: update / 0
-    if len(members) != len(rows):
-        value, mask = _folded(rows, value, mask, scale)
-    return Cells(name, scale, tuple(rows), heat.step_first, heat.step_last, value, mask)
+    found = Cells(name, scale, tuple(rows), heat.step_first, heat.step_last, value, mask)
+    return found if len(members) == len(rows) else _folded(found)
 
 
 def _shown(heat: HeatMap, statistic: Statistic) -> np.ndarray:
@@ -161,17 +163,25 @@ def typical_of(value: np.ndarray) -> np.ndarray:
         return np.asarray(np.nanmedian(np.where(np.isfinite(log), log, np.nan), axis=0))
 
 
-def _folded(rows: Sequence[Row], value: np.ndarray, mask: np.ndarray, scale: str) -> tuple[np.ndarray, np.ndarray]:
-    typical, shown, marks, begin = typical_of(value), [], [], 0
+def _folded(cells: Cells) -> Cells:
+    """As many rows as there are, made of one for each of their members."""
+    value, mask = cells.value, cells.mask
+    typical, begin = typical_of(value), 0
     column = np.arange(value.shape[1])
-    for row in rows:
+    shown, marks, least, greatest = [], [], [], []
+    for row in cells.rows:
         mine = slice(begin, begin + len(row.members))
         begin = mine.stop
-        worst = worst_member(value[mine], scale, typical)
+        worst = worst_member(value[mine], cells.scale, typical)
         shown.append(value[mine][worst, column])
         mark = mask[mine][worst, column]
         marks.append(np.where((mask[mine] == NONFINITE).any(axis=0), NONFINITE, mark))
-    return np.array(shown), np.array(marks, np.uint8)
+        finite = np.isfinite(value[mine])
+        least.append(np.where(finite, value[mine], np.inf).min(axis=0))
+        greatest.append(np.where(finite, value[mine], -np.inf).max(axis=0))
+    return dataclasses.replace(
+        cells, value=np.array(shown), mask=np.array(marks, np.uint8), least=np.array(least), greatest=np.array(greatest)
+    )
 
 
 def domain_of(cells: Cells) -> tuple[float, float] | None:
@@ -228,4 +238,6 @@ def encode(cells: Cells, domain: tuple[float, float] | None) -> bytes:
         "below": below,
         "above": above,
     }
-    return arrays.packed(about, value=cells.value.astype(np.float32), mask=cells.mask)
+    spread = {"least": cells.least, "greatest": cells.greatest}
+    beside = {name: column.astype(np.float32) for name, column in spread.items() if column is not None}
+    return arrays.packed(about, value=cells.value.astype(np.float32), mask=cells.mask, **beside)

@@ -33,6 +33,7 @@ ACTIVATIONS: Final = (
     *("Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid", "Hardswish", "LogSigmoid", "Hardshrink", "Softshrink", "Tanhshrink"),
 )
 RARE: Final = 0.01  # a unit that is above zero for less than this share of inputs
+FLAT: Final = 0.01  # a mean slope below this lets hardly any gradient through; as rule saturated-units
 CONSTANT: Final = 1e-6  # spread over mean; float64 sums of float32 outputs cancel to about 1e-8
 MOST_UNITS: Final = 4096
 
@@ -171,17 +172,27 @@ def _as_units(row: Units, output: Tensor) -> dict[str, Any]:
         "fires": (row.active / n).tolist(),
         "mean": mean.tolist(),
         "spread": spread.tolist(),
+        "slope": _mean_slope(output.module, mean, row.sum_sq / n),
         "max": row.max.astype(np.float64).tolist(),
     }
 
 
+def _mean_slope(module: str, mean: np.ndarray, square: np.ndarray) -> list[float] | None:
+    """Of each unit the mean slope of its function over all numbers seen, from the means of h and h^2: tanh' = 1 - h^2 and
+    sigmoid' = h - h^2. None for functions that flatten nowhere."""
+    slope = {"Tanh": 1.0 - square, "Sigmoid": mean - square}.get(module)
+    return None if slope is None else np.maximum(slope, 0.0).tolist()
+
+
 def _marks(values: dict[str, Any] | None, units: dict[str, Any] | None) -> dict[str, Any]:
-    """Units that stand out, by number: dead and rare ones of a ReLU, those that give the same for every input, and those whose
-    numbers are the same."""
-    marks: dict[str, Any] = {"dead": [], "rare": [], "constant": [], "alike": []}
+    """Units that stand out, by number: dead and rare ones of a ReLU, saturated ones of tanh and sigmoid, those that give
+    the same for every input, and those whose numbers are the same."""
+    marks: dict[str, Any] = {"dead": [], "rare": [], "saturated": [], "constant": [], "alike": []}
     if units is not None and units["n"] > 1:
         spread, mean = np.array(units["spread"]), np.array(units["mean"])
         marks["constant"] = np.flatnonzero((spread <= CONSTANT * np.abs(mean)) & (mean != 0)).tolist()
+    if units is not None and units["slope"] is not None and units["n"]:
+        marks["saturated"] = np.flatnonzero(np.array(units["slope"]) < FLAT).tolist()
     if units is not None and units["cut_at_zero"] and units["n"]:
         fires = np.array(units["fires"])
         marks["dead"] = np.flatnonzero(fires == 0).tolist()

@@ -45,6 +45,18 @@ def quantity(request: Request) -> str:
     return word
 
 
+def shares(request: Request) -> list[float]:
+    """Parts of one, each between 0 and 1."""
+    texts = request.query_params.getlist("share")
+    try:
+        found = [float(text) for text in texts]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= share <= 1 for share in found) or len(found) > MOST_RUNS:
+        raise BadInput(f"share={','.join(texts)} is not one to {MOST_RUNS} numbers from 0 to 1, such as share=0.05&share=0.95.")
+    return found
+
+
 def domain(request: Request) -> tuple[float, float] | None:
     """The range of colours that the page keeps, where it has one."""
     text = request.query_params.get("domain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -80,3 +80,31 @@ class Runs:
                 entry.record.refresh()
                 entry.looked = now
             yield entry.record
+
+
+class SomeRuns(Runs):
+    """Chosen runs, wherever they lie. Runs of one name are told apart by the folders above them."""
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        self._places = _named([place.resolve() for place in places])
+        super().__init__(next(iter(self._places.values())).parent)
+
+    def names(self) -> list[str]:
+        """In the order in which they were given."""
+        return list(self._places)
+
+    def path(self, name: str) -> Path:
+        """Where the run of this name lies. Raises NotARun."""
+        if name not in self._places or not is_run(self._places[name]):
+            raise NotARun(f"There is no run {name!r} here.{nearest(name, self.names())}")
+        return self._places[name]
+
+
+def _named(places: Sequence[Path]) -> dict[str, Path]:
+    """By as few of the last parts of their paths as tell them apart."""
+    different = list(dict.fromkeys(places))
+    for parts in range(1, max(len(place.parts) for place in different)):
+        names = ["/".join(place.parts[-parts:]) for place in different]
+        if len(set(names)) == len(names):
+            return dict(zip(names, different, strict=True))
+    return {str(place): place for place in different}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from weighbridge.catalog import parse
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, NothingRecorded
 from weighbridge.server.arrays import packed
-from weighbridge.server.heat import ABSENT, NONFINITE, VALUE, Cells, cells_of, rows_of
+from weighbridge.server.heat import ABSENT, NONFINITE, VALUE, Cells, Row, cells_of, rows_of
 from weighbridge.server.shapes import run_json
 from weighbridge.store.histogram import edges_of
 from weighbridge.store.record import RunRecord
@@ -144,10 +145,24 @@ def _by_name(record: RunRecord, told: Mapping[str, np.ndarray], shared: Sequence
     return np.array([column[[place[name] for name in shared]] for column in told.values()]).T
 
 
-def difference(
+@dataclass(frozen=True, slots=True)
+class Between:
+    """One run against another: value and mask [rows, columns], the steps of each column, tensors that one run has alone."""
+
+    rows: tuple[Row, ...]
+    scale: str  # "versus": log10(b / a); "less": b - a
+    first: np.ndarray
+    last: np.ndarray
+    value: np.ndarray
+    mask: np.ndarray
+    domain: tuple[float, float] | None
+    alone: list[str]
+
+
+def cells_between(
     a: RunRecord, b: RunRecord, statistic: str, show: str, fold: str, columns: int, start: int | None, stop: int | None
-) -> bytes:
-    """The picture of b against a: log10(b / a) where values are sizes, else b - a; mask 4 where both are the very same."""
+) -> Between:
+    """b against a: log10(b / a) where values are sizes, else b - a; mask 4 where both are the very same."""
     parse(statistic)
     last = min(a.info.steps, b.info.steps)
     stop = last if stop is None else min(stop, last)
@@ -160,19 +175,29 @@ def difference(
         raise BadInput("These two runs were recorded at different steps; they have no common columns.")
     value, mask = _versus(one, two)
     alone = [row.name for row in rows[1] if (row.name, row.bias) not in {(r.name, r.bias) for r in rows[0]}]
+    alone += [row.name for row in rows[0] if (row.name, row.bias) not in names]
+    scale = "versus" if one.scale in ("log", "count") else "less"
+    return Between(one.rows, scale, one.first, one.last, value, mask, _edges(value, mask, one.scale), alone)
+
+
+def difference(
+    a: RunRecord, b: RunRecord, statistic: str, show: str, fold: str, columns: int, start: int | None, stop: int | None
+) -> bytes:
+    """The same as the page takes it."""
+    found = cells_between(a, b, statistic, show, fold, columns, start, stop)
     about = {
         "statistic": statistic,
-        "scale": "versus" if one.scale in ("log", "count") else "less",
-        "rows": [row.as_json() for row in one.rows],
-        "alone": alone + [row.name for row in rows[0] if (row.name, row.bias) not in names],
-        "first": one.first.tolist(),
-        "last": one.last.tolist(),
-        "domain": _edges(value, mask, one.scale),
+        "scale": found.scale,
+        "rows": [row.as_json() for row in found.rows],
+        "alone": found.alone,
+        "first": found.first.tolist(),
+        "last": found.last.tolist(),
+        "domain": found.domain,
         "counts": [],
         "below": 0,
         "above": 0,
     }
-    return packed(about, value=value.astype(np.float32), mask=mask)
+    return packed(about, value=found.value.astype(np.float32), mask=found.mask)
 
 
 def _versus(one: Cells, two: Cells) -> tuple[np.ndarray, np.ndarray]:
@@ -185,14 +210,14 @@ def _versus(one: Cells, two: Cells) -> tuple[np.ndarray, np.ndarray]:
     return value, mask
 
 
-def _edges(value: np.ndarray, mask: np.ndarray, scale: str) -> list[float] | None:
+def _edges(value: np.ndarray, mask: np.ndarray, scale: str) -> tuple[float, float] | None:
     found = np.abs(value[mask == VALUE])
     if not len(found):
-        return [-1.0, 1.0] if (mask == IDENTICAL).any() else None
+        return (-1.0, 1.0) if (mask == IDENTICAL).any() else None
     edge = float(np.percentile(found, 99))
     if scale in ("log", "count"):
         edge = next((step for step in (0.1, 0.3, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0) if step >= edge), 20.0)
-    return [-edge or -1.0, edge or 1.0]
+    return (-edge or -1.0, edge or 1.0)
 
 
 def face_to_face(records: Sequence[RunRecord], tensor: str, step: int | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
-from weighbridge.records import HISTOGRAM_BINS, OF_OUTPUTS, QUANTITIES, Quantity
+from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity, histogram_bins
 from weighbridge.store import extras, layout, persteps
 from weighbridge.store.allranks import AllRanks
 from weighbridge.store.coherence import Gradients
@@ -317,19 +317,22 @@ class RunRecord:
         bits = row["hist_bits"]
         return edges_of(bits), full_histogram(row["hist_first"], row["hist"], bits), int(row["hist_count"])
 
-    def histograms(self, tensor: str, quantity: str, steps: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those of `steps` that have a histogram, the edges (133, from -inf to +inf) and int64 counts [steps, 132]."""
+    def histograms(
+        self, tensor: str, quantity: str, steps: Sequence[int], *, finest: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Those of `steps` that have a histogram, the edges (133, from -inf to +inf) and int64 counts [steps, 132].
+
+        `finest`: in the finest bins that all of them have (260 or 516 where the plan asked for more).
+        """
         found = self.tensor(tensor)
         rows = self._all.ask(lambda: self._query.histograms(found.id, QUANTITIES[quantity], steps))
-        kept = {
-            row["step"]: full_histogram(row["hist_first"], row["hist"], row["hist_bits"], 0)
-            for row in rows
-            if row["hist_count"]
-        }
+        rows = [row for row in rows if row["hist_count"]]
+        bits = min((row["hist_bits"] for row in rows), default=0) if finest else 0
+        kept = {row["step"]: full_histogram(row["hist_first"], row["hist"], row["hist_bits"], bits) for row in rows}
         when = np.array(sorted(kept), dtype=np.int64)
-        counts = np.array([kept[int(step)] for step in when], dtype=np.int64).reshape(len(when), HISTOGRAM_BINS)
+        counts = np.array([kept[int(step)] for step in when], dtype=np.int64).reshape(len(when), histogram_bins(bits))
         read_only(when, counts)
-        return when, edges_of(0), counts
+        return when, edges_of(bits), counts
 
     # ---- values of small tensors ----
 

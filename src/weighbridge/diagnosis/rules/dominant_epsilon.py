@@ -15,6 +15,7 @@ References     Kingma and Ba 2015, "Adam", algorithm 1; Wortsman et al. 2024, "S
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -71,18 +72,24 @@ class DominantEpsilon(Rule):
         self.moments.start(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        sizes = {number: np.sqrt(moments) for number, moments in self.moments.follow(block).items()}
+        parts: dict[int, np.ndarray] = {}
         for one in taken(block):
             state = self.states.setdefault(one.optimizer, State())
             state.course.add(one.loss)
-            size = np.sqrt(self.moments.follow(block, one))
-            if self.is_told or not np.isfinite(size).any():
+            if one.optimizer not in parts:
+                parts[one.optimizer] = _parts(block, one, sizes[one.optimizer])
+            part = float(parts[one.optimizer][one.at])
+            if self.is_told or math.isnan(part):
                 continue
             self.has_eps = True
-            eps, count = one.setting("eps"), np.nan_to_num(block["gradient.count"][one.at, one.columns])
-            is_below = (size < eps) & (size > 0)
-            meant = count * (size > 0)
-            part = float((count * is_below).sum() / meant.sum()) if meant.any() else 0.0
-            if part <= MOST or self._pace(block, one, meant) >= PACE:
+            if part <= MOST:
+                state.run = state.stopped = state.slow = 0
+                continue
+            size = sizes[one.optimizer][one.at]
+            is_below = (size < one.setting("eps")) & (size > 0)
+            meant = np.nan_to_num(block["gradient.count"][one.at, one.columns]) * (size > 0)
+            if self._pace(block, one, meant) >= PACE:
                 state.run = state.stopped = state.slow = 0
                 continue
             state.first = one.step if not state.run else state.first
@@ -124,3 +131,11 @@ class DominantEpsilon(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.has_eps else (Outcome.NOT_APPLICABLE, "no optimizer of Adam's kind")
+
+
+def _parts(block: Block, one: Taken, size: np.ndarray) -> np.ndarray:
+    """At each step of the block: share of the elements whose second moment is below eps; NaN where none was followed."""
+    count = np.nan_to_num(block["gradient.count"][:, one.columns])
+    is_below = (size < one.setting("eps")) & (size > 0)
+    below, meant = (count * is_below).sum(axis=1), (count * (size > 0)).sum(axis=1)
+    return np.where(np.isfinite(size).any(axis=1), np.where(meant > 0, below / np.maximum(meant, 1.0), 0.0), np.nan)

@@ -25,7 +25,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence
 from weighbridge.diagnosis.spikes import LEAST as WAIT
 from weighbridge.diagnosis.spikes import Spike, SpikeWatch
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, norm_of, taken
+from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, share
 
@@ -61,10 +61,12 @@ class GradientSpike(Rule):
         self.tensors = tensors
 
     def read(self, block: Block) -> Iterator[Finding]:
+        norms = np.where(np.isfinite(block["gradient.l2_norm"]), block["gradient.l2_norm"], 0.0)
+        wholes: dict[int, np.ndarray] = {}  # by optimizer: of all its tensors together, at each step
         for one in taken(block):
-            norms = block["gradient.l2_norm"][one.at, one.columns]
-            norms = np.where(np.isfinite(norms), norms, 0.0)
-            norm = norm_of(norms)
+            if one.optimizer not in wholes:
+                wholes[one.optimizer] = np.sqrt((norms[:, one.columns] ** 2).sum(axis=1))
+            norm = float(wholes[one.optimizer][one.at])
             if not norm > 0:
                 continue
             state = self.states.setdefault(one.optimizer, State())
@@ -76,7 +78,7 @@ class GradientSpike(Rule):
                 state.largest = max(state.largest, norm)
             if spike is not None and is_largest and self.told < MOST_TOLD:
                 self.told += 1
-                yield self._finding(one, norms, norm, spike, state)
+                yield self._finding(one, norms[one.at, one.columns], norm, spike, state)
 
     def _finding(self, one: Taken, norms: np.ndarray, norm: float, spike: Spike, state: State) -> Finding:
         shares = (norms / norm) ** 2

@@ -44,6 +44,7 @@ PACE = 0.1  # of the learning rate; Adam's updates are 0.2 to 1 of it (Kingma an
 TAIL = 0.1
 AT_BOUND = 0.5  # mean |g| over the largest |g|: of a normal distribution cut off at its sigma it is 0.63, uncut below 0.3
 SAME = 1e-6  # relative: the bound as it is rounded in float32
+Bounds = dict[int, tuple[np.ndarray, np.ndarray]]  # by optimizer, at each step of a block: as `_bounds` gives them
 
 
 class OvertightClipping(Rule):
@@ -69,6 +70,7 @@ class OvertightClipping(Rule):
         self.tensors = tensors
 
     def read(self, block: Block) -> Iterator[Finding]:
+        bounds: Bounds = {}
         for one in taken(block):
             if self.is_told:
                 return
@@ -76,15 +78,14 @@ class OvertightClipping(Rule):
             course.add(one.loss)
             if self._is_in_ramp(one):
                 continue
-            found = self._by_norm(block, one, course) if one.clip_factor > 0 else self._by_value(block, one, course)
+            found = self._by_norm(block, one, course) if one.clip_factor > 0 else self._by_value(block, one, course, bounds)
             if found is not None:
                 self.is_told = True
                 yield found
 
     def _is_in_ramp(self, one: Taken) -> bool:
         """Does the learning rate rise, or is it near its end? Then small steps are meant."""
-        rates = one.lr
-        now = float(np.nanmax(rates)) if np.isfinite(rates).any() else np.nan
+        now = max((rate for rate in one.row["lr"] or () if rate is not None), default=np.nan)
         largest, before = self.rate.get(one.optimizer, (0.0, np.inf))
         self.rate[one.optimizer] = (max(largest, now), now)
         return now > before or now < TAIL * largest
@@ -115,12 +116,13 @@ class OvertightClipping(Rule):
         update = norm_of(block["update.l2_norm"][one.at, one.columns])
         return bool(update > PACE * np.sqrt(np.nansum(count * one.lr**2)))
 
-    def _by_value(self, block: Block, one: Taken, course: LossCourse) -> Finding | None:
-        largest = block["gradient.abs_max"][one.at, one.columns]
-        if not (bound := float(np.fmax.reduce(largest, initial=0.0))):
+    def _by_value(self, block: Block, one: Taken, course: LossCourse, bounds: Bounds) -> Finding | None:
+        if one.optimizer not in bounds:
+            bounds[one.optimizer] = _bounds(block["gradient.abs_max"][:, one.columns])
+        bound, is_common = (float(of_steps[one.at]) for of_steps in bounds[one.optimizer])
+        if not bound:
             return None
-        is_at = np.abs(largest / bound - 1) <= SAME
-        if is_at.sum() < 2 or is_at.mean() < AT_BOUND:  # nearly always: the rest need not be added up
+        if not is_common:  # nearly always: the rest need not be added up
             self.crawl.pop(one.optimizer, None)
             return None
         count, total = (np.nansum(block[f"gradient.{n}"][one.at, one.columns]) for n in ("count", "l1_norm"))
@@ -156,6 +158,14 @@ class OvertightClipping(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_known else (Outcome.NOT_APPLICABLE, "no clipping of gradients was seen")
+
+
+def _bounds(largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the largest |g| of each tensor [steps, tensors]: the largest of all, and whether most tensors have that very one."""
+    bound = np.fmax.reduce(largest, axis=1, initial=0.0)
+    with np.errstate(all="ignore"):
+        is_at = np.abs(largest / bound[:, None] - 1) <= SAME
+    return bound, (is_at.sum(axis=1) >= 2) & (is_at.sum(axis=1) >= AT_BOUND * largest.shape[1])
 
 
 def _of_values(first: int, step: int, bound: float, at_bound: float, ratio: float) -> Finding:

@@ -86,18 +86,21 @@ class StaleSecondMoment(Rule):
         self.length, self.first = tensors.grown(self.length), tensors.grown(self.first)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        sizes = {number: np.sqrt(moments) for number, moments in self.moments.follow(block).items()}
+        far: dict[int, np.ndarray] = {}  # by optimizer, bool [steps]: some gradient is far larger than remembered
         for one in taken(block):
             state = self.states.setdefault(one.optimizer, State())
-            moment = self.moments.follow(block, one)
             state.note(one.loss)
-            if self.is_told or not np.isfinite(moment).any():
-                continue
+            columns, size = one.columns, sizes[one.optimizer]
+            if one.optimizer not in far:
+                far[one.optimizer] = (block["gradient.rms"][:, columns] > LIMIT * size).any(axis=1)
+            if self.is_told or not (far[one.optimizer][one.at] or self.length[columns].any()):
+                continue  # nothing to count, nothing to end
             with np.errstate(all="ignore"):
-                behind = block["gradient.rms"][one.at, one.columns] / np.sqrt(moment)
-                count = block["gradient.count"][one.at, one.columns]
+                behind = block["gradient.rms"][one.at, columns] / size[one.at]
+                count = block["gradient.count"][one.at, columns]
                 pace = np.sqrt(own_updates(block, one) / count) / one.lr
             holds = (behind > LIMIT) & (pace > PACE) & (state.steps > EARLY)
-            columns = one.columns
             self.first[columns] = np.where(holds & (self.length[columns] == 0), one.step, self.first[columns])
             self.length[columns] = np.where(
                 np.isfinite(behind), np.where(holds, self.length[columns] + 1, 0), self.length[columns]

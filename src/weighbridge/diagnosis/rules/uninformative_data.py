@@ -63,6 +63,10 @@ class UninformativeData(Rule):
         self.last = -1  # step
         self.rivals = Rivals()
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
+        self.seen = (
+            math.inf,
+            math.nan,
+        )  # of the samples so far: the largest score, and the loss of a guess that knows no input
 
     def start(self, tensors: Tensors) -> None:
         has_tables = any(t.module.startswith("Embedding") for t in tensors)
@@ -73,16 +77,16 @@ class UninformativeData(Rule):
             return
         self.rivals.read(block)
         pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
+        falls = -np.nansum(block["update.dot_gradient_update"], axis=1)
         for row in block.rows("steps"):
             if row["step"] == self.last or row["step"] >= self.rivals.since:  # another optimizer at the same step
                 continue
             self.last = row["step"]
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
-            falls = float(-np.nansum(block["update.dot_gradient_update"][row["step"] - block.start]))
             if row["loss"] is None or not math.isfinite(row["loss"]):
                 continue
-            self._add_loss(float(row["loss"]), falls, row["step"])
+            self._add_loss(float(row["loss"]), float(falls[row["step"] - block.start]), row["step"])
             if self._is_clear():
                 self.is_told = True
                 yield self._finding(row["step"])
@@ -102,6 +106,7 @@ class UninformativeData(Rule):
             now = np.array([row["first"], row["second"]])
             self.moments = now if self.moments is None or self.moments.shape != now.shape else self.moments + now
         self.met += row["batch"]
+        self.seen = (max(abs(score) for score in self.scores().values()), self.floor())
 
     def _add_loss(self, loss: float, falls: float, step: int) -> None:
         self.steps += 1
@@ -134,8 +139,8 @@ class UninformativeData(Rule):
     def _is_clear(self) -> bool:
         if self.samples < SAMPLES or self.steps < self.needed or not self.promise >= PROMISED:
             return False
-        scores, floor = self.scores(), self.floor()
-        if max(abs(score) for score in scores.values()) > CLEAR or not floor > 0:
+        score, floor = self.seen
+        if score > CLEAR or not floor > 0:
             return False
         mean, error = self._level()
         return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor

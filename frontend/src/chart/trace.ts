@@ -1,0 +1,90 @@
+// A time chart by a pen, for files: what uPlot shows on the page, at the same places.
+import type { Line } from "../api.ts";
+import { ticks, whole } from "../numbers.ts";
+import { hair, token, write } from "./canvas.ts";
+import type { Pen } from "./pen.ts";
+import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, type Inner, type Look, type Places } from "./plot.ts";
+import { decades, readableMarks, stepMarks, type Range } from "./scale.ts";
+
+export function paintChart(pen: Pen, look: Look, { line, inner }: { line: Line; inner: Inner | null }, steps: Range, values: Range, pinned: number | null): void {
+  const [left, right, top, foot] = [AXIS_WIDTH, look.width - PADDING.right, PADDING.top, look.height - FOOT];
+  const to = (value: number): number => (look.kind === "log" ? Math.log(value) : value);
+  const X = (step: number): number => left + (steps[1] > steps[0] ? (step - steps[0]) / (steps[1] - steps[0]) : 0.5) * (right - left);
+  const Y = (value: number): number => foot - ((to(value) - to(values[0])) / (to(values[1]) - to(values[0]))) * (foot - top);
+  axes();
+  pen.save();
+  pen.beginPath();
+  pen.rect(left, top - 2, right - left + 1, foot - top + 2);
+  pen.clip();
+  const [x, mean, low, high] = columns(line, look.kind);
+  const ink = look.colour === "other" ? token("ink-2") : token(look.colour);
+  pen.fillStyle = look.colour === "other" ? token("ink-3") + "26" : token(`${look.colour}-soft`);
+  for (const [from, until] of stretches(mean)) band(from, until);
+  if (inner?.low.mean.length) {
+    outlineInner(pen, inner, X, Y);
+    pen.fill();
+  }
+  pen.strokeStyle = pen.fillStyle = ink;
+  pen.lineWidth = 1.5;
+  for (const [from, until] of stretches(mean)) stretch(from, until);
+  pen.restore();
+  marks();
+  if (pinned !== null && pinned >= steps[0] && pinned <= steps[1]) hair(pen, X(pinned), top, X(pinned), foot, token("ink"));
+
+  function axes(): void {
+    const few = Math.max(2, Math.floor(look.height / 36));
+    const at = look.kind === "log" ? decades(values[0], values[1], few) : readableMarks(values[0], values[1], few);
+    const labels = look.kind === "log" ? logLabels(at) : ticks(at);
+    at.forEach((mark, i) => {
+      hair(pen, left, Y(mark), right, Y(mark), token("line"));
+      write(pen, labels[i]!, left - 6, Y(mark), { align: "right" });
+    });
+    hair(pen, left, foot, right, foot, token("line-2"));
+    for (const step of stepMarks(steps[0], steps[1], Math.max(2, look.width / 90))) write(pen, whole(step), X(step), foot + 12, { align: "center" });
+    write(pen, "step", left - 12, foot + 12, { align: "right" });
+  }
+
+  function band(from: number, until: number): void {
+    pen.beginPath();
+    for (let i = from; i < until; i++) (i === from ? pen.moveTo : pen.lineTo).call(pen, X(x[i]!), Y(high[i]!));
+    for (let i = until - 1; i >= from; i--) pen.lineTo(X(x[i]!), Y(low[i]!));
+    pen.closePath();
+    pen.fill();
+  }
+
+  function stretch(from: number, until: number): void {
+    pen.beginPath();
+    if (until - from === 1) {
+      pen.arc(X(x[from]!), Y(mean[from]!), 3, 0, 7);
+      return pen.fill();
+    }
+    for (let i = from; i < until; i++) (i === from ? pen.moveTo : pen.lineTo).call(pen, X(x[i]!), Y(mean[i]!));
+    pen.stroke();
+  }
+
+  /** An × where something was NaN or infinite, at the first of each run of such buckets. */
+  function marks(): void {
+    pen.strokeStyle = token("trouble");
+    for (let i = 0; i < line.bad.length; i++) {
+      if (!(line.bad[i]! > 0) || line.bad[i - 1]! > 0) continue;
+      const at = X(x[i]!);
+      pen.beginPath();
+      pen.moveTo(at - 3.5, foot - 3.5);
+      pen.lineTo(at + 3.5, foot + 3.5);
+      pen.moveTo(at + 3.5, foot - 3.5);
+      pen.lineTo(at - 3.5, foot + 3.5);
+      pen.stroke();
+    }
+  }
+}
+
+/** Places without a gap between them, as [from, until). */
+function stretches(of: Places): [number, number][] {
+  const found: [number, number][] = [];
+  for (let i = 0; i < of.length; i++) {
+    if (of[i] === null) continue;
+    if (found.at(-1)?.[1] === i) found.at(-1)![1] = i + 1;
+    else found.push([i, i + 1]);
+  }
+  return found;
+}
