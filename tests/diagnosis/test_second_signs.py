@@ -58,7 +58,7 @@ def test_each_batch_norm_is_granted_what_it_passes_on(times: float, is_told: boo
     """Four of them between five layers: Yang et al. 2019 allow root(pi / (pi - 1)) each."""
     tensors = [dataclasses.replace(t, module="BatchNorm1d") if t.module == "LayerNorm" else t for t in layers("LNALNALNALNAL")]
     limit = xg.LIMIT * np.sqrt(np.pi / (np.pi - 1)) ** 4
-    assert xg.BATCH_NORM == pytest.approx(np.sqrt(np.pi / (np.pi - 1)), abs=0.002)
+    assert pytest.approx(np.sqrt(np.pi / (np.pi - 1)), abs=0.002) == xg.BATCH_NORM
     made = _slopes(np.geomspace(times * limit, 1.0, 13), tensors=tuple(tensors))
     assert bool(found(GRADIENT, made)) is is_told
 
