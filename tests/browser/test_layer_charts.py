@@ -59,7 +59,7 @@ def test_the_narrow_band_holds_nine_of_ten_values(shown: tuple[Path, str], open_
 
 def test_saturated_and_equal_units_are_named_beside_the_exhibit(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{shown[1]}/run/wide/layer/0")
-    aside = page.locator("section.units aside")
+    aside = page.locator("section.units .beside")
     aside.wait_for()
     text = aside.inner_text()
     assert "saturated 3 0, 1, 2 " in " ".join(text.split())

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.server.conftest import PORT
+from weighbridge.server import gate
 from weighbridge.server.app import create_app
 from weighbridge.server.runs import Runs
 
@@ -59,6 +60,15 @@ def test_a_request_from_another_site_is_refused_even_without_origin(client: Test
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_nothing_but_reading_is_answered(client: TestClient, method: str) -> None:
     assert client.request(method, "/api/runs").status_code == 405
+
+
+@pytest.mark.parametrize("origin", [None, "http://evil.example", "null", f"http://localhost:{PORT + 1}"])
+def test_an_act_must_come_from_our_own_page(client: TestClient, origin: str | None) -> None:
+    for path in sorted(gate.ACTS):
+        headers = {} if origin is None else {"origin": origin}
+        assert client.post(path, headers=headers).status_code == 403
+        assert client.post(path, headers={"origin": f"http://localhost:{PORT}"}).status_code not in (403, 405)
+        assert client.put(path, headers={"origin": f"http://localhost:{PORT}"}).status_code == 405
 
 
 @pytest.mark.parametrize("path", ["/", "/api/runs", "/api/nothing", "/assets/page-abc.js", "/assets/gone.js"])

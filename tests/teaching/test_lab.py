@@ -218,7 +218,7 @@ def test_every_start_is_what_it_says(init):
         ({"layers": "4-16-2", "data": "iris"}, "the first layer must be 4, the last 3"),
         ({"layers": "2-0-1"}, "every layer needs at least 1 unit"),
         ({"layers": "2-x-1"}, "give the units of each layer"),
-        ({"data": "irsi"}, "Did you mean iris?"),
+        ({"data": "irsi"}, "Did you mean iris"),
         ({"activation": "rleu"}, "Did you mean relu"),
         ({"optimizer": "adma"}, "Did you mean"),
         ({"optimizer": "sgd:momentun=0.9"}, "Did you mean momentum"),

@@ -46,9 +46,9 @@ export function placeOf(value: number, domain: readonly [number, number], scale:
   return (Math.log(value) - low) / (high - low);
 }
 
-/** Ink or white, whichever is read more easily on this colour. */
+/** Black or white, whichever is read more easily on this colour: one of them always keeps 4.5 to 1. */
 export function inkOn([red, green, blue]: Rgb): string {
   const linear = [red, green, blue].map((c) => ((c / 255) <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
   const light = 0.2126 * linear[0]! + 0.7152 * linear[1]! + 0.0722 * linear[2]!;
-  return 1.05 / (light + 0.05) > (light + 0.05) / 0.0615 ? "#fff" : "#1b1f26";
+  return 1.05 / (light + 0.05) > (light + 0.05) / 0.05 ? "#fff" : "#000";
 }

@@ -27,7 +27,11 @@ def lab(
     ] = None,
     data: Annotated[
         str,
-        _option("tutorial, iris, wine, digits, diabetes, breast_cancer, bends, or a CSV file.", "--data", default="tutorial"),
+        _option(
+            "tutorial, ring, xor, moons, spiral, bends, iris, wine, digits, diabetes, breast_cancer, or a CSV file.",
+            "--data",
+            default="tutorial",
+        ),
     ] = "tutorial",
     target: Annotated[str | None, _option("Column of the CSV file to predict.", "--target", default="the last")] = None,
     task: Annotated[
@@ -68,6 +72,7 @@ def lab(
     epochs: Annotated[list[str] | None, _option("Passes over the data.", "--epochs", default="50")] = None,
     batch: Annotated[list[str] | None, _option("Rows of one step, or all.", "--batch", default="all up to 32, else 32")] = None,
     seeds: Annotated[int, _option("How often each variant is trained.", "--seeds", default="1")] = 1,
+    seed: Annotated[list[int] | None, _option("Train with this seed, instead of 0, 1, ...", "--seed")] = None,
     dir: Annotated[Path | None, _option("Where the runs go.", "--dir", default="./weighbridge-runs")] = None,
     yes: Annotated[bool, _option("Do not ask before many trainings.", "--yes", "-y")] = False,
     json: Annotated[bool, _option("The result for programs.", "--json")] = False,
@@ -87,7 +92,8 @@ def lab(
     }  # fmt: skip
     if task not in (None, "classification", "regression"):
         raise BadInput(f"--task {task}: not known.{nearest(task, ('classification', 'regression'))}")
-    ready = prepare_lab(data, target, task, seeds, **{name: values for name, values in given.items() if values})  # type: ignore[arg-type]
+    wanted = seed if seed else seeds
+    ready = prepare_lab(data, target, task, wanted, **{name: values for name, values in given.items() if values})  # type: ignore[arg-type]
     if ready.trainings > ASK_ABOVE and not yes:
         _ask(len(ready.variants), len(ready.seeds))
     result = ready.run(dir)

@@ -23,6 +23,7 @@ from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, WeighbridgeError
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.diagnosing import Diagnoser
+from weighbridge.server.lab import Desk
 from weighbridge.server.layers import layers_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
@@ -39,6 +40,7 @@ class Api:
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
         self.diagnoser = Diagnoser(runs)
+        self.desk = Desk(runs)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
         """All endpoints that answer once, by name."""
@@ -70,7 +72,16 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """All endpoints, below /api/."""
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in self.plain().items()]
-        return [*found, Route("/api/growth", self.growth, methods=["GET"]), Route("/api/{rest:path}", answers.nothing_here)]
+        lab = [
+            Route("/api/lab/events", self.desk.events, methods=["GET"]),
+            Route("/api/lab/tell", self.desk.tell, methods=["POST"]),
+        ]
+        return [
+            *found,
+            *lab,
+            Route("/api/growth", self.growth, methods=["GET"]),
+            Route("/api/{rest:path}", answers.nothing_here),
+        ]
 
     def list_runs(self, request: Request) -> Response:
         """All runs with their facts; one that cannot be read has its sentence instead, and the others go on."""

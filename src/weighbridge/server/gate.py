@@ -2,7 +2,8 @@
 
 A page from elsewhere must not be able to read a run through the reader's browser. Two ways are known and both are
 shut here: a name that is pointed at 127.0.0.1 (DNS rebinding; the Host header then bears that name) and a request sent
-across origins (the Origin header then names the other page). There is no CORS header anywhere.
+across origins (the Origin header then names the other page). There is no CORS header anywhere. What changes something is
+sent by POST, to the few addresses of ACTS, and must name its origin: browsers always do, forms of other pages name theirs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
+ACTS: Final = frozenset({"/api/lab/tell"})  # the addresses that take POST
+
 # No inline script or style, nothing from other hosts, no framing: a logged string that slipped into the page as markup
 # would still not run.
 POLICY: Final = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -30,7 +33,7 @@ HEADERS: Final = {
 
 
 class Gate:
-    """ASGI middleware: checks Host and Origin, lets only reading through, adds the security headers."""
+    """ASGI middleware: checks Host and Origin, lets only reading and the few acts through, adds the security headers."""
 
     def __init__(self, app: ASGIApp, names: frozenset[str] = LOOPBACK_NAMES, any_address: bool = False) -> None:
         self.app = app
@@ -54,7 +57,8 @@ class Gate:
 
     def refusal(self, scope: Scope) -> Response | None:
         """The answer to a request that may not pass, or None."""
-        if scope["method"] not in ("GET", "HEAD"):
+        is_act = scope["method"] == "POST" and scope["path"] in ACTS
+        if scope["method"] not in ("GET", "HEAD") and not is_act:
             return _refuse(405, f"This server only reads: {scope['method']} is not answered.")
         headers = Headers(scope=scope)
         host = headers.get("host", "")
@@ -66,6 +70,8 @@ class Gate:
                 f"through ssh forward the same port: ssh -L {port}:localhost:{port} ...",
             )
         origin = headers.get("origin")
+        if origin is None and is_act:
+            return _refuse(403, "Refused: the request does not say which page it comes from (no Origin header).")
         if origin is not None and origin.lower() != f"{scope['scheme']}://{host.lower()}":
             return _refuse(403, f"Refused: a page of {origin!r} may not read from this server.")
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and scope["path"].startswith("/api/"):

@@ -1,4 +1,4 @@
-"""The rows a lab trains on: the tutorial's ten samples, scikit-learn's bundled sets, arrays, any CSV file."""
+"""The rows a lab trains on: the tutorial's ten samples, classes in the plane, scikit-learn's sets, arrays, any CSV file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from weighbridge.errors import BadInput, nearest
+from weighbridge.teaching.planes import PLANES, bent, sums
 
 Task = Literal["classification", "regression"]
 
@@ -72,16 +73,18 @@ class Dataset:
 
 def tutorial() -> Dataset:
     """The ten samples of the tutorial: the target is the sum of the two inputs."""
-    x = np.array([[a, a + 1] if a % 2 else [a, a - 1] for a in range(1, 11)], dtype=np.float64)
-    y = x.sum(axis=1, keepdims=True)
-    return Dataset("tutorial", x, y, "regression", "the target is a number", ("x1", "x2"), raw=True)
+    return Dataset("tutorial", *sums(), "regression", "the target is a number", ("x1", "x2"), raw=True)
 
 
 def bends() -> Dataset:
     """Three inputs, two outputs that no straight line fits: y1 = 1 + |x1|, y2 = 1 + x2 * x3."""
-    x = np.random.default_rng(0).uniform(-1, 1, (200, 3))
-    y = np.stack([1 + np.abs(x[:, 0]), 1 + x[:, 1] * x[:, 2]], axis=1)
-    return Dataset("bends", x, y, "regression", "the targets are numbers", ("x1", "x2", "x3"), raw=True)
+    return Dataset("bends", *bent(), "regression", "the targets are numbers", ("x1", "x2", "x3"), raw=True)
+
+
+def plane(name: str) -> Dataset:
+    """Two classes in the plane (planes.py), as they are: where they lie around 0 is what a bias is about."""
+    x, y = PLANES[name]()
+    return Dataset(name, x, y, "classification", "the target is a class", ("x1", "x2"), ("0", "1"), raw=True)
 
 
 def _bundled(name: str) -> Dataset:
@@ -105,6 +108,7 @@ def _bundled(name: str) -> Dataset:
 _NAMED: Final[dict[str, Callable[[], Dataset]]] = {
     "tutorial": tutorial,
     "bends": bends,
+    **{name: partial(plane, name) for name in PLANES},
     **{name: partial(_bundled, name) for name in ("iris", "wine", "digits", "diabetes", "breast_cancer")},
 }
 NAMES: Final = tuple(_NAMED)

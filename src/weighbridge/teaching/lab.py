@@ -159,7 +159,8 @@ def lab(
     """Train networks on small data, watched, and set them side by side.
 
     layers      units of each layer, "3-4-4-2"; "in" and "out" stand for what the data has
-    data        "tutorial", "iris", "wine", "digits", "diabetes", "breast_cancer", "bends", a CSV file, or (inputs, targets)
+    data        "tutorial", "ring", "xor", "moons", "spiral", "bends", "iris", "wine", "digits", "diabetes", "breast_cancer",
+                a CSV file, or (inputs, targets)
     bias        "all", "none", or the numbers of the layers that have one, "1,3"; True and False too
     centre, scale  "inputs", "targets", "both", "none"; "auto" = both parts of numbers, the inputs of classes, as most
                 practice has it, but the tutorial's samples as they are

@@ -19,7 +19,7 @@ from weighbridge.teaching.data import Dataset
 from weighbridge.teaching.options import Options, Variant
 
 # The order of the rows has a generator of its own, so that it does not hang on how many numbers the network drew.
-_ORDER_SEED: Final = 1_000_003
+ORDER_SEED: Final = 1_000_003
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,87 @@ def batches(rows: int, size: int, generator: torch.Generator) -> Iterator[torch.
     yield from pieces
 
 
+class Loop:
+    """One training, a step at a time; nothing in it but what a tutorial shows. What it did is in `training`.
+
+    `batch` (rows of a step) and `rate` may be changed at any time: they hold from the next step on, and `changes` has
+    (step, "batch" or "rate", value) of those that came to hold after the start.
+    """
+
+    def __init__(self, data: Dataset, variant: Variant, seed: int) -> None:
+        options = variant.options
+        self.data, self.options = data, options
+        self.parts = prepare(data, options, seed)
+        self.model = networks.build(options, data, seed)
+        self.optimizer = networks.make_optimizer(options, self.model)
+        self.training = Training(variant, seed, self.model)
+        loss = options.loss_for(data)
+        self._measure = networks.make_loss(loss)
+        self._targets = networks.targets_for(loss, self.parts.train_y, data.task, options.sizes(data)[-1])
+        self._generator = torch.Generator().manual_seed(seed + ORDER_SEED)
+        self.batch = self._batch = options.batch_for(self.rows)
+        self.rate = self._rate = networks.learning_rate(options)
+        self.changes: list[tuple[int, str, float]] = []
+        self._ahead: list[torch.Tensor] = []  # rows of the steps that this epoch still has
+        self._total, self._seen = 0.0, 0
+        self.model.train()
+
+    @property
+    def rows(self) -> int:
+        """Rows trained on."""
+        return len(self.parts.train_x)
+
+    def step(self) -> bool:
+        """One step of the optimizer. True where it was the last one of its epoch."""
+        self._apply_changes()
+        if not self._ahead:
+            self._ahead = list(batches(self.rows, self.batch, self._generator))
+            self._total, self._seen = 0.0, 0
+        chosen = self._ahead.pop(0)
+        x, y = self.parts.train_x[chosen], self._targets[chosen]
+
+        def closure() -> torch.Tensor:
+            self.optimizer.zero_grad()
+            loss: torch.Tensor = self._measure(self.model(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        if isinstance(self.optimizer, torch.optim.LBFGS):  # the one that asks for the loss several times in a step
+            loss = self.optimizer.step(closure)  # type: ignore[no-untyped-call]
+        else:
+            loss = closure()
+            self.optimizer.step()
+        self.training.step_losses.append(value := loss.item())
+        self._total += value * len(chosen)
+        self._seen += len(chosen)
+        if self._ahead:
+            return False
+        self.training.losses.append(self._total / self._seen)
+        self.training.scores.append(_score(self.model, self.parts, self.data))
+        return True
+
+    def _apply_changes(self) -> None:
+        at = len(self.training.step_losses)
+        if self.batch != self._batch:
+            self._batch, self._ahead = self.batch, []
+            self.changes.append((at, "batch", self.batch))
+        if self.rate != self._rate:
+            self._rate = self.rate
+            self.changes.append((at, "rate", self.rate))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
+
+    def config(self) -> dict[str, Any]:
+        """What a run of this training says of itself."""
+        return {
+            **asdict(self.options),
+            "lr": networks.learning_rate(self.options),
+            "loss": self.options.loss_for(self.data),
+            "data": self.data.name,
+            "seed": self.training.seed,
+        }
+
+
 def train(
     data: Dataset,
     variant: Variant,
@@ -115,71 +196,29 @@ def train(
     on_epoch: Callable[[Training], None] | None = None,
 ) -> Training:
     """Train one variant with one seed. With `watch`, every step is recorded in a run of its own below `folder`."""
-    options = variant.options
-    parts = prepare(data, options, seed)
-    model = networks.build(options, data, seed)
-    optimizer = networks.make_optimizer(options, model)
-    training = Training(variant, seed, model)
+    loop = Loop(data, variant, seed)
+    training, epochs = loop.training, variant.options.epochs
     began = time.perf_counter()
     if not watch:
-        _loop(training, data, parts, optimizer, range(options.epochs), None, on_epoch)
+        _epochs(loop, range(epochs), None, on_epoch)
     else:
         import weighbridge
 
-        config = {
-            **asdict(options),
-            "lr": networks.learning_rate(options),
-            "loss": options.loss_for(data),
-            "data": data.name,
-            "seed": seed,
-        }
-        with weighbridge.init(dir=folder, name=name, config=config, quiet=True) as run:
-            run.watch(model, optimizer)
+        with weighbridge.init(dir=folder, name=name, config=loop.config(), quiet=True) as run:
+            run.watch(loop.model, loop.optimizer)
             training.path = Path(run.path)
-            _loop(training, data, parts, optimizer, run.epochs(options.epochs), run, on_epoch)
+            _epochs(loop, run.epochs(epochs), run, on_epoch)
     training.seconds = time.perf_counter() - began
     return training
 
 
-def _loop(
-    training: Training,
-    data: Dataset,
-    parts: Parts,
-    optimizer: torch.optim.Optimizer,
-    epochs: Iterable[Any],
-    run: Any,
-    on_epoch: Callable[[Training], None] | None,
-) -> None:
-    """The loop itself: nothing in it but what a tutorial shows."""
-    options, model, rows = training.variant.options, training.model, len(parts.train_x)
-    loss_name = options.loss_for(data)
-    measure = networks.make_loss(loss_name)
-    targets = networks.targets_for(loss_name, parts.train_y, data.task, options.sizes(data)[-1])
-    generator = torch.Generator().manual_seed(training.seed + _ORDER_SEED)
-    size = options.batch_for(rows)
-    model.train()
+def _epochs(loop: Loop, epochs: Iterable[Any], run: Any, on_epoch: Callable[[Training], None] | None) -> None:
+    training = loop.training
     for _ in epochs:
-        total = 0.0
-        for chosen in batches(rows, size, generator):
-            x, y = parts.train_x[chosen], targets[chosen]
-
-            def closure(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
-                optimizer.zero_grad()
-                loss: torch.Tensor = measure(model(x), y)
-                loss.backward()  # type: ignore[no-untyped-call]
-                return loss
-
-            if isinstance(optimizer, torch.optim.LBFGS):  # the one that asks for the loss several times in a step
-                loss = optimizer.step(closure)  # type: ignore[no-untyped-call]
-            else:
-                loss = closure()
-                optimizer.step()
-            training.step_losses.append(value := loss.item())
-            total += value * len(chosen)
-        training.losses.append(total / rows)
-        training.scores.append(_score(model, parts, data))
+        while not loop.step():
+            pass
         if run is not None:
-            run.log({data.score_name: training.scores[-1], "epoch loss": training.losses[-1]})
+            run.log({loop.data.score_name: training.scores[-1], "epoch loss": training.losses[-1]})
         if on_epoch is not None:
             on_epoch(training)
 

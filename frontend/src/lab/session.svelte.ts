@@ -1,0 +1,120 @@
+// A training on the server, as this page sees it: commands go by POST, what there is to see comes as events. The stream is its
+// life line: closed, the training ends.
+import { address } from "../api.ts";
+import { Trace, type Code, type Findings, type Frame, type Known, type Opened } from "./lab.ts";
+
+type Told = { event: string; id?: number; error?: string; [name: string]: unknown };
+
+export class Session {
+  known = $state.raw<Known | null>(null);
+  opened = $state.raw<Opened | null>(null);
+  frame = $state.raw<Frame | null>(null);
+  trace = $state.raw(new Trace());
+  findings = $state.raw<Findings | null>(null);
+  code = $state.raw<Code | null>(null);
+  ahead = $state(0); // trainings before this one
+  keeps = $state(true); // can runs be kept here?
+  kept = $state(""); // name of the run
+  refused = $state(""); // the last thing that could not be done
+  trouble = $state(""); // why nothing goes on
+  connected = $state(false);
+  link = ""; // of the training that is open or was asked for
+
+  private token = "";
+  private source: EventSource | null = null;
+  private id = 0;
+  private again: ReturnType<typeof setTimeout> | undefined;
+  private closed = false;
+
+  constructor() {
+    this.connect();
+  }
+
+  close(): void {
+    this.closed = true;
+    clearTimeout(this.again);
+    this.source?.close();
+    this.source = null;
+  }
+
+  /** Begin this training at step 0. */
+  open(link: string): void {
+    this.link = link;
+    this.id++;
+    this.refused = this.kept = "";
+    this.findings = this.code = null;
+    if (this.source) void this.send({ do: "open", link, id: this.id });
+    else this.connect();
+  }
+
+  tell(what: string, more: Record<string, unknown> = {}): void {
+    this.refused = "";
+    if (this.source) void this.send({ do: what, ...more });
+    else this.open(this.link);
+  }
+
+  private connect(): void {
+    this.trouble = "";
+    const source = new EventSource(address("lab/events", {}));
+    source.onmessage = (event: MessageEvent<string>) => this.hear(JSON.parse(event.data) as Told);
+    source.onerror = () => {
+      if (this.source !== source) return;
+      const had = this.connected;
+      this.end(had ? "The connection to the server was lost; the training ended with it. This page tries again." : "The server does not answer. This page tries again.");
+      if (!this.closed) this.again = setTimeout(() => this.source === null && this.connect(), 3000);
+    };
+    this.source = source;
+  }
+
+  private end(why: string): void {
+    this.source?.close();
+    this.source = null;
+    this.token = "";
+    this.ahead = 0;
+    this.connected = false;
+    if (this.frame) this.frame = { ...this.frame, playing: false };
+    this.trouble = why;
+  }
+
+  private async send(command: Record<string, unknown>): Promise<void> {
+    if (!this.token) return; // what is open is asked for once there is a session
+    try {
+      const answer = await fetch(address("lab/tell", { session: this.token }), { method: "POST", body: JSON.stringify(command) });
+      if (!answer.ok) this.refused = String(((await answer.json()) as { error?: string }).error ?? `The server answered ${answer.status}.`);
+    } catch {
+      this.refused = "The server does not answer.";
+    }
+  }
+
+  private hear(told: Told): void {
+    if (told.event === "session") {
+      this.token = String(told.session);
+      this.keeps = Boolean(told.keeps);
+      this.connected = true;
+      this.id++;
+      void this.send({ do: "open", link: this.link, id: this.id });
+    } else if (told.event === "waiting") this.ahead = Number(told.ahead);
+    else if (told.event === "hello") {
+      this.ahead = 0;
+      this.known = told as unknown as Known;
+    } else if (told.event === "trouble" || told.event === "ended") this.end(String(told.error));
+    else if (told.id === this.id) this.show(told);
+  }
+
+  /** Of the training that was asked for last; older ones are dropped. */
+  private show(told: Told): void {
+    if (told.event === "opened") {
+      this.trace = new Trace();
+      this.frame = null;
+      this.opened = told as unknown as Opened;
+    } else if (told.event === "frame") {
+      const frame = told as unknown as Frame;
+      this.trace.add(frame.trace);
+      this.trace = Object.assign(new Trace(), this.trace); // a new object, so that whoever draws it sees that it has grown
+      this.frame = frame;
+    } else if (told.event === "findings") this.findings = told as unknown as Findings;
+    else if (told.event === "code") this.code = told as unknown as Code;
+    else if (told.event === "kept") this.kept = String(told.run);
+    else if (told.event === "refused") this.refused = String(told.error);
+  }
+}
