@@ -9,19 +9,23 @@ import numpy as np
 import pytest
 
 from tests.diagnosis.graphs import Drawing, rows
-from tests.diagnosis.made import found, step_rows
+from tests.diagnosis.made import block, found, step_rows
 from tests.diagnosis.test_depth_rules import GRADIENT, SCALE, _scaled, _slopes, layers
 from tests.diagnosis.test_graph_rules import LOSS, places
 from tests.diagnosis.test_rate_rules import WEIGHTS, _grown
 from tests.diagnosis.test_rules import NEW, NOT_ZEROED, _sums
 from tests.diagnosis.test_unit_rules import COLLAPSED, C, looked, spread
 from weighbridge.diagnosis.progress import LAST, Progress
+from weighbridge.diagnosis.registry import rule
 from weighbridge.diagnosis.rules import collapsed_output
 from weighbridge.diagnosis.rules import exploding_gradient as xg
 from weighbridge.diagnosis.rules.high_initial_loss import HighInitialLoss
+from weighbridge.diagnosis.rules.missing_activation import MissingActivation
 from weighbridge.diagnosis.sizes import ends, normed
 from weighbridge.diagnosis.stream import Block
 from weighbridge.firstpass import FirstPass, Start
+
+SPIKE = rule("gradient-spike")
 
 # ---- gradients-not-zeroed ----
 
@@ -103,6 +107,29 @@ def test_a_model_with_frozen_weights_was_trained_before() -> None:
     assert places(HighInitialLoss, first) == [("head", "warning")]
     frozen = tuple(dataclasses.replace(parameter, is_trainable=False) for parameter in first.parameters[:1])
     assert places(HighInitialLoss, dataclasses.replace(first, parameters=frozen)) == [("head", "note")]
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "is_told"),
+    [(0.1, 5.0, False), (0.24, 5.0, False), (0.26, 5.0, True), (0.025, 5.0, True), (0.1, 0.02, False)],
+)
+def test_a_hard_batch_near_the_end_has_a_large_gradient_and_does_no_harm(loss: float, norm: float, is_told: bool) -> None:
+    """The loss has come down from 1 to 0.01 and the gradient with it; of 0.99 a quarter is 0.2475."""
+    losses = [*[1.0] * 3, *np.geomspace(1.0, 0.01, 17), *[0.01] * 10, loss]
+    norms = [*np.geomspace(1.0, 0.01, 20), *[0.01] * 10, norm]
+    made = block(31, {"gradient.l2_norm": {"a.weight": norms}}, steps=step_rows(31, loss=losses))
+    assert bool(found(SPIKE, made)) is is_told
+
+
+@pytest.mark.parametrize(
+    ("has_bias", "bend", "severities"), [(False, "", ["note"]), (True, "", ["warning"] * 2), (False, "Relu", ["warning"])]
+)
+def test_a_product_of_matrices_is_meant(has_bias: bool, bend: str, severities: list[str]) -> None:
+    made = Drawing()
+    x = made.linear("0", made.linear("1", None, 32, 8, 8, has_bias), 32, 8, 8, has_bias)
+    x = made.op(bend, [x], (32, 8)) if bend else x
+    made.linear("2", x, 32, 8, 8, has_bias)
+    assert [severity for _, severity in places(MissingActivation, made.done())] == severities
 
 
 # ---- sizes in a graph ----

@@ -40,7 +40,6 @@ BY_CHANCE: Final = 3.0  # standard deviations of that: 0.1 %
 NO_CHANCE: Final = 10  # units: 2^-10 = 0.1 % that all are dead by their signs
 SOME: Final = 0.2  # a share of silent units that is nothing yet
 LONG: Final = 30  # steps: half of those after which a loss that has not fallen is told as a symptom
-GROWN: Final = 0.1  # more dead than at first: not by the signs they began with
 RATE: Final = 0.005  # of inputs that the dead ones fire on, at most
 EXPOSURES: Final = 3 / RATE  # rule of three: no event in n trials bounds the rate by 3 / n at 95 %
 SAMPLES: Final = 16  # inputs of each unit, whatever the width: two images say nothing of a class that comes once in ten
@@ -60,7 +59,6 @@ class _Layer:
     def __init__(self, units: int) -> None:
         self.inputs = np.full(units, -1.0)  # since it was first silent, that first look left out; -1 = it fired last time
         self.since = np.full(units, -1)
-        self.lowest = 1.0  # share of units that were silent in one look: at least that of dead ones
         self.before: list[float] = []  # shares of gradients of exactly 0 at the last steps,
         self.calm = -1  # and the last step at which all of these were small
         self.begun, self.streak = -1, 0
@@ -133,22 +131,18 @@ class DeadUnits(Rule):
         is_certain = bool(
             dead.any() and revived <= REVIVED and layer.inputs[dead].sum() >= EXPOSURES and layer.inputs[dead].min() >= SAMPLES
         )
-        if not is_certain or {place, column} & self.told:
-            layer.lowest = min(layer.lowest, float(silent.mean()))
-        elif self._is_harm(layer, dead, silent):
+        if is_certain and not {place, column} & self.told and self._is_harm(layer, dead):
             self.told |= {place, column}
             yield self._finding(place, step, layer, dead)
 
-    def _is_harm(self, layer: _Layer, dead: np.ndarray, silent: np.ndarray) -> bool:
+    def _is_harm(self, layer: _Layer, dead: np.ndarray) -> bool:
         """Are more dead than chance explains, or so many that it is why the loss does not fall?"""
         units, found = len(dead), float(dead.mean())
         since = np.sort(layer.since[dead])
         together = int((np.searchsorted(since, since + AT_ONCE) - np.arange(len(since))).max())
-        grown = found - layer.lowest
-        layer.lowest = min(layer.lowest, float(silent.mean()))
         if (dead.all() and units >= NO_CHANCE) or (units >= SMALL and together > _by_chance(units) * units):
             return True
-        is_most = bool(dead.all()) if units < SMALL else found > (MOST if grown >= GROWN else _by_chance(units))
+        is_most = bool(dead.all()) if units < SMALL else found > _by_chance(units)
         return is_most and self.progress.steps >= LONG and self.progress.is_stalled
 
     def _look_through(self, step: int, row: Mapping[str, Any]) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares o
                direction. Followed from the last hidden output backwards as long as it is below ONE. Told, at PATIENCE looks,
                where inputs have at least INPUT_DIRECTIONS, every layer of the path is at least WIDE, and the loss does not
                fall: either LONG steps after this was so from the start of training on and what is beyond the one direction
-               has not grown, or where there were FALL times as many before. Likewise where
+               has not grown, or where there were FALL times as many before and the head needs more than one (it has more
+               than NEEDS_ONE outputs). Likewise where
                the positions of one sample are all alike (variance over positions below ALIKE of the mean square) at the end
                and were not at first.
 What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
@@ -39,6 +40,8 @@ UNLIKE: Final = 0.05
 PATIENCE: Final = 2
 LONG: Final = 20  # steps: a deep network begins with few directions (its layers make samples alike), and learns its way out
 GROWS: Final = 1.5  # times what was beyond one direction at first: it is on its way
+OUT: Final = 1 + (ONE - 1) / 2  # and half of the way out
+NEEDS_ONE: Final = 2  # outputs that one direction serves: k numbers need k, k classes k - 1 (Papyan et al. 2020)
 KEPT: Final = 16
 
 
@@ -96,6 +99,7 @@ class RankCollapse(Rule):
         """The hidden outputs in the order of execution, up to what the last affine module is given."""
         mine = [c for c in self.layers.outputs if self.tensors[c].model == model and c in seen]
         affine = [i for i, c in enumerate(mine) if self.tensors[c].module in AFFINE and self.layers.weight(c) is not None]
+        self.needs_more = bool(affine) and self.layers.units(mine[affine[-1]]) > NEEDS_ONE
         return mine[: affine[-1]] if affine else []
 
     def _lost_directions(self, path: list[int], seen: dict[int, Seen]) -> int | None:
@@ -135,9 +139,9 @@ class RankCollapse(Rule):
     def _is_lost(self, kind: str, column: int, seen: dict[int, Seen], is_from_start: bool) -> bool:
         """Has it been so for long without a way out, or were there more before?"""
         if is_from_start:
-            is_on_its_way = seen[column].directions - 1 > GROWS * (self.first[column] - 1)
+            is_on_its_way = seen[column].directions > max(OUT, 1 + GROWS * (self.first[column] - 1))
             return self.progress.steps >= LONG and (kind == "positions" or not is_on_its_way)
-        return kind == "positions" or self.largest[column] >= FALL * seen[column].directions
+        return kind == "positions" or (self.needs_more and self.largest[column] >= FALL * seen[column].directions)
 
     def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:
         name, one = self.layers.place(column), seen[column]
