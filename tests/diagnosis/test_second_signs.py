@@ -100,6 +100,15 @@ def test_how_often_classes_come_is_learnt_first(kind: str, loss: float, looks: i
     assert bool(found(COLLAPSED, dataclasses.replace(made, tables={**made.tables, "graph": tuple(graph)}))) is is_told
 
 
+@pytest.mark.parametrize(("features", "other", "is_told"), [(7, 0.5, False), (8, 0.5, True), (7, 1.0, True)])
+def test_a_judge_that_can_tell_nothing_apart_is_where_a_gan_ends(features: int, other: float, is_told: bool) -> None:
+    """At each step a second optimizer steps, with this loss. One loss of both is no rivalry."""
+    seen = [spread(step, C, 0.5 if step < 3 else 0.001, features=features) for step in range(6)]
+    made = looked(*(spread(step, -1) for step in range(6)), *seen, steps=6)
+    both = [row for one in made.rows("steps") for row in (one, {**one, "optimizer": 1, "loss": other})]
+    assert bool(found(COLLAPSED, dataclasses.replace(made, tables={**made.tables, "steps": tuple(both)}))) is is_told
+
+
 def test_a_model_with_frozen_weights_was_trained_before() -> None:
     made = Drawing()
     made.linear("head", None, 32, 8, 10)

@@ -14,7 +14,8 @@ What to do     Look at what comes before: dead or saturated units, weights that 
                For siamese training: stop the gradient of one branch, or add a term for the variance. For a GAN: a lower
                learning rate of the discriminator.
 When it errs   Few outputs with targets far from 0 (temperatures in kelvin) have a small variance by nature: with fewer than
-               MANY features nothing is said once the loss has halved. Embeddings of positions are not judged.
+               MANY features nothing is said once the loss has halved. A judge with so few outputs whose opponent is trained
+               beside it has found nothing to tell apart, which is where a GAN ends. Embeddings of positions are not judged.
 References     Chen & He 2021, "Exploring Simple Siamese Representation Learning" (standard deviation of the output as the
                sign of collapse). Bardes et al. 2022, VICReg. Goodfellow 2016, "NIPS 2016 Tutorial: GANs", section 5.1.1.
 """
@@ -29,6 +30,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import Layers
 from weighbridge.diagnosis.progress import Progress
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.spreads import BATCH, Seen, by_step
 from weighbridge.diagnosis.stream import Block, Group
 from weighbridge.diagnosis.tensors import Tensors
@@ -63,7 +65,7 @@ class CollapsedOutput(Rule):
     )
 
     def __init__(self) -> None:
-        self.progress = Progress()
+        self.progress, self.rivals = Progress(), Rivals()
         self.has_classes = False  # is the loss the cross-entropy of given ones?
         self.first: dict[int, float] = {}  # variance at the first look,
         self.largest: dict[int, float] = {}  # and the largest so far
@@ -77,6 +79,7 @@ class CollapsedOutput(Rule):
         self.tensors, self.layers = tensors, Layers(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        self.rivals.read(block)
         starts = [start for row in block.rows("graph") for start in from_text(row["detail"]).starts]
         self.has_classes |= any(start.kind == "cross-entropy" for start in starts)
         for step, seen, _ in by_step(block, self.progress):
@@ -84,7 +87,7 @@ class CollapsedOutput(Rule):
                 if column != BATCH:
                     self._note(step, column, one)
             for end, optimizer in self._ends(block.groups).items():
-                if end in self.told or end not in seen:
+                if end in self.told or end not in seen or (step >= self.rivals.since and seen[end].features < MANY):
                     continue
                 if self._has_collapsed(end, seen[end], optimizer):
                     column = self._first(end, seen, self.fallen)

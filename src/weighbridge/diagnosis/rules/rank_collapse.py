@@ -6,9 +6,9 @@ How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares o
                where inputs have at least INPUT_DIRECTIONS, every layer of the path is at least WIDE, and the loss does not
                fall: either LONG steps after this was so from the start of training on and what is beyond the one direction
                has not grown, or where there were FALL times as many before and the head needs more than one (it has more
-               than NEEDS_ONE outputs). Likewise where
-               the positions of one sample are all alike (variance over positions below ALIKE of the mean square) at the end
-               and were not at first.
+               than NEEDS_ONE outputs). Or where the positions of one sample, which were not alike at first, are all alike at
+               the end of the path (variance over positions below ALIKE of the mean square): from the start of training on,
+               or while the loss does not fall.
 What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
                (orthogonal); a lower learning rate.
 When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
@@ -90,8 +90,8 @@ class RankCollapse(Rule):
             self.streak[key] = self.streak.get(key, 0) + 1
             if self.streak[key] == 1:
                 self.from_step[key] = step
-            is_harm = self.progress.is_stalled and self._is_lost(kind, begun, seen, self.from_step[key] == 0)
-            if self.streak[key] >= PATIENCE and model not in self.told and is_harm:
+            is_lost = self._is_lost(kind, begun, seen, self.from_step[key] == 0)
+            if self.streak[key] >= PATIENCE and model not in self.told and is_lost:
                 self.told.add(model)
                 yield self._finding(step, begun, kind, self.from_step[key], seen)
 
@@ -137,11 +137,17 @@ class RankCollapse(Rule):
         return begun
 
     def _is_lost(self, kind: str, column: int, seen: dict[int, Seen], is_from_start: bool) -> bool:
-        """Has it been so for long without a way out, or were there more before?"""
+        """Has it been so for long without a way out, or were there more before, and does the loss not fall?
+
+        Positions that are all alike from the start are no chance: what made them so is built in.
+        """
+        if is_from_start and kind == "positions":
+            return True
         if is_from_start:
             is_on_its_way = seen[column].directions > max(OUT, 1 + GROWS * (self.first[column] - 1))
-            return self.progress.steps >= LONG and (kind == "positions" or not is_on_its_way)
-        return kind == "positions" or (self.needs_more and self.largest[column] >= FALL * seen[column].directions)
+            return self.progress.is_stalled and self.progress.steps >= LONG and not is_on_its_way
+        were_more = self.needs_more and self.largest[column] >= FALL * seen[column].directions
+        return self.progress.is_stalled and (kind == "positions" or were_more)
 
     def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:
         name, one = self.layers.place(column), seen[column]
