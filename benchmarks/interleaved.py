@@ -58,6 +58,10 @@ class Raw:
     def finish(self) -> None: ...
 
 
+# Of a long run under the default plan: parameters alone; what modules give, too; each unit of it and the moments, too
+KINDS = {"plain": 0.90, "sampled": 0.09, "closer": 0.01}
+
+
 @dataclass(frozen=True)
 class Block:
     """What one block took."""
@@ -82,13 +86,17 @@ class Spread:
         return cls(median, low, high)
 
     @classmethod
-    def of_kinds(cls, values: Sequence[float], is_sampled: Sequence[bool]) -> Spread:
-        """Of blocks that are single steps: nine in ten are plain, one in ten is sampled, however many of each were measured."""
-        plain, sampled = ([v for v, s in zip(values, is_sampled, strict=True) if s is kind] for kind in (False, True))
-        if not plain or not sampled:
+    def of_kinds(cls, values: Sequence[float], kinds: Sequence[str]) -> Spread:
+        """Of blocks that are single steps: each kind counts as often as in a long run, however many of it were measured."""
+        spreads = {
+            kind: cls.of([v for v, k in zip(values, kinds, strict=True) if k == kind]) for kind in KINDS if kind in kinds
+        }
+        if len(spreads) < 2:
             return cls.of(values)
-        a, b = cls.of(plain), cls.of(sampled)
-        mixed = (0.9 * getattr(a, name) + 0.1 * getattr(b, name) for name in ("median", "low", "high"))
+        shares = {kind: KINDS[kind] for kind in spreads}
+        commonest = next(iter(shares))  # where a plan weighs outputs at every step, none is plain
+        shares[commonest] += 1 - sum(shares.values())
+        mixed = (sum(shares[k] * getattr(s, name) for k, s in spreads.items()) for name in ("median", "low", "high"))
         return cls(*mixed)
 
 
@@ -114,11 +122,11 @@ class Turns:
 
 
 def take_turns(
-    raw: Training, watched: Training, tool: Tool, steps: int, blocks: int, is_warm: Callable[[], None] = lambda: None
+    raw: Training, watched: Training, tool: Tool, steps: int, blocks: int, warm_up: int, is_warm: Callable[[], None]
 ) -> Turns:
     """raw, watched (these warm up and are not counted), then raw, watched, raw, ..., raw, and watched uncounted: even.
 
-    The warming up runs its first step alone, to time it.
+    The warming up, of so many steps, runs its first step alone, to time it. is_warm: called when it is over.
     """
     nothing = Raw()
     first_raw = one_block(raw, nothing, 1).wall
@@ -126,9 +134,9 @@ def take_turns(
     tool.begin(watched)
     one_block(watched, tool, 1)
     start = time.perf_counter() - began
-    if steps > 1:
-        one_block(raw, nothing, steps - 1)
-        one_block(watched, tool, steps - 1)
+    if warm_up > 1:
+        one_block(raw, nothing, warm_up - 1)
+        one_block(watched, tool, warm_up - 1)
     is_warm()
     warm_rss = rss_bytes()
     raw_blocks = [one_block(raw, nothing, steps)]

@@ -7,9 +7,9 @@
     python benchmarks/overhead.py --quick              a few blocks of a and b: that it runs, not how fast
 
 In pieces of less than ten minutes: -w a b; -w c f; -w d; -w e; then --only-rivals -w ... for the same. What the aims are
-for: --variants weighbridge outputs two_cores; what rules beside a training add: --variants weighbridge live. In c, d and e a
-block is a single step: the median of plain steps counts nine tenths, that of steps at which activations are weighed too one
-tenth, as in a long run.
+for: --variants weighbridge outputs two_cores; what rules beside a training add: --variants weighbridge live. Figures
+are those of a long run: a and b are measured from step 1,000 on; elsewhere a block is a single step, and the median of plain
+steps counts 90 %, that of steps at which activations are weighed too 9 %, that of steps at which units are, too, 1 %.
 
 Each cell has a process of its own, on one core and with one thread: two bit-identical copies of a training take turns
 there (interleaved.py; in the variant two_cores the writer has another core). A watched block ends with `run.flush()`
@@ -64,14 +64,15 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
             from profiling import Profile
 
             profile = Profile(is_short=steps >= 100)
-        turns = take_turns(raw, watched, tool, steps, blocks, profile.clear if profile else lambda: None)
+        warm_up = workload.warm_up if steps == workload.steps else steps
+        turns = take_turns(raw, watched, tool, steps, blocks, warm_up, profile.clear if profile else lambda: None)
         cell: Cell = {"workload": workload.letter, "tool": tool_name, "core": core, "steps": steps, "blocks": blocks}
         cell |= asdict(turns)
         cell |= {which: ratios(turns.raw, turns.watched, which) for which in ("wall", "cpu")}
         cell |= same_bits(raw, watched)
-        cell["is_sampled"] = kinds(tool, steps, blocks)
+        cell["kinds"] = kinds(tool, steps, range(warm_up, warm_up + blocks))
         if profile is not None:
-            warm_steps = len(watched.losses) - steps
+            warm_steps = len(watched.losses) - warm_up
             cell["profile"] = [asdict(part) for part in profile.parts(warm_steps)]
             cell["profiled_steps"], cell["missing"] = warm_steps, profile.missing
         began = time.perf_counter()
@@ -83,13 +84,20 @@ def measure(workload: Workload, tool_name: str, steps: int, blocks: int, is_prof
     return cell
 
 
-def kinds(tool: Any, steps: int, blocks: int) -> list[bool]:
-    """Of blocks that are single steps: is it one at which what modules give is weighed too?"""
+def kinds(tool: Any, steps: int, blocks: range) -> list[str]:
+    """Of blocks that are single steps: how much is weighed in each; of longer ones nothing."""
     if steps > 1 or not isinstance(tool, Weighbridge):
-        return [False] * blocks
-    due = sampled_steps(tool, blocks + 1)
-    sampled = {step for quantity in (Quantity.ACTIVATION, Quantity.ACTIVATION_GRADIENT) for step in due[int(quantity)]}
-    return [step in sampled for step in range(1, blocks + 1)]  # step 0 was the warming up
+        return [""] * len(blocks)
+    plan = tool.run.plan
+    closer, sampled = ("units", "moments", "coherence"), ("activations", "activation_gradients")
+    return [
+        "closer"
+        if any(plan.schedule(name).due(step) for name in closer)
+        else "sampled"
+        if any(plan.schedule(name).due(step) for name in sampled)
+        else "plain"
+        for step in blocks
+    ]
 
 
 def same_bits(raw: Training, watched: Training) -> Cell:

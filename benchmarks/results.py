@@ -71,7 +71,7 @@ def each_ms(cell: Cell, clock: str = "wall") -> float:
 
 
 def spread_of(cell: Cell, clock: str) -> Spread:
-    return Spread.of_kinds(cell[clock], cell["is_sampled"])
+    return Spread.of_kinds(cell[clock], cell["kinds"])
 
 
 def spread_text(cell: Cell, clock: str) -> str:

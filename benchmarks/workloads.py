@@ -53,8 +53,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Workload:
-    """One training, and how it is cut into blocks: of tens of steps, so that each holds its share of the steps at which
-    activations are weighed too, or of a single one (c, d, e), and then there are some of either kind."""
+    """One training, and how it is cut into blocks. What a step costs depends on its number: the first ones, and later ones
+    at equal distances on a log scale, are looked at more closely. Figures are those of a long run, beyond step 1,000: a and b
+    are warmed up until there, and their blocks of hundreds of steps hold each kind of step in its share; elsewhere a block is a
+    single step, and the kinds (interleaved.KINDS) count by their shares."""
 
     letter: str
     title: str
@@ -63,6 +65,7 @@ class Workload:
     blocks: int  # pairs of blocks
     rival_blocks: int
     make: Callable[[], Parts]
+    warm_up: int = 1  # steps of it
 
     def copies(self, number: int) -> list[Training]:
         """So many trainings that will compute the same bits."""
@@ -157,12 +160,12 @@ def _aims(default: float, two_cores: float | None, outputs: float) -> dict[str, 
 WORKLOADS = {
     one.letter: one
     for one in (
-        # 10,000 steps: all of them below step 10,000, where the values of small tensors are kept at every step
-        Workload("a", "tutorial 2-4-1, SGD, 10 samples", _aims(1.25, 1.15, 1.70), 250, 38, 10, tutorial),
-        Workload("b", "MLP 784-512-512-10, Adam, batch 128", _aims(1.09, 1.05, 1.15), 40, 40, 10, mlp),
+        # a stays below step 10,000 for most of its blocks: until there the values of small tensors are kept at every step
+        Workload("a", "tutorial 2-4-1, SGD, 10 samples", _aims(1.25, 1.15, 1.70), 500, 24, 10, tutorial, 1_000),
+        Workload("b", "MLP 784-512-512-10, Adam, batch 128", _aims(1.09, 1.05, 1.15), 100, 20, 10, mlp, 1_000),
         Workload("c", "ResNet-18-like, 3 x 32 x 32, SGD, batch 32", _aims(1.02, None, 1.05), 1, 40, 4, resnet),
         Workload("d", "GPT-2-like, 12 layers of 256, AdamW, 8 x 128 tokens", _aims(1.02, None, 1.05), 1, 36, 4, gpt2),
         Workload("e", "GPT-2 small, 124M, AdamW, 2 x 128 tokens", _aims(1.03, None, 1.05), 1, 30, 3, gpt2_small),
-        Workload("f", "1,000 x Linear(64, 64), SGD, batch 64", _aims(1.20, 1.08, 1.60), 10, 16, 3, deep),
+        Workload("f", "1,000 x Linear(64, 64), SGD, batch 64", _aims(1.20, 1.08, 1.60), 1, 150, 15, deep),
     )
 }

@@ -39,6 +39,8 @@ PAGES = [
     ("rule", "/rules/vanishing-gradient", "article.rule"),
     ("compare", f"/compare?{PAIR}", ".heat"),
 ]
+# Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
+STATES = ("none", "one", "million", "nan", "died", "skipped", "zero", "restart", "newer", "damaged")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
 IN_DARK = ("glance", "layer", "network", "compare")
 QUIET = 12  # looks at what is under way, 0.1 s apart
@@ -69,6 +71,18 @@ def serving(folder: Path) -> Iterator[str]:
         server.wait(20)
 
 
+def take_states(browser: Any, address: str, target: Path, only: str) -> None:
+    """The edge states. Of a million steps the rules speak after minutes."""
+    blank = browser.new_page()
+    for name in (name for name in STATES if only in f"state-{name}"):
+        sign = "section.map" if name not in ("newer", "damaged") else "[role=alert]"
+        file = target / f"state-{name}.png"
+        file.write_bytes(
+            png(decoded(blank, screenshot(browser, f"{address}/run/{name}", sign, 1280, "light", with_rules=name != "million")))
+        )
+        print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+
+
 def take(browser: Any, address: str, target: Path, only: str) -> None:
     """All pictures; an error on a page's console ends it."""
     blank = browser.new_page()
@@ -81,8 +95,8 @@ def take(browser: Any, address: str, target: Path, only: str) -> None:
             print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
 
 
-def screenshot(browser: Any, address: str, sign: str, width: int, theme: str) -> bytes:
-    """A page when all its numbers are there, as PNG."""
+def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *, with_rules: bool = True) -> bytes:
+    """A page when all its numbers are there, as PNG; `with_rules`: and the rules have spoken."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page = context.new_page()
     complaints: list[str] = []
@@ -93,7 +107,8 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str) ->
     page.on("requestfailed", lambda request: asked.discard(request))
     page.goto(address)
     page.wait_for_selector(sign, timeout=60_000)
-    page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
+    if with_rules:
+        page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
     quiet = 0
     while quiet < QUIET:
         page.wait_for_timeout(100)
@@ -129,6 +144,12 @@ def main() -> None:
                 executable_path=executable, args=["--headless", "--no-sandbox", "--disable-gpu"]
             )
             take(browser, address, wish.target, wish.only)
+            edge = Path(scratch) / "states"
+            environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+            program = [sys.executable, "-m", "tests.browser.states", str(edge)]
+            subprocess.run(program, check=True, cwd=SOURCE.parent, env=environment)
+            with serving(edge) as states:
+                take_states(browser, states, wish.target, wish.only)
             browser.close()
 
 

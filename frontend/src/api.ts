@@ -25,13 +25,6 @@ export interface RunDetail extends RunFacts {
   less_detail: { step: number; words: string; cost: number; allowed: number } | null;
 }
 
-export interface RunList {
-  folder: string;
-  version: string;
-  now: string;
-  runs: RunFacts[];
-}
-
 export interface Tensor {
   name: string;
   model: string;
@@ -78,11 +71,10 @@ export interface Window {
 /** An answer that is no numbers but a sentence for the reader. */
 export class Refused extends Error {}
 
-export async function runs(signal?: AbortSignal): Promise<RunList> {
-  const held = frozen();
-  if (held) return { folder: "this report", version: "", now: "", runs: await Promise.all(held.runs.map((name) => run(name, signal))) };
-  const list = (await json("runs", {}, signal)) as RunList;
-  return { ...list, runs: list.runs.map(withNumbers) };
+/** Of all runs, the newest first. */
+export async function runNames(signal?: AbortSignal): Promise<string[]> {
+  const list = (await json("runs", {}, signal)) as { groups: { names: string[] }[] };
+  return list.groups.flatMap((group) => group.names);
 }
 
 export async function run(name: string, signal?: AbortSignal): Promise<RunDetail> {

@@ -98,6 +98,15 @@ def test_memory_disk_start_and_finish_are_measured(variants: Cells) -> None:
     assert isinstance(cell["rss_growth"], int)
 
 
+def test_kinds_of_steps_count_by_their_shares_in_a_long_run() -> None:
+    spread = _load("interleaved").Spread.of_kinds
+    of_each = [("plain", 1.0)] * 3 + [("sampled", 2.0)] * 4 + [("closer", 11.0)] * 9
+    kinds, values = zip(*of_each, strict=True)
+    assert spread(values, kinds).median == pytest.approx(0.9 * 1 + 0.09 * 2 + 0.01 * 11)
+    assert spread(values[3:], kinds[3:]).median == pytest.approx(0.99 * 2 + 0.01 * 11)
+    assert spread([1.0, 2.0, 9.0], ["", "", ""]).median == 2.0
+
+
 def test_a_row_that_is_missing_or_twice_is_noticed() -> None:
     readback = _load("readback")
     rows = np.concatenate([readback.expected_rows(4, 2), [[step, 7, 5] for step in (0, 2)]])

@@ -148,8 +148,8 @@ def test_a_tensor_named_as_markup_is_text(live: Shown, open_page: Callable[..., 
 def test_the_list_shows_the_live_run_and_leads_to_it(live: Shown, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{live.address}/")
     row = page.get_by_role("row").filter(has_text="meanwhile")
-    assert "live, step 59" in row.inner_text()
-    row.get_by_role("link").click()
+    row.get_by_text("live, step 59").wait_for()
+    row.get_by_role("link", name="meanwhile").click()
     page.wait_for_selector("h1:has-text('meanwhile')")
     assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
 

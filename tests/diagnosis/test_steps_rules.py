@@ -96,6 +96,13 @@ def test_clipping_by_value_leaves_most_at_one_bound(mean: float, update: float, 
     assert _clipped(NAN, 1.0, 40, update=update, arrays=apart) == []
 
 
+@pytest.mark.parametrize(("held", "is_told"), [(["a.weight", "a.bias"], True), (["a.weight"], False)])
+def test_one_tensor_always_has_the_largest_gradient_of_all(held: list[str], is_told: bool) -> None:
+    arrays = {"gradient.abs_max": {"*": 1e-3}, "gradient.l1_norm": {"*": 8e-3 * 0.9}, "gradient.count": {"*": 8.0}}
+    arrays |= {"parameter.l2_norm": {"*": 1.0}, "update.l2_norm": {"*": 1e-5 * 0.9}}
+    assert bool(found(CLIPPING, block(20, arrays, held=held, steps=step_rows(20, loss=1.0)))) is is_told
+
+
 def test_a_run_without_clipping_is_not_applicable() -> None:
     assert outcome(CLIPPING, block(9, steps=step_rows(9))) is Outcome.NOT_APPLICABLE
 
@@ -311,6 +318,14 @@ def test_the_losses_must_be_far_above_those_before(rise: float, is_told: bool) -
 def test_both_losses_must_have_risen() -> None:
     assert found(STALE, _with_losses(np.r_[np.ones(31), 1.0, 9.0])) == []
     assert found(STALE, _with_losses(np.r_[np.ones(31), 9.0, 1.0])) == []
+
+
+def test_one_step_without_growth_ends_the_count() -> None:
+    """Gradients are four times as large at steps 31 and 33 and usual at 32; at each of them the loss has risen."""
+    rms = np.where(np.isin(np.arange(34), [31, 33]), 4.0, 1.0)
+    losses = [1.0] * 31 + [2.5, 3.5, 4.5]
+    assert found(STALE, _adam(34, rms, 0.5, loss=losses, eps=1e-8)) == []
+    assert found(STALE, _adam(34, np.where(np.arange(34) < 32, 1.0, 4.0), 0.5, loss=losses, eps=1e-8))
 
 
 def _with_losses(losses: np.ndarray) -> Any:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,26 +22,31 @@ from weighbridge.store.layout import create_run
 from weighbridge.store.record import open_run
 from weighbridge.store.writer import RankWriter
 
+
+def names_of(listed: dict[str, Any]) -> list[str]:
+    return sorted(name for group in listed["groups"] for name in group["names"])
+
+
 SERIES = "/api/series?run=first&tensor=layers.0.weight&tensor=layers.0.bias&stat=parameter.rms&stat=gradient.min"
 
 
 def test_the_list_holds_every_run_with_its_facts(client: TestClient, folder: Path) -> None:
     listed = client.get("/api/runs").json()
     assert listed["folder"] == str(folder)
-    assert [run["name"] for run in listed["runs"]] == ["first", "second"]
-    first, info = listed["runs"][0], open_run(folder / "first").info
+    assert names_of(listed) == ["first", "second"]
+    (first,), info = client.get("/api/rows?run=first").json(), open_run(folder / "first").info
     assert (first["steps"], first["tensors"], first["size_bytes"]) == (info.steps, info.tensors, info.size_bytes)
     assert (first["state"], first["last_loss"]) == ("finished", 1 / 40)
 
 
 def test_a_folder_that_is_itself_a_run_is_a_list_of_one(folder: Path, tmp_path: Path) -> None:
     client = client_of(folder / "first", tmp_path)
-    assert [run["name"] for run in client.get("/api/runs").json()["runs"]] == ["first"]
+    assert names_of(client.get("/api/runs").json()) == ["first"]
     assert client.get("/api/run?run=first").json()["last_step"] == 39
 
 
 def test_an_empty_folder_is_an_empty_list(tmp_path: Path) -> None:
-    assert client_of(tmp_path, tmp_path / "x").get("/api/runs").json()["runs"] == []
+    assert names_of(client_of(tmp_path, tmp_path / "x").get("/api/runs").json()) == []
 
 
 def test_arrow_columns_equal_what_the_record_reads(client: TestClient, folder: Path) -> None:
@@ -150,7 +156,8 @@ def test_too_many_series_at_once_are_refused(client: TestClient) -> None:
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(client: TestClient, folder: Path) -> None:
     text = (folder / "second" / "run.json").read_bytes()
     (folder / "second" / "run.json").write_bytes(text.replace(b"second", b"secone"))
-    listed = client.get("/api/runs").json()["runs"]
+    assert len(names_of(client.get("/api/runs").json())) == 2
+    listed = client.get("/api/rows?run=first&run=second").json()
     assert [run["state"] for run in listed] == ["finished", "unreadable"]
     assert listed[1]["error"]
     assert client.get("/api/run?run=second").status_code == 422
@@ -178,7 +185,14 @@ def test_reading_writes_nothing(client: TestClient, folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     for path in folder.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    for address in ("/api/runs", "/api/run?run=first", "/api/tensors?run=first", SERIES, "/api/loss?run=first"):
+    for address in (
+        "/api/runs",
+        "/api/rows?run=first",
+        "/api/run?run=first",
+        "/api/tensors?run=first",
+        SERIES,
+        "/api/loss?run=first",
+    ):
         assert client.get(address).status_code == 200
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     for path in folder.rglob("*"):

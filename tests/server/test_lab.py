@@ -177,7 +177,8 @@ def test_a_kept_run_lies_among_the_others_and_one_of_the_same_name_beside_it(pag
         names.append(page.until("kept")["run"])
         assert page.until("frame")["ended"].startswith("This run is kept")
     assert names == ["tutorial-2-4-1-seed-5", "tutorial-2-4-1-seed-5-2"]
-    listed = httpx.get(f"{served[0]}/api/runs").json()["runs"]
+    assert sorted(httpx.get(f"{served[0]}/api/runs?sort=name").json()["groups"][0]["names"]) == names
+    listed = httpx.get(f"{served[0]}/api/rows", params={"run": names}).json()
     assert [(run["name"], run["state"], run["steps"]) for run in listed] == [(name, "finished", 3) for name in names]
     record = open_run(served[2] / names[0])
     loop = Loop((wish := link.read("data=tutorial&layers=4&lr=0.01")).data, wish.variant, wish.seed)

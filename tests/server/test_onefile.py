@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.server.conftest import arrow, client_of, make_run
+from weighbridge.errors import BadInput
 from weighbridge.server import onefile
 
 
@@ -82,7 +83,32 @@ def test_a_name_that_is_markup_stays_text(tmp_path: Path, static: Path) -> None:
     assert content_of(page)["runs"] == [evil]
 
 
-def test_several_runs_share_the_room(folder: Path, static: Path) -> None:
+def test_several_runs_share_the_room_and_come_with_their_comparison(folder: Path, static: Path, tmp_path: Path) -> None:
     told = content_of(onefile.one_file([folder / "first", folder / "second"], static))
     assert told["runs"] == ["first", "second"]
-    assert {"run?run=first", "run?run=second"} <= set(told["answers"])
+    answers = told["answers"]
+    assert {"run?run=first", "run?run=second"} <= set(answers)
+    both = "run=first&run=second"
+    client = client_of(folder, tmp_path)
+    assert json.loads(opened(answers[f"compare?{both}"])) == client.get(f"/api/compare?{both}").json()
+    kept = arrow(opened(answers[f"difference?{both}&stat=gradient.rms"]))
+    truth = arrow(client.get(f"/api/difference?{both}&stat=gradient.rms").content)
+    assert kept["mask"].equals(truth["mask"])
+    name = json.loads(opened(answers[f"compare?{both}"]))["tensors"][0]
+    assert json.loads(opened(answers[f"faces?{both}&tensor={name}"])) == client.get(f"/api/faces?{both}&tensor={name}").json()
+
+
+def test_of_three_runs_each_two_can_be_set_side_by_side(folder: Path, static: Path) -> None:
+    third = make_run(folder, "third", steps=4)
+    answers = content_of(onefile.one_file([folder / "first", folder / "second", third], static))["answers"]
+    assert {"compare?run=first&run=second&run=third", "compare?run=first&run=third"} <= set(answers)
+
+
+def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path, static: Path) -> None:
+    places = [make_run(tmp_path / where, "same", steps=3) for where in ("x", "y")]
+    assert content_of(onefile.one_file(places, static))["runs"] == ["x/same", "y/same"]
+
+
+def test_too_many_runs_are_refused(folder: Path, static: Path) -> None:
+    with pytest.raises(BadInput, match="name 8 at most"):
+        onefile.one_file([folder / "first"] * 9, static)

@@ -76,7 +76,7 @@ def test_it_serves_until_ctrl_c_and_ends_quietly(folder: Path) -> None:
         line = server.stdout.readline()
         address = line.split()[-1]
         with urllib.request.urlopen(f"{address}api/runs", timeout=30) as answer:
-            assert [run["name"] for run in json.load(answer)["runs"]] == ["first", "second"]
+            assert sorted(json.load(answer)["groups"][0]["names"]) == ["first", "second"]
         with urllib.request.urlopen(f"{address}api/growth?run=first", timeout=30) as events:
             told = [events.readline().decode() for _ in range(4)]
             assert "event: grown\n" in told

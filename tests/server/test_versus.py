@@ -159,3 +159,18 @@ def test_too_few_and_too_many_runs_are_refused(client: TestClient) -> None:
 
 def test_a_run_beside_itself_does_not_wait_for_itself(client: TestClient) -> None:
     assert client.get("/api/compare?run=a&run=a").json()["parting"]["kind"] == "never"
+
+
+@pytest.mark.parametrize(
+    ("other", "title", "text"),
+    [
+        ("again", "The same to the last bit", "very same sums in both runs, up to step 39"),
+        ("faster", f"They part at step {PART}, in all 4 tensors at once", "optimizer was set differently"),
+        ("data", f"They part at step {PART}, in all 4 tensors at once", "other data"),
+        ("seed", "They differ from the first step", "All 4 tensors start with other values"),
+    ],
+)
+def test_where_two_runs_part_is_said_with_what_it_means(trained: Path, other: str, title: str, text: str) -> None:
+    found = versus.said(versus.parting(open_run(trained / "a"), open_run(trained / other)))
+    assert found["title"] == title
+    assert text in found["text"]

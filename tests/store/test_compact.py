@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_rows import event, logs, rows, steps, tensors, values
 
 from weighbridge.catalog import all_names
-from weighbridge.store.compact import compact_run
+from weighbridge.store.compact import compact_run, stable_order
 from weighbridge.store.grid import bucket_grid
 from weighbridge.store.layout import create_run
 from weighbridge.store.record import RunRecord, open_run
@@ -200,3 +200,15 @@ def test_a_later_attempt_wins_from_its_first_step_on(tmp_path: Path, is_compacte
     np.testing.assert_allclose(series.values[700:], wanted)
     heat = record.heat_map("gradient.rms", 10)
     np.testing.assert_allclose(heat.max[1], brute(record, "layers.0.bias", "gradient.rms", heat.step_first, heat.step_last)[2])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2), st.integers(0, 2**33)), min_size=1, max_size=40),
+    st.booleans(),
+)
+def test_rows_are_ordered_as_by_lexsort(rows: list[tuple[int, int, int]], is_in_steps: bool) -> None:
+    rows = sorted(rows, key=lambda row: row[2]) if is_in_steps else rows
+    keys = [np.array(column, np.int64) for column in zip(*rows, strict=True)]
+    found = stable_order(keys)
+    expected = np.lexsort(keys[::-1])
+    assert (list(range(len(rows))) if found is None else found.tolist()) == expected.tolist()

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { written } from "../heat/heat.ts";
-import { against, told } from "./compare.ts";
+import { against } from "./compare.ts";
 
 test("how one number stands to another", () => {
   assert.deepEqual([against(0.05, 0.1), against(0.1, 0.05), against(3, 3), against("SGD", "Adam"), against(-1, 2)], ["×2", "÷2", "the same", "", ""]);
@@ -10,12 +10,4 @@ test("how one number stands to another", () => {
 
 test("a factor is written as one, whichever way it goes", () => {
   assert.deepEqual([written(1, "versus"), written(-2, "versus"), written(0.3, "versus"), written(0.5, "less")], ["×10.0", "÷100", "×2.0", "+0.500"].map((t) => t.replace("×10.0", "×10")));
-});
-
-test("where two runs part is said with what it means", () => {
-  const parting = { kind: "step" as const, step: 400, tensors: ["a", "b"], of: 2, gradients: false };
-  assert.equal(told(parting, String).title, "They part at step 400, in all 2 tensors at once");
-  assert.match(told(parting, String).text, /optimizer was set differently/);
-  assert.match(told({ ...parting, gradients: true }, String).text, /other data/);
-  assert.match(told({ ...parting, kind: "never" }, String).title, /same to the last bit/);
 });

@@ -23,6 +23,7 @@ export interface Comparison {
   tensors: string[];
   alone: string[][];
   parting: Parting | null;
+  said: { title: string; text: string } | null; // where they part, in words
 }
 
 export interface Faces {
@@ -51,30 +52,6 @@ export function isKept(what: "difference" | "faces", runs: readonly string[], of
 
 export function facesOf(runs: readonly string[], tensor: string, step: number | null, signal?: AbortSignal): Promise<Faces> {
   return json("faces", { run: runs, tensor, ...(step === null ? {} : { step }) }, signal) as Promise<Faces>;
-}
-
-/** Where and how two runs part: a headline, and what it says of the cause. */
-export function told(parting: Parting, whole: (step: number) => string): { title: string; text: string } {
-  const all = parting.tensors.length === parting.of ? `all ${parting.of} tensors at once` : `${parting.tensors.length} of ${parting.of} tensors`;
-  switch (parting.kind) {
-    case "never":
-      return { title: "The same to the last bit", text: `All ${parting.of} tensors have the very same sums in both runs, up to step ${whole(parting.step)}.` };
-    case "nothing in common":
-      return { title: "No tensor and step in common", text: "Their tensors have other names or shapes, so only losses and settings can be set side by side." };
-    case "start":
-      return { title: "They differ from the first step", text: `${capital(all)} start with other values: another seed, another start, or another model.` };
-    default:
-      return {
-        title: `They part at step ${whole(parting.step)}, in ${all}`,
-        text: parting.gradients
-          ? "Until then every recorded number is the same to the last bit. At this step the gradients differ while the weights are the same: other data, another loss, or chance inside the model (dropout)."
-          : "Until then every recorded number is the same to the last bit. At this step the gradients are still the same and the updates are not: the optimizer was set differently (learning rate, decay, momentum, clipping).",
-      };
-  }
-}
-
-function capital(text: string): string {
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
 /** How b stands to a: ×2, 1 of 10, the same; nothing where they are no numbers. */

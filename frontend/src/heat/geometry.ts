@@ -54,7 +54,7 @@ export class Geometry {
   private gutter(): number {
     const longest = Math.max(0, ...this.rows.map((row) => Math.min(titleOf(row).length, this.longestName)));
     const flow = this.isNarrow ? 0 : Math.max(0, ...this.rows.map((row) => flowOf(row).length));
-    return Math.round(longest * 6.7 + Math.min(flow, 12) * 6 + (this.isNarrow ? 36 : 66));
+    return Math.round(longest * 7.3 + Math.min(flow, 12) * 6 + (this.isNarrow ? 36 : 66));
   }
 
   /** The left edge of a column. */

@@ -134,6 +134,13 @@ def line(finding: Finding, follows_from: str = "") -> str:
     return visible(" ".join(f"weighbridge: {finding.severity}: {finding.key}, {since}: {finding.message} {rest}".split()))
 
 
+def cards(findings: Sequence[Finding]) -> str:
+    """Findings as a notebook shows them."""
+    from weighbridge.diagnosis.html import card
+
+    return "".join(map(card, findings))
+
+
 def as_severities(stop_on: str) -> frozenset[Severity]:
     """This severity and the graver ones. Raises BadInput."""
     for i, severity in enumerate(SEVERITIES):

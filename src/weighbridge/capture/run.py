@@ -21,7 +21,7 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
 from weighbridge.capture.kernel import load_kernel
-from weighbridge.capture.live import Live, Wishes, wished
+from weighbridge.capture.live import Live, Wishes, cards, wished
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
@@ -83,6 +83,14 @@ class Run:
     def __repr__(self) -> str:
         state = "finished" if self.is_finished else "recording" if self.is_recording else "not recording"
         return f"<weighbridge.Run {str(self.path)!r}: {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: where it is, and what the rules have told. Nothing is read from the disk."""
+        from weighbridge import html
+
+        hint = "Live, and all of it: weighbridge.show(run)"
+        told = html.paragraph(html.text(repr(self))), cards(self.findings), html.paragraph(html.text(hint))
+        return html.block(*told)
 
     # --- watching ---------------------------------------------------------------------------------------------------
 

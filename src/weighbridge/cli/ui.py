@@ -134,9 +134,9 @@ def _serve(root: Path, host: str, listener: socket.socket) -> None:
 
     outside = host not in LOOPBACK
     names = LOOPBACK_NAMES | ({host.lower(), socket.gethostname().lower()} if outside else frozenset())
-    runs = Runs(root)
+    runs = Runs(root, keeps=True)
     Compactor(runs).start()
-    app = create_app(runs, names=frozenset(names), any_address=outside)
+    app = create_app(runs, names=frozenset(names), any_address=outside, asks_ahead=True)
     # Streams of events never end by themselves: a second is enough for all else to be sent.
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="off"

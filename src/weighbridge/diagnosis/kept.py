@@ -22,8 +22,9 @@ from weighbridge.diagnosis.evidence import (
     ValueEvidence,
     as_record,
 )
-from weighbridge.diagnosis.rule import Diagnosis, Finding
+from weighbridge.diagnosis.rule import Answer, Diagnosis, Finding, Outcome
 from weighbridge.diagnosis.stream import tensors_at
+from weighbridge.records import FINDINGS
 
 if TYPE_CHECKING:
     from weighbridge.store.record import RunRecord
@@ -43,10 +44,15 @@ def findings_in(table: pa.Table) -> tuple[Finding, ...]:
     """The findings of a run's table, in the order in which they were told; each rule and place once."""
     found: dict[str, Finding] = {}
     for row in table.to_pylist():
-        evidence = tuple(_evidence(one) for one in json.loads(row["evidence"]))
-        finding = Finding(told_step=row["step"], evidence=evidence, **{name: row[name] for name in _PLAIN})
+        finding = _finding(row)
         found.setdefault(finding.key, finding)
     return tuple(found.values())
+
+
+def _finding(row: Mapping[str, Any]) -> Finding:
+    evidence = tuple(_evidence(one) for one in json.loads(row["evidence"]))
+    depth = float(row["depth"])
+    return Finding(told_step=row["step"], evidence=evidence, **{name: row[name] for name in _PLAIN} | {"depth": depth})
 
 
 def told_of(record: RunRecord, also: Diagnosis | None = None) -> Diagnosis:
@@ -60,6 +66,24 @@ def told_of(record: RunRecord, also: Diagnosis | None = None) -> Diagnosis:
     spans = tensors_at(record.descriptions(), max(finding.told_step for finding in said)).spans()
     steps = max([known.steps, *(finding.told_step + 1 for finding in new)])
     return dataclasses.replace(known, findings=linked([*known.findings, *new], links, spans), steps=steps)
+
+
+def diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    """All of it, as JSON can hold it."""
+    findings = [dict(zip(FINDINGS.names, row_of(one, 0), strict=True)) for one in diagnosis.findings]
+    answers = [(answer.rule, answer.outcome.value, answer.reason) for answer in diagnosis.answers]
+    told: dict[str, Any] = jsonable({"steps": diagnosis.steps, "findings": findings, "answers": answers})
+    return told | {"explains": [one.explains for one in diagnosis.findings]}
+
+
+def diagnosis_from_json(told: Mapping[str, Any], subject: str) -> Diagnosis:
+    """The inverse of `diagnosis_to_json`."""
+    findings = [
+        dataclasses.replace(_finding(row), explains=tuple(keys))
+        for row, keys in zip(told["findings"], told["explains"], strict=True)
+    ]
+    answers = tuple(Answer(rule, Outcome(outcome), reason) for rule, outcome, reason in told["answers"])
+    return Diagnosis(subject, tuple(findings), answers, told["steps"])
 
 
 def jsonable(value: Any) -> Any:

@@ -80,6 +80,18 @@ class Finding:
         """Rule and place, unique in a diagnosis: "lost-updates at encoder.0"."""
         return f"{self.rule} at {self.place}" if self.place else self.rule
 
+    def __str__(self) -> str:
+        since = f"from step {self.first_step:,}" if self.first_step >= 0 else "before training"
+        return f"{self.severity}: {self.key}, {since}: {self.message}"
+
+    def __repr__(self) -> str:
+        return f"<Finding {self}>"
+
+    def _repr_html_(self) -> str:
+        from weighbridge.diagnosis.html import of_finding
+
+        return of_finding(self)
+
     def record(self) -> dict[str, Any]:
         """The finding as a dictionary; the same order of keys always."""
         names = ("rule", "severity", "certainty", "place", "first_step", "told_step", "message")
@@ -170,7 +182,17 @@ class Diagnosis:
     def __str__(self) -> str:
         if not self.findings:
             return f"{self.subject}: nothing found"
-        return "\n".join(f"{f.severity}: {f.key}, from step {f.first_step}: {f.message}" for f in self.findings)
+        return "\n".join(map(str, self.findings))
+
+    def __repr__(self) -> str:
+        counts = [(severity, sum(f.severity == severity for f in self.findings)) for severity in SEVERITIES]
+        told = ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for severity, n in counts if n) or "nothing found"
+        return f"<{type(self).__name__} of {self.subject}: {told}>"
+
+    def _repr_html_(self) -> str:
+        from weighbridge.diagnosis.html import of_diagnosis
+
+        return of_diagnosis(self)
 
     def record(self) -> dict[str, Any]:
         """The diagnosis as a dictionary."""

@@ -12,7 +12,7 @@ INK: Final = {
     "line-2": "#cbc7be",
     "ink": "#1b1f26",
     "ink-2": "#474d57",
-    "ink-3": "#666c76",
+    "ink-3": "#5f656f",
     "weight": "#2b4686",
     "bias": "#b9558f",
     "error": "#a8290f",

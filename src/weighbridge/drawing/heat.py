@@ -56,17 +56,21 @@ def heat_map(
     domain: tuple[float, float] | None,
     *,
     flags: Sequence[Flag] = (),
+    sides: tuple[str, str] = ("the first", "the second"),
     width: int = 920,
     on: Sheet | None = None,
     top: float = 0,
 ) -> tuple[str, float]:
-    """The picture and where it ends, in px; also put on a sheet that is there. value, mask: [rows, columns]."""
+    """The picture and where it ends, in px; also put on a sheet that is there.
+
+    value, mask: [rows, columns]; sides: what two runs are called where they are compared.
+    """
     sheet = on or Sheet(width, title)
     places, height = stacked(labels)
     plot = width - LEFT - RIGHT
     sheet.text(0, top + 9, title, size=12, colour=INK["ink"], weight=600)
     begin = top + TITLE + KEY + FLAGS
-    _key(sheet, scale, domain, mask, width, top + TITLE)
+    _key(sheet, scale, domain, mask, width, top + TITLE, sides)
     _labels(sheet, labels, places, begin)
     if len(first):
         index = pixels_of(value, mask, places, height, plot, scale, domain)
@@ -231,7 +235,15 @@ def _flags(
             sheet.text(x + 8, begin - 9, cut(flag.text, room), colour=INK["ink-2"])
 
 
-def _key(sheet: Sheet, scale: str, domain: tuple[float, float] | None, mask: np.ndarray, width: int, y: float) -> None:
+def _key(
+    sheet: Sheet,
+    scale: str,
+    domain: tuple[float, float] | None,
+    mask: np.ndarray,
+    width: int,
+    y: float,
+    sides: tuple[str, str],
+) -> None:
     """Which colour is which number, and what the other marks mean."""
     x0, long = LEFT, 250
     if domain is None:
@@ -244,7 +256,7 @@ def _key(sheet: Sheet, scale: str, domain: tuple[float, float] | None, mask: np.
             text = "same" if scale == "versus" and place == 0.5 else decade(edge) if scale == "log" else cell_text(edge, scale)
             sheet.text(x0 + place * long, y + 19, text, align="left" if place == 0 else "right" if place == 1 else "middle")
         if scale in ("versus", "less"):
-            sheet.text(x0 + long + 12, y + 5, "blue: the first is larger, orange: the second")
+            sheet.text(x0 + long + 12, y + 5, f"blue: {sides[0]} is larger, orange: {sides[1]}")
     if scale in ("versus", "less"):
         words = ["empty: the very same"]
     else:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 import torch
 from rich.console import Console
@@ -24,8 +24,10 @@ from weighbridge.preflight.copying import detached, same_random_state
 from weighbridge.preflight.losses import as_list, held_out
 from weighbridge.preflight.signal import try_out
 
+HTML_WIDTH: Final = 110  # letters, in a notebook
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class BiasAblation:
     """Scores with and without the biases, paired by seed. `print` it; `record()` and `to_json()` are for programs."""
 
@@ -69,6 +71,15 @@ class BiasAblation:
         from weighbridge.preflight.text import screen_width
 
         return "\n".join(line.plain for line in ablation_lines(self, screen_width()))
+
+    def __repr__(self) -> str:
+        return f"<BiasAblation of {self.model}: {self.verdict}, {len(self.seeds)} seeds>"
+
+    def _repr_html_(self) -> str:
+        from weighbridge.preflight.bias_text import ablation_lines
+        from weighbridge.report.html import lines_of
+
+        return lines_of(ablation_lines(self, HTML_WIDTH))
 
 
 def ablate_bias(

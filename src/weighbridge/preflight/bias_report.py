@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -54,7 +55,7 @@ class LayerBias:
         return {key: value.record() if isinstance(value, Worth) else value for key, value in facts.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class BiasReport:
     """All biases of a model, in the order of definition. `print` it; `record()` and `to_json()` are for programs."""
 
@@ -84,6 +85,15 @@ class BiasReport:
         from weighbridge.preflight.text import screen_width
 
         return "\n".join(line.plain for line in lines(self, screen_width()))
+
+    def __repr__(self) -> str:
+        verdicts = Counter(one.verdict for one in self.layers)
+        return f"<BiasReport of {self.model}: {', '.join(f'{n} {verdict}' for verdict, n in verdicts.items()) or 'no layers'}>"
+
+    def _repr_html_(self) -> str:
+        from weighbridge.preflight.bias_text import as_html
+
+        return as_html(self)
 
     def __iter__(self) -> Iterator[LayerBias]:
         return iter(self.layers)

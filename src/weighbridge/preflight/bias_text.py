@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
+from weighbridge import html
 from weighbridge.format import count, counted, metric, number, share, visible
 from weighbridge.preflight.bias_worth import CANNOT_TELL, FEW_UNITS, NEGLIGIBLE, Worth, more_data, several
 from weighbridge.report import grid
+from weighbridge.report.html import table_of
 from weighbridge.report.text import wrapped
 from weighbridge.teaching.compare import caution
 
@@ -34,6 +36,16 @@ def lines(report: BiasReport, width: int) -> list[Text]:
     for said in _all_said(report.layers):
         out += [*wrapped(Text(visible(said)), width), Text("")]
     return out + [line for note in _notes(report) for line in wrapped(Text(note, style="dim"), width)]
+
+
+def as_html(report: BiasReport) -> str:
+    """The same in a notebook."""
+    head = html.paragraph(html.bold(_head(report)))
+    if not report.layers:
+        return html.block(head, html.paragraph(html.text("No layer has a bias, and none could have one.")))
+    fixed, others = _columns(report.layers)
+    said = [html.paragraph(html.text(words)) for words in (*_all_said(report.layers), *_notes(report))]
+    return html.block(head, table_of([*fixed, *others]), *said)
 
 
 def _head(report: BiasReport) -> str:

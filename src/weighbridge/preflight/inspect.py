@@ -18,7 +18,7 @@ from weighbridge.preflight.records import Layer
 from weighbridge.preflight.signal import try_out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection(Diagnosis):
     """A `Diagnosis` of before the training, with the table of layers. `print` it for both."""
 
@@ -32,6 +32,11 @@ class Inspection(Diagnosis):
         from weighbridge.preflight.text import lines, screen_width
 
         return "\n".join(line.plain for line in lines(self, screen_width()))
+
+    def _repr_html_(self) -> str:
+        from weighbridge.preflight.text import as_html
+
+        return as_html(self)
 
     def to_json(self) -> str:
         """`record` as JSON; NaN and infinity as words."""

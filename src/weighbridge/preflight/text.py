@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
+from weighbridge import html
+from weighbridge.diagnosis.html import card as card_html
 from weighbridge.format import count, counted, metric, number, visible
 from weighbridge.preflight.records import Layer
 from weighbridge.report import grid
 from weighbridge.report.findings import card
+from weighbridge.report.html import table_of
 from weighbridge.report.text import wrapped
 
 if TYPE_CHECKING:
@@ -27,14 +30,27 @@ def screen_width() -> int:
 
 def lines(found: Inspection, width: int) -> list[Text]:
     """Everything, in lines of at most `width` cells as far as names allow."""
-    head = f"{found.subject}: {counted(found.parameters, 'parameter')}, {count(found.trainable)} trainable, "
-    head += f"loss {metric(found.loss)} before the first step"
-    out = [Text(visible(head), style="bold"), Text("")]
+    out = [Text(visible(_head(found)), style="bold"), Text("")]
     for block in grid.in_blocks(*_columns(found.layers), width):
         out += [*grid.lines(block), Text("")]
     for remark in found.remarks:
         out += [*wrapped(Text(visible(remark)), width), Text("")]
     return out + _findings(found, width)
+
+
+def as_html(found: Inspection) -> str:
+    """The same in a notebook."""
+    fixed, others = _columns(found.layers)
+    remarks = [html.paragraph(html.text(remark)) for remark in found.remarks]
+    causes = list(found.causes)
+    cards = [card_html(one, is_open=one in causes) for one in [*causes, *(f for f in found.findings if f not in causes)]]
+    said = cards or [html.paragraph(html.text("Nothing found."))]
+    return html.block(html.paragraph(html.bold(_head(found))), table_of([*fixed, *others]), *remarks, *said)
+
+
+def _head(found: Inspection) -> str:
+    trainable = f"{counted(found.parameters, 'parameter')}, {count(found.trainable)} trainable"
+    return f"{found.subject}: {trainable}, loss {metric(found.loss)} before the first step"
 
 
 def _columns(layers: Sequence[Layer]) -> tuple[list[grid.Column], list[grid.Column]]:

@@ -7,10 +7,11 @@ others. Names of runs and tensors come as query parameters, as they are.
 from __future__ import annotations
 
 import dataclasses
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -20,32 +21,41 @@ from weighbridge import __version__
 from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
-from weighbridge.errors import BadInput, WeighbridgeError
+from weighbridge.errors import BadInput
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
+from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.lab import Desk
 from weighbridge.server.layers import layers_of
+from weighbridge.server.lines import health_of
+from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
 from weighbridge.server.questions import domain, integer, one, quantity, several, shares, window
 from weighbridge.server.runs import Runs
+from weighbridge.server.search import parse as parse_search
 from weighbridge.store.record import RunRecord
 
 MOST_SERIES = 64  # of one request; the page draws fewer
+MOST_ROWS = 100
+ASKED_AHEAD = 20  # runs that the rules are asked about though nobody sees them
 
 
 class Api:
     """The endpoints over one folder of runs."""
 
-    def __init__(self, runs: Runs) -> None:
-        self.runs = runs
-        self.diagnoser = Diagnoser(runs)
+    def __init__(self, runs: Runs, asks_ahead: bool = False) -> None:
+        """`asks_ahead`: the rules are asked about the runs of the list, too, not only about those that are opened."""
+        self.runs, self.asks_ahead = runs, asks_ahead
+        self.catalogue = Catalogue(runs)
+        self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, health_of(said, is_whole=True)))
         self.desk = Desk(runs)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
         """All endpoints that answer once, by name."""
         return {
             "runs": self.list_runs,
+            "rows": self.rows,
             "run": self.run,
             "tensors": self.tensors,
             "statistics": self.statistics,
@@ -84,18 +94,28 @@ class Api:
         ]
 
     def list_runs(self, request: Request) -> Response:
-        """All runs with their facts; one that cannot be read has its sentence instead, and the others go on."""
-        rows: list[dict[str, Any]] = []
-        for name in self.runs.names():
-            try:
-                with self.runs.use(name) as record:
-                    rows.append(shapes.run_json(name, record))
-            except WeighbridgeError as error:
-                rows.append({"name": name, "state": "unreadable", "error": str(error)})
-            except OSError as error:
-                rows.append({"name": name, "state": "unreadable", "error": f"It cannot be read: {error}"})
-        now = datetime.now(UTC).isoformat()
-        return JSONResponse({"folder": str(self.runs.root), "version": __version__, "now": now, "runs": rows})
+        """The runs that fit, by name, in their order and groups (listing.py). `have`: the order that the page has already.
+
+        What is wrong with the search is part of the answer: whoever types has not done yet.
+        """
+        of, entries = request.query_params, self.catalogue.look()
+        about = {"folder": str(self.runs.root), "version": __version__, "now": datetime.now(UTC).isoformat(), "wrong": ""}
+        try:
+            told = listing(entries, parse_search(of.get("q", "")), of.get("sort") or "-started", of.get("group", ""))
+        except BadInput as error:
+            return JSONResponse(about | {"wrong": str(error), "counts": counts_of(entries, entries)})
+        order = f"{zlib.crc32(json.dumps(told['groups']).encode()):08x}"
+        if of.get("have") == order:
+            del told["groups"]
+        return JSONResponse(about | {"order": order} | told)
+
+    def rows(self, request: Request) -> Response:
+        """These runs' rows. The rules are asked about them next, where they have not said all."""
+        names = request.query_params.getlist("run")[:MOST_ROWS]
+        entries = self.catalogue.of(names)
+        if self.asks_ahead:
+            self.diagnoser.later(self.catalogue.undiagnosed(names, ASKED_AHEAD))
+        return JSONResponse(jsonable([row_of(entry) for entry in entries]))
 
     def run(self, request: Request) -> Response:
         """One run: facts, configuration, names of logged metrics, own cost."""

@@ -24,19 +24,21 @@ def create_app(
     *,
     names: frozenset[str] = LOOPBACK_NAMES,
     any_address: bool = False,
+    asks_ahead: bool = False,
     static: Path = STATIC,
 ) -> Starlette:
-    """The application over a folder of runs (or one run). It only reads; compaction is compactor.py's.
+    """The application over a folder of runs (or one run). It only reads, unless `runs` keeps
+    what it found out; compaction is compactor.py's.
 
     `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
-    that is bound to an outside address on purpose.
+    that is bound to an outside address on purpose. `asks_ahead`: as for Api.
     """
 
     def page(request: Request) -> Response:
         return file_or_page(static, request)
 
     return Starlette(
-        routes=[*Api(runs).routes(), Route("/{path:path}", page, methods=["GET"])],
+        routes=[*Api(runs, asks_ahead).routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
         exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
     )

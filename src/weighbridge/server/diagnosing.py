@@ -7,22 +7,29 @@ they find (diagnosis/beside.py), that serves meanwhile, and it is asked when it 
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
-from weighbridge.diagnosis.kept import jsonable, told_of
+from weighbridge.diagnosis.kept import diagnosis_from_json, diagnosis_to_json, jsonable, told_of
+from weighbridge.server.digest import keep_diagnosis, read_diagnosis
 from weighbridge.server.runs import Runs
 from weighbridge.store.record import RunRecord
+from weighbridge.store.status import LIVE
 
 GROWN_BY: Final = 0.2
 TOLD_GROWN_BY: Final = 1.0  # where its own rules have told something
 KEPT_AT_MOST: Final = 64
+LATER_AT_MOST: Final = 200
+REST: Final = 1.0  # times as long at rest as a run of the list took: the page's own questions go between
+CLOSE_SECONDS: Final = 3.0
 _NICE: Final = 10
 
 
@@ -48,11 +55,14 @@ class _Said:
 class Diagnoser:
     """Asks the rules about runs, one run at a time."""
 
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
+    def __init__(self, runs: Runs, tell: Callable[[str, Diagnosis], None] = lambda name, said: None) -> None:
+        """`tell` is called, on the diagnoser's thread, with what was said of a run that has ended."""
+        self._runs, self._tell = runs, tell
         self._said: OrderedDict[str, _Said] = OrderedDict()
-        self._waiting: list[str] = []
+        self._waiting: list[str] = []  # somebody looks at them
+        self._later: list[str] = []  # of the list
         self._lock = threading.Condition()
+        self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def ask(self, name: str, record: RunRecord) -> dict[str, Any]:
@@ -65,10 +75,8 @@ class Diagnoser:
         info = record.info
         has_told = record.whole("findings").num_rows > 0
         with self._lock:
-            said = self._said.setdefault(name, _Said())
-            self._said.move_to_end(name)
-            while len(self._said) > KEPT_AT_MOST:
-                self._said.popitem(last=False)
+            said = self._said[name] if name in self._said else _kept(record)
+            self._remember(name, said)
             if _is_due(said, info.steps, info.state, has_told) and name not in self._waiting:
                 self._waiting.append(name)
                 self._start()
@@ -76,6 +84,23 @@ class Diagnoser:
             is_pending = name in self._waiting
         told = told_of(record, said.diagnosis)  # a run that is being recorded says more as it goes
         return Known(told if said.diagnosis is not None or told.findings else None, is_pending, said.error)
+
+    def _remember(self, name: str, said: _Said) -> None:
+        self._said[name] = said
+        self._said.move_to_end(name)
+        while len(self._said) > KEPT_AT_MOST:
+            self._said.popitem(last=False)
+
+    def later(self, names: Sequence[str]) -> None:
+        """When there is nothing else to do, ask about these, the first one first. Takes the place of what was wanted before."""
+        with self._lock:
+            self._later = [name for name in names if not self._is_hopeless(name)][:LATER_AT_MOST]
+            if self._later:
+                self._start()
+                self._lock.notify_all()
+
+    def _is_hopeless(self, name: str) -> bool:
+        return name in self._said and bool(self._said[name].error)
 
     def keep(self, name: str, record: RunRecord) -> None:
         """Ask now, and wait for it: `ask` then has the answer."""
@@ -86,10 +111,19 @@ class Diagnoser:
     def wait(self, seconds: float) -> bool:
         """Until everything asked for is answered; for tests."""
         with self._lock:
-            return self._lock.wait_for(lambda: not self._waiting, seconds)
+            return self._lock.wait_for(lambda: not self._waiting and not self._later, seconds)
+
+    def close(self) -> None:
+        """No run is begun any more; waits for the one that is under way, some seconds at most."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
 
     def _start(self) -> None:
         if self._thread is None:
+            atexit.register(self.close)  # a thread inside a library of C++ must not outlive the interpreter
             self._thread = threading.Thread(target=self._work, name="weighbridge-diagnoser", daemon=True)
             self._thread.start()
 
@@ -100,22 +134,47 @@ class Diagnoser:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: bool(self._waiting))
-                name = self._waiting[0]
+                self._lock.wait_for(lambda: bool(self._waiting or self._later or self._is_closed))
+                if self._is_closed:
+                    return
+                is_awaited = bool(self._waiting)
+                name = self._waiting[0] if is_awaited else self._later[0]
+            began = time.monotonic()
             said = self._asked(name)
             with self._lock:
-                self._said[name] = said
-                self._waiting.remove(name)
+                self._remember(name, said)
+                self._waiting = [one for one in self._waiting if one != name]
+                self._later = [one for one in self._later if one != name]
                 self._lock.notify_all()
+                if not is_awaited:  # unless somebody comes meanwhile
+                    self._lock.wait_for(lambda: bool(self._waiting or self._is_closed), REST * (time.monotonic() - began))
 
     def _asked(self, name: str) -> _Said:
         try:
-            path: Path = self._runs.path(name)
-            record = RunRecord(path)  # its own: the page's questions do not wait for this one
-            info = record.info
-            return _Said(info.steps, info.state, diagnose(record))
+            record = RunRecord(self._runs.path(name))  # its own: the page's questions do not wait for this one
+            said = _kept(record)
+            if said.diagnosis is None:
+                info = record.info
+                said = _Said(info.steps, info.state, diagnose(record))
+                self._has_said(name, record, said)
+            elif said.state != LIVE:
+                self._tell(name, told_of(record, said.diagnosis))
+            return said
         except Exception as error:  # the sentence takes the panel's place; a damaged run must not end the thread
             return _Said(sys.maxsize, "", None, str(error) or type(error).__name__)
+
+    def _has_said(self, name: str, record: RunRecord, said: _Said) -> None:
+        if said.state != LIVE and said.diagnosis is not None and record.info.steps == said.steps:
+            if self._runs.keeps:
+                keep_diagnosis(record.path, said.state, said.steps, diagnosis_to_json(said.diagnosis))
+            self._tell(name, told_of(record, said.diagnosis))
+
+
+def _kept(record: RunRecord) -> _Said:
+    """What was said when it had ended, by this server or another one."""
+    info = record.info
+    told = None if info.state == LIVE else read_diagnosis(record.path, info.state, info.steps)
+    return _Said() if told is None else _Said(info.steps, info.state, diagnosis_from_json(told, str(record.path)))
 
 
 def _is_due(said: _Said, steps: int, state: str, has_told: bool) -> bool:

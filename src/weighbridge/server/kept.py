@@ -60,7 +60,9 @@ def of_any_run() -> Iterator[Question]:
 
 
 def of_several(names: Sequence[str], tensors: Sequence[str]) -> Iterator[Question]:
-    """All that the page asks to set runs side by side: all of them, and each two. tensors: those that they have in common."""
+    """All that the page asks to list runs and to set them side by side, all and each two. tensors: those in common."""
+    for name in names:
+        yield "rows", [("run", name)]
     for some in [list(names), *(list(pair) for pair in combinations(names, 2) if len(names) > 2)]:
         runs = [("run", name) for name in some]
         yield "compare", runs

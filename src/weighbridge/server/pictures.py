@@ -143,15 +143,26 @@ def heat_of(
     )
 
 
-def difference(names: Sequence[str], a: RunRecord, b: RunRecord, statistic: str) -> str:
-    """The second run against the first, every tensor at every step. Raises ValueError where they have nothing in common."""
-    found = versus.cells_between(a, b, statistic, "wb", "auto", COLUMNS, None, None)
+def difference(names: Sequence[str], records: Sequence[RunRecord], a: int, b: int, statistic: str) -> str:
+    """Run b against run a, every tensor at every step. Raises ValueError where they have nothing in common."""
+    found = versus.cells_between(records[a], records[b], statistic, "wb", "auto", COLUMNS, None, None)
     if not found.rows or not len(found.first):
         raise ValueError("no tensor and step in common")
-    title = f"Where they differ: {statistic} of B ({names[1]}) against A ({names[0]})"
-    return heat_map(
-        title, found.value, found.mask, found.first, found.last, labels(found.rows), found.scale, found.domain, width=WIDTH
-    )[0]
+    one, other = (f"{chr(65 + i)} ({plain.cut_middle(names[i], 28)})" for i in (b, a))
+    title = f"Where they differ: {statistic} of {one} against {other}"
+    picture, _ = heat_map(
+        title,
+        found.value,
+        found.mask,
+        found.first,
+        found.last,
+        labels(found.rows),
+        found.scale,
+        found.domain,
+        sides=(chr(65 + a), chr(65 + b)),
+        width=WIDTH,
+    )
+    return picture
 
 
 def labels(rows: Sequence[heat.Row]) -> list[Label]:

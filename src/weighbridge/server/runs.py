@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from weighbridge.errors import NotARun, nearest
-from weighbridge.store.layout import find_runs, is_run
+from weighbridge.store.layout import is_run, run_names
 from weighbridge.store.record import RunRecord, open_run
 
 OPEN_AT_MOST: Final = 16
@@ -30,18 +30,19 @@ class _Open:
 class Runs:
     """Names to runs. A name is the run's path below the folder; a folder that is itself a run has its own name."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, keeps: bool = False) -> None:
+        """`keeps`: what was found out about a run that has ended may be kept in its folder (digest.py)."""
+        self.root, self.keeps = root, keeps
+        self._own_name: str | None = None  # of a folder that is itself a run
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
         """All runs of the folder. Looks at the disk; may block."""
-        if is_run(self.root):
-            return [self.root.resolve().name]
-        if not self.root.is_dir():
-            return []
-        return [path.relative_to(self.root).as_posix() for path in find_runs(self.root)]
+        self._own_name = self.root.resolve().name if is_run(self.root) else None
+        if self._own_name is not None:
+            return [self._own_name]
+        return run_names(self.root)
 
     def path(self, name: str) -> Path:
         """Where the run of this name lies. Raises NotARun; never leaves the folder."""
@@ -54,6 +55,10 @@ class Runs:
                 f"There is no run {name!r} in {self.root}.{nearest(name, self.names())} All runs: weighbridge ls {self.root}"
             )
         return candidate
+
+    def place(self, name: str) -> Path:
+        """The same of a name that `names` gave; asks nobody."""
+        return self.root if self._own_name == name else self.root / name
 
     def open_names(self) -> list[str]:
         """Those that somebody looks at, or did of late."""
@@ -97,6 +102,10 @@ class SomeRuns(Runs):
         """Where the run of this name lies. Raises NotARun."""
         if name not in self._places or not is_run(self._places[name]):
             raise NotARun(f"There is no run {name!r} here.{nearest(name, self.names())}")
+        return self._places[name]
+
+    def place(self, name: str) -> Path:
+        """The same of a name that `names` gave."""
         return self._places[name]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from weighbridge.catalog import parse
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, NothingRecorded
+from weighbridge.format import count
 from weighbridge.server.arrays import packed
 from weighbridge.server.heat import ABSENT, NONFINITE, VALUE, Cells, Row, cells_of, rows_of
 from weighbridge.server.shapes import run_json
@@ -23,6 +24,12 @@ PARAMETERS: Final = ("parameter.sum", "parameter.l2_norm", "parameter.min", "par
 UPDATES: Final = ("update.sum", "update.l2_norm")
 GRADIENTS: Final = ("gradient.sum", "gradient.l2_norm")
 FACE_BINS: Final = 60
+OTHER_GRADIENTS: Final = (
+    "differ while the weights are the same: other data, another loss, or chance inside the model (dropout)."
+)
+SAME_GRADIENTS: Final = (
+    "are still the same and the updates are not: the optimizer was set differently (learning rate, decay, momentum, clipping)."
+)
 
 
 def comparison(names: Sequence[str], records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -40,7 +47,8 @@ def comparison(names: Sequence[str], records: Sequence[RunRecord]) -> dict[str, 
         "logged": sorted(set.intersection(*(set(record.log_keys()) for record in records))),
         "tensors": [t.name for t in common(records)],
         "alone": [[t.name for t in record.tensors if t.name not in shared] for record in records],
-        "parting": parting(records[0], records[1]) if len(records) > 1 else None,
+        "parting": (parted := parting(records[0], records[1]) if len(records) > 1 else None),
+        "said": said(parted) if parted else None,
     }
     answer: dict[str, Any] = jsonable(told)
     return answer
@@ -127,6 +135,27 @@ def parting(a: RunRecord, b: RunRecord) -> dict[str, Any]:
         differing = _differing(a, b, shared, first, PARAMETERS)
         return {"kind": "start", "step": first, "tensors": differing, "of": len(shared), "gradients": True}
     return _parted(a, b, shared, low - 1, _differing(a, b, shared, low, PARAMETERS))
+
+
+def said(found: Mapping[str, Any]) -> dict[str, str]:
+    """Where and how two runs part, in words: a headline, and what it says of the cause."""
+    of, named, step = found["of"], len(found["tensors"]), count(found["step"])
+    which = f"all {of} tensors" if named == of else f"{named} of {of} tensors"
+    match found["kind"]:
+        case "never":
+            title = "The same to the last bit"
+            text = f"All {of} tensors have the very same sums in both runs, up to step {step}."
+        case "nothing in common":
+            title = "No tensor and step in common"
+            text = "Their tensors have other names or shapes, so only losses and settings can be set side by side."
+        case "start":
+            title = "They differ from the first step"
+            text = f"{which.capitalize()} start with other values: another seed, another start, or another model."
+        case _:
+            title = f"They part at step {step}, in {which}{' at once' if named == of else ''}"
+            text = "Until then every recorded number is the same to the last bit. At this step the gradients "
+            text += OTHER_GRADIENTS if found["gradients"] else SAME_GRADIENTS
+    return {"title": title, "text": text}
 
 
 def _parted(a: RunRecord, b: RunRecord, shared: Sequence[str], step: int, tensors: list[str]) -> dict[str, Any]:

@@ -135,12 +135,13 @@ def _merged_histograms(
     group = np.zeros(len(first), dtype=np.int64)
     group[starts[1:]] = 1
     group = np.cumsum(group)
-    position = np.arange(len(counts)) - np.repeat(offsets[:-1] - offsets[0], lengths)
-    bins = np.repeat(first.astype(np.int64), lengths) + position
-    if bits is not None and bits.any():
+    of_group, begins = group * HISTOGRAM_BINS, first - (offsets[:-1] - offsets[0])  # where a row's own counts begin
+    is_fine = bits is not None and bool(bits.any())
+    cell = np.repeat(begins if is_fine else begins + of_group, lengths)  # of many millions of counts: few passes over them
+    cell += np.arange(len(counts))
+    if bits is not None and is_fine:
         of_each = np.repeat(bits, lengths)
-        bins = coarser_bins(bins, of_each, of_each)
-    cell = np.repeat(group * HISTOGRAM_BINS, lengths) + bins
+        cell = coarser_bins(cell, of_each, of_each) + np.repeat(of_group, lengths)
     # float64 holds these integers exactly: fewer than 2^53 elements in a bucket
     summed = np.bincount(cell, weights=counts, minlength=len(starts) * HISTOGRAM_BINS).astype(np.int64)
     grid = summed.reshape(len(starts), HISTOGRAM_BINS)

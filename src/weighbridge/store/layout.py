@@ -6,6 +6,8 @@ runs/first/rank-0/rows-0001.arrows      an open or closed segment (store/segment
 runs/first/rank-0/rows-0001.flushes     its sidecar
 runs/first/rank-0/rows-0002/            a compacted unit (store/compact.py)
 runs/first/rank-0/finish.json           the writer ended in an orderly way
+runs/first/labels.json                  tags, a note, put away or not (store/labels.py)
+runs/first/digest.json, diagnosis.json  kept by the page; made again at any time (server/digest.py)
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from weighbridge.store.names import new_name
 
 RUN_FILE: Final = "run.json"
 FINISH_FILE: Final = "finish.json"
+DIGEST_FILE: Final = "digest.json"
+DIAGNOSIS_FILE: Final = "diagnosis.json"
 _RANK = re.compile(r"rank-(\d+)")
 _ATTEMPT = re.compile(r"attempt-(\d+)\.json")
 _FORBIDDEN = re.compile(r"[\x00-\x1f/\\:*?\"<>|]+")
@@ -82,10 +86,14 @@ def is_run(path: Path) -> bool:
 
 def find_runs(dir: Path) -> list[Path]:
     """All runs directly below a folder (or the folder itself), by name."""
-    if is_run(dir):
-        return [dir]
+    return [dir] if is_run(dir) else [dir / name for name in run_names(dir)]
+
+
+def run_names(dir: Path) -> list[str]:
+    """Names of the runs directly below a folder, in order. One question to the file system each: there may be thousands."""
+    place = os.fspath(dir)
     try:
-        return sorted(path for path in dir.iterdir() if is_run(path))
+        return sorted(name for name in os.listdir(place) if os.path.isfile(f"{place}/{name}/{RUN_FILE}"))
     except OSError:
         return []
 

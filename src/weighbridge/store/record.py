@@ -84,6 +84,18 @@ class RunRecord:
         self._all = AllRanks(path, rank)
         self._query = self._all.query
 
+    def __repr__(self) -> str:
+        try:
+            info = self.info
+        except (WeighbridgeError, OSError):  # a name for it must always be had
+            return f"<weighbridge.RunRecord {str(self.path)!r}: unreadable>"
+        return f"<weighbridge.RunRecord {str(self.path)!r}: {info.state}, {info.steps:,} steps, {info.tensors:,} tensors>"
+
+    def _repr_html_(self) -> str:
+        from weighbridge.store.html import of_record
+
+        return of_record(self)
+
     @property
     def ranks(self) -> tuple[int, ...]:
         """The numbers of all ranks that recorded something."""

@@ -8,7 +8,16 @@ from typing import Any
 
 from weighbridge.errors import NotARun
 from weighbridge.store.checked import read_sealed
-from weighbridge.store.layout import FINISH_FILE, RUN_FILE, attempt_file, attempts, is_run, process_of
+from weighbridge.store.layout import (
+    DIAGNOSIS_FILE,
+    DIGEST_FILE,
+    FINISH_FILE,
+    RUN_FILE,
+    attempt_file,
+    attempts,
+    is_run,
+    process_of,
+)
 from weighbridge.store.segment import SIDECAR_SUFFIX
 from weighbridge.store.tables import RankTables
 from weighbridge.store.views import RunInfo
@@ -65,9 +74,11 @@ def last_flush_of(folder: Path) -> datetime | None:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of all files below a folder; files that vanish meanwhile are not counted."""
+    """Bytes of all files below a folder, less those that a reader keeps; files that vanish meanwhile are not counted."""
     total = 0
     for file in path.rglob("*"):
+        if file.name in (DIGEST_FILE, DIAGNOSIS_FILE):
+            continue
         try:
             total += file.stat().st_size if file.is_file() else 0
         except FileNotFoundError:

@@ -133,6 +133,15 @@ class Series:
     steps: np.ndarray  # int64
     values: np.ndarray  # float64
 
+    def __repr__(self) -> str:
+        last = f", last {self.values[-1]:.6g} at step {self.steps[-1]:,}" if len(self.steps) else ""
+        return f"<Series {self.name}: {len(self.steps):,} values{last}>"
+
+    def _repr_html_(self) -> str:
+        from weighbridge.store.html import of_series
+
+        return of_series(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Buckets:

@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import nn
 
+from weighbridge import html
 from weighbridge.errors import BadInput, nearest
 from weighbridge.teaching import answer, compare, networks
 from weighbridge.teaching.data import Dataset, Task, load
@@ -27,7 +28,7 @@ from weighbridge.teaching.training import Training, one_thread, train
 from weighbridge.teaching.words import whole
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LabResult:
     """Every training of a lab, and what their comparison says. `print` it for the table and the answer."""
 
@@ -82,6 +83,12 @@ class LabResult:
 
     def __str__(self) -> str:
         return answer.text(self)
+
+    def __repr__(self) -> str:
+        return f"<LabResult of {', '.join(one.name for one in self.variants)}: {len(self.trainings)} trainings>"
+
+    def _repr_html_(self) -> str:
+        return html.block(html.preformatted(answer.text(self)))
 
 
 @dataclass(frozen=True, slots=True)
