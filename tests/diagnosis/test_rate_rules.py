@@ -69,9 +69,9 @@ def test_after_the_loss_has_fallen_one_batch_is_not_enough() -> None:
     assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == [16]
 
 
-@pytest.mark.parametrize(("left", "told"), [(high.LEFT + 0.01, [high.WINDOW - 1]), (high.LEFT, [])])
+@pytest.mark.parametrize(("left", "told"), [(high.HELD + 0.01, [high.LONG]), (high.HELD, [])])
 def test_a_loss_that_is_held_up_by_wild_steps(left: float, told: list[int]) -> None:
-    losses = np.array([1.0] + [left] * 20)
+    losses = np.array([1.0] + [left] * 30)
     assert [f.told_step for f in found(HIGH, _steps(1.5, 0.2, losses))] == told
 
 
@@ -254,7 +254,7 @@ def test_several_optimizers_and_losses_below_zero_tell_nothing(which: Any) -> No
 
 SPOKEN = [
     (HIGH, _leap(5.0, 0.3, 5.0)),
-    (HIGH, _steps(1.5, 0.2, np.ones(20))),
+    (HIGH, _steps(1.5, 0.2, np.ones(24))),
     (LOW, _short()),
     (WEIGHTS, _grown(0.5 * 1.05**STEPS)),
     (STALLED, _course(np.ones(70))),

@@ -182,7 +182,8 @@ class DeadUnits(Rule):
     def _between(self, block: Block, step: int) -> Iterator[Finding]:
         """Most units of a layer lose their gradient at once, and it stays so; the last one in the order of execution: what it
         does not let through, those before it cannot get."""
-        is_cut = False
+        zeros_of = block["gradient.zero_fraction"][step - block.start]
+        is_cut = not self._is_fed(zeros_of)
         if len(self.deepest_first) != len(self.layers_of):
             self.deepest_first = sorted(self.layers_of, key=lambda c: -self.tensors[c].order)
         for column in self.deepest_first:
@@ -193,7 +194,7 @@ class DeadUnits(Rule):
             is_cut |= place in self.told
             if not is_relu or bias is None or place in self.told or len(layer.inputs) < SMALL:
                 continue
-            zeros = float(block["gradient.zero_fraction"][step - block.start, bias])
+            zeros = float(zeros_of[bias])
             if np.isnan(zeros):
                 continue
             layer.before = [*layer.before[1 - CALM :], zeros]
@@ -206,6 +207,14 @@ class DeadUnits(Rule):
                 self.told |= {place, column}
                 yield self._sudden(place, layer, step, zeros)
             is_cut |= layer.streak > 0
+
+    def _is_fed(self, zeros: np.ndarray) -> bool:
+        """Does the loss send any gradient? A hinge that is met by all samples sends none, and no unit is dead of it."""
+        weighted = [c for c in self.layers.outputs if self.layers.is_trained(c)]
+        last = (
+            {c for c in (self.layers.bias(weighted[-1]), self.layers.weight(weighted[-1])) if c is not None} if weighted else ()
+        )
+        return not last or not all(zeros[c] == 1 for c in last)
 
     # ---- findings ----
 

@@ -27,7 +27,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
-from weighbridge.diagnosis.sizes import ends
+from weighbridge.diagnosis.sizes import ends, normed
 from weighbridge.diagnosis.stream import Block, rows_by_step
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
@@ -76,6 +76,7 @@ class ExplodingGradient(Rule):
         self.worse, self.progress, self.begun = Worse(), Progress(), -1
         self.passes: list[FirstPass] = []  # not looked at yet
         self.ends: set[str] = set()
+        self.free: set[int] = set()  # outputs that are divided by their own size
         self.is_recorded = False
 
     def start(self, tensors: Tensors) -> None:
@@ -100,7 +101,15 @@ class ExplodingGradient(Rule):
             for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
+                self._learn_from_graphs()
                 norms = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
+                if profile.is_of_outputs:  # divided by their size in a function, not by a norm layer
+                    own = [
+                        c
+                        for c, is_normed in zip(profile.columns, profile.is_normed, strict=True)
+                        if c in self.free and not is_normed
+                    ]
+                    norms[own] *= sizes[i, own]
                 if np.isfinite(norms[list(profile.columns)]).any():
                     self.calls = block["activation.count"][i] / self.counts
                     yield from self._along_depth(profile, block.start + i, *levels(profile, norms))
@@ -124,10 +133,16 @@ class ExplodingGradient(Rule):
             self.told.add(profile.model)
             yield self._of_depth(profile, rows[0], step, places, sizes)
 
+    def _learn_from_graphs(self) -> None:
+        if self.passes:
+            self.ends |= ends(self.passes)
+            free = normed(self.passes)
+            weights = [c for c, t in enumerate(self.tensors) if not t.is_output and self.tensors.name(c) in free]
+            self.free |= {output for c in weights for output in self.tensors.outputs_of(c)}
+            self.passes = []
+
     def _at_the_end(self, profile: Profile, places: list[int], sizes: np.ndarray) -> float:
         """The largest gradient at a layer that ends the graph; the last of all is one."""
-        if self.passes:
-            self.ends, self.passes = self.ends | ends(self.passes), []
         heads = [
             k for k, p in enumerate(places) if self.tensors.place_of(profile.columns[p]).removesuffix(".bias") in self.ends
         ]

@@ -4,24 +4,27 @@ Symptom        The loss stays near that of a constant predictor; widening the ne
 How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares of the covariance of up to 64 vectors: 1 = one
                direction. Followed from the last hidden output backwards as long as it is below ONE. Told, at PATIENCE looks,
                where inputs have at least INPUT_DIRECTIONS, every layer of the path is at least WIDE, and the loss does not
-               fall: either LONG steps after this was so from the start of training on and what is beyond the one direction
-               has not grown, or where there were FALL times as many before and the head needs more than one (it has more
-               than NEEDS_ONE outputs). Or where the positions of one sample, which were not alike at first, are all alike at
-               the end of the path (variance over positions below ALIKE of the mean square): from the start of training on,
-               or while the loss does not fall.
+               fall: either LONG steps after this was so from the start of training on and what is beyond the one direction has
+               not grown, or where there were FALL times as many before, the variance beside the main one has halved and the
+               head needs more than one (it has more than NEEDS_ONE outputs). Or where the positions of one sample, which were
+               not alike at first, are all alike at the end of the path (variance over positions below ALIKE of the mean
+               square): from the start of training on, or while the loss does not fall.
 What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
                (orthogonal); a lower learning rate.
 When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
                fallen nothing is said. Layers behind a bottleneck of fewer than WIDE units have few directions by design.
 References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Attention is not all you need: pure attention
                loses rank doubly exponentially with depth". Papyan et al. 2020 (neural collapse: C classes end in C - 1
-               directions).
+               directions). Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning" (directions are learnt
+               one by one).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+
+import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import AFFINE, NORMS, RECURRENT, Layers
@@ -42,6 +45,7 @@ LONG: Final = 20  # steps: a deep network begins with few directions (its layers
 GROWS: Final = 1.5  # times what was beyond one direction at first: it is on its way
 OUT: Final = 1 + (ONE - 1) / 2  # and half of the way out
 NEEDS_ONE: Final = 2  # outputs that one direction serves: k numbers need k, k classes k - 1 (Papyan et al. 2020)
+LEFT: Final = 0.5  # of the variance beside the main direction: what is learnt first grows along one, and takes nothing away
 KEPT: Final = 16
 
 
@@ -61,6 +65,7 @@ class RankCollapse(Rule):
         self.looks = 0
         self.first: dict[int, float] = {}  # directions at the first look,
         self.largest: dict[int, float] = {}  # and the most
+        self.beside: dict[int, float] = {}  # the most variance beside the main direction
         self.streak: dict[tuple[int, str], int] = {}
         self.from_step: dict[tuple[int, str], int] = {}
         self.shown: dict[int, list[tuple[int, float, float]]] = {}
@@ -74,6 +79,7 @@ class RankCollapse(Rule):
             self.looks += 1
             for column, one in seen.items():
                 self.first.setdefault(column, one.directions)
+                self.beside[column] = max(self.beside.get(column, 0.0), _beside(one))
                 self.largest[column] = max(self.largest.get(column, 0.0), one.directions)
                 self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, one.directions, one.between_positions)]
             for model in dict.fromkeys(self.tensors[c].model for c in self.layers.outputs):
@@ -147,6 +153,7 @@ class RankCollapse(Rule):
             is_on_its_way = seen[column].directions > max(OUT, 1 + GROWS * (self.first[column] - 1))
             return self.progress.is_stalled and self.progress.steps >= LONG and not is_on_its_way
         were_more = self.needs_more and self.largest[column] >= FALL * seen[column].directions
+        were_more &= _beside(seen[column]) < LEFT * self.beside[column]
         return self.progress.is_stalled and (kind == "positions" or were_more)
 
     def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:
@@ -190,3 +197,8 @@ class RankCollapse(Rule):
         if self.looks < PATIENCE:
             return Outcome.NOT_ENOUGH_DATA, "outputs were looked at fewer than twice"
         return None
+
+
+def _beside(one: Seen) -> float:
+    """Variance beside the main direction, up to a factor near 1."""
+    return float(np.nan_to_num(one.variance * (1 - 1 / one.directions)))
