@@ -22,6 +22,8 @@ import numpy as np
 from palette import png
 from playwright.sync_api import sync_playwright
 
+from weighbridge.teaching.lessons import LESSONS, TUTORIALS
+
 SOURCE = Path(__file__).parents[1] / "src"
 PAIR = "run=relu&run=relu-rate-doubled&tensor=14.weight"
 # Name, address, what has to be there before the picture is taken.
@@ -38,11 +40,15 @@ PAGES = [
     ("rules", "/rules", "ul.all li"),
     ("rule", "/rules/vanishing-gradient", "article.rule"),
     ("compare", f"/compare?{PAIR}", ".heat"),
+    ("lab", "/lab?play=900", "[data-step='900']"),
+    ("lab-sigmoid", f"/lab?{LESSONS[1].link}&play=600", "[data-step='600']"),
+    ("lab-tutorial", f"/lab?{TUTORIALS[0].link}&play=200", "[data-step='200']"),
 ]
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
 STATES = ("none", "one", "million", "nan", "died", "skipped", "zero", "restart", "newer", "damaged")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
-IN_DARK = ("glance", "layer", "network", "compare")
+IN_DARK = ("glance", "layer", "network", "compare", "lab")
+STREAMS = ("/api/growth", "/api/lab/events")  # never finished
 QUIET = 12  # looks at what is under way, 0.1 s apart
 WHOLE = 1800  # px of a page; what is longer ends there
 DECODE = """async (png) => {
@@ -102,7 +108,7 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *,
     complaints: list[str] = []
     asked: set[Any] = set()
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.add(request) if "/api/growth" not in request.url else None)
+    page.on("request", lambda request: asked.add(request) if not request.url.split("?")[0].endswith(STREAMS) else None)
     page.on("requestfinished", lambda request: asked.discard(request))
     page.on("requestfailed", lambda request: asked.discard(request))
     page.goto(address)

@@ -157,13 +157,21 @@ export async function json(what: string, parameters: Parameters, signal?: AbortS
   return (await ask(what, parameters, signal)).json();
 }
 
+/** Change something. What comes back is what was done; a refusal is its sentence. */
+export async function act(what: string, asked: object): Promise<unknown> {
+  return (await answered(await fetch(`/api/act/${what}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(asked) }))).json();
+}
+
 async function ask(what: string, parameters: Parameters, signal?: AbortSignal): Promise<Response> {
   if (frozen()) {
     const kept = await answerOf(what, parameters);
     if (kept) return kept;
     throw new Refused("This is not in the report. Where the run lies: weighbridge ui");
   }
-  const answer = await fetch(address(what, parameters), { signal: signal ?? null });
+  return answered(await fetch(address(what, parameters), { signal: signal ?? null }));
+}
+
+async function answered(answer: Response): Promise<Response> {
   if (answer.ok) return answer;
   let sentence = `The server answered ${answer.status}.`;
   try {

@@ -86,10 +86,10 @@ def eventually(page: Any, expression: str, wanted: object = True, seconds: float
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
+def serving(folder: Path, *options: str) -> Iterator[str]:
     """`weighbridge ui` on a free port; the address that it prints."""
     server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--no-open"],
+        [sys.executable, "-c", SERVE, str(folder), "--port", "0", "--no-open", *options],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(SOURCE)},

@@ -12,6 +12,7 @@ import pytest
 from tests.browser.conftest import eventually, serving
 from tests.server.conftest import add_steps, make_run
 from weighbridge.store.checked import read_sealed, write_sealed
+from weighbridge.store.labels import read_labels
 
 pytestmark = pytest.mark.browser
 
@@ -129,3 +130,44 @@ def test_of_many_runs_only_those_on_the_screen_exist(tmp_path: Path, open_page: 
         page.locator("[data-run=run-0299]").get_by_text("finished").wait_for()
         assert len(page.evaluate(NAMES)) < 45
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_tags_archive_and_deletion_with_a_way_back(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    for i, name in enumerate(("alder", "birch", "cedar")):
+        run_of(tmp_path, name, i)
+    with serving(tmp_path) as address:
+        page = open_page(f"{address}/?pick=alder&pick=birch")
+        bar = page.get_by_role("group", name="chosen runs")
+        bar.get_by_role("button", name="Tags").click()
+        bar.get_by_label("tag", exact=True).fill("good")
+        page.keyboard.press("Enter")
+        page.locator("[data-run=birch] .tag").get_by_text("good").wait_for()
+        assert read_labels(tmp_path / "alder").tags == ("good",)
+        bar.get_by_role("button", name="Archive").click()
+        eventually(page, NAMES, ["cedar"])
+        bar.get_by_role("button", name="Undo").click()
+        eventually(page, NAMES, ["cedar", "birch", "alder"])
+        page.get_by_label("choose cedar").check()
+        bar.get_by_role("button", name="Delete").click()
+        eventually(page, NAMES, ["birch", "alder"])
+        assert not (tmp_path / "cedar").exists()
+        bar.get_by_role("button", name="Undo").click()
+        eventually(page, NAMES, ["cedar", "birch", "alder"])
+        assert (tmp_path / "cedar" / "run.json").exists()
+
+
+def test_a_live_run_cannot_be_deleted(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    make_run(tmp_path, "live", steps=5, finish=False)
+    with serving(tmp_path) as address:
+        page = open_page(f"{address}/?pick=live")
+        page.get_by_text("live, step 4").wait_for()
+        assert page.get_by_role("button", name="Delete").is_disabled()
+
+
+def test_a_page_that_may_only_read_says_so(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    run_of(tmp_path, "alder", 1)
+    with serving(tmp_path, "--read-only") as address:
+        page = open_page(f"{address}/?pick=alder")
+        page.get_by_text("This page was started with --read-only").wait_for()
+        assert page.get_by_role("button", name="Delete").count() == 0
+        assert not list(tmp_path.rglob("digest.json"))

@@ -45,6 +45,12 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
             ui._existing(place)
 
 
+def test_before_the_first_run_the_page_opens_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ui._existing(Path("weighbridge-runs")) == Path("weighbridge-runs")
+    assert not list(tmp_path.iterdir())  # it is made when something is kept
+
+
 def test_a_taken_port_is_passed_over_unless_it_was_asked_for() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

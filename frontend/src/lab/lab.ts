@@ -64,6 +64,7 @@ export interface Opened {
   shown: number; // units of a layer that are drawn
   tensors: { name: string; shape: number[] }[];
   view: { high: number; wide: number; plane: [number, number] | null };
+  inputs: string; // pictures
   points: [x: number, y: number, target: number, held: number][];
   twin: { lead: string; link: string } | null;
 }
@@ -131,7 +132,7 @@ export function parted(all: Float32Array, tensors: Opened["tensors"]): Map<strin
 }
 
 /** Words that belong to the page and not to the training. */
-const PAGE_WORDS = new Set(["layer", "pace"]);
+const PAGE_WORDS = new Set(["layer", "pace", "play"]);
 
 /** The part of an address that the worker reads. */
 export function linkOf(query: URLSearchParams): string {

@@ -19,12 +19,14 @@ export class Session {
   trouble = $state(""); // why nothing goes on
   connected = $state(false);
   link = ""; // of the training that is open or was asked for
+  until = 0; // a training that is opened plays up to this step
 
   private token = "";
   private source: EventSource | null = null;
   private id = 0;
   private again: ReturnType<typeof setTimeout> | undefined;
   private closed = false;
+  private sent = Promise.resolve();
 
   constructor() {
     this.connect();
@@ -76,7 +78,12 @@ export class Session {
     this.trouble = why;
   }
 
-  private async send(command: Record<string, unknown>): Promise<void> {
+  /** One after the other: requests that are under way together may arrive in any order. */
+  private send(command: Record<string, unknown>): Promise<void> {
+    return (this.sent = this.sent.then(() => this.post(command)));
+  }
+
+  private async post(command: Record<string, unknown>): Promise<void> {
     if (!this.token) return; // what is open is asked for once there is a session
     try {
       const answer = await fetch(address("lab/tell", { session: this.token }), { method: "POST", body: JSON.stringify(command) });
@@ -107,6 +114,7 @@ export class Session {
       this.trace = new Trace();
       this.frame = null;
       this.opened = told as unknown as Opened;
+      if (this.until > 0) void this.send({ do: "play", until: this.until });
     } else if (told.event === "frame") {
       const frame = told as unknown as Frame;
       this.trace.add(frame.trace);

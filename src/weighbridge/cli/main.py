@@ -21,7 +21,7 @@ from weighbridge.format import visible
 # In the order of the help. Each module has `register(app)` and imports its heavy parts inside the command.
 COMMANDS: Final = (
     *("demo", "lab", "inspect", "bias", "ablate-bias"),
-    *("ls", "show", "top", "diagnose", "check", "rules", "explain", "ui", "report", "verify", "compact"),
+    *("ls", "label", "show", "top", "diagnose", "check", "rules", "explain", "ui", "report", "verify", "compact"),
 )
 EXIT_BAD_INPUT: Final = 2
 EXIT_INTERRUPTED: Final = 130

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 FIRST_PORT = 8765
 PORTS_TRIED = 20
+READ_ONLY = "This page was started with --read-only: nothing can be changed here."
+OUTSIDE = (
+    "This page is open to other machines (--host {host}): nothing can be changed here. For that, start one without --host."
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -32,6 +36,7 @@ def ui(
     ] = Path("weighbridge-runs"),
     port: Annotated[int, typer.Option(help="Port; 0 takes any free one. Default: 8765, or the next free one.")] = -1,
     host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback lets others read.")] = "127.0.0.1",
+    read_only: Annotated[bool, typer.Option("--read-only", help="Change nothing in the folder, and let nobody else.")] = False,
     open_page: Annotated[
         bool | None, typer.Option("--open/--no-open", help="Open a browser. Default: where there is a display.")
     ] = None,
@@ -47,7 +52,7 @@ def ui(
         print(line, flush=True)
     if open_page if open_page is not None else has_display(os.environ):
         webbrowser.open(address(host, bound))
-    _serve(root, host, listener)
+    _serve(root, host, listener, read_only)
 
 
 def address(host: str, port: int) -> str:
@@ -64,7 +69,7 @@ def announcement(root: Path, host: str, port: int, environment: os._Environ[str]
     """What is printed before serving: address, the tunnel where we are at the far end of ssh, how to end."""
     lines = [f"weighbridge shows {root} at {address(host, port)}"]
     if host not in LOOPBACK:
-        lines.append(f"Anyone who reaches {host}:{port} can read these runs; nothing asks for a password.")
+        lines.append(f"Anyone who reaches {host}:{port} can read these runs and train in the Lab; nothing asks for a password.")
     elif "SSH_CONNECTION" in environment:
         lines.append(f"You are here through ssh. On your own machine run:  {tunnel(port, environment)}")
         lines.append(f"and open {address(host, port)} there.")
@@ -95,10 +100,7 @@ def _existing(place: Path) -> Path:
     if place.exists():
         raise NotARun(f"{place} is a file. Give the folder of a run, or a folder that holds runs.")
     if place == Path("weighbridge-runs"):
-        raise NotARun(
-            "There is no folder weighbridge-runs here. Record a run first (weighbridge demo, or weighbridge.watch(model) "
-            "in a training), or name the folder: weighbridge ui FOLDER"
-        )
+        return place  # no run yet: the page says how to record a first one, and has the Lab
     raise NotARun(f"There is no folder {place}. Runs lie in ./weighbridge-runs unless the training said otherwise.")
 
 
@@ -124,19 +126,23 @@ def _listen(host: str, port: int) -> socket.socket:
     raise BadInput(f"No port from {wanted[0]} to {wanted[-1]} of {host} can be used ({problem}). Any free one: --port 0")
 
 
-def _serve(root: Path, host: str, listener: socket.socket) -> None:
+def _serve(root: Path, host: str, listener: socket.socket, read_only: bool) -> None:
     import uvicorn
 
     from weighbridge.server.app import create_app
     from weighbridge.server.compactor import Compactor
     from weighbridge.server.gate import LOOPBACK_NAMES
     from weighbridge.server.runs import Runs
+    from weighbridge.store.trash import sweep
 
     outside = host not in LOOPBACK
     names = LOOPBACK_NAMES | ({host.lower(), socket.gethostname().lower()} if outside else frozenset())
-    runs = Runs(root, keeps=True)
-    Compactor(runs).start()
-    app = create_app(runs, names=frozenset(names), any_address=outside, asks_ahead=True)
+    locked = READ_ONLY if read_only else OUTSIDE.format(host=host) if outside else ""
+    runs = Runs(root, keeps=not read_only)
+    if not read_only:
+        sweep(root)  # what an earlier one had no time to remove
+        Compactor(runs).start()
+    app = create_app(runs, names=frozenset(names), any_address=outside, asks_ahead=True, locked=locked)
     # Streams of events never end by themselves: a second is enough for all else to be sent.
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="off"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from weighbridge.diagnosis.kept import jsonable
+from weighbridge.store.labels import shown_labels
 from weighbridge.store.record import RunInfo
 
 Cell = str | int | float | None
@@ -55,6 +56,7 @@ def runs_json(infos: Sequence[RunInfo], unreadable: Sequence[tuple[Path, str]] =
 
 def run_facts(info: RunInfo) -> dict[str, Any]:
     """One run's facts, ready for JSON."""
+    labels = shown_labels(info.path)
     return {
         "name": info.name,
         "path": str(info.path),
@@ -64,6 +66,9 @@ def run_facts(info: RunInfo) -> dict[str, Any]:
         "tensors": info.tensors,
         "last_loss": jsonable(info.last_loss),
         "size_bytes": info.size_bytes,
+        "tags": list(labels.tags),
+        "note": labels.note,
+        "archived": labels.is_archived,
     }
 
 

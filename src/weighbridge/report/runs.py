@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -12,6 +12,7 @@ from weighbridge import format as plain
 from weighbridge.errors import WeighbridgeError
 from weighbridge.report import grid
 from weighbridge.report.text import STATE_STYLES, TROUBLE, wrapped
+from weighbridge.store.labels import Labels, shown_labels
 from weighbridge.store.layout import find_runs
 from weighbridge.store.record import RunInfo, open_run
 
@@ -29,10 +30,14 @@ def unreadable(runs: Sequence[RunInfo], folder: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def run_lines(runs: Sequence[RunInfo], folder: Path, width: int) -> list[Text]:
-    """One line a run, and what to do where there is none or where one cannot be read."""
+def run_lines(runs: Sequence[RunInfo], folder: Path, width: int, everything: bool = False) -> list[Text]:
+    """One line a run, and what to do where there is none or where one cannot be read. Archived ones where `everything` is."""
     unread = unreadable(runs, folder)
-    lines = grid.lines(_columns(runs, width)) if runs else []
+    labels = {info.path: shown_labels(info.path) for info in runs}
+    shown = [info for info in runs if everything or not labels[info.path].is_archived]
+    lines = grid.lines(_columns(shown, width, labels)) if shown else []
+    if len(shown) < len(runs):
+        lines.append(Text(f"{plain.counted(len(runs) - len(shown), 'archived run')} not shown: weighbridge ls --all"))
     if not runs and not unread:
         return wrapped(Text(_nothing(folder)), width)
     for path, reason in unread:
@@ -46,13 +51,19 @@ def _nothing(folder: Path) -> str:
     return f"{what} Record one with weighbridge.watch(model) in a training, or try: weighbridge demo"
 
 
-def _columns(runs: Sequence[RunInfo], width: int) -> list[grid.Column]:
-    columns = _worded(runs, {})
+def _columns(runs: Sequence[RunInfo], width: int, labels: Mapping[Path, Labels]) -> list[grid.Column]:
+    columns = _worded(runs, {}) + _labelled(runs, labels)
     if grid.total_width(columns) > width:
-        columns = _worded(runs, {"ended without finish": "no finish"})
+        columns = _worded(runs, {"ended without finish": "no finish"}) + _labelled(runs, labels)
     room = max(columns[0].width - max(grid.total_width(columns) - width, 0), 12)
     columns[0] = grid.column("run", [plain.cut_middle(cell.plain, room) for cell in columns[0].cells], right=False)
     return columns
+
+
+def _labelled(runs: Sequence[RunInfo], labels: Mapping[Path, Labels]) -> list[grid.Column]:
+    """A column where any of them has a tag, or is archived."""
+    words = [[*(["(archived)"] if (one := labels[run.path]).is_archived else []), *one.tags] for run in runs]
+    return [grid.column("tags", [plain.visible(" ".join(each)) for each in words], right=False)] if any(words) else []
 
 
 def _worded(runs: Sequence[RunInfo], shorter: dict[str, str]) -> list[grid.Column]:

@@ -23,9 +23,9 @@ from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
+from weighbridge.server.acts import Acts
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
-from weighbridge.server.lab import Desk
 from weighbridge.server.layers import layers_of
 from weighbridge.server.lines import health_of
 from weighbridge.server.listing import counts_of, listing, row_of
@@ -44,12 +44,15 @@ ASKED_AHEAD = 20  # runs that the rules are asked about though nobody sees them
 class Api:
     """The endpoints over one folder of runs."""
 
-    def __init__(self, runs: Runs, asks_ahead: bool = False) -> None:
-        """`asks_ahead`: the rules are asked about the runs of the list, too, not only about those that are opened."""
+    def __init__(self, runs: Runs, asks_ahead: bool = False, locked: str = "") -> None:
+        """`asks_ahead`: the rules are asked about the runs of the list, too, not only about those that are opened.
+
+        `locked`: why nothing may be changed here; empty where it may.
+        """
         self.runs, self.asks_ahead = runs, asks_ahead
         self.catalogue = Catalogue(runs)
         self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, health_of(said, is_whole=True)))
-        self.desk = Desk(runs)
+        self.acts = Acts(runs, locked)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
         """All endpoints that answer once, by name."""
@@ -82,13 +85,9 @@ class Api:
     def routes(self) -> list[BaseRoute]:
         """All endpoints, below /api/."""
         found: list[BaseRoute] = [Route(f"/api/{name}", call, methods=["GET"]) for name, call in self.plain().items()]
-        lab = [
-            Route("/api/lab/events", self.desk.events, methods=["GET"]),
-            Route("/api/lab/tell", self.desk.tell, methods=["POST"]),
-        ]
         return [
             *found,
-            *lab,
+            *(Route(f"/api/act/{what}", self.acts.act, methods=["POST"]) for what in ("label", "delete", "undo")),
             Route("/api/growth", self.growth, methods=["GET"]),
             Route("/api/{rest:path}", answers.nothing_here),
         ]
@@ -100,6 +99,7 @@ class Api:
         """
         of, entries = request.query_params, self.catalogue.look()
         about = {"folder": str(self.runs.root), "version": __version__, "now": datetime.now(UTC).isoformat(), "wrong": ""}
+        about["locked"] = self.acts.locked
         try:
             told = listing(entries, parse_search(of.get("q", "")), of.get("sort") or "-started", of.get("group", ""))
         except BadInput as error:

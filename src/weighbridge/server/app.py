@@ -15,6 +15,7 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.server.answers import explain, explain_http, explain_os
 from weighbridge.server.api import Api
 from weighbridge.server.gate import LOOPBACK_NAMES, Gate
+from weighbridge.server.lab import Desk
 from weighbridge.server.page import STATIC, file_or_page
 from weighbridge.server.runs import Runs
 
@@ -25,20 +26,21 @@ def create_app(
     names: frozenset[str] = LOOPBACK_NAMES,
     any_address: bool = False,
     asks_ahead: bool = False,
+    locked: str = "",
     static: Path = STATIC,
 ) -> Starlette:
-    """The application over a folder of runs (or one run). It only reads, unless `runs` keeps
-    what it found out; compaction is compactor.py's.
+    """The application over a folder of runs (or one run). It reads; what a person changes on the page is acts.py's, what is
+    found out may be kept (`Runs.keeps`), compaction is compactor.py's, and the Lab trains in processes of its own (lab.py).
 
     `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
-    that is bound to an outside address on purpose. `asks_ahead`: as for Api.
+    that is bound to an outside address on purpose. `asks_ahead` and `locked`: as for Api.
     """
 
     def page(request: Request) -> Response:
         return file_or_page(static, request)
 
     return Starlette(
-        routes=[*Api(runs, asks_ahead).routes(), Route("/{path:path}", page, methods=["GET"])],
+        routes=[*Desk(runs).routes(), *Api(runs, asks_ahead, locked).routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
         exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
     )

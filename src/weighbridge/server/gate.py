@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
-ACTS: Final = frozenset({"/api/lab/tell"})  # the addresses that take POST
+ACTS: Final = frozenset({"/api/lab/tell", "/api/act/label", "/api/act/delete", "/api/act/undo"})  # the addresses that take POST
 
 # No inline script or style, nothing from other hosts, no framing: a logged string that slipped into the page as markup
 # would still not run.

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
 
 from weighbridge.errors import BadInput
 from weighbridge.server.answers import sentence
@@ -78,6 +79,13 @@ class Desk:
         self.workers = workers
         self.sessions: dict[str, Session] = {}
         self.line: list[Session] = []  # in the order in which they came; the first `workers` of them train
+
+    def routes(self) -> list[BaseRoute]:
+        """Both endpoints."""
+        return [
+            Route("/api/lab/events", self.events, methods=["GET"]),
+            Route("/api/lab/tell", self.tell, methods=["POST"]),
+        ]
 
     def events(self, request: Request) -> Response:
         """The life line of a page."""

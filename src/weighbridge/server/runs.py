@@ -65,6 +65,11 @@ class Runs:
         with self._lock:
             return list(self._open)
 
+    def close(self, name: str) -> None:
+        """Nobody may look at it any more."""
+        with self._lock:
+            self._open.pop(name, None)
+
     @contextmanager
     def use(self, name: str) -> Iterator[RunRecord]:
         """The open run, for this thread alone while the block lasts. Raises WeighbridgeError; blocks."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 from weighbridge.errors import BadInput, WeighbridgeError
 from weighbridge.records import FORMAT_VERSION
 from weighbridge.store.checked import read_sealed, write_sealed
+from weighbridge.store.status import require_run
 
 LABELS_FILE: Final = "labels.json"
 MOST_TAGS: Final = 32
@@ -54,13 +55,24 @@ class Labels:
         )
 
 
-def read_labels(run: Path, about: Mapping[str, Any]) -> Labels:
-    """What stands in the file; else what the run was born with. `about`: as RunRecord.about. Raises CorruptRun, NewerFormat."""
+def read_labels(run: Path, about: Mapping[str, Any] | None = None) -> Labels:
+    """What stands in the file; else what the run was born with. `about`: as RunRecord.about, where it is known already.
+
+    Raises NotARun, CorruptRun or NewerFormat.
+    """
     try:
         said = read_sealed(run / LABELS_FILE)
     except FileNotFoundError:
-        return born(about)
+        return born(require_run(run)["info"] if about is None else about)
     return Labels(tuple(said["tags"]), said["note"], said["archived"])
+
+
+def shown_labels(run: Path) -> Labels:
+    """The same for lists: of a run whose file is damaged none (`verify` says so)."""
+    try:
+        return read_labels(run)
+    except WeighbridgeError:
+        return Labels()
 
 
 def born(about: Mapping[str, Any]) -> Labels:

@@ -18,6 +18,7 @@ from weighbridge.errors import CorruptRun, NewerFormat, NotARun
 from weighbridge.store import layout
 from weighbridge.store.checked import is_sealed, read_sealed
 from weighbridge.store.compact import MANIFEST
+from weighbridge.store.labels import LABELS_FILE
 from weighbridge.store.segment import DATA_SUFFIX, LINE_BYTES, SIDECAR_SUFFIX, Flush, checked_bytes, parse_line
 from weighbridge.store.units import Unit, units
 
@@ -43,6 +44,7 @@ def verify_run(run: Path) -> list[Damage]:
     if not layout.is_run(run):
         raise NotARun(f"{run} is not a run (it has no {layout.RUN_FILE}). Which runs there are: weighbridge ls")
     found = _sealed(run / layout.RUN_FILE)
+    found += _sealed(run / LABELS_FILE) if (run / LABELS_FILE).exists() else []
     for rank in layout.ranks(run):
         folder = layout.rank_folder(run, rank)
         finish = folder / layout.FINISH_FILE

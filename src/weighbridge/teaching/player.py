@@ -139,11 +139,18 @@ class Player:
             "layers": _layers(loop.model), "shown": answers.MOST_UNITS,
             "tensors": [{"name": name, "shape": list(p.shape)} for name, p in loop.model.named_parameters()],
             "view": {"high": view.shape[0], "wide": view.shape[1], "plane": view.plane},
+            "inputs": self._inputs(),
             "points": self._points() if view.plane is not None else [],
             "twin": None if wish.twin is None else {
                 "lead": twin.lead(wish), "link": _link_of_twin(wish),
             },
         }  # fmt: skip
+
+    def _inputs(self) -> str:
+        """Pictures of the inputs themselves, as those of the units in a frame."""
+        x = self.views[0].x[:, : answers.MOST_UNITS]
+        edge = float(x.abs().max()) or 1.0
+        return base64.b64encode(answers.picture(x, -edge, edge)).decode()
 
     def _points(self) -> list[list[float]]:
         """The rows: both inputs, the target as a place between 0 and 1, and 1 where it was kept from training."""

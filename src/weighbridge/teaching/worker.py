@@ -4,7 +4,7 @@ It reads one JSON object a line from its input, what the page wants, and writes 
 when its input ends. A reader that is slow is waited for: nothing is kept for it.
 
     {"do": "open", "link": "data=ring&layers=4,3"}   begin this training at step 0
-    {"do": "play"} {"do": "pause"} {"do": "step"}
+    {"do": "play", "until": 900} {"do": "pause"} {"do": "step"}        without until: as long as it may
     {"do": "set", "word": "lr", "value": 0.1}        from the next step on
     {"do": "pace", "value": 50}                      steps a second; 0 = as many as there can be
     {"do": "keep"} {"do": "code"}
@@ -47,6 +47,7 @@ class Worker:
         self.id = 0
         self.is_playing = False
         self.pace = 0.0
+        self._until = sys.maxsize
         self._touched = 0.0
         self._lock = threading.Lock()
         self._rules = Rules(self._findings)
@@ -93,7 +94,8 @@ class Worker:
         elif self.player is None:
             raise BadInput("There is no training yet: open one first.")
         elif what == "play":
-            self.is_playing = not self.player.ended
+            self._until = int(command.get("until") or sys.maxsize)
+            self.is_playing = not self.player.ended and self.player.steps < self._until
             self._frame()
         elif what == "pause":
             self._pause()
@@ -115,6 +117,7 @@ class Worker:
 
     def _open(self, query: str, number: int) -> None:
         self.is_playing, self.id = False, number
+        link.read(query)  # what cannot be trained leaves the last training as it is
         if self.player is not None:
             self.player.close()
             self.player = None
@@ -144,13 +147,14 @@ class Worker:
         began, taken = time.monotonic(), 0
         wanted = max(1, round(self.pace * FRAME_SECONDS)) if self.pace else 10**9
         length = max(FRAME_SECONDS, 1 / self.pace) if self.pace else FRAME_SECONDS
+        wanted = min(wanted, self._until - player.steps)
         while taken < wanted and time.monotonic() - began < length and not player.ended:
             player.step()
             taken += 1
         while self.pace and (rest := length - (time.monotonic() - began)) > 0 and self.commands.empty():
             time.sleep(min(rest, 0.02))
         seconds = time.monotonic() - began
-        if player.ended:
+        if player.ended or player.steps >= self._until:
             self._pause()
         elif time.monotonic() - self._touched > UNTOUCHED_SECONDS:
             self._pause(f"Paused after {UNTOUCHED_SECONDS / 60:.0f} minutes without a touch. Play goes on.")

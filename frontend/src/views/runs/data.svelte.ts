@@ -4,7 +4,7 @@ import { Pace } from "../../state/pace.ts";
 import { listingOf, merged, rowsOf, type Group, type Listing, type Row, type Wish } from "./runs.ts";
 
 const LOOK_EVERY_MS = 1500;
-const NONE: Omit<Listing, "folder" | "now" | "counts" | "wrong"> = { order: "", groups: [], differing: [], settings: [], metrics: [], tags: [], top: 1, steps: 1 };
+const NONE: Omit<Listing, "folder" | "now" | "counts" | "wrong" | "locked"> = { order: "", groups: [], differing: [], settings: [], metrics: [], tags: [], top: 1, steps: 1 };
 
 export class RunsData {
   list = $state.raw<Listing | null>(null);
@@ -42,8 +42,9 @@ export class RunsData {
     this.names.now();
   }
 
-  /** Something was changed by hand. */
-  changed(): void {
+  /** Something was changed by hand; `back`: runs are there again, and whoever wanted them sees them at once. */
+  changed(back = false): void {
+    if (back) this.asked = "";
     this.names.now();
     this.lines.now();
   }

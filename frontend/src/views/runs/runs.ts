@@ -10,6 +10,7 @@ export interface Group {
 export interface Listing {
   folder: string;
   now: string;
+  locked: string; // why nothing may be changed here; empty where it may
   wrong: string; // with the search, a sentence; then only the counts are there
   order: string; // changes with the groups
   counts: { all: number; fit: number; live: number; errors: number; archived: number; unread: number };
@@ -57,7 +58,7 @@ export async function listingOf(wish: Wish, have: string, signal?: AbortSignal):
   const rows = await rowsOf(held.runs, signal);
   const most = (of: (row: Row) => readonly number[]): number => rows.reduce((best, row) => of(row).reduce((a, b) => (b > a ? b : a), best), 0);
   const counts = { all: rows.length, fit: rows.length, live: 0, errors: 0, archived: 0, unread: 0 };
-  return { folder: "this report", now: "", wrong: "", order: "", counts, groups: [{ title: "", names: held.runs }], differing: [], settings: [], metrics: [], tags: [], top: most((row) => row.loss[1].filter(Number.isFinite)), steps: most((row) => [row.steps]) };
+  return { folder: "this report", now: "", locked: "", wrong: "", order: "", counts, groups: [{ title: "", names: held.runs }], differing: [], settings: [], metrics: [], tags: [], top: most((row) => row.loss[1].filter(Number.isFinite)), steps: most((row) => [row.steps]) };
 }
 
 export async function rowsOf(names: readonly string[], signal?: AbortSignal): Promise<Row[]> {

@@ -1,0 +1,45 @@
+"""`weighbridge label`: tags, a note, put away or back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from weighbridge.cli.where import WHERE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("label")(label)
+
+
+def label(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", show_default=False, help=WHERE)],
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="WORD", help="Add a tag; may be given again.")] = None,
+    untag: Annotated[list[str] | None, typer.Option("--untag", metavar="WORD", help="Take a tag off.")] = None,
+    note: Annotated[str | None, typer.Option(help="Another note; '' takes it off.")] = None,
+    archive: Annotated[
+        bool | None, typer.Option("--archive/--no-archive", show_default=False, help="Put away (ls --all shows it), or back.")
+    ] = None,
+) -> None:
+    """Show or change what is said of runs: tags, a note, archived or not.
+
+    Without options prints it. The page shows and changes the same; it stands in labels.json in the run's folder.
+    """
+    from weighbridge.cli.where import find_run
+    from weighbridge.store.labels import read_labels, write_labels
+
+    found = [(path, read_labels(path)) for path in map(find_run, runs)]
+    changed = [(path, labels.changed(tag or (), untag or (), note, archive)) for path, labels in found]
+    for (path, before), (_, after) in zip(found, changed, strict=True):
+        if after != before:
+            write_labels(path, after)
+        _print(path.name, after.tags, after.note, after.is_archived)
+
+
+def _print(name: str, tags: tuple[str, ...], note: str, is_archived: bool) -> None:
+    from weighbridge.format import visible
+
+    words = [*(["(archived)"] if is_archived else []), *tags]
+    print(f"{visible(name)}: {visible(' '.join(words)) or 'no tags'}{f'  {visible(note)}' if note else ''}")
