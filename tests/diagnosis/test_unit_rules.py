@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
-from tests.diagnosis.made import NAN, asked, block, found, outcome, step_rows, tensor
+from tests.diagnosis.made import NAN, asked, block, found, outcome, said, step_rows, tensor
 from tests.diagnosis.trainings import Training, data, seeded, sgd_mlp, train
 from tests.diagnosis.trainings import batches as drawn
 from weighbridge.diagnosis import Outcome
@@ -388,10 +388,10 @@ OWN = (DEAD, SATURATED, SYMMETRIC, COLLAPSED, RANK, LOGITS)
 @pytest.mark.parametrize("name", CUT)
 def test_how_the_looks_are_cut_changes_no_finding(name: str) -> None:
     made = CUT[name]()
-    whole = {one.id: repr(asked(one, made).findings) for one in OWN}
+    whole = {one.id: said(asked(one, made)) for one in OWN}
     assert any(text != "()" for text in whole.values())
     for cuts in ([*range(25)], [3], [1, 5, 16], [4, 17]):
-        assert {one.id: repr(asked(one, made, *cuts).findings) for one in OWN} == whole
+        assert {one.id: said(asked(one, made, *cuts)) for one in OWN} == whole
 
 
 # ---- trainings ----

@@ -11,8 +11,8 @@ How it decides Of each step, its promise (the share of the loss that it takes aw
                of its first value.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
 When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
-               early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies behind
-               batch norms (of its weights only the direction counts) or at the edge of stability leaps and learns: hence
+               early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies
+               behind batch norms (of its weights only the direction counts) or at the edge of stability leaps and learns: hence
                the second sign.
 References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (divergence above 2 / lambda); Cohen et al. 2021,
                2022 (edge of stability, and its form for Adam); Lewkowycz et al. 2020; Wortsman et al. 2024, "Small-scale
