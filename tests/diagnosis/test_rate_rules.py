@@ -69,9 +69,19 @@ def test_after_the_loss_has_fallen_one_batch_is_not_enough() -> None:
     assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == [16]
 
 
-@pytest.mark.parametrize(("left", "told"), [(high.HELD + 0.01, [high.LONG]), (high.HELD, [])])
+@pytest.mark.parametrize(("left", "told"), [(high.STUCK, [17]), (high.STUCK - 0.01, [])])
 def test_a_loss_that_is_held_up_by_wild_steps(left: float, told: list[int]) -> None:
+    """Seven are behind it at step 7, and ten more pass."""
     losses = np.array([1.0] + [left] * 30)
+    assert [f.told_step for f in found(HIGH, _steps(1.5, 0.2, losses))] == told
+
+
+@pytest.mark.parametrize(
+    ("high", "low", "told"), [(0.8, 0.54, [9]), (0.78, 0.54, []), (0.45, 0.15, [])], ids=["swings", "less", "low"]
+)
+def test_a_loss_that_swings_under_wild_steps(high: float, low: float, told: list[int]) -> None:
+    """From 1 it has come down, and swings by 0.26, 0.24 or 0.3, in the last case below a half."""
+    losses = np.array([1.0, 0.9, *[low, high] * 10])
     assert [f.told_step for f in found(HIGH, _steps(1.5, 0.2, losses))] == told
 
 

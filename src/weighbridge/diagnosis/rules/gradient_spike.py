@@ -54,7 +54,7 @@ class State:
     def is_of_a_hard_batch(self, loss: float) -> bool:
         """Has the loss, which is not yet in the course, risen as well, and undone little of what was won?"""
         risen = loss - self.course.now
-        return loss > LEAST * self.course.now > 0 and risen <= UNDONE * (self.course.first - self.course.now)
+        return loss > LEAST * self.course.now >= 0 and risen <= UNDONE * (self.course.first - self.course.now)
 
 
 class GradientSpike(Rule):
