@@ -101,6 +101,25 @@ def take(browser: Any, address: str, target: Path, only: str) -> None:
             print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
 
 
+def take_notebook(browser: Any, runs: Path, target: Path, scratch: Path) -> None:
+    """A notebook that shows two runs, as the HTML that nbconvert makes of it."""
+    import nbformat
+
+    cells = [
+        nbformat.v4.new_code_cell(f"weighbridge.show({names})") for names in ("'deep-sigmoid'", "'relu', 'relu-rate-doubled'")
+    ]
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import weighbridge"), *cells])
+    nbformat.write(made, scratch / "notebook.ipynb")
+    (scratch / "weighbridge-runs").symlink_to(runs) if not (scratch / "weighbridge-runs").exists() else None
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", "notebook.ipynb"]
+    subprocess.run(command, check=True, cwd=scratch, env={**os.environ, "PYTHONPATH": str(SOURCE)})
+    file = target / "notebook-1280-light.png"
+    sign = "iframe:not([hidden])"
+    page = screenshot(browser, f"file://{scratch / 'notebook.html'}", sign, 1280, "light")
+    file.write_bytes(png(decoded(browser.new_page(), page)))
+    print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+
+
 def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *, with_rules: bool = True) -> bytes:
     """A page when all its numbers are there, as PNG; `with_rules`: and the rules have spoken."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
@@ -150,6 +169,8 @@ def main() -> None:
                 executable_path=executable, args=["--headless", "--no-sandbox", "--disable-gpu"]
             )
             take(browser, address, wish.target, wish.only)
+            if wish.only in "notebook":
+                take_notebook(browser, runs, wish.target, Path(scratch))
             edge = Path(scratch) / "states"
             environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
             program = [sys.executable, "-m", "tests.browser.states", str(edge)]

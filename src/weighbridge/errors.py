@@ -25,6 +25,10 @@ from typing import Any
 class WeighbridgeError(Exception):
     """An error that says to a person what happened and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook prints of it (IPython asks): the sentence alone, as the command line does."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class NotARun(WeighbridgeError):
     """The folder holds no run."""

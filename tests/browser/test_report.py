@@ -69,3 +69,37 @@ def test_it_is_as_wide_as_the_window(report: tuple[Path, str], open_page: Callab
     page = open_page(report[1], width=width, theme="dark")
     page.locator(".heat").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_on_paper_it_is_light_without_controls_and_says_what_is_drawn(
+    report: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(report[1], width=794, theme="dark")
+    page.locator(".heat").wait_for()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert not page.locator("header").is_visible()
+    assert not page.get_by_label("statistic").is_visible()
+    assert "Every tensor, every step: gradient · rms" in page.locator(".map h2").inner_text()
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.heat canvas.base')).position") == "static"
+    )  # sticky prints blank
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_several_runs_open_side_by_side_and_each_has_its_page(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    places = [make_run(tmp_path, name, steps=steps) for name, steps in (("one", 60), ("other", 40))]
+    file = tmp_path / "both.html"
+    assert call("report", *map(str, places), "-o", str(file)).code == 0
+    page = open_page(f"file://{file}")
+    page.locator(".heat").wait_for()
+    assert "They differ from the first step" in page.locator("main").inner_text()
+    assert "steps 0 to 39" in (page.locator(".heat").get_attribute("aria-label") or "")
+    page.get_by_label("statistic").select_option("parameter.rms")
+    eventually(page, "document.querySelector('.heat').ariaLabel.startsWith('parameter.rms')")
+    page.get_by_role("link", name="other", exact=True).click()
+    eventually(page, "document.querySelector('h1')?.textContent", "other")
+    page.get_by_role("link", name="Compare", exact=True).click()
+    page.locator(".faces canvas").wait_for()

@@ -74,6 +74,16 @@ def test_a_run_that_grows_is_fed_again_and_one_that_rests_is_not(tmp_path: Path)
     assert opened(one.news()["run?run=growing"])["steps"] == 25
 
 
+def test_a_run_that_rests_gives_signs_of_life(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "resting", steps=10, finish=False)
+    api, clock = Api(SomeRuns([run])), iter(range(0, 10_000, 2))  # a look every few seconds
+    api.diagnoser.keep("resting", open_run(run))
+    lines = feed.rounds(api, "mark", now=lambda: float(next(clock)))
+    told = [next(lines) for _ in range(40)]
+    assert told.count({"answers": {}}) > 2
+    assert told.count(None) > 5
+
+
 def test_a_message_holds_one_moment_and_stays_small(tmp_path: Path) -> None:
     run = make_run(tmp_path, "growing", steps=300, finish=False)
     answers = feed._Feed(Api(SomeRuns([run])), "growing").news()
@@ -119,3 +129,12 @@ def test_the_end_puts_what_stays_into_the_place_of_the_widget(folder: Path) -> N
     assert live.widget.sent == [{"weighbridge": {"a": "1"}}]
     assert live.view.shown[-1]["text/html"] == "<p>still"
     assert [one.get("text/html") for one in live.later.shown] == ["<p>later", None]
+
+
+def test_an_error_in_a_notebook_is_a_sentence_and_no_traceback() -> None:
+    shell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell()
+    shown: list[list[str]] = []
+    shell._showtraceback = lambda kind, value, lines: shown.append(lines)
+    shell.run_cell("import weighbridge; weighbridge.show('nosuch')")
+    assert len(shown[0]) == 1
+    assert shown[0][0].startswith("NotARun: There is no run 'nosuch'")

@@ -222,3 +222,9 @@ def test_a_trace_keeps_few_steps_and_the_values_that_made_each_loss(tmp_path: Pa
     player.close()
     assert 100 < len(kept) <= TRACE_ROWS
     assert all(player.loop.training.step_losses[at] == loss for at, loss in kept.items())
+
+
+def test_the_tutorials_lead_to_their_networks() -> None:
+    pages = Path(__file__).parents[2] / "docs" / "tutorials"
+    for lesson, page in zip(lessons.TUTORIALS, ("weights-and-biases.md", "bias.md"), strict=True):
+        assert f"`/lab?{lesson.link}`" in (pages / page).read_text(encoding="utf-8")

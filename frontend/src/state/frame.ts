@@ -15,6 +15,7 @@ export function fitFrame(page: HTMLElement): void {
   if (!frame) return;
   for (const picture of frame.parentElement?.querySelectorAll<HTMLElement>(":scope > .weighbridge-still") ?? []) picture.hidden = true;
   frame.hidden = false;
+  page.style.display = "flow-root"; // margins of what is in it count
   new ResizeObserver(() => (frame.style.height = `${Math.ceil(page.getBoundingClientRect().height)}px`)).observe(page);
 }
 

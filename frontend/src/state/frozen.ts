@@ -33,7 +33,7 @@ function listen(held: Frozen): Promise<void> {
   return new Promise((resolve) => {
     addEventListener("message", (event: MessageEvent<{ weighbridge?: Record<string, string> }>) => {
       if (event.source !== parent || !event.data?.weighbridge) return;
-      Object.assign(held.answers, event.data.weighbridge);
+      Object.assign(held.answers, event.data.weighbridge); // none: a sign of life
       if (held.runs.every((run) => question("run", { run }) in held.answers)) resolve();
       for (const tell of listeners) tell();
     });

@@ -3,12 +3,15 @@
 import { address, run, withNumbers, type RunFacts } from "../api.ts";
 import { frozen, renewed } from "./frozen.ts";
 
+const SILENCE_MS = 20_000; // of a kernel that speaks at least every five seconds
+
 export class Live {
   facts = $state.raw<RunFacts | null>(null);
   trouble = $state("");
   connected = $state(true);
   private source: EventSource | null = null;
   private deaf: (() => void) | null = null; // stops listening to the page around
+  private silence: ReturnType<typeof setTimeout> | undefined;
 
   private readonly run: string;
 
@@ -23,6 +26,7 @@ export class Live {
     this.source?.close();
     this.source = null;
     this.deaf?.();
+    clearTimeout(this.silence);
   }
 
   private readonly seen = (): void => {
@@ -60,11 +64,15 @@ export class Live {
     this.source = source;
   }
 
+  /** Something has come from the kernel. It says so when nothing is new, too: silence means that it has gone. */
   private async hear(): Promise<void> {
+    clearTimeout(this.silence);
+    this.connected = true;
     try {
       this.facts = await run(this.run);
     } catch {
       // the next answer tells
     }
+    if (this.facts?.state === "live") this.silence = setTimeout(() => (this.connected = false), SILENCE_MS);
   }
 }

@@ -18,6 +18,8 @@ export function startTheme(): void {
   const usual = (): Theme => remembered() ?? (around ? themeAround(around) : null) ?? (system.matches ? "dark" : "light");
   apply(usual());
   system.addEventListener("change", () => apply(usual()));
+  addEventListener("beforeprint", () => apply("light")); // paper is white
+  addEventListener("afterprint", () => apply(usual()));
   if (around) new MutationObserver(() => apply(usual())).observe(around, { attributes: true, attributeFilter: ["class", "data-jp-theme-light"] });
 }
 

@@ -2,7 +2,7 @@
 
     python -m weighbridge.notebook.feed RUN...
 
-    {"answers": {question: answer, ...}}    what the page would be told by a server (server/kept.py)
+    {"answers": {question: answer, ...}}    what the page would be told by a server (server/kept.py); none: nothing is new
     {"later": html}                         now and then: the picture that stays if the notebook is saved now
     {"still": html}                         the last line, once no run is being written any more
 
@@ -34,6 +34,7 @@ QUIET_LOOK_EVERY_SECONDS: Final = 2.0  # while nothing grows
 REST: Final = 3.0  # times as long at rest as a look took
 CELLS: Final = 100_000  # of all pictures of a run
 LATER_EVERY_SECONDS: Final = 10.0
+ALIVE_EVERY_SECONDS: Final = 5.0  # the page takes longer silence for a kernel that has gone
 LEVEL: Final = 5  # of the compression
 _NICE: Final = 10
 
@@ -43,13 +44,16 @@ def rounds(api: Api, mark: str, now: Any = time.monotonic) -> Iterator[dict[str,
     for asked in kept.of_any_run():
         yield {"answers": kept.answer(api, asked, kept.LEAST_COLUMNS, LEVEL)}
     feeds = [_Feed(api, name) for name in api.runs.names()]
-    drawn_at = float("-inf")
+    drawn_at, told_at = float("-inf"), now()
     while True:
         has_news = False
         for feed in feeds:
             if answers := feed.news():
-                has_news = True
+                has_news, told_at = True, now()
                 yield {"answers": answers}
+        if now() - told_at >= ALIVE_EVERY_SECONDS:
+            told_at = now()
+            yield {"answers": {}}
         if not any(feed.is_live for feed in feeds):
             break
         if has_news and now() - drawn_at >= LATER_EVERY_SECONDS:

@@ -83,7 +83,7 @@ class Worker:
     def _obey(self, command: dict[str, Any]) -> None:
         try:
             self._do(str(command.get("do")), command)
-        except WeighbridgeError as error:
+        except (WeighbridgeError, TypeError, ValueError, OverflowError) as error:  # numbers that are none, too
             self.tell("refused", error=str(error), do=str(command.get("do")))
 
     def _do(self, what: str, command: dict[str, Any]) -> None:
