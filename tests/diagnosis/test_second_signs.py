@@ -4,17 +4,23 @@ sides of each guard."""
 from __future__ import annotations
 
 import dataclasses
+import gc
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import weighbridge
 from tests.diagnosis.graphs import Drawing, rows
 from tests.diagnosis.made import block, found, step_rows
 from tests.diagnosis.test_depth_rules import GRADIENT, SCALE, _scaled, _slopes, layers
 from tests.diagnosis.test_graph_rules import LOSS, places
 from tests.diagnosis.test_rate_rules import WEIGHTS, _grown
 from tests.diagnosis.test_rules import NEW, NOT_ZEROED, _sums
-from tests.diagnosis.test_unit_rules import COLLAPSED, C, looked, spread
+from tests.diagnosis.test_unit_rules import COLLAPSED, DEAD, NET, RELU, UNITS, C, fired, looked, spread, units
+from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.progress import LAST, Progress
 from weighbridge.diagnosis.registry import rule
 from weighbridge.diagnosis.rules import collapsed_output
@@ -210,3 +216,28 @@ def test_a_norm_layer_in_the_graph_frees_what_feeds_it() -> None:
     norm = made.op("NativeLayerNorm", [made.linear("a", None, 32, 16, 16)], (32, 16), "n")
     made.linear("b", norm, 32, 16, 16)
     assert normed([made.done()]) == {"a.weight"}
+
+
+def test_a_container_made_for_watch_alone_fails_no_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Watching keeps no model alive: the list is gone when the graph of the first loss is taken down."""
+    monkeypatch.chdir(tmp_path)
+    one, two = nn.Linear(4, 4), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD([*one.parameters(), *two.parameters()], 0.1)
+    with weighbridge.watch(nn.ModuleList([one, two])) as run:
+        gc.collect()
+        for _ in range(4):
+            optimizer.zero_grad()
+            two(one(torch.ones(8, 4))).square().mean().backward()
+            optimizer.step()
+    assert [answer for answer in weighbridge.diagnose(run.path).answers if answer.outcome is Outcome.FAILED] == []
+
+
+def test_a_hinge_that_all_samples_meet_kills_no_unit() -> None:
+    """The loss is 0 and sends no gradient: not to the last layer either."""
+    looks = [units(step, RELU, fired(2)) for step in (0, 1, 2, 3)]
+    zeros = [2 / UNITS] * 15 + [1.0] * 10
+    rows_of_steps = step_rows(25, loss=[1.0] * 15 + [5.0] * 10)
+    for last, places_told in ((0.0, ["a"]), (1.0, [])):
+        fed = {"c.weight": [0.0] * 15 + [last] * 10, "c.bias": [0.0] * 15 + [last] * 10}
+        arrays = {"gradient.zero_fraction": {"a.bias": zeros, **fed}}
+        assert [f.place for f in found(DEAD, block(25, arrays, NET, units=looks, steps=rows_of_steps))] == places_told
