@@ -78,9 +78,8 @@ def _fit(one: Loop, other: Loop) -> list[str]:
         if loop.data.task != "classification" or not math.isfinite(found):
             return []
         rights.append(round(found * len(y)))
-    return [
-        f"It is right for {rights[0]} of {len(y)} rows{' kept back' if one.data.held_out else ''}, this network for {rights[1]}."
-    ]
+    rows = f"{len(y)} rows{' kept back' if one.data.held_out else ''}"
+    return [f"It is right for {rights[0]} of {rows}, this network for {rights[1]}."]
 
 
 def _verdict(ours: float, theirs: float, guess: float) -> str:
