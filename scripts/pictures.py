@@ -28,13 +28,14 @@ SOURCE = Path(__file__).parents[1] / "src"
 PAIR = "run=relu&run=relu-rate-doubled&tensor=14.weight"
 # Name, address, what has to be there before the picture is taken.
 PAGES = [
-    ("runs", "/?pick=relu&pick=relu-rate-doubled", "canvas"),
+    ("runs", "/?group=activation&pick=relu&pick=relu-rate-doubled", "[data-run=deep-sigmoid] canvas"),
     ("glance", "/run/deep-sigmoid", "article.cause"),
     ("glance-broken", "/run/overflow", "article.cause"),
     ("glance-folded", "/run/transformer", ".heat"),
     ("glance-one-step", "/run/one-step", ".heat"),
     ("layer", "/run/relu-rate-doubled/layer/14", "section.units"),
     ("network", "/run/deep-sigmoid/network", "ol li"),
+    ("before", "/run/deep-sigmoid/before", "section.layers"),
     ("tensors", "/run/relu/tensors", "[data-statistic]"),
     ("findings", "/run/overflow/findings", "article.detail"),
     ("rules", "/rules", "ul.all li"),
@@ -45,9 +46,9 @@ PAGES = [
     ("lab-tutorial", f"/lab?{TUTORIALS[0].link}&play=200", "[data-step='200']"),
 ]
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
-STATES = ("none", "one", "million", "nan", "died", "skipped", "zero", "restart", "newer", "damaged")
+STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
-IN_DARK = ("glance", "layer", "network", "compare", "lab")
+IN_DARK = ("runs", "before", "glance", "layer", "network", "compare", "lab")
 STREAMS = ("/api/growth", "/api/lab/events")  # never finished
 QUIET = 12  # looks at what is under way, 0.1 s apart
 WHOLE = 1800  # px of a page; what is longer ends there
@@ -131,7 +132,7 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *,
     page.on("requestfinished", lambda request: asked.discard(request))
     page.on("requestfailed", lambda request: asked.discard(request))
     page.goto(address)
-    page.wait_for_selector(sign, timeout=60_000)
+    page.wait_for_selector(sign, timeout=300_000)
     if with_rules:
         page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
     quiet = 0

@@ -10,6 +10,7 @@ import pytest
 
 from tests.browser.conftest import eventually, serving
 from weighbridge.format import number
+from weighbridge.server.lab import WORKERS
 from weighbridge.store.record import open_run
 from weighbridge.teaching import lessons, link
 from weighbridge.teaching.training import Loop
@@ -180,6 +181,22 @@ def test_a_link_may_say_how_far_and_reset_forgets_it(lab: tuple[str, Path], open
     press(page, "Reset")
     eventually(page, STEP, 0)
     assert "play" not in page.url
+
+
+def test_who_waits_can_choose_meanwhile(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    with serving(tmp_path) as address:
+        before = [open_page(f"{address}/lab?{SHORT}") for _ in range(WORKERS)]
+        for page in before:
+            eventually(page, READY, "0", 90)
+        last = open_page(f"{address}/lab?{SHORT}")
+        last.get_by_text("1 training ahead of you").wait_for()
+        press(last, "ReLU")
+        eventually(last, "new URLSearchParams(location.search).get('act')", "relu")
+        before[0].goto(f"{address}/rules")
+        eventually(last, READY, "0", 90)
+        press(last, "1 step")
+        eventually(last, STEP, 1)
+        assert last.locator("[data-fact=loss]").inner_text() == number(losses(SHORT + "&act=relu", 1)[0][-1], 4)
 
 
 def test_nothing_jumps_while_it_plays(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:

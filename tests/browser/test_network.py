@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, two_runs
+from tests.browser.conftest import eventually, serving, two_runs
 
 pytestmark = pytest.mark.browser
 
@@ -48,3 +48,23 @@ def test_every_state_is_drawn(shown: tuple[Path, str], open_page: Callable[..., 
     page = open_page(f"{shown[1]}/run/{run}/network", width=width, theme="dark")
     page.wait_for_selector("text=was not weighed" if run == "first" else "ol li")
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_before_training_shows_loss_layers_and_the_lines_that_are_missing(
+    tmp_path: Path, open_page: Callable[..., Any]
+) -> None:
+    from tests.server.test_before import train
+
+    train(tmp_path, attach=False, steps=30)
+    with serving(tmp_path) as address:
+        page = open_page(f"{address}/run/net")
+        page.get_by_role("link", name="Before training").click()
+        page.get_by_text("Loss at the start").wait_for()
+        assert page.url.endswith("/run/net/before")
+        row = page.get_by_role("row").filter(has_text="Linear 8 × 6")
+        assert "redundant, leaving it out saves" in row.inner_text()
+        page.get_by_text("run.attach(weighbridge.biases(").wait_for()
+        page.get_by_role("link", name="A bias that a norm or a softmax takes out again").first.wait_for()
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -245,6 +245,7 @@ def test_the_second_page_waits_in_line_until_the_first_is_gone_and_what_it_chose
         first = Page(address)
         first.open("")
         second = Page(address)
+        assert second.next()["thumbs"]  # there is to choose from meanwhile
         assert second.until("waiting")["ahead"] == 1
         assert second.tell(do="open", link="data=xor&layers=2", id=1).status_code == 200
         third = Page(address)

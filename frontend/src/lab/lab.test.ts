@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { batches, floats, linkOf, nearest, parted, RATES, Trace } from "./lab.ts";
+import { asked, batches, floats, linkOf, nearest, parted, RATES, Trace, type Known } from "./lab.ts";
 
 const packed = (...numbers: number[]): string => btoa(String.fromCharCode(...new Uint8Array(Float32Array.from(numbers).buffer)));
 
@@ -31,4 +31,11 @@ test("a trace is thinned as the worker thins it", () => {
   assert.deepEqual(trace.steps, [0, 2, 4]);
   assert.deepEqual(trace.losses[0], [4, 2, 0]);
   assert.deepEqual(trace.values.get("w")!.map((row) => [...row]), [[0, 10], [2, 12], [4, 14]]);
+});
+
+test("what is asked for can be seen before anything is trained", () => {
+  const known = { defaults: { data: "ring", layers: "4,3", act: "tanh", bias: "1", start: "torch", opt: "sgd", batch: "all" } } as unknown as Known;
+  const { state } = asked(known, new URLSearchParams("layers=5&bias=10&lr=0.1&seed=7"));
+  assert.deepEqual([state.data, state.layers, state.bias, state.act, state.lr, state.seed], ["ring", [5], [1, 0], "tanh", 0.1, 7]);
+  assert.deepEqual(asked(known, new URLSearchParams("layers=none&bias=0")).state.bias, [0]);
 });

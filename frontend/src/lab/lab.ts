@@ -131,6 +131,23 @@ export function parted(all: Float32Array, tensors: Opened["tensors"]): Map<strin
   return found;
 }
 
+/** What is asked for, before the server has said what comes of it: enough to go on choosing. */
+export function asked(known: Known, query: URLSearchParams): Asked {
+  const word = (name: string): string => query.get(name) ?? known.defaults[name] ?? "";
+  const layers = ["", "none", "0"].includes(word("layers")) ? [] : word("layers").split(",").map(Number).filter((units) => units >= 1);
+  const bias = word("bias");
+  const state: State = {
+    data: word("data"), layers, act: word("act"), norm: word("norm") || "none", start: word("start"), bstart: word("bstart") || "torch", opt: word("opt"),
+    bias: Array.from({ length: layers.length + 1 }, (_, i) => Number(bias.length > 1 ? (bias[i] ?? 1) : bias)),
+    lr: Number(word("lr")) || 0, batch: Number(word("batch")) || 0, centre: word("centre") || "auto", scale: word("scale") || "auto",
+    seed: Number(word("seed")) || 0, twin: word("twin"),
+  };
+  return { state, sizes: [], rows: 0, values: 0, biases: 0, describe: state.data, layers: [] };
+}
+
+/** What the controls need. */
+export type Asked = Pick<Opened, "state" | "sizes" | "rows" | "values" | "biases" | "describe"> & { layers: Pick<LayerTitle, "title">[] };
+
 /** Words that belong to the page and not to the training. */
 const PAGE_WORDS = new Set(["layer", "pace", "play"]);
 

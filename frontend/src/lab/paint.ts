@@ -59,7 +59,7 @@ export function layoutOf(opened: Opened, width: number, height: number): Layout 
   const room = width / columns;
   const size = Math.max(12, Math.min(46, pitch - 26, room * 0.62));
   const bars = pitch - size >= 22;
-  const [left, right] = [size / 2 + 26, width - size / 2 - 10];
+  const [left, right] = [size / 2 + 26, width - size / 2 - (width > 500 ? 34 : 10)]; // the menu stands in the corner
   const x = (column: number): number => left + ((right - left) * column) / Math.max(1, columns - 1);
   const spots = counts.map((count, column) =>
     Array.from({ length: count }, (_, unit) => ({ column, unit, x: x(column), y: HEAD + (height - HEAD - 14) / 2 + (unit - (count - 1) / 2) * pitch - (bars ? 4 : 0) })),

@@ -7,13 +7,14 @@ stderr, and training goes on.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.errors import NothingToWatch, TrainingStopped
+from weighbridge.errors import BadInput, NothingToWatch, TrainingStopped
 from weighbridge.format import duration, size
 from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     from weighbridge.diagnosis.rule import Finding
 
 _kernel_notes: set[str] = set()
+REPORTS: Final = ("inspection", "biases")
+
+
+class Report(Protocol):
+    """Of before the training (weighbridge.preflight)."""
+
+    KIND: ClassVar[str]
+
+    def to_json(self) -> str: ...
 
 
 class Run:
@@ -149,6 +159,20 @@ class Run:
         if self._is_on():
             with self._guard():
                 self._recorder.event(self._stepper.steps, "config", "", detail={**(values or {}), **more})
+
+    def attach(self, report: Report) -> None:
+        """Keep what `weighbridge.inspect` or `weighbridge.biases` has found with this run, for its page "Before training".
+
+        Raises BadInput for anything else. A later report of the same kind takes the place of an earlier one.
+        """
+        if getattr(report, "KIND", None) not in REPORTS:
+            raise BadInput(
+                f"attach was given {type(report).__name__}. Give it what weighbridge.inspect or weighbridge.biases returned: "
+                "run.attach(weighbridge.inspect(model, (inputs, targets), loss_fn))."
+            )
+        if self._is_on():
+            with self._guard():
+                self._recorder.event(self._stepper.steps, report.KIND, "", detail=json.loads(report.to_json()))
 
     def epochs(self, number: int) -> Iterator[int]:
         """Count epochs: `for epoch in run.epochs(50):`. Steps inside are recorded with their epoch."""

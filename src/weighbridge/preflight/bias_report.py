@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 
@@ -57,7 +57,12 @@ class LayerBias:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BiasReport:
-    """All biases of a model, in the order of definition. `print` it; `record()` and `to_json()` are for programs."""
+    """All biases of a model, in the order of definition. `print` it; `record()` and `to_json()` are for programs.
+
+    `run.attach` keeps it with a run.
+    """
+
+    KIND: ClassVar[str] = "biases"
 
     model: str
     layers: tuple[LayerBias, ...]

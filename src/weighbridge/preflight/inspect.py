@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,7 +20,9 @@ from weighbridge.preflight.signal import try_out
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Inspection(Diagnosis):
-    """A `Diagnosis` of before the training, with the table of layers. `print` it for both."""
+    """A `Diagnosis` of before the training, with the table of layers. `print` it for both; `run.attach` keeps it with a run."""
+
+    KIND: ClassVar[str] = "inspection"
 
     layers: tuple[Layer, ...] = ()
     loss: float = float("nan")

@@ -24,6 +24,7 @@ from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.acts import Acts
+from weighbridge.server.before import before_of
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
@@ -77,6 +78,7 @@ class Api:
             "lines": self.lines,
             "rules": self.rules,
             "network": self.network,
+            "before": self.before,
             "compare": self.compare,
             "difference": self.difference,
             "faces": self.faces,
@@ -241,6 +243,11 @@ class Api:
         with self.runs.use(one(request, "run")) as record:
             step, fold = integer(request, "step"), of.get("fold", "auto")
             return JSONResponse(network.network_at(record, one(request, "stat"), step, fold, of.getlist("open")))
+
+    def before(self, request: Request) -> Response:
+        """What is known of the time before the first update (before.py)."""
+        with self.runs.use(one(request, "run")) as record:
+            return JSONResponse(before_of(record))
 
     def compare(self, request: Request) -> Response:
         """Several runs beside each other (versus.py)."""

@@ -77,6 +77,7 @@ class Desk:
     def __init__(self, runs: Runs, workers: int = WORKERS) -> None:
         self.keep = "" if is_run(runs.root) else str(runs.root.absolute())
         self.workers = workers
+        self.hello = ""  # what every worker says first; pages that wait have it from the one before
         self.sessions: dict[str, Session] = {}
         self.line: list[Session] = []  # in the order in which they came; the first `workers` of them train
 
@@ -119,6 +120,8 @@ class Desk:
         self.line.append(session)
         try:
             yield _event("session", session=session.token, keeps=self.keep != "")
+            if self.hello:
+                yield self.hello
             told = 0
             while ahead := self.ahead_of(session):
                 if ahead != told:
@@ -149,7 +152,9 @@ class Desk:
                 except TimeoutError:
                     line = None
                 if line:
-                    yield f"data: {line.decode()}\n"
+                    event = f"data: {line.decode()}\n"
+                    self.hello = self.hello or event
+                    yield event
                 elif line is not None:
                     yield _event("ended", error=_last_words(scratch))
                     return

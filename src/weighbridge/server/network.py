@@ -83,10 +83,7 @@ def network_at(record: RunRecord, statistic: str, step: int | None, fold: str, o
     nodes = spine(record, fold, opened)
     values = _values(record, nodes, statistic, step)
     spreads, spread_step = _spreads(record, nodes, step)
-    back = _at(record, DL_DH, step)
-    reacts = np.array([back.get(node.output.id, np.nan) for node in nodes])
-    groups = _groups(nodes)
-    gains = _gains(groups, spreads, reacts)
+    gains = _gains(_groups(nodes), spreads, _reacts(record, nodes, step))
     bad = _at(record, f"{parse(statistic)[0].word}.nonfinite_count", step)
     members = [[node.output] if parse(statistic)[0] in OF_OUTPUTS else node.parameters for node in nodes]
     broken = [any(bad.get(tensor.id, 0.0) > 0 for tensor in mine) for mine in members]
@@ -113,6 +110,16 @@ def network_at(record: RunRecord, statistic: str, step: int | None, fold: str, o
         }
     )
     return told
+
+
+def gains_at(record: RunRecord, nodes: Sequence[Node], step: int) -> dict[int, tuple[float | None, float | None]]:
+    """By place in `nodes` what each layer and its activation make of the signal forward and of dL/dh backward."""
+    return _gains(_groups(nodes), _spreads(record, nodes, step)[0], _reacts(record, nodes, step))
+
+
+def _reacts(record: RunRecord, nodes: Sequence[Node], step: int) -> np.ndarray:
+    back = _at(record, DL_DH, step)
+    return np.array([back.get(node.output.id, np.nan) for node in nodes])
 
 
 def _as_json(node: Node, value: float, is_broken: bool) -> dict[str, Any]:

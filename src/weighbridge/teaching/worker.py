@@ -195,7 +195,7 @@ def known() -> dict[str, Any]:
         "data": list(NAMES), "thumbs": thumbs, "activations": ["none", *networks.ACTIVATIONS], "norms": list(words.NORMS),
         "starts": ["torch", *words.INITS[1:]], "bias_starts": ["torch", *words.BIAS_INITS[1:]],
         "optimizers": [name for name in networks.optimizer_names() if name != "lbfgs"],
-        "defaults": link.DEFAULTS, "tutorials": as_json[0], "lessons": as_json[1],
+        "defaults": {**link.DEFAULTS, "seed": str(link.SEED)}, "tutorials": as_json[0], "lessons": as_json[1],
         "most_values": link.MOST_VALUES, "most_layers": link.MOST_LAYERS - 1,
     }  # fmt: skip
 

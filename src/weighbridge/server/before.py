@@ -1,0 +1,179 @@
+"""Is this network able to learn? What a run knows of the time before its first update, layer by layer.
+
+From the run itself: the graph of its first loss (table `graph`), and what was weighed at its first step: weights as they were
+before the update, outputs and dL/dh of the first batch, units that never fired in it. From reports that were attached
+(`run.attach(weighbridge.inspect(...))`, `run.attach(weighbridge.biases(...))`): what the run does not know. What nobody knows
+is null, and `ask` says which line finds it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from weighbridge.diagnosis.kept import jsonable
+from weighbridge.diagnosis.redundant import redundant_biases
+from weighbridge.firstpass import FirstPass, from_text
+from weighbridge.server.layers import Layer, is_bias, layers_of
+from weighbridge.server.network import DL_DH, Node, gains_at, spine
+from weighbridge.store.record import RunRecord
+
+DEAD_BEHIND: Final = frozenset({"ReLU", "ReLU6", "Threshold"})  # modules whose 0 lets no gradient through
+INSPECT: Final = "run.attach(weighbridge.inspect(model, (inputs, targets), loss_fn, optimizer))  # before the training"
+BIASES: Final = "run.attach(weighbridge.biases(model, held_out_batches, loss_fn, optimizer))"
+STATISTICS: Final = ("parameter.mean", "parameter.std", "update.ratio")
+
+
+def before_of(record: RunRecord) -> dict[str, Any]:
+    """Ready for JSON."""
+    first, attached = first_pass(record), attached_to(record)
+    layers = layers_of(record)
+    rows = _rows(record, layers)
+    _add_graph(rows, first)
+    _add_inspection(rows, attached.get("inspection"))
+    _add_biases(rows, attached.get("biases"))
+    told: dict[str, Any] = jsonable(
+        {
+            "loss": _loss(record, first, attached.get("inspection")),
+            "layers": list(rows.values()),
+            "has_graph": first is not None,
+            "inspected": "inspection" in attached,
+            "biases": "biases" in attached,
+            "findings": (attached.get("inspection") or {}).get("findings", []),
+            "ask": {"inspect": INSPECT, "biases": BIASES},
+        }
+    )
+    return told
+
+
+def first_pass(record: RunRecord) -> FirstPass | None:
+    """The graph of the first loss, where one was taken down."""
+    found = record.whole("graph").column("detail").slice(0, 1).to_pylist()
+    return from_text(found[0]) if found else None
+
+
+def attached_to(record: RunRecord) -> dict[str, dict[str, Any]]:
+    """The last report of each kind: "inspection", "biases"."""
+    return {event.kind: dict(event.detail) for event in record.events() if event.kind in ("inspection", "biases")}
+
+
+def _loss(record: RunRecord, first: FirstPass | None, inspection: Mapping[str, Any] | None) -> dict[str, Any]:
+    starts = first.starts if first is not None else ()
+    losses = record.losses()
+    told: dict[str, Any] = {"first": None, "guess": None, "kind": "", "samples": None, "error": None}
+    if len(losses.values) and losses.steps[0] == 0:
+        told["first"] = float(losses.values[0])
+    elif inspection is not None:
+        told["first"] = inspection["loss"]
+    if len(starts) == 1:
+        start = starts[0]
+        told |= {"kind": start.kind, "samples": start.samples, "error": start.error, "first": start.loss}
+        told["guess"] = start.trivial if math.isfinite(start.trivial) else None
+    return told
+
+
+def _rows(record: RunRecord, layers: list[Layer]) -> dict[str, dict[str, Any]]:
+    """One row for each layer that has parameters, by its path (with its model, where there are several)."""
+    weighed = record.at_step(0, STATISTICS) if record.first_step == 0 else {}
+    of = {t.id: {name: float(values[i]) for name, values in weighed.items()} for i, t in enumerate(record.tensors)}
+    signal = {t.id: float(v) for t, v in zip(record.outputs, _first(record, "activation.rms"), strict=True)}
+    back = {t.id: float(v) for t, v in zip(record.outputs, _first(record, DL_DH), strict=True)}
+    nodes = spine(record, "none", ())
+    gains, dead = gains_at(record, nodes, 0), _dead(record, nodes)
+    place = {(node.model, node.path): i for i, node in enumerate(nodes)}
+    several = len({layer.model for layer in layers}) > 1
+    rows = {}
+    for layer in (one for one in layers if one.parameters):
+        weight = next((t for t in layer.parameters if not is_bias(t)), None)
+        bias = next((t for t in layer.parameters if is_bias(t)), None)
+        node, output = place.get((layer.model, layer.path)), layer.outputs[0] if layer.outputs else None
+        forward, backward = gains.get(node, (None, None)) if node is not None else (None, None)
+        start = of.get(weight.id, {}) if weight is not None else {}
+        key = f"{layer.model}:{layer.path}" if several else layer.path
+        rows[key] = {
+            "path": key,
+            "kind": layer.kind,
+            "shape": list(weight.shape) if weight is not None else [],
+            "gives": list(output.shape) if output is not None else [],
+            "values": sum(t.count for t in layer.parameters),
+            "weight_mean": _number(start.get("parameter.mean")),
+            "weight_std": _number(start.get("parameter.std")),
+            "update_ratio": _number(start.get("update.ratio")),
+            "output_rms": _number(signal.get(output.id)) if output is not None else None,
+            "back_rms": _number(back.get(output.id)) if output is not None else None,
+            "forward": forward,
+            "backward": backward,
+            "dead": dead.get(node) if node is not None else None,
+            "saturated": None,
+            "bias": bias.name if bias is not None else None,
+            "bias_std": _number(of.get(bias.id, {}).get("parameter.std")) if bias is not None else None,
+            "verdict": None,
+        }
+    return rows
+
+
+def _first(record: RunRecord, statistic: str) -> np.ndarray:
+    if record.first_step != 0:
+        return np.full(len(record.outputs), np.nan)
+    return record.at_step(0, [statistic])[statistic]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _dead(record: RunRecord, nodes: list[Node]) -> dict[int, float]:
+    """By a layer's place: the share of its units that were 0 for the whole first batch behind the ReLU that follows it."""
+    found: dict[int, float] = {}
+    layer = None
+    for i, node in enumerate(nodes):
+        layer = i if node.parameters else layer
+        if node.output.module in DEAD_BEHIND and layer is not None:
+            counted = [row for row in record.units(f"{node.output.model}:{node.output.name}") if row.step == 0]
+            if counted and counted[0].n > 1:
+                found[layer] = float((counted[0].active == 0).mean())
+            layer = None
+    return found
+
+
+def _add_graph(rows: dict[str, dict[str, Any]], first: FirstPass | None) -> None:
+    """Biases that the loss does not depend on: a proof."""
+    if first is None:
+        return
+    for one in redundant_biases(first.graph, first.parameters):
+        row = rows.get(one.parameter.module)
+        if row is not None and row["bias"] == one.parameter.name:
+            states = first.state_tensors
+            size = one.parameter.size_bytes * (2 + (states or 0))  # with its gradient, and what the optimizer keeps of it
+            what = "subtracts it with each channel's mean" if one.is_before_norm else "only sees differences"
+            row["verdict"] = {
+                "word": "redundant",
+                "reason": f"proof: {one.absorber or 'a function'} {what}",
+                "bytes": size,
+                "knows_states": states is not None,
+            }
+
+
+def _add_inspection(rows: dict[str, dict[str, Any]], inspection: Mapping[str, Any] | None) -> None:
+    """Fills what the run does not know itself."""
+    names = {"weight_mean": "weight_mean", "weight_std": "weight_std", "output_rms": "output_rms", "dead": "dead_share"}
+    names |= {"saturated": "saturated_share", "update_ratio": "update_ratio", "back_rms": "gradient_rms"}
+    for layer in (inspection or {}).get("layers", ()):
+        row = rows.get(layer["module"])
+        if row is not None:
+            row |= {mine: layer[its] for mine, its in names.items() if row[mine] is None}
+
+
+def _add_biases(rows: dict[str, dict[str, Any]], report: Mapping[str, Any] | None) -> None:
+    """What each bias is worth, as measured; a proof that stands already stays."""
+    for one in (report or {}).get("layers", ()):
+        row = rows.get(one["layer"])
+        if row is None or (row["verdict"] or {}).get("word") == "redundant":
+            continue
+        size = one["size_bytes"] + (one["state_bytes"] or 0)
+        knows = one["state_bytes"] is not None
+        row["verdict"] = {"word": one["verdict"], "reason": one["reason"], "bytes": size, "knows_states": knows}
+        row["verdict"] |= {"worth": one["worth"], "ratio": one["ratio"]}
