@@ -15,8 +15,10 @@ bench:
 	$(PYTHON) benchmarks/kernel.py
 	$(PYTHON) benchmarks/store.py
 
-# One hour of training with a reader beside it
-soak: ; $(PYTHON) benchmarks/soak.py
+# One hour of training with a reader beside it, then half an hour of the page over a run that is being written
+soak:
+	$(PYTHON) benchmarks/soak.py
+	$(PYTHON) benchmarks/page.py --only live --live-minutes 30
 
 # Programs with a known fault, their repaired twins and healthy ones, by us and by two others: about two hours on two quiet cores
 clinic: ; $(PYTHON) -m clinic run --part measured --tool weighbridge --tool torchmortem --tool torch-audit

@@ -46,7 +46,7 @@ PAGES = [
     ("lab-tutorial", f"/lab?{TUTORIALS[0].link}&play=200", "[data-step='200']"),
 ]
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
-STATES = ("none", "one", "million", "nan", "died", "skipped", "zero", "restart", "newer", "damaged")
+STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
 IN_DARK = ("runs", "before", "glance", "layer", "network", "compare", "lab")
 STREAMS = ("/api/growth", "/api/lab/events")  # never finished
@@ -132,7 +132,7 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *,
     page.on("requestfinished", lambda request: asked.discard(request))
     page.on("requestfailed", lambda request: asked.discard(request))
     page.goto(address)
-    page.wait_for_selector(sign, timeout=60_000)
+    page.wait_for_selector(sign, timeout=300_000)
     if with_rules:
         page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
     page.get_by_text("not read yet").first.wait_for(state="hidden", timeout=120_000)

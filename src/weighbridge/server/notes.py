@@ -34,14 +34,20 @@ def _words(kind: str, message: str) -> str:
 
 def _jumps(table: pa.Table) -> list[dict[str, Any]]:
     """Where the first group's learning rate of the first optimizer jumps."""
-    lists, optimizer = table.column("lr").to_pylist(), table.column("optimizer").to_numpy()
-    steps = table.column("step").to_numpy()
-    rates = np.array([rates[0] if rates else np.nan for rates in lists], np.float64)
+    optimizer, steps = table.column("optimizer").to_numpy(), table.column("step").to_numpy()
     mine = optimizer == (optimizer.min() if len(optimizer) else 0)
-    steps, rates = steps[mine], rates[mine]
-    found = []
-    for i in range(1, len(rates)):
-        before, now = rates[i - 1], rates[i]
-        if before > 0 and now > 0 and not 1 / JUMP < now / before < JUMP:
-            found.append(_note(int(steps[i]), f"learning rate ×{now / before:.3g}"))
+    steps, rates = steps[mine], _first_of_each(table.column("lr"))[mine]
+    before, now = rates[:-1], rates[1:]
+    with np.errstate(all="ignore"):
+        factor = now / before
+        jumps = np.flatnonzero((before > 0) & (now > 0) & ~((factor > 1 / JUMP) & (factor < JUMP)))
+    found = [_note(int(steps[i + 1]), f"learning rate ×{factor[i]:.3g}") for i in jumps]
     return found if len(found) <= MOST // 2 else []  # so many are a schedule of jumps, and no events
+
+
+def _first_of_each(lists: pa.ChunkedArray) -> np.ndarray:
+    """The first number of each list; NaN where it is empty."""
+    whole = lists.combine_chunks() if lists.num_chunks != 1 else lists.chunk(0)
+    offsets, flat = whole.offsets.to_numpy(), whole.values.to_numpy(zero_copy_only=False).astype(np.float64)
+    padded = np.append(flat, np.nan)
+    return np.where(np.diff(offsets) > 0, padded[np.minimum(offsets[:-1], len(flat))], np.nan)

@@ -67,9 +67,14 @@ export class RunData {
 
   private async fetchFacts(signal: AbortSignal): Promise<void> {
     await this.guarded(signal, (sentence) => (this.trouble = sentence), async () => {
-      if (this.catalogue.length === 0) this.catalogue = await api.statistics(signal);
-      const detail = await api.run(this.name, signal);
-      if (this.tensors?.length !== detail.tensors) this.tensors = await api.tensors(this.name, signal);
+      const isFirst = this.detail === null; // then all is wanted, and asked for at once
+      const [catalogue, detail, tensors] = await Promise.all([
+        this.catalogue.length ? this.catalogue : api.statistics(signal),
+        api.run(this.name, signal),
+        isFirst ? api.tensors(this.name, signal) : this.tensors,
+      ]);
+      this.catalogue = catalogue;
+      this.tensors = tensors?.length === detail.tensors ? tensors : await api.tensors(this.name, signal);
       this.detail = detail;
     });
   }
