@@ -89,8 +89,9 @@ def build_page(root: Path) -> None:
     # NODE_ENV=production in somebody's shell would leave out vite itself, hence --include=dev.
     npm(root, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--include=dev")
     npm(root, "run", "build")
-    if not (root / STATIC / "index.html").exists():
-        raise SystemExit(f"the build of frontend/ wrote no {STATIC}/index.html")
+    for made in ("index.html", "notebook.js"):  # the page, and what a notebook loads
+        if not (root / STATIC / made).exists():
+            raise SystemExit(f"the build of frontend/ wrote no {STATIC}/{made}")
     (root / STAMP).write_text(digest + "\n")
 
 

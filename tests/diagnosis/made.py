@@ -87,10 +87,15 @@ def asked(rule: type[Rule], made: Block, *cuts: int) -> Diagnosis:
     return engine.diagnosis("made")
 
 
+def said(diagnosis: Diagnosis) -> str:
+    """All of it, to compare two: numbers that are not known are equal here."""
+    return repr(diagnosis.record())
+
+
 def found(rule: type[Rule], made: Block) -> list[Finding]:
     """The findings; a rule that failed fails the test, and one that finds something else where the steps are cut."""
     diagnosis = asked(rule, made)
-    assert repr(asked(rule, made, *range(len(made)))) == repr(diagnosis)
+    assert said(asked(rule, made, *range(len(made)))) == said(diagnosis)
     assert diagnosis.answers[0].outcome is not Outcome.FAILED, diagnosis.answers[0].reason
     return list(diagnosis.findings)
 

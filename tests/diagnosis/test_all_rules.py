@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import weighbridge
 from tests.diagnosis.graphs import all_wrong, all_wrong_again
 from tests.diagnosis.graphs import rows as graph_rows
-from tests.diagnosis.made import LAYERS, NAN, block, step_rows, tensor
+from tests.diagnosis.made import LAYERS, NAN, block, said, step_rows, tensor
 from tests.diagnosis.trainings import HEALTHY, seeded, train
 from weighbridge.catalog import all_names, parse
 from weighbridge.diagnosis import Diagnosis, Outcome, Rule, registry
@@ -136,7 +136,7 @@ def test_how_the_steps_are_cut_changes_no_finding(steps: int, seed: int, cuts_at
     whole = _of(made, [])
     assert not [a for a in whole.answers if a.outcome is Outcome.FAILED], whole.answers
     for cuts in ([*range(60)], cuts_at):
-        assert repr(_of(made, cuts)) == repr(whole)
+        assert said(_of(made, cuts)) == said(whole)
 
 
 # What these wait for comes by chance; of every other rule, a test beside its own cuts a run of which it speaks.
@@ -163,7 +163,7 @@ def test_cutting_changes_nothing_where_sums_pile_up() -> None:
     made = block(7, arrays)
     assert len(_of(made, [])) == 1
     for cut in range(8):
-        assert repr(_of(made, [cut, 3])) == repr(_of(made, []))
+        assert said(_of(made, [cut, 3])) == said(_of(made, []))
 
 
 @pytest.mark.parametrize("name", HEALTHY)

@@ -137,7 +137,7 @@ def test_what_is_said_beside_a_training_is_what_is_said_afterwards(
     assert (name in ILL and name != "growing") <= bool(after.findings)
     for seed in range(6):
         live, late = replayed(path, jobs, seed)
-        assert repr(live) == repr(after)
+        assert repr(live.record()) == repr(after.record())
         assert late == 0
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.diagnosis.made import tensor
 from weighbridge.diagnosis import Diagnosis, Finding, ValueEvidence, registry
-from weighbridge.diagnosis.causes import Links, linked, roots, undetermined
+from weighbridge.diagnosis.causes import Links, linked, nearest_cause, roots, undetermined
 from weighbridge.diagnosis.tensors import Tensors
 
 
@@ -51,6 +51,35 @@ def test_an_estimated_onset_may_lie_a_little_late_and_a_proved_one_may_not() -> 
     assert explained(linked([estimated(9), finding("dead", 7)], edges))["slow"] == ("dead",)
     assert explained(linked([estimated(14), finding("dead", 7)], edges))["slow"] == ()  # 7 steps: more than (20 - 14) / 2
     assert explained(linked([finding("slow", 9, told=20), finding("dead", 7)], edges))["slow"] == ()
+
+
+def test_of_a_spike_nothing_is_the_cause_that_began_with_it_or_later() -> None:
+    """The rate looks wild in the step whose gradient has jumped, and because of that."""
+    links = {"rate": Links(("spike",)), "spike": Links(is_event=True)}
+    late = lambda onset, **more: linked([finding("rate", onset, told=20, **more), finding("spike", 9, depth=1.5)], links)
+    assert explained(late(8, certainty="heuristic"))["rate"] == ("spike",)
+    assert explained(late(9, certainty="heuristic"))["rate"] == explained(late(11, certainty="heuristic"))["rate"] == ()
+    assert explained(late(9, certainty="proof"))["rate"] == ("spike",)  # a proof knows its place in the step
+    edges = {"rate": Links(("spike",))}
+    told = linked([finding("rate", 11, told=20, certainty="heuristic"), finding("spike", 9)], edges)
+    assert explained(told)["rate"] == ("spike",)  # any other finding
+
+
+def test_what_the_first_forward_pass_shows_was_there_before_any_gradient() -> None:
+    edges = {"gradient": Links(("units",)), "weights": Links(("units",))}
+    for onset, certain in ((0, {"weights"}), (1, {"weights", "gradient"})):
+        made = [finding("units", onset, depth=1e-6, certainty="test"), finding("weights", 0, certainty="heuristic")]
+        told = linked([*made, finding("gradient", 0, depth=1.5, told=9, certainty="heuristic")], edges)
+        assert {f.rule for f in told if f.explains} == certain
+
+
+def test_a_proof_of_an_error_is_a_cause_even_where_a_heuristic_explains_it() -> None:
+    edges = {"guess": Links(("proof",)), "test": Links(("proof",))}
+    guess, proof = finding("guess", 1, certainty="heuristic"), finding("proof", 5)
+    assert [f.rule for f in roots(linked([guess, proof], edges))] == ["guess", "proof"]
+    assert [f.rule for f in roots(linked([finding("test", 1, certainty="test"), proof], edges))] == ["test"]
+    warned = finding("proof", 5, severity="warning")
+    assert [f.rule for f in roots(linked([guess, warned], edges))] == ["guess"]
 
 
 @settings(deadline=None, derandomize=True)
@@ -150,3 +179,16 @@ def test_edges_name_rules_and_form_no_circle_of_proofs() -> None:
 def test_the_diagnosis_says_that_the_cause_is_not_determined() -> None:
     diagnosis = Diagnosis("run", (finding("growing-loss", 3, severity="note"),))
     assert diagnosis.record()["undetermined"] == diagnosis.undetermined == "nothing was found that explains growing-loss"
+
+
+def test_of_several_causes_the_one_that_began_last_is_named() -> None:
+    shown = (ValueEvidence("n", 1.0),)
+    made = [
+        Finding("a", 0, 0, "", shown, "", rule="one", explains=("s at c", "two at b")),
+        Finding("b", 2, 2, "", shown, "", rule="two", explains=("s at c",)),
+        Finding("c", 5, 5, "", shown, "", rule="s"),
+    ]
+    assert [made[2].key, made[1].key] == ["s at c", "two at b"]
+    assert nearest_cause("s at c", made) == "two at b"
+    assert nearest_cause("two at b", made) == "one at a"
+    assert nearest_cause("one at a", made) == ""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
-from tests.diagnosis.made import NAN, asked, block, found, outcome, step_rows, tensor
+from tests.diagnosis.made import NAN, asked, block, found, outcome, said, step_rows, tensor
 from tests.diagnosis.trainings import Training, data, seeded, sgd_mlp, train
 from tests.diagnosis.trainings import batches as drawn
 from weighbridge.diagnosis import Outcome
@@ -55,12 +55,33 @@ def of_units(looks: Sequence[dict[str, Any]], arrays: Any = None, steps: int = 1
 # ---- dead-units ----
 
 
-@pytest.mark.parametrize(("dead", "places"), [(21, ["a"]), (20, []), (0, [])])
-def test_more_than_half_of_a_layer_fallen_silent_is_told_and_half_is_not(dead: int, places: list[str]) -> None:
-    looks = [units(step, RELU, fired(0 if step < 2 else dead)) for step in range(8)]
-    made = block(12, None, NET, units=looks, steps=step_rows(12, loss=[1.0 / (1 + step) for step in range(12)]))  # it falls
-    assert [f.place for f in found(DEAD, made)] == places
+LONG = 40
+FALLS = step_rows(LONG, loss=[1.0 / (1 + step) for step in range(LONG)])
+FLAT = step_rows(LONG, loss=[1.0] * LONG)
+
+
+@pytest.mark.parametrize(("dead", "places"), [(30, ["a"]), (29, []), (0, [])])
+def test_more_than_chance_fallen_silent_one_by_one_is_told_where_the_loss_has_not_fallen(dead: int, places: list[str]) -> None:
+    looks = [units(step, RELU, fired(min(2 * step, dead))) for step in range(LONG)]
+    made = block(LONG, None, NET, units=looks, steps=FLAT)
+    assert [(f.place, f.told_step) for f in found(DEAD, made)] == [(place, dead_units.LONG - 1) for place in places]
     assert outcome(DEAD, made) is (Outcome.FOUND if places else Outcome.CLEAR)
+    assert found(DEAD, block(LONG, None, NET, units=looks, steps=FALLS)) == []  # no harm is seen, and chance may do as much
+
+
+@pytest.mark.parametrize(("dead", "apart", "places"), [(30, 0, ["a"]), (30, 1, ["a"]), (29, 0, []), (30, 2, [])])
+def test_a_step_that_kills_more_than_chance_is_told_whatever_the_loss_does(dead: int, apart: int, places: list[str]) -> None:
+    """10, 20, 30 units at the steps 2, 2 + apart, 2 + 2 apart: a step that went too far, and those that follow from it."""
+    gone = lambda step: sum(step >= 2 + i * apart for i in range(3)) * dead // 3
+    looks = [units(step, RELU, fired(gone(step))) for step in range(16)]
+    assert [f.place for f in found(DEAD, block(LONG, None, NET, units=looks, steps=FALLS))] == places
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(9, False), (10, True)])
+def test_all_of_a_small_layer_may_be_dead_by_the_signs_of_its_units(number: int, is_told: bool) -> None:
+    """2^-9 is no proof. Each dies at a look of its own."""
+    looks = [units(step, RELU, [0 if step >= 3 * i else 5 for i in range(number)], n=60) for step in range(40)]
+    assert bool(found(DEAD, block(LONG, None, NET, units=looks, steps=FALLS))) is is_told
 
 
 @pytest.mark.parametrize(("dead", "places"), [(30, ["a"]), (29, [])])
@@ -91,19 +112,10 @@ def test_units_that_fire_again_are_sparse_and_not_dead() -> None:
     assert found(DEAD, of_units([units(step, RELU, looks[step]) for step in range(12)])) == []
 
 
-def test_half_of_a_tiny_layer_is_no_wonder_and_all_of_it_is_an_error() -> None:
-    assert found(DEAD, of_units([units(step, RELU, [0, 0, 0, 5], n=60) for step in range(12)])) == []
-    told = found(DEAD, of_units([units(step, RELU, [0, 0, 0, 0], n=60) for step in range(12)]))
-    assert [f.severity for f in told] == ["error"]
-
-
-def test_a_smaller_share_is_told_only_where_it_grows_and_the_loss_does_not_fall() -> None:
-    looks = [units(step, RELU, fired(min(2 * step, 16))) for step in range(12)]
-    stays = [units(step, RELU, fired(16)) for step in range(12)]
-    falls = step_rows(12, loss=[1.0 / (1 + i) for i in range(12)])
-    assert [f.place for f in found(DEAD, of_units(looks))] == ["a"]
-    assert found(DEAD, of_units(stays)) == []
-    assert found(DEAD, block(12, None, NET, units=looks, steps=falls)) == []
+def test_half_of_a_tiny_layer_is_no_wonder_and_all_of_it_is_an_error_where_the_loss_does_not_fall() -> None:
+    for active, steps, severities in (([0, 0, 0, 5], FLAT, []), ([0, 0, 0, 0], FLAT, ["error"]), ([0, 0, 0, 0], FALLS, [])):
+        looks = [units(step, RELU, active, n=60) for step in range(LONG)]
+        assert [f.severity for f in found(DEAD, block(LONG, None, NET, units=looks, steps=steps))] == severities
 
 
 @pytest.mark.parametrize(("zeros", "places"), [(30 / UNITS, ["b"]), (29 / UNITS, []), (NAN, []), (1.0, [])])
@@ -253,14 +265,14 @@ def test_inputs_that_are_all_alike_or_not_known_are_no_fault_of_the_network() ->
     assert found(COLLAPSED, looked(*looks, *(spread(step, A) for step in range(6))))  # an earlier output differs
 
 
-@pytest.mark.parametrize(("varies", "told"), [(0.0, [3]), (SAME / 2, [5])])
+@pytest.mark.parametrize(("varies", "told"), [(0.0, [3]), (SAME / 2, [collapsed_output.SEVERAL])])
 def test_what_has_always_been_the_same_is_told_while_the_loss_does_not_fall(varies: float, told: list[int]) -> None:
-    looks = [spread(step, of, varies) for step in range(8) for of in (B, C)]
-    answer = found(COLLAPSED, looked(*INPUTS, *looks, *(spread(step, A) for step in range(8))))
+    looks = [spread(step, of, varies) for step in range(LONG) for of in (B, C)]
+    answer = found(COLLAPSED, looked(*INPUTS, *looks, *(spread(step, A) for step in range(LONG)), steps=LONG))
     assert [(f.place, f.told_step + 1) for f in answer] == [("b", *told)]
-    falls = [1.0 / (1 + i) for i in range(12)]
-    assert found(COLLAPSED, looked(*INPUTS, *looks, loss=falls)) == []
-    inner = [spread(step, B, varies) for step in range(8)] + [spread(step, C) for step in range(8)]
+    falls = [1.0 / (1 + i) for i in range(LONG)]
+    assert found(COLLAPSED, looked(*INPUTS, *looks, steps=LONG, loss=falls)) == []
+    inner = [spread(step, B, varies) for step in range(LONG)] + [spread(step, C) for step in range(LONG)]
     assert found(COLLAPSED, looked(*INPUTS, *inner)) == []  # learned queries: the same for all, and the end is not
 
 
@@ -270,20 +282,40 @@ def test_one_output_far_from_0_may_vary_little_once_the_loss_has_halved() -> Non
     assert found(COLLAPSED, looked(*INPUTS, *kelvin, loss=[1.0 / (1 + i) for i in range(12)])) == []
 
 
+LOOKED = tuple(spread(step, -1) for step in range(LONG))
+
+
 @pytest.mark.parametrize(("directions", "is_told"), [(1.49, True), (1.51, False)])
 def test_one_direction_from_the_start_is_told_where_it_begins(directions: float, is_told: bool) -> None:
-    looks = [spread(s, of, directions=directions) for s in range(4) for of in (B, TANH)] + [spread(s, A) for s in range(4)]
-    told = found(RANK, looked(*INPUTS, *looks, *(spread(s, C) for s in range(4))))
-    assert [(f.place, f.first_step, f.told_step) for f in told] == ([("b", 0, 1)] if is_told else [])
+    looks = [spread(s, of, directions=directions) for s in range(LONG) for of in (B, TANH)]
+    told = found(RANK, looked(*LOOKED, *looks, *(spread(s, of) for s in range(LONG) for of in (A, C)), steps=LONG))
+    until = rank_collapse.LONG - 1
+    assert [(f.place, f.first_step, f.told_step) for f in told] == ([("b", 0, until)] if is_told else [])
 
 
-def test_few_directions_are_right_for_few_inputs_behind_a_bottleneck_and_after_learning() -> None:
-    looks = [spread(s, of, directions=1.1) for s in range(4) for of in (B, TANH)] + [spread(s, C) for s in range(4)]
-    assert found(RANK, looked(*(spread(s, -1, directions=3.9) for s in range(4)), *looks)) == []
+@pytest.mark.parametrize(("last", "is_told"), [(1.2, True), (1.45, False)])
+def test_few_directions_that_grow_are_on_their_way(last: float, is_told: bool) -> None:
+    """What is beyond one direction, 0.2 at first, has grown to half as much again at 1.3. The loss stands."""
+    looks = [spread(s, of, directions=np.linspace(1.2, last, LONG)[s]) for s in range(LONG) for of in (B, TANH)]
+    made = looked(*LOOKED, *looks, *(spread(s, of) for s in range(LONG) for of in (A, C)), steps=LONG)
+    assert bool(found(RANK, made)) is is_told
+    falls = looked(
+        *LOOKED, *looks, *(spread(s, of) for s in range(LONG) for of in (A, C)), steps=LONG, loss=[2.0] * 5 + [1.0] * 35
+    )
+    assert found(RANK, falls) == []
+
+
+def test_few_directions_are_right_for_few_inputs_in_a_narrow_path_and_after_learning() -> None:
+    looks = [spread(s, of, directions=1.1) for s in range(LONG) for of in (B, TANH)] + [spread(s, C) for s in range(LONG)]
+    assert found(RANK, looked(*LOOKED, *looks, steps=LONG))
+    assert found(RANK, looked(*(spread(s, -1, directions=3.9) for s in range(LONG)), *looks, steps=LONG)) == []
     narrow = tuple(tensor(2, "b.weight", shape=(4, UNITS)) if t.id == 2 else t for t in NET)
-    assert found(RANK, looked(*INPUTS, *looks, tensors=narrow)) == []
+    assert found(RANK, looked(*LOOKED, *looks, tensors=narrow, steps=LONG)) == []
     later = [spread(s, of, directions=9.0 if s < 4 else 1.1) for s in range(9) for of in (B, TANH, C)]
     assert found(RANK, looked(*INPUTS, *later))
+    for outputs, is_told in ((rank_collapse.NEEDS_ONE, False), (rank_collapse.NEEDS_ONE + 1, True)):
+        few = tuple(tensor(9, "c/out", order=4, shape=(BATCH, outputs)) if t.id == C else t for t in NET)
+        assert bool(found(RANK, looked(*INPUTS, *later, tensors=few))) is is_told
     assert found(RANK, looked(*INPUTS, *later, loss=[1.0 / (1 + i) for i in range(12)])) == []
 
 
@@ -291,8 +323,8 @@ def test_few_directions_are_right_for_few_inputs_behind_a_bottleneck_and_after_l
 def test_positions_that_are_all_alike_are_told(share: float, is_told: bool) -> None:
     assert rank_collapse.ALIKE == 1e-3
     more = {"positions": 8, "position_sq": 320.0 * share}
-    looks = [spread(s, B, **more) for s in range(4)] + [spread(s, A, positions=8, position_sq=100.0) for s in range(4)]
-    told = found(RANK, looked(*INPUTS, *looks, *(spread(s, C) for s in range(4))))
+    looks = [spread(s, B, **more) for s in range(LONG)] + [spread(s, A, positions=8, position_sq=100.0) for s in range(LONG)]
+    told = found(RANK, looked(*LOOKED, *looks, *(spread(s, C) for s in range(LONG)), steps=LONG))
     assert [f.place for f in told] == (["b"] if is_told else [])
 
 
@@ -356,10 +388,10 @@ OWN = (DEAD, SATURATED, SYMMETRIC, COLLAPSED, RANK, LOGITS)
 @pytest.mark.parametrize("name", CUT)
 def test_how_the_looks_are_cut_changes_no_finding(name: str) -> None:
     made = CUT[name]()
-    whole = {one.id: repr(asked(one, made).findings) for one in OWN}
+    whole = {one.id: said(asked(one, made)) for one in OWN}
     assert any(text != "()" for text in whole.values())
     for cuts in ([*range(25)], [3], [1, 5, 16], [4, 17]):
-        assert {one.id: repr(asked(one, made, *cuts).findings) for one in OWN} == whole
+        assert {one.id: said(asked(one, made, *cuts)) for one in OWN} == whole
 
 
 # ---- trainings ----

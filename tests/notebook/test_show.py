@@ -18,6 +18,7 @@ from weighbridge.errors import NotARun
 from weighbridge.notebook import feed, show
 from weighbridge.notebook.show import NoNotebook
 from weighbridge.server.api import Api
+from weighbridge.server.page import PageNotBuilt
 from weighbridge.server.runs import SomeRuns
 from weighbridge.store.record import open_run
 
@@ -37,6 +38,13 @@ def test_without_anywidget_it_says_what_to_install(folder: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "anywidget", None)
     with pytest.raises(NoNotebook, match=r"pip install 'weighbridge\[notebook\]'"):
+        show.show(folder / "first")
+
+
+def test_a_page_that_was_built_without_it_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "_tools", lambda places: (None, None))
+    monkeypatch.setattr(show, "WIDGET", tmp_path / "notebook.js")
+    with pytest.raises(PageNotBuilt, match="Install it again"):
         show.show(folder / "first")
 
 

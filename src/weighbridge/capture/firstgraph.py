@@ -69,6 +69,8 @@ class FirstGraph:
             return
         self.seen.add(kind)
         models = self.table.alive_models()
+        if not models:  # a container made for `watch` alone is gone, and with it what its parameters are
+            return
         prefix = {name: f"{name}:" if len(models) > 1 else "" for name, _ in models}
         names = {known.id: prefix.get(known.model, "") + known.name for known in self.table.by_key.values()}
 

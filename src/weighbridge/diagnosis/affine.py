@@ -196,3 +196,11 @@ def is_linear_before(graph: Graph, index: int) -> bool:
     """Is all that a layer takes a linear function of the batch?"""
     ahead = _ahead(graph, graph.nodes[index].inputs[AFFINE[graph.nodes[index].op][0]])
     return all(graph.nodes[i].op in NO_ACTIVATION and graph.nodes[i].op not in NORMS for i in ahead)
+
+
+def is_product(first: FirstPass) -> bool:
+    """Is what the last affine layer takes, and gives, a product of matrices: all in front linear, and no bias anywhere?"""
+    nodes = first.graph.nodes
+    affine = [i for i, node in enumerate(nodes) if node.op in AFFINE]
+    is_pooled = any(node.op.startswith(("MaxPool", "AdaptiveMaxPool")) for node in nodes)
+    return not is_pooled and all(is_linear_before(first.graph, i) and not has_own_bias(first.graph, i) for i in affine)

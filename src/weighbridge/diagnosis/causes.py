@@ -4,10 +4,13 @@ An edge from A to B needs all of these:
     - the rule of A names that of B in `causes`;
     - A began no later than B: in an earlier step, or in the same step earlier inside it (`depth`: forward, then backward, then
       update). The onset of a finding that is no proof is an estimate: it may lie up to `slack` steps too late, unless this
-      would turn a chain of causes into a circle;
+      would turn a chain of causes into a circle. Two onsets are known, and nothing that began later comes before them: what
+      happens in one step and is seen in it (`is_event`: a spike, the first NaN), of which even in its own step only a proof
+      can be the cause; and what the first forward pass shows, which was there before any gradient and any step;
     - B lies where an effect of A can have come: within one step activations carry it to deeper layers and gradients to
       shallower ones (`travels` of B's rule); steps later it can be anywhere.
-A cause is a finding that follows from no other, and is more than a note or a symptom.
+A cause is a finding that follows from no other, and is more than a note or a symptom. A proof of an error is one even where
+heuristics explain it: they say why it may have come about, and it says what is so. It stands behind them.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ SYMPTOMS: Final = frozenset({"stalled-loss", "growing-loss"})  # what a cause is
 WEIGHTS: Final[Mapping[str, float]] = {"error": 3.0, "warning": 1.0, "note": 0.2, "": 0.2}  # a share of training at stake
 TRUST: Final[Mapping[str, float]] = {"proof": 1.0, "test": 0.8, "heuristic": 0.5, "": 0.5}
 BONUS: Final[Mapping[str, float]] = {"proof": 1.0, "test": 0.5}  # for a root: evidence that stands alone
+BEHIND: Final = 0.99  # of the score of what explains it: a proof that stands all the same
+IN_LOSS: Final = 0.99  # depth of what the loss shows: below it is the forward pass through the modules
 FADING: Final = 0.7  # an effect two edges away counts less than one beside the root
 APART: Final = 0.2  # two candidates nearer than this share of the better one cannot be told apart
 Travels = Literal["deeper", "shallower", "anywhere"]
@@ -36,6 +41,7 @@ class Links:
 
     causes: Sequence[str] = ()
     travels: Travels = "anywhere"
+    is_event: bool = False
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -62,12 +68,20 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
     def may(one: Finding, two: Finding) -> bool:
         return two.rule in links.get(one.rule, Links()).causes and _reaches(one, two, links, spans)
 
+    def comes_before(one: Finding, two: Finding) -> bool:
+        is_event = links.get(two.rule, Links()).is_event
+        return not is_event or one.first_step < two.first_step or one.certainty == "proof"
+
+    def may_be_late(one: Finding, two: Finding) -> bool:
+        is_exact = links.get(two.rule, Links()).is_event or (two.first_step == 0 and two.depth < IN_LOSS)
+        return _is_near(one, two) and not is_exact
+
     follows: list[list[int]] = []
     for i, one in enumerate(inorder):
-        follows.append([j for j in range(i + 1, len(inorder)) if may(one, inorder[j])])
+        follows.append([j for j in range(i + 1, len(inorder)) if may(one, inorder[j]) and comes_before(one, inorder[j])])
     for i, one in enumerate(inorder):
         for j in range(i):
-            if may(one, inorder[j]) and _is_near(one, inorder[j]) and i not in _distances(follows, j):
+            if may(one, inorder[j]) and may_be_late(one, inorder[j]) and i not in _distances(follows, j):
                 follows[i].append(j)
     return follows
 
@@ -124,13 +138,17 @@ def undetermined(findings: Sequence[Finding]) -> str:
 
 def _scores(findings: Sequence[Finding]) -> dict[Finding, float]:
     """Of each cause: its own weight and, fading, that of what it explains, with a bonus for evidence that stands alone."""
-    explained = {key for finding in findings for key in finding.explains}
     by_key = {finding.key: finding for finding in findings}
+    by = {key: [one for one in findings if key in one.explains] for key in by_key}
     found = {}
     for one in ordered(findings):
-        if one.key not in explained and one.severity != "note" and one.rule not in SYMPTOMS:
+        if not by[one.key] and one.severity != "note" and one.rule not in SYMPTOMS:
             effects = sum(_weight(by_key[key]) * FADING ** _steps_away(one, key, by_key) for key in one.explains)
             found[one] = _weight(one) + effects + BONUS.get(one.certainty, 0.0)
+    for one in ordered(findings):
+        is_proved = (one.severity, one.certainty) == ("error", "proof")
+        if is_proved and by[one.key] and all(cause.certainty == "heuristic" for cause in by[one.key]):
+            found[one] = BEHIND * max((found[cause] for cause in by[one.key] if cause in found), default=_weight(one))
     return found
 
 
@@ -150,3 +168,8 @@ def _rank(finding: Finding) -> tuple[int, int]:
         severities.index(finding.severity) if finding.severity else len(severities),
         certainties.index(finding.certainty) if finding.certainty else len(certainties),
     )
+
+
+def nearest_cause(key: str, findings: Iterable[Finding]) -> str:
+    """Key of the finding that this one follows from: the last, in their order, of those that explain it; "" where none does."""
+    return next((one.key for one in reversed([*findings]) if key in one.explains), "")

@@ -10,7 +10,8 @@ from typing import Any, Final
 FIRST: Final = 3  # steps that say where it began; never more than half of those that there are
 LAST: Final = 5  # steps that say where it is; likewise
 FALLEN: Final = 0.1  # of its size at the start: less is noise of the batches
-RISEN: Final = 0.5  # of its lowest, above it: it has been better
+RISEN: Final = 0.5  # of its lowest, above it: it has been better,
+UNDONE: Final = 0.25  # and of all that it had come down: what has been learnt by heart doubles its loss by a single batch
 
 
 class Progress:
@@ -36,6 +37,11 @@ class Progress:
         now = fmean(last)
         self._lowest[optimizer] = min(self._lowest.get(optimizer, now), now)
 
+    @property
+    def steps(self) -> int:
+        """With a loss: the most that an optimizer has taken."""
+        return max(self._count.values(), default=0)
+
     def fall(self) -> float:
         """How far the losses have come down, as a share of their size at the start: the largest of all optimizers; 0 = none."""
         return max((self._fall(o) for o in self._first), default=0.0)
@@ -60,5 +66,6 @@ class Progress:
         return (start - fmean([*self._last[optimizer]][-half:])) / abs(start) if start else 0.0
 
     def _has_risen(self, optimizer: int) -> bool:
-        lowest = self._lowest[optimizer]
-        return fmean(self._last[optimizer]) - lowest > RISEN * abs(lowest)
+        lowest, start = self._lowest[optimizer], median(self._first[optimizer])
+        risen = fmean(self._last[optimizer]) - lowest
+        return risen > RISEN * abs(lowest) and risen > UNDONE * (start - lowest)

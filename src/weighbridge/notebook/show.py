@@ -21,7 +21,7 @@ import weighbridge
 from weighbridge.errors import BadInput, WeighbridgeError
 from weighbridge.notebook.still import packed_page, still, text_of
 from weighbridge.server.api import Api
-from weighbridge.server.page import STATIC, check_built
+from weighbridge.server.page import HOW_TO_BUILD, STATIC, PageNotBuilt, check_built
 from weighbridge.server.runs import SomeRuns
 from weighbridge.store.find import find_run
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from weighbridge.store.record import RunRecord
 
 MOST: Final = 8
+WIDGET: Final = STATIC / "notebook.js"  # built from frontend/src/notebook.ts
 INSTALL: Final = "pip install 'weighbridge[notebook]'"
 
 
@@ -49,6 +50,8 @@ def show(*runs: str | os.PathLike[str] | Run | RunRecord) -> None:
         raise BadInput(f"{len(places)} runs are too many for one view; name {MOST} at most.")
     widgets, display = _tools(places)
     check_built()
+    if not WIDGET.is_file():
+        raise PageNotBuilt(HOW_TO_BUILD)
     api = Api(SomeRuns(places))
     if any(_is_live(api, name) for name in api.runs.names()):
         _Live(api, places, widgets, display).begin()
@@ -154,7 +157,7 @@ def widget_class(widgets: Any) -> Any:
     import traitlets
 
     class View(widgets.AnyWidget):  # type: ignore[misc, name-defined, unused-ignore]
-        _esm = STATIC / "notebook.js"
+        _esm = WIDGET
         page = traitlets.Unicode().tag(sync=True)
         name = traitlets.Unicode().tag(sync=True)
         answers = traitlets.Dict().tag(sync=True)

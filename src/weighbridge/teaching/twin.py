@@ -12,6 +12,7 @@ from typing import Final
 import torch
 
 from weighbridge.format import number
+from weighbridge.teaching import networks
 from weighbridge.teaching.answers import Observer
 from weighbridge.teaching.link import Wish
 from weighbridge.teaching.training import Loop
@@ -57,6 +58,7 @@ def compare(wish: Wish, one: Loop, other: Loop, guess: float, x: torch.Tensor) -
         return Said(f"{name}: not trained yet", "Both begin at step 0 with the same seed. Play, and see where they part.")
     text = [
         _losses(len(theirs), ours[-1], theirs[-1], guess),
+        *_fit(one, other),
         *_facts(one, other, x),
     ]
     return Said(f"{name} {_verdict(ours[-1], theirs[-1], guess)}", " ".join(text))
@@ -65,6 +67,19 @@ def compare(wish: Wish, one: Loop, other: Loop, guess: float, x: torch.Tensor) -
 def _losses(steps: int, ours: float, theirs: float, guess: float) -> str:
     said = f"After {steps:,} step{'s' if steps > 1 else ''} its loss is {number(theirs, 4)}, here it is {number(ours, 4)}"
     return said + (f"; guessing gives {number(guess, 4)}." if math.isfinite(guess) else ".")
+
+
+def _fit(one: Loop, other: Loop) -> list[str]:
+    """How many rows each is right for, where the rows are classes."""
+    rights = []
+    for loop in (other, one):
+        outputs, y = Observer(loop).layers(loop.parts.score_x)[-1], loop.parts.score_y
+        found = networks.score(outputs, y, loop.data.task)
+        if loop.data.task != "classification" or not math.isfinite(found):
+            return []
+        rights.append(round(found * len(y)))
+    rows = f"{len(y)} rows{' kept back' if one.data.held_out else ''}"
+    return [f"It is right for {rights[0]} of {rows}, this network for {rights[1]}."]
 
 
 def _verdict(ours: float, theirs: float, guess: float) -> str:
@@ -107,9 +122,9 @@ def _without_bias(loop: Loop, whose: str, x: torch.Tensor) -> list[str]:
     scale = float(answer.abs().max()) or 1.0
     found = []
     if float(nothing.abs().max()) == 0.0:
-        found.append(f"{whose} output where all inputs are 0 is exactly 0, whatever the weights are.")
+        found.append(f"{whose} output where all inputs are 0 is exactly 0.")
     if float((answer + opposite).abs().max()) <= SAME * scale:
-        found.append(f"{whose} output for −x is the exact opposite of that for x, at all {len(x):,} points asked.")
+        found.append(f"{whose} output for −x is the opposite of that for x at all {len(x):,} points asked, to rounding.")
     elif float((twice - 2 * answer).abs().max()) <= SAME * 2 * scale:
-        found.append(f"Twice the input gives twice the output, at all {len(x):,} points asked.")
+        found.append(f"{whose} output for twice the input is twice that for it at all {len(x):,} points asked, to rounding.")
     return found

@@ -4,7 +4,9 @@ Symptom        All predictions are alike; a generator draws one picture; embeddi
 How it decides Of a part of each output the variance over samples, as a share of its mean square: 1 - the mean cosine of two
                samples, if their norms are alike. What ends the model, or what an optimizer trains, has collapsed
                - if it varied once: below ALIKE (mean cosine above 0.99), and its standard deviation has fallen to a fifth of
-                 what it was, at PATIENCE looks, or to a hundredth at one; or
+                 what it was, at PATIENCE looks, or to a hundredth at one. With the cross-entropy of given classes only if
+                 the loss does not fall, or at PLATEAU looks: a model of language, or of rare classes, first learns how often
+                 each class comes; or
                - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
                  first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
                  differ, are no fault of the network.
@@ -12,7 +14,8 @@ What to do     Look at what comes before: dead or saturated units, weights that 
                For siamese training: stop the gradient of one branch, or add a term for the variance. For a GAN: a lower
                learning rate of the discriminator.
 When it errs   Few outputs with targets far from 0 (temperatures in kelvin) have a small variance by nature: with fewer than
-               MANY features nothing is said once the loss has halved. Embeddings of positions are not judged.
+               MANY features nothing is said once the loss has halved. A judge with so few outputs whose opponent is trained
+               beside it has found nothing to tell apart, which is where a GAN ends. Embeddings of positions are not judged.
 References     Chen & He 2021, "Exploring Simple Siamese Representation Learning" (standard deviation of the output as the
                sign of collapse). Bardes et al. 2022, VICReg. Goodfellow 2016, "NIPS 2016 Tutorial: GANs", section 5.1.1.
 """
@@ -27,9 +30,11 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import Layers
 from weighbridge.diagnosis.progress import Progress
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.spreads import BATCH, Seen, by_step
 from weighbridge.diagnosis.stream import Block, Group
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.firstpass import from_text
 from weighbridge.format import number
 
 ALIKE: Final = 0.01  # SimSiam's measure below a tenth of its healthy value: std of normalised outputs < 0.1 / sqrt(d)
@@ -37,7 +42,10 @@ SAME: Final = 1e-4  # where nothing tells of a fall: a standard deviation of 1 %
 FALLEN, FALLEN_AT_ONCE = 0.04, 1e-4  # of its largest variance
 EXACT: Final = 1e-12  # rounding of float32
 PATIENCE: Final = 2
-SEVERAL, SEVERAL_EXACT = 5, 3  # a head that starts at 0 is the same for all at its first look, with warm-up at its second
+PLATEAU: Final = 10  # looks: a hundred steps
+SEVERAL: Final = 20  # what a deep network of PyTorch's own initial weights gives begins so (each layer with ReLU leaves a sixth
+# of the variance: 10^-4 behind five of them), and within 20 steps of a rate that does anything it has grown
+SEVERAL_EXACT: Final = 3  # a head that starts at 0 is the same for all at its first look, with warm-up at its second
 GROWS: Final = 1.5  # times its first variance: it is on its way
 MANY: Final = 8  # features
 HALVED: Final = 0.5
@@ -48,7 +56,7 @@ KEPT: Final = 16  # looks shown as evidence
 class CollapsedOutput(Rule):
     id, title = "collapsed-output", "The output is the same for every input"
     severity, certainty, since = "warning", "test", "0.1"
-    needs = Needs(tables=["spread", "steps", "groups"])
+    needs = Needs(tables=["spread", "steps", "groups", "graph"])
     travels = "deeper"
     causes = ("stalled-loss",)
     experiment = (
@@ -57,7 +65,8 @@ class CollapsedOutput(Rule):
     )
 
     def __init__(self) -> None:
-        self.progress = Progress()
+        self.progress, self.rivals = Progress(), Rivals()
+        self.has_classes = False  # is the loss the cross-entropy of given ones?
         self.first: dict[int, float] = {}  # variance at the first look,
         self.largest: dict[int, float] = {}  # and the largest so far
         self.always: dict[int, int] = {}  # looks from the first on at which it was the same; -1 = it has differed
@@ -70,14 +79,17 @@ class CollapsedOutput(Rule):
         self.tensors, self.layers = tensors, Layers(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        self.rivals.read(block)
+        starts = [start for row in block.rows("graph") for start in from_text(row["detail"]).starts]
+        self.has_classes |= any(start.kind == "cross-entropy" for start in starts)
         for step, seen, _ in by_step(block, self.progress):
             for column, one in seen.items():
                 if column != BATCH:
                     self._note(step, column, one)
             for end, optimizer in self._ends(block.groups).items():
-                if end in self.told or end not in seen:
+                if end in self.told or end not in seen or (step >= self.rivals.since and seen[end].features < MANY):
                     continue
-                if self._has_collapsed(end, seen[end]):
+                if self._has_collapsed(end, seen[end], optimizer):
                     column = self._first(end, seen, self.fallen)
                 elif self._never_differed(end, seen[end]) and self._is_stalled(optimizer):
                     column = self._first(end, seen, self.always)
@@ -99,9 +111,11 @@ class CollapsedOutput(Rule):
         self.fallen[column] = self.fallen.get(column, 0) + 1 if fell else 0
         self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, share)]
 
-    def _has_collapsed(self, column: int, one: Seen) -> bool:
+    def _has_collapsed(self, column: int, one: Seen, optimizer: int | None) -> bool:
         is_sudden = self.fallen[column] == 1 and one.variance <= FALLEN_AT_ONCE * self.largest[column]
         is_enough = self.fallen[column] >= PATIENCE or is_sudden
+        if self.has_classes and self.fallen[column] < PLATEAU and not self._is_stalled(optimizer):
+            return False
         return is_enough and (one.features >= MANY or self.progress.fall() < HALVED)
 
     def _never_differed(self, column: int, one: Seen) -> bool:

@@ -14,7 +14,8 @@ How it decides Units that were never above 0 in two recorded looks are taken for
 What to do     Lower the learning rate or warm it up; start biases at 0 and weights by He; a norm before the activation; or an
                activation with a slope everywhere (LeakyReLU, GELU).
 When it errs   Layers that are sparse on purpose (dictionaries of thousands of features) have units that fire again; more than
-               REVIVED of them and nothing is said. Frozen layers are not judged.
+               REVIVED of them and nothing is said. Units that die one by one while the loss falls are left out by training, as
+               an L1 penalty means them to be, or are not missed. Frozen layers are not judged.
 References     Lu et al. 2019, "Dying ReLU and Initialization". He et al. 2015. No event in n trials: the rule of three,
                Hanley & Lippman-Hand 1983. Positions of one image count as one in 86 (design notes, A1, measured).
 """
@@ -34,10 +35,11 @@ from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, share
 
 MOST: Final = 0.5  # of a layer's units; Amazon SageMaker Debugger's DeadRelu has the same share
-BY_CHANCE: Final = (
-    3.0  # standard deviations: where inputs hardly differ, the sign of its bias alone kills a unit with a chance of 1/2
-)
-SOME, GROWN = 0.2, 0.1  # a smaller share that has grown by so much (design notes, A1)
+# Rows of weights are drawn apart, and no sign is likelier: the dead of n units at the start are at most binomial(n, 1/2).
+BY_CHANCE: Final = 3.0  # standard deviations of that: 0.1 %
+NO_CHANCE: Final = 10  # units: 2^-10 = 0.1 % that all are dead by their signs
+SOME: Final = 0.2  # a share of silent units that is nothing yet
+LONG: Final = 30  # steps: half of those after which a loss that has not fallen is told as a symptom
 RATE: Final = 0.005  # of inputs that the dead ones fire on, at most
 EXPOSURES: Final = 3 / RATE  # rule of three: no event in n trials bounds the rate by 3 / n at 95 %
 SAMPLES: Final = 16  # inputs of each unit, whatever the width: two images say nothing of a class that comes once in ten
@@ -45,6 +47,7 @@ REVIVED: Final = 0.02  # of the silent ones that fired again in one look
 SMALL: Final = 8  # a unit of a 2-4-1 net is dead at the start with a chance of about 1/6; half of four is no wonder
 POSITIONS: Final = 86  # of one image that count as one sample
 PATIENCE: Final = 3  # steps in a row
+AT_ONCE: Final = 3  # steps within which a step of training that went too far kills: one, and those that follow from it
 CALM, AFTER = 5, 15  # steps in a row with few silent units, and how long after them it still counts as sudden
 RELU: Final = ("ReLU", "ReLU6", "Hardswish", "Threshold")  # exactly 0 where they are dead
 SMOOTH: Final = ("gelu", "silu")
@@ -56,7 +59,6 @@ class _Layer:
     def __init__(self, units: int) -> None:
         self.inputs = np.full(units, -1.0)  # since it was first silent, that first look left out; -1 = it fired last time
         self.since = np.full(units, -1)
-        self.lowest = 1.0  # share of units that were silent in one look: at least that of dead ones
         self.before: list[float] = []  # shares of gradients of exactly 0 at the last steps,
         self.calm = -1  # and the last step at which all of these were small
         self.begun, self.streak = -1, 0
@@ -129,14 +131,19 @@ class DeadUnits(Rule):
         is_certain = bool(
             dead.any() and revived <= REVIVED and layer.inputs[dead].sum() >= EXPOSURES and layer.inputs[dead].min() >= SAMPLES
         )
-        found = float(dead.mean())
-        grown = found - layer.lowest
-        layer.lowest = min(layer.lowest, float(silent.mean()))
-        is_most = bool(dead.all()) if len(dead) < SMALL else found > _most(len(dead), grown >= GROWN)
-        is_growing = found > SOME and grown >= GROWN and len(dead) >= 2 * SMALL and self.progress.is_stalled
-        if is_certain and (is_most or is_growing) and not {place, column} & self.told:
+        if is_certain and not {place, column} & self.told and self._is_harm(layer, dead):
             self.told |= {place, column}
             yield self._finding(place, step, layer, dead)
+
+    def _is_harm(self, layer: _Layer, dead: np.ndarray) -> bool:
+        """Are more dead than chance explains, or so many that it is why the loss does not fall?"""
+        units, found = len(dead), float(dead.mean())
+        since = np.sort(layer.since[dead])
+        together = int((np.searchsorted(since, since + AT_ONCE) - np.arange(len(since))).max())
+        if (dead.all() and units >= NO_CHANCE) or (units >= SMALL and together > _by_chance(units) * units):
+            return True
+        is_most = bool(dead.all()) if units < SMALL else found > _by_chance(units)
+        return is_most and self.progress.steps >= LONG and self.progress.is_stalled
 
     def _look_through(self, step: int, row: Mapping[str, Any]) -> Iterator[Finding]:
         """At the function through which an output is given to the next module."""
@@ -175,7 +182,8 @@ class DeadUnits(Rule):
     def _between(self, block: Block, step: int) -> Iterator[Finding]:
         """Most units of a layer lose their gradient at once, and it stays so; the last one in the order of execution: what it
         does not let through, those before it cannot get."""
-        is_cut = False
+        zeros_of = block["gradient.zero_fraction"][step - block.start]
+        is_cut = not self._is_fed(zeros_of)
         if len(self.deepest_first) != len(self.layers_of):
             self.deepest_first = sorted(self.layers_of, key=lambda c: -self.tensors[c].order)
         for column in self.deepest_first:
@@ -186,7 +194,7 @@ class DeadUnits(Rule):
             is_cut |= place in self.told
             if not is_relu or bias is None or place in self.told or len(layer.inputs) < SMALL:
                 continue
-            zeros = float(block["gradient.zero_fraction"][step - block.start, bias])
+            zeros = float(zeros_of[bias])
             if np.isnan(zeros):
                 continue
             layer.before = [*layer.before[1 - CALM :], zeros]
@@ -199,6 +207,14 @@ class DeadUnits(Rule):
                 self.told |= {place, column}
                 yield self._sudden(place, layer, step, zeros)
             is_cut |= layer.streak > 0
+
+    def _is_fed(self, zeros: np.ndarray) -> bool:
+        """Does the loss send any gradient? A hinge that is met by all samples sends none, and no unit is dead of it."""
+        weighted = [c for c in self.layers.outputs if self.layers.is_trained(c)]
+        last = (
+            {c for c in (self.layers.bias(weighted[-1]), self.layers.weight(weighted[-1])) if c is not None} if weighted else ()
+        )
+        return not last or not all(zeros[c] == 1 for c in last)
 
     # ---- findings ----
 
@@ -277,6 +293,6 @@ class DeadUnits(Rule):
         return None
 
 
-def _most(units: int, has_grown: bool) -> float:
-    """The share of dead units above which it is no chance: of those dead from the start a half may be, by their biases."""
-    return MOST if has_grown else min(1.0 - 0.5 / units, MOST + BY_CHANCE * 0.5 / units**0.5)
+def _by_chance(units: int) -> float:
+    """The share of dead units up to which signs alone may have killed them."""
+    return float(min(1.0 - 0.5 / units, MOST + BY_CHANCE * 0.5 / units**0.5))

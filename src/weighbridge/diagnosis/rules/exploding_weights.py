@@ -5,11 +5,14 @@ Symptom        Norms of weights double again and again; outputs and loss follow,
 How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
                no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
-               (twice its first value three times in a row, or ten times once), or above FAR. Growth at a constant rate,
-               however fast, takes twice as long for each doubling; that of a learning rate in warm-up, too.
+               (twice its first value three times in a row, or ten times once), or above FAR, while the loss does not fall.
+               Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate in
+               warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
                lower the learning rate.
-When it errs   Deliberate growth: a temperature kept as a matrix.
+When it errs   Deliberate growth: a temperature kept as a matrix. A weight that starts near 0 and has to become large (a
+               linear model of targets in their own units) grows while the loss falls. Rprop lengthens its steps by 1.2 as
+               long as signs agree (Riedmiller & Braun 1993): of what it holds, doublings say nothing.
 References     Soudry et al. 2018, "The implicit bias of gradient descent on separable data" (healthy growth is as log t);
                Arora et al. 2019, "Theoretical analysis of auto rate-tuning by batch normalization" (as t^1/4 behind a norm).
 """
@@ -24,6 +27,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, ValueEvidence
 from weighbridge.diagnosis.evidence import TableEvidence
 from weighbridge.diagnosis.pace import matrices
+from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
@@ -33,14 +37,15 @@ DOUBLINGS = 3
 LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
-FAR = 64.0  # whatever the course: six doublings
+FAR = 64.0  # whatever the course, where it does no good: six doublings
+LENGTHENING = "Rprop"
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
 
 
 class ExplodingWeights(Rule):
     id, title = "exploding-weights", "Weights grow without bound"
     severity, certainty, since = "error", "heuristic", "0.1"
-    needs = Needs(parameter=["rms"], tables=["steps"])
+    needs = Needs(parameter=["rms"], tables=["steps", "groups"])
     causes = (
         *("nonfinite-origin", "growing-loss", "stalled-loss", "exploding-activation", "exploding-gradient", "saturated-units"),
         *("dead-units", "low-learning-rate", "attention-logit-growth", "loss-spike", "gradient-spike"),
@@ -54,7 +59,7 @@ class ExplodingWeights(Rule):
         self.begun, self.told = np.zeros(0), np.zeros(0, bool)
         self.passed: dict[int, list[int]] = {}  # by column: steps at which it was seen first, and each time it had doubled
         self.level = np.zeros(0)
-        self.worse = Worse()
+        self.worse, self.progress = Worse(), Progress()
         self.seen = 0
 
     def start(self, tensors: Tensors) -> None:
@@ -65,9 +70,13 @@ class ExplodingWeights(Rule):
         self.told = tensors.grown(self.told)
 
     def read(self, block: Block) -> Iterator[Finding]:
-        losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        by_step = {row["step"]: row for row in block.rows("steps") if not row["skipped"]}
+        self.lengthened = {c for group in block.groups if group.kind == LENGTHENING for c in group.columns}
         for i in range(len(block)):
-            step, is_worse = block.start + i, self.worse.read(losses.get(block.start + i))
+            step, taken = block.start + i, by_step.get(block.start + i)
+            is_worse = self.worse.read(None if taken is None else taken["loss"])
+            if taken is not None:
+                self.progress.read(taken)
             row = block["parameter.rms"][i]
             there = self.columns[np.isfinite(row[self.columns])]
             if len(there):
@@ -85,16 +94,20 @@ class ExplodingWeights(Rule):
             self.level[column] *= 2.0**doublings
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
         far = row > FAR * self.begun
-        told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self.tensors[c].role == "weight")]
+        told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self._is_idle(c))]
         if told:
             self.told[told] = True
             for place, columns in self.tensors.together(told, matrices(self.tensors)):
                 yield self._finding(place, columns, step, row)
 
+    def _is_idle(self, column: int) -> bool:
+        """Is it a weight that has grown while the loss did not fall?"""
+        return self.tensors[column].role == "weight" and self.progress.is_stalled
+
     def _doubles(self, column: int) -> bool:
         """Did the last three doublings take few steps each, and the last hardly more than the shortest?"""
         took = np.diff(self.passed[column])
-        if len(took) < DOUBLINGS or not (took[-DOUBLINGS:] <= WITHIN).all():
+        if column in self.lengthened or len(took) < DOUBLINGS or not (took[-DOUBLINGS:] <= WITHIN).all():
             return False
         is_clear = (
             took[-DOUBLINGS:].sum() >= 2 * DOUBLINGS or len(took) >= 2 * DOUBLINGS

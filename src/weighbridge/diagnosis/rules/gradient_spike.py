@@ -3,14 +3,18 @@
 Symptom        A jump of the loss in the next steps, or weights that are thrown far off at once.
 How it decides The norm of the gradient that the optimizer used (after any clipping), as a logarithm, over the median of the
                steps just before: above LEAST times, above 7 robust sigmas (median absolute deviation) of the last 200 steps,
-               2.5 times as far out as any of them, and larger than all since the first EARLY steps. The place is the tensor
-               with the largest share of the squared norm.
+               2.5 times as far out as any of them, and larger than all since the first EARLY steps. Where the loss of the
+               same batch is LEAST times what it was, too, the batch is a hard one, and that is harm only if more than UNDONE
+               of all that was won is undone: near the end of a training gradients are as small as the losses of their
+               batches, and differ as widely (of a smooth loss above 0, the gradient's square is at most 2 L times the loss).
+               The place is the tensor with the largest share of the squared norm.
 What to do     Look at the batch of this step. Clip by the norm (`clip_grad_norm_`) at a few times its usual size.
 When it errs   Not before 10 steps. Where gradients scatter widely by nature (batches of one sample, reinforcement learning),
                their own scatter and extremes are the measure. A spike that clipping has cut off does no harm and is not
                told.
-References     OLMo Team 2025, "2 OLMo 2 Furious", section 3 (spike score: more than 7 sigma); Takase et al. 2023, "Spike No
-               More"; Rousseeuw and Croux 1993 on the median absolute deviation.
+References     Nesterov 2018, Lectures on Convex Optimization, theorem 2.1.5 (gradient and loss). OLMo Team 2025, "2 OLMo 2
+               Furious", section 3 (spike score: more than 7 sigma); Takase et al. 2023, "Spike No More"; Rousseeuw and Croux
+               1993 on the median absolute deviation.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence
+from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
 from weighbridge.diagnosis.spikes import Spike, SpikeWatch
 from weighbridge.diagnosis.stream import Block
@@ -30,6 +35,7 @@ from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, share
 
 LEAST = 3.0  # times; half an order of magnitude: less is what batches do
+UNDONE = 0.25  # of the way from the first loss to the one before, as for a spike of the loss
 EARLY = 3  # steps whose gradients are still those of the initialisation
 SHOWN = 8
 MOST_TOLD = 3  # of one run: whoever has seen three needs no fourth
@@ -43,11 +49,18 @@ class State:
     steps: int = 0
     largest: float = 0.0  # norm, after the first steps
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
+    course: LossCourse = field(default_factory=LossCourse)
+
+    def is_of_a_hard_batch(self, loss: float) -> bool:
+        """Has the loss, which is not yet in the course, risen as well, and undone little of what was won?"""
+        risen = loss - self.course.now
+        return loss > LEAST * self.course.now >= 0 and risen <= UNDONE * (self.course.first - self.course.now)
 
 
 class GradientSpike(Rule):
     id, title = "gradient-spike", "The gradient is suddenly many times larger"
     severity, certainty, since = "warning", "heuristic", "0.1"
+    is_event = True
     needs = Needs(gradient=["l2_norm"], tables=["steps", "groups"])
     causes = ("loss-spike", "growing-loss")
     experiment = "The same step with another batch: if the gradient is as large, it is not the data."
@@ -75,7 +88,9 @@ class GradientSpike(Rule):
             is_largest = norm > state.largest
             if state.steps > EARLY:
                 state.largest = max(state.largest, norm)
-            if spike is not None and is_largest and self.told < MOST_TOLD:
+            is_hard = state.is_of_a_hard_batch(one.loss)
+            state.course.add(one.loss)
+            if spike is not None and is_largest and not is_hard and self.told < MOST_TOLD:
                 self.told += 1
                 yield self._finding(one, norms[one.at, one.columns], norm, spike, state)
 

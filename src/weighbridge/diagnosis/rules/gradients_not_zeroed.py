@@ -4,7 +4,8 @@ Symptom        Gradients and updates grow, successive gradients point the same w
 How it decides Exact but for rounding. A bias is added to what its module gives, so the sum over its gradient is the sum
                over the loss's gradient by that output: S = A. Where nothing was zeroed, S of step k is S of the step before
                plus A of step k, times the factor of clipping. Told where this holds and S = A does not, at PATIENCE
-               recorded steps in a row.
+               recorded steps in a row, A itself not 0: a term of the loss that knows only the weights (L1, L2) gives a bias
+               behind which A is 0 the same gradient at each step, and S = S of the step before says nothing then.
 What to do     Call `optimizer.zero_grad()` once per step, before `backward` or after `step`.
 When it errs   It does not: accumulation over several backward passes is in A too. Where no bias tells (no biases, only the
                last layer before a softmax, whose S is 0; outputs in half precision) the rule says that it cannot judge.
@@ -86,7 +87,8 @@ class GradientsNotZeroed(Rule):
         factor = np.where(np.isfinite(factor), factor, 1.0)
         rounding = self.rounding * (size + factor * (size_before + size_added))
         is_sum = np.abs(found - factor * (before + added)) <= rounding
-        can_tell = np.abs(factor * before) > APART * rounding  # else both readings say the same
+        smaller = np.minimum(np.abs(before), np.abs(added))
+        can_tell = factor * smaller > APART * rounding  # else S = A, or S = S of the step before, says the same
         yield from self._told(block, is_sum, can_tell, (found, added, before))
 
     def _told(self, block: Block, is_sum: np.ndarray, can_tell: np.ndarray, shown: tuple[np.ndarray, ...]) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ How it decides On the first batch. Cross-entropy: above TIMES_TRIVIAL times ln C
                last bias has to learn their mean.
 What to do     Look at the inputs' scale, and start the last layer small.
 When it errs   Pretrained models whose classes were put in another order. A last layer that is tied to an embedding is a
-               note.
+               note; so is a model part of which is frozen: what was trained before has no start of its own.
 References     Karpathy 2019, "A Recipe for Training Neural Networks" ("verify loss @ init", "init well").
 """
 
@@ -77,7 +77,8 @@ def _spread(first: FirstPass, start: Start, what: str) -> Finding:
         f"(standard deviation {number(start.prediction_std)}): the first steps only undo this."
     )
     fix = f"Look at the inputs' scale, and start {place} small: nn.init.normal_({place}.weight, std=0.01)"
-    return _finding(start, "note" if _is_tied(first, start) else "warning", message, fix)
+    is_note = _is_tied(first, start) or not all(parameter.is_trainable for parameter in first.parameters)
+    return _finding(start, "note" if is_note else "warning", message, fix)
 
 
 def _is_tied(first: FirstPass, start: Start) -> bool:

@@ -6,12 +6,15 @@ How it decides Of each step, its promise (the share of the loss that it takes aw
                loss there is, and the pace above PACE. Told where wild steps were taken and the loss shows it, in one of three
                ways. It leaps: it is above RAISED times its first value (SINCE times in a row, or above FAR times, if it had
                fallen below LEFT), or not finite, at most SINCE steps after one that promised twice as much. It is held up:
-               wild steps make up HELD_UP of the last WINDOW, and the loss is still above LEFT of its first value. It is stuck:
-               WINDOW steps and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
+               wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its first value, swings (SWINGS
+               times in the window it rose by SWING of its first value in one step), or as many steps later the median over the
+               last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps and more after a wild one, the
+               median over the last WINDOW is not below STUCK of its first value.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
 When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
-               early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020): hence the second
-               sign.
+               early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies
+               behind batch norms (of its weights only the direction counts) or at the edge of stability leaps and learns: hence
+               the second sign.
 References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (divergence above 2 / lambda); Cohen et al. 2021,
                2022 (edge of stability, and its form for Adam); Lewkowycz et al. 2020; Wortsman et al. 2024, "Small-scale
                proxies".
@@ -39,6 +42,7 @@ FAR = 10.0
 SINCE = 3
 WINDOW = 10
 HELD_UP = 0.7
+SWING, SWINGS = 0.25, 2  # a step that leaps over must raise the loss, and not only once
 LEFT = 0.5  # lower down the best of rates leap, too, and come back (edge of stability)
 STUCK = 0.95
 CULPRIT = 0.9  # share of the promise of one group, to name it
@@ -55,11 +59,18 @@ class _Course:
     shown: deque[Step] = field(default_factory=lambda: deque(maxlen=SHOWN))
     first_wild: int = -1
     count: int = 0
+    held_up: int = -1  # the count at which so many steps were wild
     last_wild: tuple[int, float] = (-(10**9), 0.0)  # its count of steps, and the promise
     worst: Step | None = None
     has_learnt: bool = False
     is_signed: bool = False
     is_told: bool = False
+
+    @property
+    def swings(self) -> bool:
+        """Has it risen much in one step, again and again?"""
+        rises = np.diff(self.losses)
+        return int((rises > SWING * self.first_loss).sum()) >= SWINGS
 
     @property
     def leaps(self) -> bool:
@@ -133,10 +144,15 @@ class HighLearningRate(Rule):
         ago, promise = course.count - course.last_wild[0], course.last_wild[1]
         if ago <= SINCE and promise > 2 * PROMISE and course.leaps:
             return "the loss leaps"
-        if sum(course.wild) >= HELD_UP * WINDOW and middle > LEFT * course.first_loss:
+        is_held_up = sum(course.wild) >= HELD_UP * WINDOW
+        course.held_up = course.count if is_held_up and course.held_up < 0 else course.held_up
+        is_stuck = middle >= STUCK * course.first_loss
+        if is_held_up and middle > LEFT * course.first_loss and course.swings:
+            return f"the loss swings around {number(middle)}"
+        if is_stuck and 0 <= course.held_up <= course.count - WINDOW:
             return f"the loss is held up at {number(middle)}"
-        is_stuck = ago >= WINDOW and course.worst.promise > 2 * PROMISE and middle >= STUCK * course.first_loss
-        return f"the loss is stuck at {number(middle)}, no lower than it began" if is_stuck else ""
+        was_wild = ago >= WINDOW and course.worst.promise > 2 * PROMISE
+        return f"the loss is stuck at {number(middle)}, no lower than it began" if is_stuck and was_wild else ""
 
     def _finding(self, course: _Course, step: Step, why: str, block: Block) -> Finding:
         worst = course.worst or step

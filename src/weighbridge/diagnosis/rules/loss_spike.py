@@ -51,6 +51,7 @@ class LossSpike(Rule):
     id, title = "loss-spike", "The loss jumps up in one step"
     severity, certainty, since = "warning", "heuristic", "0.1"
     causes = ("gradient-spike", "growing-loss")
+    is_event = True
     needs = Needs(tables=["steps", "groups"])
     experiment = "The same step with another batch: if the loss is as high, it is the weights and not the data."
 

@@ -6,19 +6,24 @@ How it decides Exact, on the graph of the first loss, functional calls included:
                between. Or all that lies in front of an affine layer is sums, norms, pools and other affine layers.
 What to do     Put an activation between them, or leave one out.
 When it errs   Not told: a middle narrower than both sides (bottleneck, LoRA), values that are used elsewhere or are sums
-               (residuals, several heads), grouped (depthwise-separable) and transposed convolutions, layers in attention
-               and in recurrent modules. Max pooling is no linear map: a network with no other activation is still told of.
-References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1 (a linear network of linear layers); Chollet
-               2017, arXiv 1610.02357 (depthwise-separable); Hu et al. 2021, arXiv 2106.09685 (LoRA).
+               (residuals, several heads), grouped (depthwise-separable) and transposed convolutions, layers in attention and
+               in recurrent modules. A note, where a whole network is linear and without any bias: one matrix written as a
+               product, as deep matrix factorisations mean it. Max pooling is no linear map: a network with no other activation
+               is still told of.
+References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1 (a linear network of linear layers); Arora et
+               al. 2019, arXiv 1905.13655 (deep matrix factorisation); Chollet 2017, arXiv 1610.02357 (depthwise-separable); Hu
+               et al. 2021, arXiv 2106.09685 (LoRA).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from weighbridge.diagnosis import Finding, ValueEvidence
-from weighbridge.diagnosis.affine import pairs, weight_of, without_activation_anywhere
+from weighbridge.diagnosis.affine import is_product, pairs, weight_of, without_activation_anywhere
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth, module_of
+from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass
 from weighbridge.lossgraph import AFFINE
@@ -43,8 +48,9 @@ class MissingActivation(GraphRule):
         for first in passes:
             near = without_activation_anywhere(first) | pairs(first)
             names = {i: weight_of(first.graph, i) for i, node in enumerate(first.graph.nodes) if node.op in AFFINE}
-            for two, one in near.items():
-                found.setdefault((names[one], names[two]), _finding(first, one, two))
+            severity: Severity | Literal[""] = "note" if is_product(first) else ""
+            for two, one in [*near.items()][: 1 if severity else None]:  # of a product one word is enough
+                found.setdefault((names[one], names[two]), _finding(first, one, two, severity))
             alone |= {(name, "first") for i, name in names.items() if i not in near.values()}
             alone |= {(name, "second") for i, name in names.items() if i not in near}
         for (one_name, two_name), finding in found.items():
@@ -52,7 +58,7 @@ class MissingActivation(GraphRule):
                 yield finding
 
 
-def _finding(first: FirstPass, one: int, two: int) -> Finding:
+def _finding(first: FirstPass, one: int, two: int, severity: Severity | Literal[""]) -> Finding:
     names = [weight_of(first.graph, i) for i in (one, two)]
     before, after = (in_code(module_of(name) or name) for name in names)
     return Finding(
@@ -63,4 +69,5 @@ def _finding(first: FirstPass, one: int, two: int) -> Finding:
         evidence=(ValueEvidence("weights in the two matrices", sum(first.by_name[name].count for name in names)),),
         fix=f"Put an activation between them, x = F.relu({before}(x)), or leave one of them out.",
         depth=depth(first, two),
+        severity=severity,
     )

@@ -58,6 +58,7 @@ class Origin:
 class NonfiniteOrigin(Rule):
     id, title = "nonfinite-origin", "NaN or infinity arises"
     severity, certainty, since = "error", "proof", "0.1"
+    is_event = True
     needs = Needs(
         parameter=["nonfinite_count"],
         gradient=["nonfinite_count"],

@@ -3,23 +3,28 @@
 Symptom        The loss stays near that of a constant predictor; widening the network changes nothing.
 How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares of the covariance of up to 64 vectors: 1 = one
                direction. Followed from the last hidden output backwards as long as it is below ONE. Told, at PATIENCE looks,
-               where inputs have at least INPUT_DIRECTIONS, every layer on the way is at least WIDE, and either this is so
-               from the start of training on, or it was FALL times as much before and the loss does not fall. Likewise where
-               the positions of one sample are all alike (variance over positions below ALIKE of the mean square) at the end
-               and were not at first.
+               where inputs have at least INPUT_DIRECTIONS, every layer of the path is at least WIDE, and the loss does not
+               fall: either LONG steps after this was so from the start of training on and what is beyond the one direction has
+               not grown, or where there were FALL times as many before, the variance beside the main one has halved and the
+               head needs more than one (it has more than NEEDS_ONE outputs). Or where the positions of one sample, which were
+               not alike at first, are all alike at the end of the path (variance over positions below ALIKE of the mean
+               square): from the start of training on, or while the loss does not fall.
 What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
                (orthogonal); a lower learning rate.
 When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
                fallen nothing is said. Layers behind a bottleneck of fewer than WIDE units have few directions by design.
 References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Attention is not all you need: pure attention
                loses rank doubly exponentially with depth". Papyan et al. 2020 (neural collapse: C classes end in C - 1
-               directions).
+               directions). Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning" (directions are learnt
+               one by one).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+
+import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import AFFINE, NORMS, RECURRENT, Layers
@@ -36,7 +41,11 @@ FALL: Final = 4.0  # times less than it was (design notes, A3)
 ALIKE: Final = 1e-3  # of the mean square
 UNLIKE: Final = 0.05
 PATIENCE: Final = 2
-START: Final = 3  # looks that are the start of training
+LONG: Final = 20  # steps: a deep network begins with few directions (its layers make samples alike), and learns its way out
+GROWS: Final = 1.5  # times what was beyond one direction at first: it is on its way
+OUT: Final = 1 + (ONE - 1) / 2  # and half of the way out
+NEEDS_ONE: Final = 2  # outputs that one direction serves: k numbers need k, k classes k - 1 (Papyan et al. 2020)
+LEFT: Final = 0.5  # of the variance beside the main direction: what is learnt first grows along one, and takes nothing away
 KEPT: Final = 16
 
 
@@ -54,7 +63,9 @@ class RankCollapse(Rule):
     def __init__(self) -> None:
         self.progress = Progress()
         self.looks = 0
-        self.largest: dict[int, float] = {}
+        self.first: dict[int, float] = {}  # directions at the first look,
+        self.largest: dict[int, float] = {}  # and the most
+        self.beside: dict[int, float] = {}  # the most variance beside the main direction
         self.streak: dict[tuple[int, str], int] = {}
         self.from_step: dict[tuple[int, str], int] = {}
         self.shown: dict[int, list[tuple[int, float, float]]] = {}
@@ -67,6 +78,8 @@ class RankCollapse(Rule):
         for step, seen, _ in by_step(block, self.progress):
             self.looks += 1
             for column, one in seen.items():
+                self.first.setdefault(column, one.directions)
+                self.beside[column] = max(self.beside.get(column, 0.0), _beside(one))
                 self.largest[column] = max(self.largest.get(column, 0.0), one.directions)
                 self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, one.directions, one.between_positions)]
             for model in dict.fromkeys(self.tensors[c].model for c in self.layers.outputs):
@@ -83,8 +96,8 @@ class RankCollapse(Rule):
             self.streak[key] = self.streak.get(key, 0) + 1
             if self.streak[key] == 1:
                 self.from_step[key] = step
-            is_start = self.from_step[key] == 0
-            if self.streak[key] >= PATIENCE and model not in self.told and (is_start or self._has_got_worse(kind, begun, seen)):
+            is_lost = self._is_lost(kind, begun, seen, self.from_step[key] == 0)
+            if self.streak[key] >= PATIENCE and model not in self.told and is_lost:
                 self.told.add(model)
                 yield self._finding(step, begun, kind, self.from_step[key], seen)
 
@@ -92,6 +105,7 @@ class RankCollapse(Rule):
         """The hidden outputs in the order of execution, up to what the last affine module is given."""
         mine = [c for c in self.layers.outputs if self.tensors[c].model == model and c in seen]
         affine = [i for i, c in enumerate(mine) if self.tensors[c].module in AFFINE and self.layers.weight(c) is not None]
+        self.needs_more = bool(affine) and self.layers.units(mine[affine[-1]]) > NEEDS_ONE
         return mine[: affine[-1]] if affine else []
 
     def _lost_directions(self, path: list[int], seen: dict[int, Seen]) -> int | None:
@@ -104,7 +118,7 @@ class RankCollapse(Rule):
             if not seen[column].directions < ONE:
                 break
             begun = column
-        if begun is None or any(self._is_narrow(c) for c in path[: path.index(begun) + 1]):
+        if begun is None or any(self._is_narrow(c) for c in path):  # behind it too: scores of attention end in one unit
             return None
         return begun
 
@@ -128,10 +142,19 @@ class RankCollapse(Rule):
             begun = column
         return begun
 
-    def _has_got_worse(self, kind: str, column: int, seen: dict[int, Seen]) -> bool:
-        if not self.progress.is_stalled:
-            return False
-        return kind == "positions" or self.largest[column] >= FALL * seen[column].directions
+    def _is_lost(self, kind: str, column: int, seen: dict[int, Seen], is_from_start: bool) -> bool:
+        """Has it been so for long without a way out, or were there more before, and does the loss not fall?
+
+        Positions that are all alike from the start are no chance: what made them so is built in.
+        """
+        if is_from_start and kind == "positions":
+            return True
+        if is_from_start:
+            is_on_its_way = seen[column].directions > max(OUT, 1 + GROWS * (self.first[column] - 1))
+            return self.progress.is_stalled and self.progress.steps >= LONG and not is_on_its_way
+        were_more = self.needs_more and self.largest[column] >= FALL * seen[column].directions
+        were_more &= _beside(seen[column]) < LEFT * self.beside[column]
+        return self.progress.is_stalled and (kind == "positions" or were_more)
 
     def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:
         name, one = self.layers.place(column), seen[column]
@@ -174,3 +197,8 @@ class RankCollapse(Rule):
         if self.looks < PATIENCE:
             return Outcome.NOT_ENOUGH_DATA, "outputs were looked at fewer than twice"
         return None
+
+
+def _beside(one: Seen) -> float:
+    """Variance beside the main direction, up to a factor near 1."""
+    return float(np.nan_to_num(one.variance * (1 - 1 / one.directions)))

@@ -2,13 +2,14 @@
 
 Symptom        Too large: the first loss is huge, or the activations behind are saturated. Too small: the outputs hardly depend
                on the input, and the gradient does not come through.
-How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inputs): 1 keeps sizes, PyTorch's own layers have
-               0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and no norm layer
-               follows at once. Too small: below SMALL but not 0, no norm layer before the next weights, and all modules before
-               it get less than FADED of the gradient behind it: no shortcut goes around it. The last layer may be small.
-               Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where modules cannot be seen, the gains
-               and what the model gives are judged. Weights with numbers too large for a normal or uniform distribution (by
-               TAIL) are trained ones, and clear.
+How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inputs): 1 keeps sizes, PyTorch's own layers
+               have 0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and
+               neither a norm layer follows at once nor, by the graph of the first loss, anything that divides it by its own
+               size. Too small: below SMALL but not 0, no norm layer before the next weights, and all modules before it get
+               less than FADED of the gradient behind it: no shortcut goes around it. Layers that end the graph, several
+               heads among them, may be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where
+               modules cannot be seen, the gains and what the model gives are judged. Weights with numbers too large for a
+               normal or uniform distribution (by TAIL) are trained ones, and clear.
 What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own.
 When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training
                from large weights without norm layers.
@@ -24,8 +25,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.sizes import ends, normed
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors, in_code
+from weighbridge.firstpass import FirstPass, from_text
 from weighbridge.format import counted, number
 from weighbridge.store.views import Tensor
 
@@ -43,7 +46,7 @@ CLOSED_LARGE = 2 * LARGE  # as nothing is seen of it
 class WrongInitialScale(Rule):
     id, title = "wrong-initial-scale", "Initial weights have the wrong scale"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(parameter=["rms", "abs_max"], activation=["rms"], activation_gradient=["l2_norm"], tables=["steps"])
+    needs = Needs(parameter=["rms", "abs_max"], activation=["rms"], activation_gradient=["l2_norm"], tables=["steps", "graph"])
     causes = (
         *(
             "vanishing-gradient",
@@ -71,6 +74,7 @@ class WrongInitialScale(Rule):
 
     def __init__(self) -> None:
         self.is_done = self.is_judged = False
+        self.passes: list[FirstPass] = []
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -90,6 +94,7 @@ class WrongInitialScale(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_done:
             return
+        self.passes += [from_text(row["detail"]) for row in block.rows("graph")]
         weights = block["parameter.rms"]
         stepped = {row["step"] for row in block.rows("steps")}
         for i in range(len(block)):
@@ -103,10 +108,12 @@ class WrongInitialScale(Rule):
         weights = self.row["parameter.rms"]
         self.ran = [c for c in self.outputs if math.isfinite(self.row["activation.rms"][c])]
         gains = {c: self._gain(c) for c in self.weights if weights[c] > 0}
-        heads = [c for c in self.ran if self._kind(c) in LINEAR][-1:]
+        ending, self.free = ends(self.passes), normed(self.passes)
+        heads = [c for c in self.ran if self._kind(c) in LINEAR]
+        heads = [c for c in heads if c == heads[-1] or self.tensors.place_of(c) in ending]
         found = {c: why for c, gain in gains.items() if (why := self._why(c, gain, heads))}
         if any(gains[c] < SMALL for c in found):  # of the first layer nothing is seen in front
-            inner = [c for c in gains if self.tensors.outputs_of(c) and self.tensors.outputs_of(c) != heads]
+            inner = [c for c in gains if (given := self.tensors.outputs_of(c)) and not {*given} <= {*heads}]
             found = {c: "nothing comes through" for c in inner if gains[c] < SMALL} | found
         if found:
             yield self._finding(step, dict(sorted((c, (gains[c], why)) for c, why in found.items())))
@@ -126,7 +133,7 @@ class WrongInitialScale(Rule):
     def _why(self, column: int, gain: float, heads: list[int]) -> str:
         given = [c for c in self.tensors.outputs_of(column) if c in self.ran]
         linear = [c for c in given if self._kind(c) in LINEAR]
-        if SMALL <= gain <= LARGE or not self._is_fresh(column):
+        if SMALL <= gain <= LARGE or not self._is_fresh(column) or self.tensors.name(column) in self.free:
             return ""
         if self.tensors[column].module in CLOSED:
             return "it is squashed at once, inside the module" if gain > CLOSED_LARGE else ""
