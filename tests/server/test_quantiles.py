@@ -13,6 +13,7 @@ import weighbridge
 from tests.server.conftest import arrow, client_of
 
 STEPS = 12
+BOUND: dict[str, float] = {}  # by folder of the run: the error that its bins allow
 Trained = tuple[Path, list[np.ndarray], list[np.ndarray]]
 
 
@@ -20,6 +21,7 @@ Trained = tuple[Path, list[np.ndarray], list[np.ndarray]]
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A weight of 5,120 numbers, whose values are not kept, and one of 64; with one and with four bins per power of two."""
     folder = tmp_path_factory.mktemp("quantiles")
+    BOUND[str(folder)] = {1: 1 / 3, 4: 1 / 9}[request.param]
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = torch.nn.Sequential(torch.nn.Linear(80, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1))
@@ -59,10 +61,9 @@ def test_a_quantile_lies_between_the_ends_that_are_told(trained: Trained, tmp_pa
 
 def test_the_number_shown_is_wrong_by_a_third_at_most(trained: Trained, tmp_path: Path) -> None:
     """As the plan promises: 33 % with one bin per power of two, 11 % with four."""
-    wide = np.array([told["max"] / told["min"] for told in asked(trained, tmp_path, "0.weight")])
     for told, share in zip(asked(trained, tmp_path, "0.weight"), (0.05, 0.95), strict=True):
         truth = np.quantile(trained[1], share, axis=1, method="inverted_cdf")
-        assert (np.abs(told["mean"] / truth - 1) <= (1 / 3 if wide.max() > 1.3 or wide.min() < 0.76 else 1 / 9) + 1e-9).all()
+        assert (np.abs(told["mean"] / truth - 1) <= BOUND[str(trained[0])] + 1e-9).all()
 
 
 def test_of_kept_values_the_quantile_is_exact(trained: Trained, tmp_path: Path) -> None:
