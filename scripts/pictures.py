@@ -135,6 +135,7 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *,
     page.wait_for_selector(sign, timeout=300_000)
     if with_rules:
         page.get_by_text("The rules are reading").wait_for(state="hidden", timeout=120_000)
+    page.get_by_text("not read yet").first.wait_for(state="hidden", timeout=120_000)
     quiet = 0
     while quiet < QUIET:
         page.wait_for_timeout(100)

@@ -112,7 +112,7 @@ def test_hooks_are_gone_after_finish(tmp_path: Path) -> None:
 def test_an_error_of_ours_does_not_reach_training_and_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from weighbridge.capture.stepper import Stepper
+    from weighbridge.capture.weighing import Weighing
 
     model = small()
     run = weighbridge.init(dir=tmp_path, name="run", quiet=True)
@@ -122,7 +122,7 @@ def test_an_error_of_ours_does_not_reach_training_and_is_told_once(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("made up")
 
-    monkeypatch.setattr(Stepper, "_weigh", broken)
+    monkeypatch.setattr(Weighing, "weigh", broken)
     train(model, 5)
     run.finish()
     said = capsys.readouterr().err

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.diagnosis.made import tensor
 from weighbridge.diagnosis import Diagnosis, Finding, ValueEvidence, registry
-from weighbridge.diagnosis.causes import Links, linked, roots, undetermined
+from weighbridge.diagnosis.causes import Links, linked, nearest_cause, roots, undetermined
 from weighbridge.diagnosis.tensors import Tensors
 
 
@@ -179,3 +179,16 @@ def test_edges_name_rules_and_form_no_circle_of_proofs() -> None:
 def test_the_diagnosis_says_that_the_cause_is_not_determined() -> None:
     diagnosis = Diagnosis("run", (finding("growing-loss", 3, severity="note"),))
     assert diagnosis.record()["undetermined"] == diagnosis.undetermined == "nothing was found that explains growing-loss"
+
+
+def test_of_several_causes_the_one_that_began_last_is_named() -> None:
+    shown = (ValueEvidence("n", 1.0),)
+    made = [
+        Finding("a", 0, 0, "", shown, "", rule="one", explains=("s at c", "two at b")),
+        Finding("b", 2, 2, "", shown, "", rule="two", explains=("s at c",)),
+        Finding("c", 5, 5, "", shown, "", rule="s"),
+    ]
+    assert [made[2].key, made[1].key] == ["s at c", "two at b"]
+    assert nearest_cause("s at c", made) == "two at b"
+    assert nearest_cause("two at b", made) == "one at a"
+    assert nearest_cause("one at a", made) == ""

@@ -136,8 +136,11 @@ def test_only_a_deletion_is_undone(client: TestClient, folder: Path, token: str)
     assert run_names(folder) == ["first", "second"]
 
 
-def test_a_live_run_is_never_deleted_nor_are_those_beside_it(client: TestClient, folder: Path) -> None:
+def test_a_live_run_is_never_deleted_nor_are_those_beside_it(
+    client: TestClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_run(folder, "live", steps=3, finish=False)
+    monkeypatch.setattr(os, "rename", lambda *way: pytest.fail(f"moved {way}"))
     answer = act(client, "delete", {"runs": ["first", "live"]})
     assert answer.status_code == 400
     assert "live is live: end its training first" in answer.json()["error"]

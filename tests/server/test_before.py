@@ -110,6 +110,7 @@ def test_attached_reports_fill_what_the_run_does_not_know(attached: dict[str, An
     assert (attached["inspected"], attached["biases"]) == (True, True)
     rows = {row["path"]: row for row in attached["layers"]}
     assert rows["0"]["verdict"]["reason"].startswith("proof:"), "a proof stays"
+    assert "worth" not in rows["0"]["verdict"]
     assert all(rows[name]["verdict"] for name in ("3", "5"))
     model, (x, y) = network(), batch()
     report = {one.name: one for one in weighbridge.biases(model, (x, y), cross_entropy)}

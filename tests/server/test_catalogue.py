@@ -192,8 +192,8 @@ def _client(runs: Runs) -> tuple[TestClient, Any]:
     made: list[Api] = []
 
     class Kept(Api):
-        def __init__(self, of: Runs, asks_ahead: bool) -> None:
-            super().__init__(of, asks_ahead)
+        def __init__(self, *of: Any) -> None:
+            super().__init__(*of)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -296,7 +296,8 @@ class Outputs:
         if group.is_full or self.scene.flagged:
             self._write(group, step)
         group.next_step()
-        self._send_gpu(group, step)
+        if self.on_gpu.met:
+            self._send_gpu(group, step)
         self._batch_pace.stamp += 1
         self.scene.awaits_batch = self.plan.sentinel
         if step + 1 >= group.due_at:

@@ -17,10 +17,9 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
-from weighbridge.capture.budget import Budget, Level
+from weighbridge.capture.budget import Budget
 from weighbridge.capture.byhand import NOTE, ByHand, StandIn
 from weighbridge.capture.coherence import Coherence
-from weighbridge.capture.devices import is_direct, works_on_devices
 from weighbridge.capture.firstgraph import FirstGraph
 from weighbridge.capture.kernel import NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.losses import Number
@@ -30,12 +29,10 @@ from weighbridge.capture.optimizers import Optimizers
 from weighbridge.capture.outputs import Outputs
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.shards import CHECKSUMS
-from weighbridge.capture.snapshots import FormChanged, Snapshots, Weighed
 from weighbridge.capture.stepped import Stepped, found_inf_of
 from weighbridge.capture.steprows import StepRows
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.capture.values import Values
+from weighbridge.capture.weighing import Weighing
 
 
 class Stepper:
@@ -52,6 +49,7 @@ class Stepper:
         self.optimizers = Optimizers(recorder, kernel, plan, table, self._joined, self._left)
         if self.budget is not None:
             self.optimizers.level = self.budget.level
+        self.weighing = Weighing(recorder, kernel, plan, table, self.optimizers)
         self.step_rows = StepRows(recorder)
         self.is_skipping = False
         self.stop: Callable[[], None] | None = None  # ends the training: raises TrainingStopped
@@ -65,7 +63,6 @@ class Stepper:
         self.first: FirstGraph | None = FirstGraph(recorder, table)  # until the first step is over
         if self.outputs is not None:
             self.outputs.calls = self.first.calls
-        self.changes: dict[int, int] = {}  # tensor -> times that it was changed outside its optimizer
 
     def _outputs(self) -> Outputs | None:
         """What weighs activations; None where the plan wants none of it, or there is nothing to weigh them with."""
@@ -194,7 +191,7 @@ class Stepper:
             return
         if not optimizers.has_stepped.isdisjoint(stepped.clashes):
             self._advance()
-        self._refresh(stepped, optimizer)
+        self.weighing.refresh(stepped, optimizer, self.clock)
         if not stepped.is_ours:
             return
         if stepped not in optimizers.under_way:  # it is there if an exception left its last step
@@ -248,7 +245,7 @@ class Stepper:
         if stepped in self.optimizers.under_way:
             self.optimizers.under_way.remove(stepped)
         with self.recorder.lock:
-            self._weigh(stepped)
+            self.weighing.weigh(stepped, self.clock)
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
             self.step_rows.passes.settle()
@@ -297,98 +294,6 @@ class Stepper:
         if self.outputs is not None:
             self.outputs.release(stepped.number)
 
-    # --- copies ------------------------------------------------------------------------------------------------------
-
-    def _refresh(self, stepped: Stepped, optimizer: Optimizer) -> None:
-        """Copies that no longer agree with their parameter: somebody else has changed it."""
-        if stepped.devices:
-            self._refresh_devices(stepped, optimizer)
-        if stepped.copies and CHECKSUMS.due(self.clock):
-            self._weigh_once(stepped.copies, self.clock)
-        work = stepped.work
-        if work is None or work.is_as_before(False) or not work.begin(self.clock):
-            return
-        try:
-            moved = work.refresh()
-        except FormChanged as change:
-            stepped.watched, moved = -1, change.tensors
-            self.optimizers.prepare(stepped, optimizer, self.clock)
-            work = stepped.work
-            for device in stepped.devices:
-                device.before(self.clock)
-            if work is not None:
-                work.begin(self.clock)
-        if stepped.count and stepped.lent is None:
-            for tensor in moved:
-                self._note_change(tensor)
-        if work is not None:
-            work.weigh_uncopied(self.clock, self.recorder)
-
-    def _refresh_devices(self, stepped: Stepped, optimizer: Optimizer) -> None:
-        try:
-            moved = [tensor for device in stepped.devices for tensor in device.before(self.clock)]
-        except FormChanged as change:
-            stepped.watched, moved = -1, change.tensors
-            self.optimizers.prepare(stepped, optimizer, self.clock)
-            for device in stepped.devices:
-                device.before(self.clock)
-        if stepped.count and stepped.lent is None:
-            for tensor in moved:
-                self._note_change(tensor)
-
-    def _weigh_once(self, weighed: list[Weighed], step: int) -> Snapshots:
-        """`parameter` rows of tensors that are not followed from step to step."""
-        once = Snapshots(self.kernel, weighed, 0, self.plan.histogram_bits)
-        with self.recorder.lock:
-            once.weigh_uncopied(step, self.recorder.attempt, self.recorder.room(len(weighed)))
-        return once
-
-    def _note_change(self, tensor: int) -> None:
-        self.changes[tensor] = self.changes.get(tensor, 0) + 1
-        if self.changes[tensor] == 1:
-            name = self.table.name(tensor)
-            self.recorder.event(self.clock, "changed", f"{name} was changed outside its optimizer before this step", tensor)
-
-    # --- weighing ---------------------------------------------------------------------------------------------------
-
-    def _weigh(self, stepped: Stepped) -> None:
-        """Write the rows of this step. Call with the recorder's lock held."""
-        try:
-            for device in stepped.devices:
-                device.after(self.clock, stepped.lent, self.recorder)
-        except FormChanged as change:  # inside the step itself: there is no difference to weigh
-            stepped.watched = -1
-            for tensor in change.tensors:
-                self._note_change(tensor)
-        work = stepped.work
-        if work is None or not work.rows:
-            return
-        if stepped.lent is None and work.is_as_before(True):
-            work.weigh(self.clock, self.recorder)
-            return
-        try:
-            gone = work.locate(stepped.lent)
-        except FormChanged as change:  # inside the step itself: there is no difference to weigh
-            stepped.watched = -1
-            for tensor in change.tensors:
-                self._note_change(tensor)
-            return
-        if gone:
-            self._leave_replaced(stepped, work.snapshots, gone)
-        work.weigh(self.clock, self.recorder)
-
-    def _leave_replaced(self, stepped: Stepped, snapshots: Snapshots, gone: list[int]) -> None:
-        """Gradients that no longer come: the model may hold another parameter by now, and the optimizer the one before."""
-        for i in gone:
-            weighed = snapshots.weighed[i]
-            if self.table.holds(weighed, self.clock):
-                continue
-            stepped.watched = -1
-            snapshots.leave_out(i)
-            name = self.table.name(weighed.tensor)
-            message = f"{name} was replaced in the model: this optimizer still holds the parameter that stood there before"
-            self.recorder.event(self.clock, "replaced", message, weighed.tensor)
-
     def _note_step(self, stepped: Stepped, optimizer: Optimizer, began: int, factor: float) -> tuple[int, int]:
         """The row of this step. Gives the time of ours that stands in it, and up to when."""
         now = time.perf_counter_ns()
@@ -419,24 +324,8 @@ class Stepper:
             for late in self.step_rows.fetch(wait=True):
                 self.recorder.step_done(late)
             self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
-            known = self.optimizers.known.values()
-            held = [w for one in known for w in (*(one.work.weighed if one.work else ()), *one.copies)]
-            alive = [*self.table.alive(), *self.table.orphans(held)]
-            if self.plan.schedule("parameters") != NEVER:
-                for device in works_on_devices(
-                    [w for w in alive if not is_direct(w.parameter)], self.plan, Level(), self.table.tell, False
-                ):
-                    device.closing(step)
-                    device.drain(self.recorder)
-            weighed = [w for w in alive if is_direct(w.parameter)]
-            if weighed and self.plan.schedule("parameters") != NEVER:
-                last = self._weigh_once(weighed, step)
-                if self.plan.values:
-                    Values(last).closing(step, self.recorder.attempt, self.recorder.small["values"].rows)
+            self.weighing.close(step)
             self.recorder.last_step = step
-            if self.changes:
-                total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
-                self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)
         self.table.remove_model(None)  # a run that is kept keeps no parameters, and no copies of them
         self.optimizers.known.clear()
         self.optimizers.departed.clear()

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import pyarrow as pa
 
 from weighbridge.diagnosis.arriving import Arriving
+from weighbridge.diagnosis.causes import nearest_cause
 from weighbridge.diagnosis.engine import Engine
 from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
 from weighbridge.records import ROWS, SHARD
@@ -209,4 +210,4 @@ class Beside:
         known = self._engine.findings
         for finding in known:
             if finding.key in new:
-                self.listener.found(finding, next((one.key for one in known if finding.key in one.explains), ""))
+                self.listener.found(finding, nearest_cause(finding.key, known))

@@ -168,3 +168,8 @@ def _rank(finding: Finding) -> tuple[int, int]:
         severities.index(finding.severity) if finding.severity else len(severities),
         certainties.index(finding.certainty) if finding.certainty else len(certainties),
     )
+
+
+def nearest_cause(key: str, findings: Iterable[Finding]) -> str:
+    """Key of the finding that this one follows from: the last, in their order, of those that explain it; "" where none does."""
+    return next((one.key for one in reversed([*findings]) if key in one.explains), "")

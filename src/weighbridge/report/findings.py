@@ -19,6 +19,7 @@ from weighbridge.diagnosis import (
     SettingEvidence,
     TableEvidence,
 )
+from weighbridge.diagnosis.causes import nearest_cause
 from weighbridge.diagnosis.kept import told_of
 from weighbridge.diagnosis.registry import Explanation
 from weighbridge.report import grid
@@ -76,9 +77,8 @@ def card(finding: Finding, diagnosis: Diagnosis, width: int) -> list[Text]:
     if finding.explains:
         told = f"explains {plain.counted(len(finding.explains), 'other')}: {', '.join(finding.explains)}"
         parts += _indented([Text(plain.visible(told), style="dim")], width)
-    by = [one.key for one in diagnosis.findings if finding.key in one.explains]
-    if by:
-        parts += _indented([Text(plain.visible(f"follows from {by[-1]}"), style="dim")], width)
+    if cause := nearest_cause(finding.key, diagnosis.findings):
+        parts += _indented([Text(plain.visible(f"follows from {cause}"), style="dim")], width)
     return parts
 
 

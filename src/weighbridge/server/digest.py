@@ -19,7 +19,7 @@ from weighbridge.records import FORMAT_VERSION
 from weighbridge.store.checked import read_sealed, write_sealed
 from weighbridge.store.layout import DIAGNOSIS_FILE, DIGEST_FILE, attempts, rank_folder, ranks
 
-LINE_VERSION = 1  # raise it when a line holds something else
+LINE_VERSION = 2  # raise it when a line holds something else
 
 
 def rules_key() -> str:

@@ -17,6 +17,7 @@ from weighbridge.store.record import RunRecord
 POINTS: Final = 64  # of the curve
 METRICS: Final = 40  # names of logged metrics that are kept
 SETTINGS: Final = 200
+FEW_STEPS: Final = 20  # before which hardly a rule of dynamics can say anything
 TEXT: Final = 120  # characters of a setting's value
 
 Scalar = str | int | float | bool | None
@@ -118,7 +119,7 @@ def health_of(diagnosis: Diagnosis | None, is_whole: bool = False) -> dict[str, 
     return {
         "known": True,
         "whole": is_whole,
-        "thin": outcomes.count(Outcome.NOT_ENOUGH_DATA) > outcomes.count(Outcome.CLEAR),
+        "thin": diagnosis.steps < FEW_STEPS or outcomes.count(Outcome.NOT_ENOUGH_DATA) > outcomes.count(Outcome.CLEAR),
         "counts": counts,
         "rules": sorted({finding.rule for finding in diagnosis.findings}),
         "cause": _cause(diagnosis),
