@@ -29,7 +29,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import HistogramProto, Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-kept = np.load(sys.argv[1], allow_pickle=True)
+file = np.load(sys.argv[1])
+kept = {name: file[name] for name in file.files}  # each look into the file reads it anew
 writer = EventFileWriter(sys.argv[2])
 for step in range(len(kept["rms"])):
     values = []

@@ -69,7 +69,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
             yield f"http://127.0.0.1:{port}", folder
         finally:
             server.terminate()
-            server.wait(30)
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:  # kernels end with it
+                server.kill()
+                server.wait()
 
 
 def _wait_for(address: str) -> None:

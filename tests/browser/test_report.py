@@ -103,3 +103,9 @@ def test_several_runs_open_side_by_side_and_each_has_its_page(tmp_path: Path, op
     eventually(page, "document.querySelector('h1')?.textContent", "other")
     page.get_by_role("link", name="Compare", exact=True).click()
     page.locator(".faces canvas").wait_for()
+
+
+def test_the_list_of_a_report_of_one_run_shows_it(report: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{report[1]}#/")
+    page.get_by_role("link", name="made", exact=True).click()
+    page.locator(".heat").wait_for()

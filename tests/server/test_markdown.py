@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from tests.cli.calling import call
 from tests.server.conftest import make_run
 from weighbridge.diagnosis.engine import diagnose
+from weighbridge.server import pictures
 from weighbridge.server.markdown import code, escaped, markdown, table
 from weighbridge.store.record import open_run
 
@@ -73,6 +74,15 @@ def test_what_comes_from_a_run_stays_text(evil: str) -> None:
     assert shown.count("<td>") == 2
     assert not re.search(r"<(img|em|a|h1|strong)\b", shown)
     assert "<" not in escaped(evil).replace("<!-- -->", "")
+
+
+def test_a_picture_of_what_was_not_recorded_is_none(folder: Path) -> None:
+    with pytest.raises(ValueError, match="was recorded"):
+        pictures.heat_of(open_run(folder / "first"), "moment1.rms", None)
+
+
+def test_a_bar_in_a_name_ends_no_cell() -> None:
+    assert "<code>a|b</code>" in html(table(["a"], [[code("a|b")]]))
 
 
 def test_a_text_calls_nobody() -> None:

@@ -23,9 +23,9 @@ function here(): { pathname: string; search: string } {
   return { pathname: at < 0 ? text : text.slice(0, at), search: at < 0 ? "" : text.slice(at) };
 }
 
-/** A report opens on its run, or on all of them side by side. */
+/** A report opens on its run, or on all of them side by side; while one of them grows, on their list. */
 function startOf(runs: readonly string[]): string {
-  return runs.length === 1 ? addressOfRun(runs[0]!) : addressOfComparison(runs);
+  return runs.length === 1 ? addressOfRun(runs[0]!) : held?.grows ? "/" : addressOfComparison(runs);
 }
 
 function write(address: string, push: boolean): void {

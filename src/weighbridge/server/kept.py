@@ -45,7 +45,7 @@ def columns_for(cells: int, tensors: int) -> int:
 def of_a_run(name: str, metrics: Sequence[str], pictures: Sequence[str] = PICTURES) -> Iterator[Question]:
     """All that the page asks about one run."""
     run = ("run", name)
-    for what in ("run", "tensors", "findings", "notes", "loss"):
+    for what in ("run", "rows", "tensors", "findings", "notes", "loss"):
         yield what, [run]
     for key in metrics[:METRICS]:
         yield "logged", [run, ("key", key)]
@@ -60,9 +60,7 @@ def of_any_run() -> Iterator[Question]:
 
 
 def of_several(names: Sequence[str], tensors: Sequence[str]) -> Iterator[Question]:
-    """All that the page asks to list runs and to set them side by side, all and each two. tensors: those in common."""
-    for name in names:
-        yield "rows", [("run", name)]
+    """All that the page asks to set runs side by side, all of them and each two. tensors: those in common."""
     for some in [list(names), *(list(pair) for pair in combinations(names, 2) if len(names) > 2)]:
         runs = [("run", name) for name in some]
         yield "compare", runs
