@@ -311,6 +311,9 @@ def test_few_directions_are_right_for_few_inputs_in_a_narrow_path_and_after_lear
     assert found(RANK, looked(*(spread(s, -1, directions=3.9) for s in range(LONG)), *looks, steps=LONG)) == []
     narrow = tuple(tensor(2, "b.weight", shape=(4, UNITS)) if t.id == 2 else t for t in NET)
     assert found(RANK, looked(*LOOKED, *looks, tensors=narrow, steps=LONG)) == []
+    whole = [*looks, *(spread(s, of, directions=1.1) for s in range(LONG) for of in (A, RELU))]
+    assert found(RANK, looked(*LOOKED, *whole, steps=LONG))
+    assert found(RANK, looked(*LOOKED, *whole, tensors=narrow, steps=LONG)) == []  # behind where it begins
     later = [spread(s, of, directions=9.0 if s < 4 else 1.1) for s in range(9) for of in (B, TANH, C)]
     assert found(RANK, looked(*INPUTS, *later))
     for outputs, is_told in ((rank_collapse.NEEDS_ONE, False), (rank_collapse.NEEDS_ONE + 1, True)):

@@ -4,8 +4,7 @@ Symptom        With a beta2 near 1, the loss jumps a few steps after the gradien
 How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second moment after the step, corrected for its start:
                above LIMIT in PATIENCE recorded steps in a row, while updates are above PACE of the learning rate (about twice
                what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all of the
-               AGO before, SIGMAS robust standard deviations above their median, and not falling again: data that have become
-               harder raise the loss once, and the steps bring it down.
+               AGO before, and SIGMAS robust standard deviations above their median.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
@@ -59,8 +58,7 @@ class State:
             return False
         before, median = listed[:AGO], float(np.median(listed[:AGO]))
         spread = 1.4826 * float(np.median(np.abs(before - median)))
-        is_far = listed[AGO:].min() > max(before.max(), median + SIGMAS * spread)
-        return bool(is_far and listed[-1] >= listed[AGO])
+        return bool(listed[AGO:].min() > max(before.max(), median + SIGMAS * spread))
 
 
 class StaleSecondMoment(Rule):
