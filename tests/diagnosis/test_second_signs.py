@@ -19,7 +19,7 @@ from tests.diagnosis.test_depth_rules import GRADIENT, SCALE, _scaled, _slopes, 
 from tests.diagnosis.test_graph_rules import LOSS, places
 from tests.diagnosis.test_rate_rules import WEIGHTS, _grown
 from tests.diagnosis.test_rules import NEW, NOT_ZEROED, _sums
-from tests.diagnosis.test_unit_rules import COLLAPSED, DEAD, NET, RELU, UNITS, C, fired, looked, spread, units
+from tests.diagnosis.test_unit_rules import COLLAPSED, DEAD, NET, RANK, RELU, TANH, UNITS, B, C, fired, looked, spread, units
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.progress import LAST, Progress
 from weighbridge.diagnosis.registry import rule
@@ -241,3 +241,24 @@ def test_a_hinge_that_all_samples_meet_kills_no_unit() -> None:
         fed = {"c.weight": [0.0] * 15 + [last] * 10, "c.bias": [0.0] * 15 + [last] * 10}
         arrays = {"gradient.zero_fraction": {"a.bias": zeros, **fed}}
         assert [f.place for f in found(DEAD, block(25, arrays, NET, units=looks, steps=rows_of_steps))] == places_told
+
+
+@pytest.mark.parametrize(("variance", "is_told"), [(1.0, True), (10.0, False)])
+def test_what_is_learnt_first_grows_along_one_direction_and_takes_nothing_away(variance: float, is_told: bool) -> None:
+    """From nine directions to 1.1: beside the main one 8/9 of the variance were, and 1/11 is left of ten times it."""
+    looks = [
+        spread(step, of, directions=9.0) if step < 4 else spread(step, of, variance / 2, directions=1.1)
+        for step in range(9)
+        for of in (B, TANH, C)
+    ]
+    made = looked(*(spread(step, -1) for step in range(9)), *looks, steps=9)
+    assert bool(found(RANK, made)) is is_told
+
+
+def test_a_gradient_in_front_of_a_division_by_its_own_size_counts_with_that_size() -> None:
+    """Module 4 gives numbers of 0.01 that are divided by their size: its gradient is a hundred times as large by right."""
+    made = _slopes(
+        [1.0, 1.0, 1.0, 1.0, 100.0, 1.0, 1.0], tensors=layers("LALALAL"), **{"activation.rms": {"4/out": 0.01, "*": 1.0}}
+    )
+    assert found(GRADIENT, made)
+    assert found(GRADIENT, _with(made, _normed_by_hand("Div", "Std"))) == []
