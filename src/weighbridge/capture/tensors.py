@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from weighbridge.capture.roles import Named, named
 from weighbridge.capture.shards import Placement, is_sharded, placement_of, replicated
 from weighbridge.capture.snapshots import Weighed, as_real, is_dense, why_not
 from weighbridge.records import COPY, LOCAL, SHARD
+
+LISTS: Final = (nn.ModuleDict, nn.ModuleList)  # these very classes: nothing can be called that is made of them alone
 
 
 class Known:
@@ -62,6 +64,9 @@ class TensorTable:
         self.is_alone = is_alone  # no other process writes into this run
         self.left_out: set[tuple[str, str]] = set()
         self.models: list[tuple[str, weakref.ref[nn.Module]]] = []
+        self.lists: dict[
+            str, nn.Module
+        ] = {}  # models that are mere lists of modules: made for us alone, they would be gone at once
         self.known: list[Known] = []
         self.by_key: dict[tuple[str, str], Known] = {}
         self.version = 0
@@ -82,6 +87,8 @@ class TensorTable:
         while unique in taken:
             unique, number = f"{wanted}-{number}", number + 1
         self.models.append((unique, weakref.ref(model)))
+        if type(model) in LISTS:
+            self.lists[unique] = model
         self._scan(unique, model, step)
         names = [name for one, name in self.left_out if one == unique]
         if names and not any(known.model == unique for known in self.by_key.values()):
@@ -99,6 +106,7 @@ class TensorTable:
         """Stop watching a model (None: all of them). What is known of its tensors stays in the table. Gives their names."""
         gone = {name for name, reference in self.models if model is None or reference() is model}
         self.models = [(name, reference) for name, reference in self.models if name not in gone]
+        self.lists = {name: model for name, model in self.lists.items() if name not in gone}
         for key in [key for key in self.by_key if key[0] in gone]:
             self.by_key.pop(key).shard = None
         self.version += 1
