@@ -181,6 +181,15 @@ def test_the_diagnosis_says_that_the_cause_is_not_determined() -> None:
     assert diagnosis.record()["undetermined"] == diagnosis.undetermined == "nothing was found that explains growing-loss"
 
 
+@pytest.mark.parametrize("same", [("collapse",), ()])
+def test_another_sight_of_the_same_in_the_first_forward_pass_is_an_effect(same: tuple[str, ...]) -> None:
+    shown = (ValueEvidence("n", 1.0),)
+    forward = Finding("c", 0, 2, "", shown, "", rule="collapse", depth=0.1)
+    backward = Finding("a", 0, 2, "", shown, "", rule="vanishing", depth=1.9)
+    found = linked([forward, backward], {"vanishing": Links(("collapse",), same=same)})
+    assert [one.explains for one in found] == [(), ("collapse at c",) if same else ()]
+
+
 def test_of_several_causes_the_one_that_began_last_is_named() -> None:
     shown = (ValueEvidence("n", 1.0),)
     made = [

@@ -6,7 +6,8 @@ An edge from A to B needs all of these:
       update). The onset of a finding that is no proof is an estimate: it may lie up to `slack` steps too late, unless this
       would turn a chain of causes into a circle. Two onsets are known, and nothing that began later comes before them: what
       happens in one step and is seen in it (`is_event`: a spike, the first NaN), of which even in its own step only a proof
-      can be the cause; and what the first forward pass shows, which was there before any gradient and any step;
+      can be the cause; and what the first forward pass shows, which was there before any gradient and any step, unless the
+      rule of A says that both are one thing, seen forward and backward (`same`);
     - B lies where an effect of A can have come: within one step activations carry it to deeper layers and gradients to
       shallower ones (`travels` of B's rule); steps later it can be anywhere.
 A cause is a finding that follows from no other, and is more than a note or a symptom. A proof of an error is one even where
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from weighbridge.diagnosis.rule import CERTAINTIES, SEVERITIES, Finding
+from weighbridge.diagnosis.rule import CERTAINTIES, SEVERITIES, Finding, Rule
 
 MOST: Final = 3  # more cards than this are a list, not a cause
 SYMPTOMS: Final = frozenset({"stalled-loss", "growing-loss"})  # what a cause is looked for; never the answer themselves
@@ -42,6 +43,12 @@ class Links:
     causes: Sequence[str] = ()
     travels: Travels = "anywhere"
     is_event: bool = False
+    same: Sequence[str] = ()  # of the causes: another sight of what the rule itself finds
+
+    @classmethod
+    def of(cls, rule: type[Rule] | Rule) -> Links:
+        """As the rule says."""
+        return cls(rule.causes, rule.travels, rule.is_event, rule.same)
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -73,8 +80,8 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
         return not is_event or one.first_step < two.first_step or one.certainty == "proof"
 
     def may_be_late(one: Finding, two: Finding) -> bool:
-        is_exact = links.get(two.rule, Links()).is_event or (two.first_step == 0 and two.depth < IN_LOSS)
-        return _is_near(one, two) and not is_exact
+        is_first = two.first_step == 0 and two.depth < IN_LOSS and two.rule not in links.get(one.rule, Links()).same
+        return _is_near(one, two) and not (is_first or links.get(two.rule, Links()).is_event)
 
     follows: list[list[int]] = []
     for i, one in enumerate(inorder):

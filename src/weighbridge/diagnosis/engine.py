@@ -127,7 +127,7 @@ class Engine:
     def findings(self) -> tuple[Finding, ...]:
         """What was found so far, in the order in which it began, with what follows from what."""
         found = [finding for asked in self._asked for finding in asked.found.values()]
-        links = {asked.rule.id: Links(asked.rule.causes, asked.rule.travels, asked.rule.is_event) for asked in self._asked}
+        links = {asked.rule.id: Links.of(asked.rule) for asked in self._asked}
         spans = next((asked.tensors.spans() for asked in self._asked if asked.tensors), {})
         return linked(found, links, spans)
 

@@ -62,7 +62,7 @@ def told_of(record: RunRecord, also: Diagnosis | None = None) -> Diagnosis:
     new = [finding for finding in said if finding.key not in {one.key for one in known.findings}]
     if not new:
         return known
-    links = {rule.id: Links(rule.causes, rule.travels, rule.is_event) for rule in registry.rules()}
+    links = {rule.id: Links.of(rule) for rule in registry.rules()}
     spans = tensors_at(record.descriptions(), max(finding.told_step for finding in said)).spans()
     steps = max([known.steps, *(finding.told_step + 1 for finding in new)])
     return dataclasses.replace(known, findings=linked([*known.findings, *new], links, spans), steps=steps)

@@ -130,6 +130,7 @@ class Rule(ABC):
     needs: ClassVar[Needs]
     causes: ClassVar[tuple[str, ...]] = ()  # ids of rules whose findings may follow from one of this
     travels: ClassVar[Literal["deeper", "shallower", "anywhere"]] = "anywhere"  # within a step, from its cause
+    same: ClassVar[tuple[str, ...]] = ()  # of `causes`: other sights of the very thing, in the same pass
     is_event: ClassVar[bool] = False  # what it finds happens in one step, and is seen in that step
     experiment: ClassVar[str] = ""  # what to run, and what it shows if the finding is wrong
 

@@ -14,7 +14,8 @@ When it errs   A tower whose output is meant to count for less than a thousandth
                size of the updates for a while, not that on their direction.
 References     Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks"; He et al.
                2015, "Delving deep into rectifiers"; Du et al. 2018, "Algorithmic regularization ... layers are automatically
-               balanced" (why norms of weight gradients do not show it).
+               balanced" (why norms of weight gradients do not show it); Schoenholz et al. 2017, "Deep information
+               propagation" (the outputs of a network whose gradients vanish are the same for all samples).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class VanishingGradient(Rule):
     needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
     travels = "shallower"
     causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output")
+    same = ("collapsed-output",)  # factors below 1 at each layer take the differences between samples with them, too
     experiment = (
         "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' "
         "gradient is "
