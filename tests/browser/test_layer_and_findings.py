@@ -136,7 +136,6 @@ def test_no_page_needs_sideways_scrolling(
         ("/run/small/layer/net.0", "section.units"),
         ("/run/small/network", "ol li"),
         ("/run/small/tensors", "[data-statistic]"),
-        ("/", ".spark"),
     ],
 )
 def test_of_runs_that_have_ended_nothing_is_asked_twice(
@@ -146,7 +145,21 @@ def test_of_runs_that_have_ended_nothing_is_asked_twice(
     page.wait_for_selector(sign)
     page.wait_for_timeout(3000)
     asked = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name.split('/api/')[1])")
-    polled = ("findings?", "runs")  # until the rules have answered; the list of runs always
-    names = [name for name in asked if name and not name.startswith(polled)]
+    names = [
+        name for name in asked if name and not name.startswith(("findings?", "runs"))
+    ]  # these until the rules have answered
     assert len(names) > 1
     assert sorted(names) == sorted(set(names))
+
+
+def test_rows_of_the_list_are_not_asked_again_once_the_rules_have_read_the_runs(
+    shown: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{shown[1]}/")
+    page.wait_for_selector(".spark")
+    page.wait_for_function("!document.body.innerText.includes('not read yet')", timeout=60_000)
+    page.wait_for_timeout(1000)
+    page.evaluate("performance.clearResourceTimings()")
+    page.wait_for_timeout(3000)
+    asked = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name.split('/api/')[1])")
+    assert [name for name in asked if name and name.startswith("rows?")] == []

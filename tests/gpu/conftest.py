@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weighbridge.capture import devices, devicetable, optimizers, outputs, seats, stepper
+from weighbridge.capture import devices, devicetable, optimizers, outputs, seats, weighing
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CAN_RUN = IS_INTERPRETED or torch.cuda.is_available()
@@ -42,7 +42,7 @@ def _wide_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 def _tensors_of_the_cpu_count_as_the_gpu_s(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the interpreter: everything that a GPU's tensors go through, with tensors that lie in the host's memory."""
     if IS_INTERPRETED:
-        for module in (devices, optimizers, stepper):
+        for module in (devices, optimizers, weighing):
             monkeypatch.setattr(module, "is_direct", lambda tensor: False)
         for module in (seats, outputs):
             monkeypatch.setattr(module, "is_readable", lambda tensor: False)

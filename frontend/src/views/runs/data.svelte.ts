@@ -1,7 +1,7 @@
 // Asks for the list while it is shown, and for the rows that are on the screen.
 import { Refused } from "../../api.ts";
 import { Pace } from "../../state/pace.ts";
-import { listingOf, merged, rowsOf, type Group, type Listing, type Row, type Wish } from "./runs.ts";
+import { listingOf, mayChange, merged, rowsOf, type Group, type Listing, type Row, type Wish } from "./runs.ts";
 
 const LOOK_EVERY_MS = 1500;
 const NONE: Omit<Listing, "folder" | "now" | "counts" | "wrong" | "locked"> = { order: "", groups: [], differing: [], settings: [], metrics: [], tags: [], top: 1, steps: 1 };
@@ -26,7 +26,7 @@ export class RunsData {
     this.timer = setInterval(() => {
       if (document.hidden) return;
       this.names.soon();
-      this.lines.soon();
+      if (this.seen.some((name) => mayChange(this.rows.get(name)))) this.lines.soon();
     }, LOOK_EVERY_MS);
   }
 

@@ -67,6 +67,11 @@ export async function rowsOf(names: readonly string[], signal?: AbortSignal): Pr
   return ((await asked) as Row[]).map(withNumbers);
 }
 
+/** Does this run go on, or have the rules not answered for it yet? */
+export function mayChange(row: Row | undefined): boolean {
+  return !row || row.state === "live" || row.state === "unread" || (row.state !== "unreadable" && !row.health.whole);
+}
+
 /** JSON has no NaN: the server writes the word. */
 function withNumbers(row: Row): Row {
   if (row.state === "unread" || row.state === "unreadable") return row;
