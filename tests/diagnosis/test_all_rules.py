@@ -63,6 +63,12 @@ def _run(steps: int, value: float) -> Block:
 
 
 @ALL
+def test_an_error_is_no_heuristic(rule: type[Rule]) -> None:
+    """`stop_on="error"` ends a training: that takes a proof, or a test that says how sure it is."""
+    assert (rule.severity, rule.certainty) != ("error", "heuristic")
+
+
+@ALL
 @pytest.mark.parametrize("made", [_run(0, 1.0), _run(1, 1.0), _run(1, NAN), _run(50, NAN), block(5, tensors=())])
 def test_empty_short_and_unrecorded_runs_raise_nothing_and_say_nothing(rule: type[Rule], made: Block) -> None:
     engine = Engine([rule])

@@ -39,7 +39,7 @@ TINY = 1e-30
 
 class ExplodingActivation(Rule):
     id, title = "exploding-activation", "What modules give explodes"
-    severity, certainty, since = "error", "heuristic", "0.1"
+    severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(activation=["rms"], tables=["steps"])
     travels = "deeper"
     causes = (

@@ -48,7 +48,7 @@ HALVED = 0.5  # what has learnt so much bears its gradients, and near 0 they are
 
 class ExplodingGradient(Rule):
     id, title = "exploding-gradient", "The gradient explodes"
-    severity, certainty, since = "error", "heuristic", "0.1"
+    severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "graph"])
     travels = "shallower"
     causes = (

@@ -44,7 +44,7 @@ SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly be
 
 class ExplodingWeights(Rule):
     id, title = "exploding-weights", "Weights grow without bound"
-    severity, certainty, since = "error", "heuristic", "0.1"
+    severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(parameter=["rms"], tables=["steps", "groups"])
     causes = (
         *("nonfinite-origin", "growing-loss", "stalled-loss", "exploding-activation", "exploding-gradient", "saturated-units"),

@@ -82,7 +82,7 @@ class _Course:
 
 class HighLearningRate(Rule):
     id, title = "high-learning-rate", "The learning rate is too high"
-    severity, certainty, since = "error", "heuristic", "0.1"
+    severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(**READS)
     causes = (
         *(
