@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -251,5 +252,13 @@ def test_own_cost_is_our_share_of_the_time_between_steps(client: TestClient, buc
     """Oracle: the made-up run takes 20 µs of every millisecond."""
     table = arrow(client.get(f"/api/cost?run=first&buckets={buckets}").content)
     assert table["mean"].to_pylist() == pytest.approx([0.02] * min(buckets, 39))
-    assert (table["step_first"][0].as_py(), table["step_last"][-1].as_py()) == (0, 38)  # the last step has no end
+    assert (table["step_first"][0].as_py(), table["step_last"][-1].as_py()) == (1, 39)  # when the first step began is not known
     assert arrow(client.get("/api/cost?run=first&start=5&stop=6").content).num_rows == 0
+
+
+def test_own_time_belongs_to_the_step_that_its_row_ends() -> None:
+    steps = pa.table({"step": [0, 1, 2], "own_ns": [5, 900, 10], "time_ns": [0, 1_000, 1_100]})
+    record = SimpleNamespace(steps_table=lambda start, stop: steps)
+    part = arrays.cost_of(record, None, None, 10)  # type: ignore[arg-type]
+    assert part.step_first.tolist() == [1, 2]
+    assert part.mean.tolist() == [0.9, 0.1]

@@ -108,15 +108,12 @@ def metric_of(record: RunRecord, key: str, start: int | None, stop: int | None, 
 
 
 def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int) -> Part:
-    """Our own time as a share of the time from each step to the next; of a bucket the share of both sums."""
+    """Our own time as a share of each step's, which ends where its row is written; of a bucket the share of both sums."""
     table = record.steps_table(start, stop)
     steps, first = np.unique(table.column("step").to_numpy(), return_index=True)
     own, times = (table.column(name).to_numpy()[first] for name in ("own_ns", "time_ns"))
-    own, wall, steps = (
-        own[:-1].astype(np.float64),
-        np.diff(times).astype(np.float64),
-        steps[:-1],
-    )  # a float holds no time since 1970
+    wall = np.diff(times).astype(np.float64)  # whole numbers until here: a float holds no time since 1970
+    own, steps = own[1:].astype(np.float64), steps[1:]  # when the first step began is not known
     known = wall > 0  # clocks can be set back
     own, wall, steps = own[known], wall[known], steps[known]
     part = in_buckets(steps, own / wall, buckets)
