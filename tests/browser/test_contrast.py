@@ -52,8 +52,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def faults(page: Any) -> list[str]:
     """What axe finds, each as one line."""
-    if not AXE.exists():
-        pytest.skip("axe-core is not here: python hatch_build.py check brings it")
+    assert AXE.exists(), "axe-core is not here: python hatch_build.py check brings it, and ./test runs that first"
     page.evaluate(AXE.read_text(encoding="utf-8") + "\n;0")
     found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
     return [

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-import struct
 import xml.etree.ElementTree as ET
-import zlib
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.files import indexed_png
 from weighbridge.drawing import Label, Sheet, heat_map, histogram, lines
 from weighbridge.drawing.chart import Line
 from weighbridge.drawing.colours import INK, SIGNED, WATER, ramp
@@ -42,16 +41,8 @@ PAIR = (Label("0", "4→8", "W", False), Label("0", "8", "b", True))
 
 def read_png(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Index [height, width], palette [colours, 3], opacity [colours], by the format's specification."""
-    chunks, at = {}, 8
-    while at < len(content):
-        size, kind = struct.unpack(">I4s", content[at : at + 8])
-        chunks[kind] = content[at + 8 : at + 8 + size]
-        assert zlib.crc32(kind + chunks[kind]) == struct.unpack(">I", content[at + 8 + size : at + 12 + size])[0]
-        at += 12 + size
-    width, height = struct.unpack(">II", chunks[b"IHDR"][:8])
-    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
-    assert (rows[:, 0] == 0).all()
-    return rows[:, 1:], np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3), np.frombuffer(chunks[b"tRNS"], np.uint8)
+    index, colours, chunks = indexed_png(content)
+    return index, colours, np.frombuffer(chunks[b"tRNS"], np.uint8)
 
 
 def test_the_scales_and_the_light_colours_are_those_of_the_page() -> None:

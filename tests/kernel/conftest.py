@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.files import module_at
 
 from weighbridge.capture.fallback import TorchKernel
 from weighbridge.capture.kernel import Kernel, NativeKernel, load_kernel
@@ -17,12 +17,7 @@ LEVELS = ("plain", "avx2", "avx512")
 @pytest.fixture(scope="session")
 def builder() -> ModuleType:
     """native/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("weighbridge_native_build", NATIVE / "build.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(NATIVE / "build.py", "weighbridge_native_build")
 
 
 @pytest.fixture(scope="session")

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
-import struct
-import zlib
 from types import ModuleType
 
 import numpy as np
 import pytest
 
+from tests.files import indexed_png, module_at
 from tests.packaging.checkout import ROOT
 
 
 @pytest.fixture(scope="module")
 def palette() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("palette", ROOT / "scripts/palette.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(ROOT / "scripts/palette.py", "palette")
 
 
 def read(content: bytes) -> np.ndarray:
     """Pixels [height, width, 3]."""
-    chunks, at = {}, 8
-    while at < len(content):
-        size, kind = struct.unpack(">I4s", content[at : at + 8])
-        chunks[kind] = content[at + 8 : at + 8 + size]
-        assert zlib.crc32(kind + chunks[kind]) == struct.unpack(">I", content[at + 8 + size : at + 12 + size])[0]
-        at += 12 + size
-    width, height, depth, colour_type = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
-    assert (depth, colour_type) == (8, 3)
-    rows = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(height, width + 1)
-    assert (rows[:, 0] == 0).all()
-    return np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)[rows[:, 1:]]
+    index, colours, _ = indexed_png(content)
+    return colours[index]
 
 
 def test_up_to_256_colours_are_kept_exactly(palette: ModuleType) -> None:

@@ -32,6 +32,18 @@ export function spotOf(event: MouseEvent): { x: number; y: number } {
   return { x: event.clientX - frame.left, y: event.clientY - frame.top };
 }
 
+/** An × where something was NaN or infinite. */
+export function cross(pen: Pen, x: number, y: number): void {
+  pen.strokeStyle = token("trouble");
+  pen.lineWidth = 1.5;
+  pen.beginPath();
+  pen.moveTo(x - 3.5, y - 3.5);
+  pen.lineTo(x + 3.5, y + 3.5);
+  pen.moveTo(x + 3.5, y - 3.5);
+  pen.lineTo(x - 3.5, y + 3.5);
+  pen.stroke();
+}
+
 export interface Lettering {
   size?: number;
   weight?: number;

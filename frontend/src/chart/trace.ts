@@ -1,7 +1,7 @@
 // A time chart by a pen, for files: what uPlot shows on the page, at the same places.
 import type { Line } from "../api.ts";
 import { ticks, whole } from "../numbers.ts";
-import { hair, token, write } from "./canvas.ts";
+import { cross, hair, token, write } from "./canvas.ts";
 import type { Pen } from "./pen.ts";
 import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, type Inner, type Look, type Places } from "./plot.ts";
 import { decades, readableMarks, stepMarks, type Range } from "./scale.ts";
@@ -64,16 +64,8 @@ export function paintChart(pen: Pen, look: Look, { line, inner }: { line: Line; 
 
   /** An × where something was NaN or infinite, at the first of each run of such buckets. */
   function marks(): void {
-    pen.strokeStyle = token("trouble");
     for (let i = 0; i < line.bad.length; i++) {
-      if (!(line.bad[i]! > 0) || line.bad[i - 1]! > 0) continue;
-      const at = X(x[i]!);
-      pen.beginPath();
-      pen.moveTo(at - 3.5, foot - 3.5);
-      pen.lineTo(at + 3.5, foot + 3.5);
-      pen.moveTo(at + 3.5, foot - 3.5);
-      pen.lineTo(at - 3.5, foot + 3.5);
-      pen.stroke();
+      if (line.bad[i]! > 0 && !(line.bad[i - 1]! > 0)) cross(pen, X(x[i]!), foot);
     }
   }
 }

@@ -12,6 +12,7 @@ import numpy as np
 from weighbridge.diagnosis import Diagnosis, Outcome, registry
 from weighbridge.diagnosis.kept import jsonable, told_of
 from weighbridge.server.arrays import loss_of
+from weighbridge.server.shapes import facts_of
 from weighbridge.store.record import RunRecord
 
 POINTS: Final = 64  # of the curve
@@ -29,14 +30,7 @@ def line_of(name: str, record: RunRecord) -> dict[str, Any]:
     own, wall = record.own_cost()
     end = info.last_flush or info.started
     line: dict[str, Any] = {
-        "name": name,
-        "state": info.state,
-        "started": info.started.isoformat(),
-        "last_flush": info.last_flush.isoformat() if info.last_flush else None,
-        "steps": info.steps,
-        "tensors": info.tensors,
-        "size_bytes": info.size_bytes,
-        "last_loss": info.last_loss,
+        **facts_of(name, record),
         "seconds": max((end - info.started).total_seconds(), 0.0),
         "own_cost": own / wall if wall > 0 else None,
         "settings": settings_of(record),

@@ -20,8 +20,8 @@ QUANTITY_PLAIN = {
 }
 
 
-def run_json(name: str, record: RunRecord) -> dict[str, Any]:
-    """What the list and the head of a run show."""
+def facts_of(name: str, record: RunRecord) -> dict[str, Any]:
+    """What every picture of a run begins with."""
     info = record.info
     return {
         "name": name,
@@ -32,8 +32,12 @@ def run_json(name: str, record: RunRecord) -> dict[str, Any]:
         "tensors": info.tensors,
         "size_bytes": info.size_bytes,
         "last_loss": jsonable(info.last_loss),
-        "findings": record.whole("findings").num_rows,  # told while it was recorded: more of them are news for the page
     }
+
+
+def run_json(name: str, record: RunRecord) -> dict[str, Any]:
+    """What the head of a run shows. findings: told while it was recorded, more of them are news for the page."""
+    return {**facts_of(name, record), "findings": record.whole("findings").num_rows}
 
 
 def tensor_json(tensor: Tensor) -> dict[str, Any]:
