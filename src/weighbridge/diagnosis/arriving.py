@@ -35,6 +35,7 @@ from weighbridge.diagnosis.stream import (
 )
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.records import ROWS, WHOLE, Quantity
+from weighbridge.store.extras import of_optimizers
 from weighbridge.store.persteps import events as read_events
 from weighbridge.store.views import Event, Tensor, read_only
 
@@ -186,9 +187,9 @@ class Arriving:
     def _take_events(self, start: int, stop: int) -> Rows:
         """The events of these steps. What is kept: those to come, and the last word on each optimizer."""
         taken = tuple(as_row(e) for e in self._events if start <= max(e.step, 0) < stop)
-        last = {e.detail["optimizer"]: i for i, e in enumerate(self._events) if e.kind == "optimizer" and e.step < stop}
+        last = {e.detail["optimizer"]: id(e) for e in of_optimizers(self._events) if e.step < stop}
         keep = {*last.values()}
-        self._events = [e for i, e in enumerate(self._events) if e.step >= stop or i in keep]
+        self._events = [e for e in self._events if e.step >= stop or id(e) in keep]
         return taken
 
 

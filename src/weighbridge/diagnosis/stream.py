@@ -21,6 +21,7 @@ import pyarrow as pa
 from weighbridge.diagnosis.ranked import Ranked, RankReader
 from weighbridge.diagnosis.rule import Needs
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.store.extras import of_optimizers
 from weighbridge.store.views import Event, Tensor
 
 if TYPE_CHECKING:  # the query engine has no business in a training process
@@ -189,7 +190,7 @@ def tensors_at(described: Iterable[tuple[int, Tensor]], step: int) -> Tensors:
 
 def groups_at(events: Iterable[Event], step: int, tensors: Tensors) -> tuple[Group, ...]:
     """The groups of each optimizer as they were last told up to this step."""
-    told = {e.detail["optimizer"]: e.detail for e in events if e.kind == "optimizer" and e.step <= step}
+    told = {e.detail["optimizer"]: e.detail for e in of_optimizers(events) if e.step <= step}
     return tuple(
         Group(number, detail["class"], i, _columns(group["tensors"], tensors), group["settings"])
         for number, detail in sorted(told.items())

@@ -131,7 +131,7 @@ class Api:
                 "logged": list(record.log_keys()),
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
-                "less_detail": dataclasses.asdict(record.detail) if record.detail is not None else None,
+                "less_detail": jsonable(dataclasses.asdict(record.detail)) if record.detail is not None else None,
             }
         return JSONResponse(facts)
 

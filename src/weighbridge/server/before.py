@@ -42,7 +42,7 @@ def before_of(record: RunRecord) -> dict[str, Any]:
             "has_graph": first is not None,
             "inspected": "inspection" in attached,
             "biases": "biases" in attached,
-            "findings": (attached.get("inspection") or {}).get("findings", []),
+            "findings": _each(attached.get("inspection"), "findings"),
             "ask": {"inspect": INSPECT, "biases": BIASES},
         }
     )
@@ -67,7 +67,7 @@ def _loss(record: RunRecord, first: FirstPass | None, inspection: Mapping[str, A
     if len(losses.values) and losses.steps[0] == 0:
         told["first"] = float(losses.values[0])
     elif inspection is not None:
-        told["first"] = inspection["loss"]
+        told["first"] = inspection.get("loss")
     if len(starts) == 1:
         start = starts[0]
         told |= {"kind": start.kind, "samples": start.samples, "error": start.error, "first": start.loss}
@@ -161,19 +161,25 @@ def _add_inspection(rows: dict[str, dict[str, Any]], inspection: Mapping[str, An
     """Fills what the run does not know itself."""
     names = {"weight_mean": "weight_mean", "weight_std": "weight_std", "output_rms": "output_rms", "dead": "dead_share"}
     names |= {"saturated": "saturated_share", "update_ratio": "update_ratio", "back_rms": "gradient_rms"}
-    for layer in (inspection or {}).get("layers", ()):
-        row = rows.get(layer["module"])
+    for layer in _each(inspection, "layers"):
+        row = rows.get(str(layer.get("module")))
         if row is not None:
-            row |= {mine: layer[its] for mine, its in names.items() if row[mine] is None}
+            row |= {mine: layer.get(its) for mine, its in names.items() if row[mine] is None}
 
 
 def _add_biases(rows: dict[str, dict[str, Any]], report: Mapping[str, Any] | None) -> None:
     """What each bias is worth, as measured; a proof that stands already stays."""
-    for one in (report or {}).get("layers", ()):
-        row = rows.get(one["layer"])
-        if row is None or (row["verdict"] or {}).get("word") == "redundant":
+    for one in _each(report, "layers"):
+        row = rows.get(str(one.get("layer")))
+        if row is None or "verdict" not in one or (row["verdict"] or {}).get("word") == "redundant":
             continue
-        size = one["size_bytes"] + (one["state_bytes"] or 0)
-        knows = one["state_bytes"] is not None
-        row["verdict"] = {"word": one["verdict"], "reason": one["reason"], "bytes": size, "knows_states": knows}
-        row["verdict"] |= {"worth": one["worth"], "ratio": one["ratio"]}
+        sizes = [one.get(name) for name in ("size_bytes", "state_bytes")]
+        size = sum(number for number in sizes if isinstance(number, int | float))
+        row["verdict"] = {"word": str(one["verdict"]), "reason": str(one.get("reason", "")), "bytes": size}
+        row["verdict"] |= {"knows_states": sizes[1] is not None, "worth": one.get("worth"), "ratio": one.get("ratio")}
+
+
+def _each(report: Mapping[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """The objects of a list in a report; of one that others wrote, as many as are objects."""
+    found = (report or {}).get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -65,19 +65,41 @@ def bias_share(table: pa.Table, tensor: int) -> BiasShare:
 def last_detail(events: Iterable[Event]) -> Detail | None:
     """The last change of detail, where it left something out."""
     changes = [event for event in events if event.kind == "detail"]
-    if not changes or not changes[-1].detail["level"]:
+    if not changes or not (told := changes[-1].detail).get("level"):
         return None
-    last = changes[-1]
-    return Detail(last.step, last.detail["words"], last.detail["cost"], last.detail["allowed"])
+    cost, allowed = (_float(told.get(name)) for name in ("cost", "allowed"))
+    return Detail(changes[-1].step, str(told.get("words", "")), cost, allowed)
+
+
+def _float(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
 
 
 def optimizer_groups(events: Iterable[Event], names: Mapping[int, str]) -> list[Group]:
     """What stood in the events about optimizers, in their order."""
     found = []
-    for event in events:
-        if event.kind == "optimizer":
-            optimizer, kind = event.detail["optimizer"], event.detail["class"]
-            for number, group in enumerate(event.detail["groups"]):
-                tensors = tuple(names[tensor] for tensor in group["tensors"])
-                found.append(Group(optimizer, kind, number, event.step, group["settings"], tensors))
+    for event in of_optimizers(events):
+        optimizer, kind = event.detail["optimizer"], event.detail["class"]
+        for number, group in enumerate(event.detail["groups"]):
+            tensors = tuple(names[tensor] for tensor in group["tensors"] if tensor in names)
+            found.append(Group(optimizer, kind, number, event.step, group["settings"], tensors))
     return found
+
+
+def of_optimizers(events: Iterable[Event]) -> list[Event]:
+    """The events that tell of an optimizer and its groups. One that lacks a part, as others may write it, tells of none."""
+    return [event for event in events if event.kind == "optimizer" and _is_whole(event.detail)]
+
+
+def _is_whole(told: Mapping[str, Any]) -> bool:
+    groups = told.get("groups")
+    is_named = isinstance(told.get("optimizer"), int) and isinstance(told.get("class"), str)
+    return is_named and isinstance(groups, list) and all(map(_is_group, groups))
+
+
+def _is_group(told: object) -> bool:
+    if not isinstance(told, dict):
+        return False
+    tensors = told.get("tensors")
+    are_ids = isinstance(tensors, list) and all(isinstance(one, int) for one in tensors)
+    return are_ids and isinstance(told.get("settings"), dict)
