@@ -24,7 +24,6 @@ PATIENCE = 120  # seconds to wait for what must come, on a machine with much els
 expect.set_options(timeout=PATIENCE * 1000)
 SOURCE = Path(__file__).parents[2] / "src"
 QUIET_LOOKS = 6  # in a row, before a page is taken for settled
-READING = "The rules are reading"  # then the page asks again in a while
 TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 UNDER_WAY: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()  # what a page has asked for and does not have yet
 FLAGS = [
@@ -99,9 +98,15 @@ def settled(page: Any) -> Any:
     while quiet < QUIET_LOOKS:
         page.evaluate(TWO_FRAMES)
         page.wait_for_timeout(50)
-        quiet = 0 if UNDER_WAY[page] or page.get_by_text(READING).is_visible() else quiet + 1
+        quiet = 0 if UNDER_WAY[page] else quiet + 1
         assert time.monotonic() < end, f"still asked for: {[asked.url for asked in UNDER_WAY[page]]}"
     return page
+
+
+def judged(page: Any) -> Any:
+    """The page once the rules have read its run and it is settled."""
+    page.get_by_text("The rules are reading").wait_for(state="hidden")
+    return settled(page)
 
 
 def told_of(message: Any) -> str:

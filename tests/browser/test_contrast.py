@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import PATIENCE, serving, settled, training
+from tests.browser.conftest import PATIENCE, judged, serving, settled, training
 from tests.server.conftest import make_run
 from weighbridge.store.layout import create_run
 
@@ -68,7 +68,7 @@ def test_no_page_has_a_fault(shown: str, open_page: Callable[..., Any], name: st
     path, sign = PAGES[name]
     page = open_page(shown + path, width=width, theme=theme)
     page.wait_for_selector(sign)
-    assert faults(settled(page)) == []
+    assert faults(judged(page)) == []
 
 
 def test_the_menu_of_a_chart_and_the_keys_have_no_fault(shown: str, open_page: Callable[..., Any]) -> None:

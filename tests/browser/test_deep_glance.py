@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, expect, serving, settled
+from tests.browser.conftest import eventually, expect, judged, serving, settled
 from tests.browser.test_export import rows, saved
 from tests.server.test_heat import deep_run
 from weighbridge.store.record import open_run
@@ -40,7 +40,7 @@ def test_layers_scroll_inside_their_panel_and_by_the_strip_at_the_left(
 ) -> None:
     page = open_page(f"{shown[1]}/run/deep")
     drawn(page, 2 * BLOCKS + 2)
-    settled(page)
+    judged(page)
     page.evaluate("document.querySelector('.map').scrollIntoView()")
     box = page.locator(".heat").bounding_box()
     assert box["height"] < 900

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.browser.conftest import eventually, expect, serving, settled, where
+from tests.browser.conftest import eventually, expect, judged, serving, settled, where
 from tests.server.conftest import make_run
 from tests.server.test_heat import deep_run
 from weighbridge.diagnosis.engine import diagnose
@@ -93,7 +93,7 @@ def test_the_most_likely_cause_stands_first_in_the_rules_words(shown: tuple[Path
     cause = diagnose(folder / "first").causes[0]
     card = page.locator("article.cause")
     card.wait_for()
-    told = settled(page).locator("article.cause").inner_text()
+    told = judged(page).locator("article.cause").inner_text()
     assert cause.message in told
     assert cause.fix in told
     assert "Try first" in told

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, expect, point, settled, two_runs, where
+from tests.browser.conftest import eventually, expect, judged, point, settled, two_runs, where
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.store.record import open_run
@@ -145,7 +145,7 @@ def test_of_runs_that_have_ended_nothing_is_asked_twice(
 ) -> None:
     page = open_page(f"{shown[1]}{path}")
     page.wait_for_selector(sign)
-    settled(page).reload()  # the rules have read the run by now, and what they say is no news
+    judged(page).reload()  # the rules have read the run by now, and what they say is no news
     page.wait_for_selector(sign)
     settled(page).wait_for_timeout(3000)
     asked = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name.split('/api/')[1])")
