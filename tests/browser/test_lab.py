@@ -125,6 +125,36 @@ def test_the_twin_is_trained_beside_and_can_be_made_the_network(lab: tuple[str, 
     assert page.evaluate("document.activeElement.innerText") == "Make this twin the main network", "the focus was lost"
 
 
+def test_arrow_keys_walk_the_pictures(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{lab[0]}/lab?{SHORT}&play=6")
+    eventually(page, READY, "6")
+    page.get_by_role("button", name="▶ Play").wait_for()
+    loop = losses(SHORT, 6)[1]
+    weight, bias = (parameter.detach() for parameter in list(loop.model.parameters())[:2])
+    matrix = page.get_by_role("table", name="0.weight at step 6")
+    matrix.focus()
+    for key in ("Home", "ArrowDown", "ArrowDown", "ArrowUp", "ArrowRight"):
+        page.keyboard.press(key)
+    expect(page.locator("[data-tensor='0.weight'] .foot")).to_have_text(f"0.weight[1, 1] = {weight[1, 1].item()}")
+    page.locator("[data-tensor='0.bias'] .picture").focus()
+    for key in ("Home", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    expect(page.locator("[data-tensor='0.bias'] .tip")).to_contain_text("unit 1, step 1")
+    page.locator(".picture[aria-label^='loss at']").focus()
+    page.keyboard.press("End")
+    expect(page.locator("dl.tip")).to_contain_text(number(losses(SHORT, 6)[0][-1], 4))
+    page.locator(".picture[aria-label^='network']").focus()
+    for key in ("ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    expect(page.locator("dl.tip [data-value]")).to_have_attribute("data-value", str(bias[1].item()))
+    page.keyboard.press("ArrowRight")
+    eventually(page, "new URLSearchParams(location.search).get('layer')", "1")
+    page.locator(".picture[aria-label^='answer:']").focus()
+    page.keyboard.press("End")
+    expect(page.locator(".square .tip")).to_contain_text("target")
+    assert page.locator("[data-twin]").inner_text().count(" right for ") == 1
+
+
 def test_every_lesson_is_one_click_away_and_says_what_to_look_at(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab")
     eventually(page, READY, "0")
