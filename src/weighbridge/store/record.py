@@ -487,7 +487,7 @@ class RunRecord:
         return extras.last_detail(self.events())
 
     def own_cost(self) -> tuple[float, float]:
-        """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
+        """Seconds of ours on the training thread, and seconds on the wall, from the end of the first step to the last."""
         return persteps.own_cost(self._all.whole("steps"))
 
 
