@@ -17,7 +17,7 @@ export interface LayerWish {
 export const OF_PARAMETER = ["parameter.mean", "parameter.min", "parameter.max", "gradient.rms", "gradient.abs_max", "update.ratio"];
 export const OF_OUTPUT = ["activation.mean", "activation.min", "activation.max", "activation.rms", "activation.abs_max", "activation_gradient.rms"];
 const SHARES = [0.05, 0.95];
-const MANY = 64; // values; more than these are no lines
+export const MANY = 64; // values; more than these are no lines
 
 export class LayerData {
   at = $state.raw<LayerAt | null>(null);
