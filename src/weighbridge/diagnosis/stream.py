@@ -80,7 +80,8 @@ class Block:
         key = (column, otherwise)
         if key not in self.made:  # many rules ask for the same
             self.made[key] = self._of_steps(rows, column, otherwise)
-        return self.made[key].copy()
+        made: np.ndarray = self.made[key]
+        return made.copy()
 
     def _of_steps(self, rows: Rows, column: str, otherwise: float) -> np.ndarray:
         found = np.full((len(self), len(self.tensors)), otherwise)

@@ -106,7 +106,8 @@ class DeadUnits(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         tables = {name: rows_by_step(block.rows(name)) for name in ("steps", "units", "spread")}
         zeros = block["gradient.zero_fraction"]
-        is_cut = (zeros[:, [c for c in self.biases.values() if c is not None]] > MOST).any(axis=1)
+        biases = [c for c in self.biases.values() if c is not None]
+        is_cut = np.atleast_1d((zeros[:, biases] > MOST).any(axis=1))
         seen = block.start
         for step in sorted({step for table in tables.values() for step in table}):
             for row in tables["steps"].get(step, ()):
@@ -228,12 +229,12 @@ class DeadUnits(Rule):
             if (bias := self.biases[column]) is None:
                 continue
             steps = np.flatnonzero(~np.isnan(zeros[:, bias]))
-            found = np.array([*layer.before, *zeros[steps, bias]])
+            found = np.concatenate([layer.before, zeros[steps, bias]])
             layer.before = found[-CALM:].tolist()
             if len(found) >= CALM and len(steps):
-                most = np.lib.stride_tricks.sliding_window_view(found, CALM).max(axis=1)[-len(steps) :]
-                calm = np.flatnonzero(most <= SOME)
-                layer.calm = start + int(steps[calm[-1] - len(most)]) if len(calm) else layer.calm
+                in_a_row = np.convolve(found <= SOME, np.ones(CALM), "valid")[-len(steps) :]
+                calm = np.flatnonzero(in_a_row == CALM)
+                layer.calm = start + int(steps[calm[-1] - len(in_a_row)]) if len(calm) else layer.calm
 
     def _is_fed(self, zeros: np.ndarray) -> bool:
         """Does the loss send any gradient? A hinge that is met by all samples sends none, and no unit is dead of it."""
