@@ -57,7 +57,8 @@ export class LayerData {
     }
     if (isNew || before?.step !== wish.step) (isNew ? this.atPace.now() : this.atPace.soon());
     if (newSteps && !isNew) this.linePace.now();
-    if (isNew || newSteps || JSON.stringify(before?.spread) !== JSON.stringify(wish.spread)) this.spreadPace.now();
+    const newSpread = JSON.stringify(before?.spread) !== JSON.stringify(wish.spread);
+    if (newSpread || (newSteps && !isNew)) this.spreadPace.now(); // of a new layer it is wanted when its tensors are known
   }
 
   grown(): void {
