@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Error, sync_playwright
 
 from tests.server.conftest import make_run
 from weighbridge.server import page as built_page
@@ -28,6 +30,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+PATIENCE = 120  # seconds to wait for what must come, on a machine with much else to do; where all is well none of it is used
+SLOW = float(os.environ.get("WEIGHBRIDGE_SLOW_BROWSER", "1"))  # how many times slower a page's own work is made
 SERVE = "import sys; from weighbridge.cli.main import run; sys.argv = ['weighbridge', 'ui', *sys.argv[1:]]; run()"
 
 
@@ -43,8 +47,6 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("no Chromium here: set WEIGHBRIDGE_BROWSER to one, or run ./test, which brings one")
     built_page.check_built()
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield started
@@ -59,10 +61,9 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     def opened(address: str, width: int = 1280, theme: str = "light") -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
         contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
+        page = patient(context.new_page())
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if is_complaint(message) else None)
+        page.on("console", lambda message: complaints.append(told_of(message)) if is_complaint(message) else None)
         page.goto(address)
         return page
 
@@ -72,17 +73,55 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     assert complaints == []
 
 
+def patient(page: Any) -> Any:
+    """The page waits as long as a loaded machine needs; and it is slow itself, where that is asked for."""
+    page.set_default_timeout(PATIENCE * 1000)
+    if SLOW > 1:
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOW})
+    return page
+
+
+def told_of(message: Any) -> str:
+    """What was logged, and of which address or script."""
+    return f"{message.text} ({message.location.get('url', '')})"
+
+
 def is_complaint(message: Any) -> bool:
     """An error of the page itself; that the server is gone once its test is over is none."""
     return message.type == "error" and "net::ERR_" not in message.text
 
 
-def eventually(page: Any, expression: str, wanted: object = True, seconds: float = 20) -> None:
+def eventually(page: Any, expression: str, wanted: object = True, seconds: float = PATIENCE) -> None:
     """Wait until the page's expression has the value. (Playwright's own wait evaluates text, which the page forbids.)"""
     end = time.monotonic() + seconds
-    while (found := page.evaluate(expression)) != wanted:
+    while (found := evaluated(page, expression)) != wanted:
         assert time.monotonic() < end, f"{expression} is {found!r}, not {wanted!r}"
         page.wait_for_timeout(50)
+
+
+def evaluated(page: Any, expression: str) -> object:
+    """The expression's value; its error where what it asks for is away for a moment."""
+    try:
+        return page.evaluate(expression)
+    except Error as error:
+        return error
+
+
+def point(page: Any, target: Any, x: float, y: float, until: str) -> Any:
+    """Point at a place of the target (px from its corner) until the page shows what comes of it; that element.
+
+    The pointer follows: what was loaded meanwhile may have moved the target, and a page that is busy may miss one move.
+    """
+    shown = page.locator(until).first
+    end = time.monotonic() + PATIENCE
+    for near in itertools.cycle((0, 1)):
+        target.scroll_into_view_if_needed()
+        if box := target.bounding_box():
+            page.mouse.move(box["x"] + x + near, box["y"] + y)
+        page.wait_for_timeout(50)
+        if shown.is_visible():
+            return shown
+        assert time.monotonic() < end, f"pointed at, it does not show {until}"
 
 
 @contextmanager
@@ -99,7 +138,7 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
         yield server.stdout.readline().split()[-1].rstrip("/")
     finally:
         server.terminate()
-        server.communicate(timeout=20)
+        server.communicate(timeout=PATIENCE)
 
 
 @contextmanager
@@ -107,7 +146,7 @@ def two_runs(folder: Path, made_steps: int, steps: int) -> Iterator[str]:
     """The page over `first`, made of known numbers, and `small`, a real training; its address."""
     make_run(folder, "first", steps=made_steps)
     with training(folder, "small", steps, 0.0) as child:
-        child.communicate("\n", timeout=60)
+        child.communicate("\n", timeout=PATIENCE)
     with serving(folder) as address:
         yield address
 

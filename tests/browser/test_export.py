@@ -122,6 +122,22 @@ def test_ridges_and_units_are_saved(shown: tuple[Path, str], open_page: Callable
     assert [float(at_20[f"value {i}"]) for i in range(len(bias))] == bias.tolist()
 
 
+def test_what_comes_later_takes_no_menu_away(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    """Lines of single values come after all other lines, and take their place where nothing stood."""
+    page = open_page(f"{shown[1]}/run/small")
+    held: list[Any] = []
+    page.route("**/api/lines?*", lambda route: held.append(route))
+    page.goto(f"{shown[1]}/run/small/layer/net.0?step=20")
+    page.wait_for_selector("[aria-label^='gradient, rms of net.0.bias: steps 0 to 49']")
+    values = page.locator("[aria-label='save or share: values of net.0.bias']")
+    assert values.count() == 0
+    while not held:
+        page.wait_for_timeout(50)
+    for route in held:
+        route.continue_()
+    values.wait_for(state="attached")
+
+
 @pytest.mark.parametrize(
     ("path", "sign", "least"),
     [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import weighbridge
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, point, serving
 from tests.browser.test_export import rows, saved
 from weighbridge.store.record import open_run
 
@@ -64,9 +64,7 @@ def test_saturated_and_equal_units_are_named_beside_the_exhibit(shown: tuple[Pat
     text = aside.inner_text()
     assert "saturated 3 0, 1, 2 " in " ".join(text.split())
     exhibit = page.locator("section.units .exhibit [role=img]").last
-    box = exhibit.bounding_box()
-    page.mouse.move(box["x"] + 60, box["y"] + 38)
-    page.wait_for_selector(".exhibit .tip >> text=saturated")
+    point(page, exhibit, 60, 38, ".exhibit .tip >> text=saturated")
 
 
 def test_one_step_is_pointed_at_in_all_charts(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:

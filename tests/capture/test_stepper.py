@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,33 @@ def test_unwatch_ends_the_rows_of_one_model_and_not_of_the_other(tmp_path: Path)
     rows = recorded_rows(run.path)
     assert steps_of(rows, "0.weight", UPDATE) == [0, 1, 2, 3]
     assert steps_of(rows, "2:0.weight", UPDATE) == [0, 1]
+
+
+def test_own_cost_is_a_share_of_the_time_that_it_was_spent_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # The first step brings the look at the graph and cold caches: its own time outweighs all the wall time behind it.
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run = weighbridge.watch(model, run=weighbridge.init(dir=tmp_path))
+    for _ in range(3):
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+    run.finish()
+    record = weighbridge.open_run(run.path)
+    own, wall = record.own_cost()
+    assert 0 < own < wall
+    [end] = [event for event in record.events() if event.kind == "finished"]
+    assert 0 < end.detail["own_seconds"] < end.detail["wall_seconds"]
+    assert end.detail["wall_seconds"] == pytest.approx(wall, abs=0.05)  # another clock
+    said = re.search(r"own cost ([\d.]+) %", capsys.readouterr().err)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(100 * end.detail["own_seconds"] / end.detail["wall_seconds"], abs=0.06)
+
+
+def test_one_step_has_no_own_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Linear(2, 1)
+    run = weighbridge.watch(model, run=weighbridge.init(dir=tmp_path))
+    model(torch.ones(4, 2)).sum().backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    run.finish()
+    assert weighbridge.open_run(run.path).own_cost() == (0, 0)
+    assert "own cost" not in capsys.readouterr().err

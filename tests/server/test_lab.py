@@ -76,7 +76,7 @@ class Page:
 
     def tell(self, **command: Any) -> httpx.Response:
         return httpx.post(
-            f"{self.address}/api/lab/tell", params={"session": self.session}, json=command, headers=self.origin, timeout=30
+            f"{self.address}/api/lab/tell", params={"session": self.session}, json=command, headers=self.origin, timeout=60
         )
 
     def open(self, query: str, number: int = 1) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def serving(folder: Path, **settings: float) -> Iterator[tuple[str, int]]:
         yield f"http://127.0.0.1:{int(server.stdout.readline())}", server.pid
     finally:
         server.terminate()
-        server.communicate(timeout=20)
+        server.communicate(timeout=60)
 
 
 def workers_of(server: int) -> list[int]:
@@ -109,7 +109,7 @@ def workers_of(server: int) -> list[int]:
     return [int(line.split()[0]) for line in found.splitlines() if lab.WORKER in line]
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -237,7 +237,8 @@ def test_a_page_that_goes_away_ends_its_process_and_leaves_no_file(tmp_path: Pat
         page.close()
         eventually(lambda: not workers_of(pid))
         eventually(lambda: not list(tmp_path.glob("weighbridge-lab-*")))
-        assert page.tell(do="play").status_code == 404
+        late = page.tell(do="play")
+        assert (late.status_code, late.json()) == (200, {"ended": lab.ENDED})  # a browser logs every other status as an error
 
 
 def test_the_second_page_waits_in_line_until_the_first_is_gone_and_what_it_chose_is_then_trained(tmp_path: Path) -> None:

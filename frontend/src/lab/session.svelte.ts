@@ -26,6 +26,8 @@ export class Session {
   private id = 0;
   private again: ReturnType<typeof setTimeout> | undefined;
   private closed = false;
+  private readonly leaving = new AbortController();
+  private next: Opened | null = null; // takes the place of what is shown with its first frame, so that nothing goes away meanwhile
   private sent = Promise.resolve();
 
   constructor() {
@@ -35,8 +37,10 @@ export class Session {
   close(): void {
     this.closed = true;
     clearTimeout(this.again);
+    this.leaving.abort(); // a command on its way would ask for a training that has ended with the stream
     this.source?.close();
     this.source = null;
+    this.token = "";
   }
 
   /** Begin this training at step 0. */
@@ -45,6 +49,7 @@ export class Session {
     this.id++;
     this.refused = this.kept = "";
     this.findings = this.code = null;
+    this.still();
     if (this.source) void this.send({ do: "open", link, id: this.id });
     else this.connect();
   }
@@ -74,8 +79,13 @@ export class Session {
     this.token = "";
     this.ahead = 0;
     this.connected = false;
-    if (this.frame) this.frame = { ...this.frame, playing: false };
+    this.still();
     this.trouble = why;
+  }
+
+  /** What is shown does not move any more. */
+  private still(): void {
+    if (this.frame?.playing) this.frame = { ...this.frame, playing: false };
   }
 
   /** One after the other: requests that are under way together may arrive in any order. */
@@ -86,8 +96,9 @@ export class Session {
   private async post(command: Record<string, unknown>): Promise<void> {
     if (!this.token) return; // what is open is asked for once there is a session
     try {
-      const answer = await fetch(address("lab/tell", { session: this.token }), { method: "POST", body: JSON.stringify(command) });
-      if (!answer.ok) this.refused = String(((await answer.json()) as { error?: string }).error ?? `The server answered ${answer.status}.`);
+      const answer = await fetch(address("lab/tell", { session: this.token }), { method: "POST", body: JSON.stringify(command), signal: this.leaving.signal });
+      const { ended, error } = (await answer.json()) as { ended?: string; error?: string };
+      if (ended || !answer.ok) this.refused = ended ?? error ?? `The server answered ${answer.status}.`;
     } catch {
       this.refused = "The server does not answer.";
     }
@@ -111,12 +122,11 @@ export class Session {
   /** Of the training that was asked for last; older ones are dropped. */
   private show(told: Told): void {
     if (told.event === "opened") {
-      this.trace = new Trace();
-      this.frame = null;
-      this.opened = told as unknown as Opened;
+      this.next = told as unknown as Opened;
       if (this.until > 0) void this.send({ do: "play", until: this.until });
     } else if (told.event === "frame") {
       const frame = told as unknown as Frame;
+      if (this.next) [this.opened, this.trace, this.next] = [this.next, new Trace(), null];
       this.trace.add(frame.trace);
       this.trace = Object.assign(new Trace(), this.trace); // a new object, so that whoever draws it sees that it has grown
       this.frame = frame;

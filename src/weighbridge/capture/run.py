@@ -255,8 +255,8 @@ class Run:
 
     def _last_line(self) -> str:
         stepper = self._stepper
-        wall = max(stepper.last_ns - stepper.first_ns, 1)
-        cost = f"own cost {100 * stepper.own_ns / wall:.1f} % of {duration(wall / 1e9)}, " if stepper.total_steps else ""
+        wall = stepper.last_ns - stepper.first_ns
+        cost = f"own cost {100 * stepper.own_ns / wall:.1f} % of {duration(wall / 1e9)}, " if stepper.total_steps > 1 else ""
         dropped = f", {self._recorder.rows_dropped:,} rows dropped" if self._recorder.rows_dropped else ""
         return (
             f"weighbridge: {stepper.steps:,} steps, {self._table.parameters:,} tensors, {cost}"

@@ -40,7 +40,6 @@ class Stepped:
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step
         self.count = 0  # steps that this optimizer has taken
-        self.began_ns = 0
         self.own_ns = 0
 
     @property

@@ -198,7 +198,6 @@ class Stepper:
             optimizers.under_way.append(stepped)
         if self.outputs is not None:
             self._of_outputs(self.outputs.before_step, stepped)
-        stepped.began_ns = began
         stepped.own_ns = time.perf_counter_ns() - began
 
     def _of_outputs(self, what: Callable[[int, int], None], stepped: Stepped) -> None:
@@ -261,11 +260,13 @@ class Stepper:
             self.total_steps += 1
             noted, counted = self._note_step(stepped, optimizer, began, factor)
         spent = time.perf_counter_ns()
-        self.own_ns += noted
+        if self.first_ns:
+            self.own_ns += noted
+        else:
+            self.first_ns = counted  # when the first step began is not known: only what comes after it can be a share
         self.pending_own_ns = spent - counted  # what came after the row was written: the next one's
         if self.budget is not None:
             self._keep_to_budget(self.budget, spent)
-        self.first_ns = self.first_ns or stepped.began_ns
         self.last_ns = spent
 
     def _keep_to_budget(self, budget: Budget, now: int) -> None:

@@ -25,6 +25,7 @@ from weighbridge.errors import BadInput
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
+from weighbridge.server.biasworth import worth_of
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
@@ -32,7 +33,7 @@ from weighbridge.server.lines import health_of
 from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
-from weighbridge.server.questions import domain, integer, one, quantity, several, shares, window
+from weighbridge.server.questions import domain, integer, one, quantity, several, shares, units, window
 from weighbridge.server.runs import Runs
 from weighbridge.server.search import parse as parse_search
 from weighbridge.store.record import RunRecord
@@ -73,6 +74,7 @@ class Api:
             "findings": self.findings,
             "notes": self.notes,
             "layer": self.layer,
+            "worth": self.worth,
             "spread": self.spread,
             "quantiles": self.quantiles,
             "lines": self.lines,
@@ -196,7 +198,12 @@ class Api:
     def layer(self, request: Request) -> Response:
         """One layer at one step (layerpage.py)."""
         with self.runs.use(one(request, "run")) as record:
-            return JSONResponse(layerpage.layer_at(record, one(request, "path"), integer(request, "step")))
+            return JSONResponse(layerpage.layer_at(record, one(request, "path"), integer(request, "step"), units(request)))
+
+    def worth(self, request: Request) -> Response:
+        """What the bias of one layer is worth, where that was proved or measured (biasworth.py)."""
+        with self.runs.use(one(request, "run")) as record:
+            return JSONResponse(worth_of(record, one(request, "path")))
 
     def spread(self, request: Request) -> Response:
         """How a tensor's values are spread, over steps (distributions.py)."""

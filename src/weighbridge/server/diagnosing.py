@@ -1,4 +1,4 @@
-"""What the rules say of a run, asked on a thread of its own and kept until the run has grown.
+"""What the rules say of a run, asked in a process of their own (asking.py) and kept until the run has grown.
 
 Rules read a run from its beginning, which may take a while; the page gets what was said last, and `pending` where more is
 being asked. A run that grows is asked again when it is a fifth longer, or has ended; where rules beside the training tell what
@@ -7,7 +7,6 @@ they find (diagnosis/beside.py), that serves meanwhile, and it is asked when it 
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import Any, Final
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.kept import diagnosis_from_json, diagnosis_to_json, jsonable, told_of
+from weighbridge.server.asking import RULES
 from weighbridge.server.digest import keep_diagnosis, read_diagnosis
 from weighbridge.server.runs import Runs
 from weighbridge.store.record import RunRecord
@@ -29,8 +29,6 @@ TOLD_GROWN_BY: Final = 1.0  # where its own rules have told something
 KEPT_AT_MOST: Final = 64
 LATER_AT_MOST: Final = 200
 REST: Final = 1.0  # times as long at rest as a run of the list took: the page's own questions go between
-CLOSE_SECONDS: Final = 3.0
-_NICE: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ class Diagnoser:
         self._waiting: list[str] = []  # somebody looks at them
         self._later: list[str] = []  # of the list
         self._lock = threading.Condition()
-        self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def ask(self, name: str, record: RunRecord) -> dict[str, Any]:
@@ -113,30 +110,15 @@ class Diagnoser:
         with self._lock:
             return self._lock.wait_for(lambda: not self._waiting and not self._later, seconds)
 
-    def close(self) -> None:
-        """No run is begun any more; waits for the one that is under way, some seconds at most."""
-        with self._lock:
-            self._is_closed = True
-            self._lock.notify_all()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
-
     def _start(self) -> None:
         if self._thread is None:
-            atexit.register(self.close)  # a thread inside a library of C++ must not outlive the interpreter
             self._thread = threading.Thread(target=self._work, name="weighbridge-diagnoser", daemon=True)
             self._thread.start()
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # where priority is the thread's own
-            import os
-
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: bool(self._waiting or self._later or self._is_closed))
-                if self._is_closed:
-                    return
+                self._lock.wait_for(lambda: bool(self._waiting or self._later))
                 is_awaited = bool(self._waiting)
                 name = self._waiting[0] if is_awaited else self._later[0]
             began = time.monotonic()
@@ -147,15 +129,14 @@ class Diagnoser:
                 self._later = [one for one in self._later if one != name]
                 self._lock.notify_all()
                 if not is_awaited:  # unless somebody comes meanwhile
-                    self._lock.wait_for(lambda: bool(self._waiting or self._is_closed), REST * (time.monotonic() - began))
+                    self._lock.wait_for(lambda: bool(self._waiting), REST * (time.monotonic() - began))
 
     def _asked(self, name: str) -> _Said:
         try:
             record = RunRecord(self._runs.path(name))  # its own: the page's questions do not wait for this one
             said = _kept(record)
             if said.diagnosis is None:
-                info = record.info
-                said = _Said(info.steps, info.state, diagnose(record))
+                said = _Said(*RULES.ask(record.path))
                 self._has_said(name, record, said)
             elif said.state != LIVE:
                 self._tell(name, told_of(record, said.diagnosis))

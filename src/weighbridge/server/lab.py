@@ -43,6 +43,7 @@ MOST_EARLY: Final = 16  # commands from a page that still waits
 DOES: Final = frozenset({"open", "play", "pause", "step", "set", "pace", "keep", "code"})
 WORKER: Final = "weighbridge.teaching.worker"
 
+ENDED: Final = "This training has ended. Open the Lab again."
 NO_TORCH: Final = (
     "The Lab trains with PyTorch, which is not installed where this page is served. Install it there: "
     "pip install 'weighbridge[lab]', and start weighbridge ui again."
@@ -96,7 +97,7 @@ class Desk:
         """A command of a page for its worker."""
         session = self.sessions.get(request.query_params.get("session", ""))
         if session is None:
-            return sentence(404, "This training has ended. Open the Lab again.")
+            return JSONResponse({"ended": ENDED})  # no error: pages and trainings end while a command is on its way
         line = command_of(await _body(request))
         if not session.tell(line):
             return sentence(429, "The training does not answer: it still does what it was told before.")

@@ -47,11 +47,15 @@ def logged(table: pa.Table, key: str) -> Series | None:
 
 
 def own_cost(table: pa.Table) -> tuple[float, float]:
-    """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
+    """Seconds of ours on the training thread, and seconds on the wall, from the end of the first step to the last.
+
+    A row tells when its step ended, not when it began, so the first one's time of ours has no wall time to stand against.
+    """
     if not table.num_rows:
         return 0.0, 0.0
-    times = table.column("time_ns").to_numpy()
-    return float(pc.sum(table.column("own_ns")).as_py()) / 1e9, float(times.max() - times.min()) / 1e9
+    times, own = (table.column(name).to_numpy() for name in ("time_ns", "own_ns"))
+    began = times.min()
+    return float(own[times > began].sum()) / 1e9, float(times.max() - began) / 1e9
 
 
 def events(table: pa.Table) -> list[Event]:

@@ -6,7 +6,7 @@ The only module that knows DuckDB. A `RowQuery` keeps one connection; it is used
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -68,6 +68,17 @@ class RowQuery:
             source = values_sql(plan, quantity, statistic, f"step = {int(step)}")
             answers.append(self._arrays(plan, f"SELECT tensor, value FROM ({source})" if source else None))
         return answers
+
+    def singles(self, quantity: Quantity, statistic: Statistic, start: int, stop: int) -> Iterator[Arrays]:
+        """step, tensor, value and `bad` (elements not finite) of one statistic of all tensors for start <= step < stop.
+
+        In pieces: put together, the columns of millions of rows take longer than what is done with them.
+        """
+        plan = self._plan_rows(start, stop)
+        source = values_sql(plan, quantity, statistic, "true")
+        table = self._run(plan, f"SELECT step, tensor, value, CAST(bad AS BIGINT) AS bad FROM ({source})") if source else None
+        for batch in table.to_batches() if table is not None else ():
+            yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
 
     def grid(self, quantity: Quantity, wanted: Sequence[Statistic], start: int, stop: int) -> Arrays:
         """step, tensor and these statistics (by name) of one quantity for start <= step < stop; single rows only."""

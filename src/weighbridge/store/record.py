@@ -27,7 +27,8 @@ from weighbridge.store.coherence import Gradients
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.grid import bucket_grid, joined
 from weighbridge.store.histogram import edges_of, full_histogram
-from weighbridge.store.status import info_of, require_run
+from weighbridge.store.recent import RECENT, Grids, Picture, Single
+from weighbridge.store.status import info_of, require_run, steps_of
 from weighbridge.store.values import decode_values, kept_at, kept_of
 from weighbridge.store.views import (
     BiasShare,
@@ -51,6 +52,10 @@ from weighbridge.store.views import (
 # their ranges are wider than asked for by up to 64 / COARSE_FROM.
 MANY_ROWS = 500_000
 COARSE_FROM = 8
+SINGLES_AT_MOST = 6_000_000  # values of all tensors that are kept for the next question (recent.py); the engine cuts more
+SHARED_FROM = 8  # a picture of fewer than one in so many tensors is read for itself
+
+Which = tuple[Quantity, Statistic]
 
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
 
@@ -83,6 +88,7 @@ class RunRecord:
         self._run = require_run(path)
         self._all = AllRanks(path, rank)
         self._query = self._all.query
+        self._owner = RECENT.owner(self)
 
     def __repr__(self) -> str:
         try:
@@ -107,6 +113,11 @@ class RunRecord:
     def info(self) -> RunInfo:
         self.refresh()
         return self._all.ask(lambda: info_of(self.path, self._run, self._all.lead))
+
+    @property
+    def steps(self) -> int:
+        """Steps taken, as of the last look: what `info` says of them, without a look at the files."""
+        return self._all.ask(lambda: steps_of(self._all.lead))
 
     def refresh(self) -> bool:
         """See newly acknowledged flushes; returns whether there are any."""
@@ -145,6 +156,11 @@ class RunRecord:
         return persteps.events(self._all.whole("events"))
 
     # ---- tensors ----
+
+    @property
+    def everything(self) -> tuple[Tensor, ...]:
+        """Parameters and outputs; the very same tuple until something is added."""
+        return self._all.tensors()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -274,19 +290,45 @@ class RunRecord:
         tensors: Sequence[str | Tensor] | None = None,
     ) -> HeatMap:
         """One statistic of all tensors (or those given, by name or as they are) in at most `buckets` ranges of steps."""
-        quantity, which = parse(statistic)
-        given = self.tensors_of(quantity) if tensors is None else tensors
+        which = parse(statistic)
+        given = self.tensors_of(which[0]) if tensors is None else tensors
         chosen = tuple(one if isinstance(one, Tensor) else self.tensor(one) for one in given)
         low, high = self._range(start, stop)
         thinned = any(first < high and last >= low for first, last in self.thinned)
         many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets
         cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned or many else 0)
-        ids = np.array([tensor.id for tensor in chosen], dtype=np.int64)
-        span, size = (low, high), len(edges) - 1
-        grids = self._all.ask(lambda: self._query.buckets(quantity, which, span, cells, ids, size))
+        grids = self._grids(which, (low, high), cells, chosen, len(edges) - 1)
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last, *grids)
         return HeatMap(statistic, chosen, first, last, *grids)
+
+    def _grids(
+        self, which: Which, span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
+    ) -> Grids:
+        """As RowQuery.buckets. For a picture of many tensors that of all is read: it serves the next question, too."""
+        everyone = self.tensors_of(which[0])
+        if len(chosen) * SHARED_FROM < len(everyone):
+            return self._all.ask(lambda: self._query.buckets(*which, span, cells, _ids(chosen), size))
+        place = np.full(max((tensor.id for tensor in everyone), default=0) + 1, -1)
+        place[_ids(everyone)] = np.arange(len(everyone))
+        rows = place[_ids(chosen)]
+        if not cells[2] and len(everyone) * (span[1] - span[0]) <= SINGLES_AT_MOST:
+            return self._singles(which, *span, place).cells(rows, *span, cells[1])
+
+        def read(old: Picture | None) -> Picture:
+            return old or Picture(self._all.ask(lambda: self._query.buckets(*which, span, cells, _ids(everyone), size)))
+
+        picture = RECENT.get((self._owner, which[0], which[1].name, span, cells), self._all.version, read)
+        return tuple(grid[rows] for grid in picture.grids)
+
+    def _singles(self, which: Which, low: int, high: int, place: np.ndarray) -> Single:
+        def read(old: Single | None) -> Single:
+            if old is not None and old.has(low, high):
+                return old
+            rows = int(place.max(initial=-1)) + 1
+            return self._all.ask(lambda: Single.of(low, high, place, rows, self._query.singles(*which, low, high)))
+
+        return RECENT.get((self._owner, which[0], which[1].name), self._all.version, read)
 
     def summary(self, statistics: Sequence[str], points: int = 32) -> dict[str, list[TensorSummary]]:
         """Per statistic, in the order of `tensors`: the last value and at most `points` means on the way to it."""
@@ -445,8 +487,12 @@ class RunRecord:
         return extras.last_detail(self.events())
 
     def own_cost(self) -> tuple[float, float]:
-        """Seconds of ours on the training thread, and seconds on the wall, from the first step to the last."""
+        """Seconds of ours on the training thread, and seconds on the wall, from the end of the first step to the last."""
         return persteps.own_cost(self._all.whole("steps"))
+
+
+def _ids(tensors: Sequence[Tensor]) -> np.ndarray:
+    return np.array([tensor.id for tensor in tensors], dtype=np.int64)
 
 
 def _placed(tensors: Sequence[Tensor], ids: np.ndarray, values: np.ndarray) -> np.ndarray:
