@@ -15,15 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.diagnosis.kept import jsonable
-from weighbridge.diagnosis.redundant import redundant_biases
-from weighbridge.firstpass import FirstPass, from_text
+from weighbridge.firstpass import FirstPass
+from weighbridge.server.biasworth import BIASES, first_pass, from_graph, from_report
 from weighbridge.server.layers import Layer, is_bias, layers_of
 from weighbridge.server.network import DL_DH, Node, gains_at, spine
 from weighbridge.store.record import RunRecord
 
 DEAD_BEHIND: Final = frozenset({"ReLU", "ReLU6", "Threshold"})  # modules whose 0 lets no gradient through
 INSPECT: Final = "run.attach(weighbridge.inspect(model, (inputs, targets), loss_fn, optimizer))  # before the training"
-BIASES: Final = "run.attach(weighbridge.biases(model, held_out_batches, loss_fn, optimizer))"
 STATISTICS: Final = ("parameter.mean", "parameter.std", "update.ratio")
 
 
@@ -32,9 +31,8 @@ def before_of(record: RunRecord) -> dict[str, Any]:
     first, attached = first_pass(record), attached_to(record)
     layers = layers_of(record)
     rows = _rows(record, layers)
-    _add_graph(rows, first)
+    _add_verdicts(rows, first, attached.get("biases"))
     _add_inspection(rows, attached.get("inspection"))
-    _add_biases(rows, attached.get("biases"))
     told: dict[str, Any] = jsonable(
         {
             "loss": _loss(record, first, attached.get("inspection")),
@@ -47,12 +45,6 @@ def before_of(record: RunRecord) -> dict[str, Any]:
         }
     )
     return told
-
-
-def first_pass(record: RunRecord) -> FirstPass | None:
-    """The graph of the first loss, where one was taken down."""
-    found = record.whole("graph").column("detail").slice(0, 1).to_pylist()
-    return from_text(found[0]) if found else None
 
 
 def attached_to(record: RunRecord) -> dict[str, dict[str, Any]]:
@@ -139,22 +131,14 @@ def _dead(record: RunRecord, nodes: list[Node]) -> dict[int, float]:
     return found
 
 
-def _add_graph(rows: dict[str, dict[str, Any]], first: FirstPass | None) -> None:
-    """Biases that the loss does not depend on: a proof."""
-    if first is None:
-        return
-    for one in redundant_biases(first.graph, first.parameters):
-        row = rows.get(one.parameter.module)
-        if row is not None and row["bias"] == one.parameter.name:
-            states = first.state_tensors
-            size = one.parameter.size_bytes * (2 + (states or 0))  # with its gradient, and what the optimizer keeps of it
-            what = "subtracts it with each channel's mean" if one.is_before_norm else "only sees differences"
-            row["verdict"] = {
-                "word": "redundant",
-                "reason": f"proof: {one.absorber or 'a function'} {what}",
-                "bytes": size,
-                "knows_states": states is not None,
-            }
+def _add_verdicts(rows: dict[str, dict[str, Any]], first: FirstPass | None, report: Mapping[str, Any] | None) -> None:
+    """Of each bias, what is proved or measured; a proof comes first."""
+    for path, verdict in from_graph(first).items():
+        if path in rows and rows[path]["bias"] == verdict["name"]:
+            rows[path]["verdict"] = verdict
+    for path, verdict in from_report(report).items():
+        if path in rows and rows[path]["verdict"] is None:
+            rows[path]["verdict"] = verdict
 
 
 def _add_inspection(rows: dict[str, dict[str, Any]], inspection: Mapping[str, Any] | None) -> None:
@@ -165,15 +149,3 @@ def _add_inspection(rows: dict[str, dict[str, Any]], inspection: Mapping[str, An
         row = rows.get(layer["module"])
         if row is not None:
             row |= {mine: layer[its] for mine, its in names.items() if row[mine] is None}
-
-
-def _add_biases(rows: dict[str, dict[str, Any]], report: Mapping[str, Any] | None) -> None:
-    """What each bias is worth, as measured; a proof that stands already stays."""
-    for one in (report or {}).get("layers", ()):
-        row = rows.get(one["layer"])
-        if row is None or (row["verdict"] or {}).get("word") == "redundant":
-            continue
-        size = one["size_bytes"] + (one["state_bytes"] or 0)
-        knows = one["state_bytes"] is not None
-        row["verdict"] = {"word": one["verdict"], "reason": one["reason"], "bytes": size, "knows_states": knows}
-        row["verdict"] |= {"worth": one["worth"], "ratio": one["ratio"]}
