@@ -308,9 +308,10 @@ class RunRecord:
         for quantity, listed in wanted.items():
             answer = self._all.ask(functools.partial(self._query.grid, quantity, listed, start, stop))
             column = place[np.minimum(answer["tensor"], len(place) - 1)]
-            row = answer["step"] - start
-            for one in listed if len(row) else ():
-                found[f"{quantity.word}.{one.name}"][row[column >= 0], column[column >= 0]] = answer[one.name][column >= 0]
+            known = slice(None) if (column >= 0).all() else column >= 0
+            at = ((answer["step"] - start) * len(ids) + column)[known]
+            for one in listed if len(at) else ():
+                found[f"{quantity.word}.{one.name}"].reshape(-1)[at] = answer[one.name][known]
         read_only(*found.values())
         return found
 
