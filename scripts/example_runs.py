@@ -6,6 +6,7 @@ relu-rate-doubled   as relu, until the learning rate doubles at step 400
 overflow            the learning rate rises fourfold at step 400; the process is killed at step 1,040
 transformer         fourteen small blocks with long names, to be folded
 one-step            a training of one step
+digits-cnn          two convolutions that learn, with what their biases are worth
 """
 
 from __future__ import annotations
@@ -48,7 +49,16 @@ def mlp(activation: type[nn.Module], start: Callable[[torch.Tensor], object], de
     return net
 
 
-def train(folder: Path, name: str, model: nn.Module, lr: float, steps: int = STEPS, change: Change | None = None) -> None:
+def train(
+    folder: Path,
+    name: str,
+    model: nn.Module,
+    lr: float,
+    steps: int = STEPS,
+    change: Change | None = None,
+    *,
+    weigh_biases: bool = False,
+) -> None:
     """Plain SGD on the digits, one batch of 64 a step."""
     images, labels = digits()
     torch.manual_seed(1)
@@ -68,6 +78,8 @@ def train(folder: Path, name: str, model: nn.Module, lr: float, steps: int = STE
                 with torch.no_grad():
                     right = model(images[1437:]).argmax(1) == labels[1437:]
                 run.log({"accuracy": right.float().mean().item(), "learning rate": optimizer.param_groups[0]["lr"]})
+        if weigh_biases:
+            run.attach(weighbridge.biases(model, (images[1437:], labels[1437:]), cross_entropy, optimizer))
 
 
 def rate(at: int, to: float) -> Change:
@@ -129,6 +141,13 @@ class Transformer(nn.Module):
         return self.classification_head(self.final_layernorm(x).mean(1))
 
 
+def convolutions() -> nn.Sequential:
+    """Images [batch, 64] -> 10."""
+    torch.manual_seed(0)
+    first = [nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 24, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*first, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(384, 10))
+
+
 def small(weight: torch.Tensor) -> object:
     return nn.init.normal_(weight, std=0.1)
 
@@ -146,6 +165,7 @@ def runs(folder: Path) -> Iterable[tuple[str, Callable[[], None]]]:
     yield "overflow", lambda: train(folder, "overflow", mlp(nn.ReLU, he), 0.05, change=over)
     yield "transformer", lambda: train(folder, "transformer", Transformer(), 0.05, steps=240)
     yield "one-step", lambda: train(folder, "one-step", mlp(nn.ReLU, he, 3), 0.05, steps=1)
+    yield "digits-cnn", lambda: train(folder, "digits-cnn", convolutions(), 0.2, steps=300, weigh_biases=True)
 
 
 def main(folder: Path) -> None:

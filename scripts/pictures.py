@@ -34,6 +34,7 @@ PAGES = [
     ("glance-folded", "/run/transformer", ".heat"),
     ("glance-one-step", "/run/one-step", ".heat"),
     ("layer", "/run/relu-rate-doubled/layer/14", "section.units"),
+    ("layer-kernels", "/run/digits-cnn/layer/3", "[data-worth]"),
     ("network", "/run/deep-sigmoid/network", "ol li"),
     ("before", "/run/deep-sigmoid/before", "section.layers"),
     ("tensors", "/run/relu/tensors", "[data-statistic]"),
@@ -48,7 +49,7 @@ PAGES = [
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
 STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
-IN_DARK = ("runs", "before", "glance", "layer", "network", "compare", "lab")
+IN_DARK = ("runs", "before", "glance", "layer", "layer-kernels", "network", "compare", "lab")
 STREAMS = ("/api/growth", "/api/lab/events")  # never finished
 QUIET = 12  # looks at what is under way, 0.1 s apart
 WHOLE = 1800  # px of a page; what is longer ends there

@@ -66,6 +66,8 @@ PLACEMENTS: Final = (LOCAL, REPLICA, COPY, SHARD)
 
 WHOLE: Final = 0  # `part` of a row that describes the whole tensor
 
+SAMPLED_ELEMENTS: Final = 4_096  # the numbers of tensors up to this size are kept, unless the plan says otherwise
+
 _KEY = [("step", pa.int64()), ("attempt", pa.int16())]
 
 ROWS: Final = pa.schema(

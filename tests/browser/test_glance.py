@@ -81,7 +81,7 @@ def test_statistic_and_rows_are_chosen_and_stand_in_the_address(shown: tuple[Pat
     page.get_by_label("statistic").select_option("update.ratio")
     eventually(page, "document.querySelector('.heat')?.ariaLabel.startsWith('update / weight of 3 rows')")
     page.get_by_role("button", name="biases").click()
-    eventually(page, "document.querySelector('.heat')?.ariaLabel.startsWith('update / weight of 1 rows')")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.startsWith('update / weight of 1 rows, biases only')")
     assert "stat=update.ratio&show=b" in where(page)
     page.go_back()
     eventually(page, "document.querySelector('.heat')?.ariaLabel.startsWith('update / weight of 3 rows')")

@@ -59,3 +59,11 @@ def test_sizes_are_read_in_both_families_of_units() -> None:
     plan = weighbridge.Plan(disk="1.5 GB", snapshot="512 MiB")
     assert (plan.disk_bytes, plan.snapshot_bytes) == (1_500_000_000, 512 * 2**20)
     assert weighbridge.Plan(snapshot=1000).snapshot_bytes == 1000
+
+
+def test_a_plan_for_a_run_that_has_one_already_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    model, plan = nn.Linear(2, 2), weighbridge.Plan(values=False)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=plan):
+        weighbridge.watch(model, plan=weighbridge.Plan(values=False), live=False)
+        with pytest.raises(weighbridge.WeighbridgeError, match=r"init\(plan=weighbridge.Plan"):
+            weighbridge.watch(nn.Linear(2, 2), plan=weighbridge.Plan())

@@ -71,6 +71,26 @@ def test_larger_tensors_are_kept_on_sampled_steps_and_the_last(tmp_path: Path) -
     assert steps == {"tiny": [*range(41)], "medium": sampled, "large": sampled, "huge": []}
 
 
+def test_a_plan_says_up_to_which_size_numbers_are_kept(tmp_path: Path) -> None:
+    for limit, wanted in ((5000, {"tiny", "small", "large"}), (20, {"tiny"}), (0, set())):
+        model = Bag(tiny=normal(10), small=normal(40), large=normal(5000), huge=normal(5001))
+        before = {name: raw(parameter.detach()) for name, parameter in model.named_parameters()}
+        plan = weighbridge.Plan(values=limit)
+        with weighbridge.init(dir=tmp_path, name=f"to-{limit}", quiet=True, plan=plan) as run:
+            run.watch(model)
+            model.loss().backward()
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+        found = kept(run.path)
+        assert {name for _, name, _ in found} == wanted
+        assert all(found[0, name, PARAMETER][1] == before[name] for name in wanted)
+
+
+@pytest.mark.parametrize("values", [-1, "all", 2.5])
+def test_a_size_that_is_none_is_refused(values: object) -> None:
+    with pytest.raises(weighbridge.WeighbridgeError, match="up to how many elements"):
+        weighbridge.Plan(values=values)  # type: ignore[arg-type]
+
+
 def test_twenty_steps_a_decade_are_sampled() -> None:
     for decade in (100, 1000, 10_000):
         assert sum(is_sampled_step(step) for step in range(decade, 10 * decade)) == 20

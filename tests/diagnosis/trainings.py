@@ -53,8 +53,8 @@ def batches(x: torch.Tensor, y: torch.Tensor, size: int = 32) -> Iterator[Batch]
 
 def train(training: Training, where: Path, steps: int = 60, name: str = "run", plan: Any = None) -> Path:
     """The loop; gives the run's folder."""
-    weighbridge.init(dir=where, name=name)
-    with weighbridge.watch(training.model, plan=plan) as run:
+    weighbridge.init(dir=where, name=name, plan=plan)
+    with weighbridge.watch(training.model) as run:
         for step in range(steps):
             training.also(step)
             for _ in range(training.accumulate):

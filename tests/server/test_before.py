@@ -93,7 +93,7 @@ def test_each_layer_is_as_it_was_before_the_first_update(plain: tuple[dict[str, 
 def test_a_bias_before_a_batch_norm_is_redundant_with_what_it_costs(plain: tuple[dict[str, Any], torch.nn.Sequential]) -> None:
     rows = {row["path"]: row for row in plain[0]["layers"]}
     assert rows["0"]["verdict"]["word"] == "redundant"
-    assert rows["0"]["verdict"]["reason"].startswith("proof: 1 ")
+    assert rows["0"]["verdict"]["reason"].startswith("proof: module 1 ")
     assert rows["0"]["verdict"]["bytes"] >= 2 * 8 * 4
     assert [rows[name]["verdict"] for name in ("1", "3", "5")] == [None] * 3
 

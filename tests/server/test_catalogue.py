@@ -14,6 +14,7 @@ from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.kept import diagnosis_from_json, diagnosis_to_json
 from weighbridge.server import catalogue as module
 from weighbridge.server.app import create_app
+from weighbridge.server.asking import RULES
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.digest import keep_diagnosis, read_diagnosis
 from weighbridge.server.runs import Runs
@@ -172,7 +173,8 @@ def test_rows_are_diagnosed_behind_the_page_and_that_is_kept(folder: Path, monke
     runs = Runs(folder, keeps=True)
     asked = []
     real = module.health_of
-    monkeypatch.setattr("weighbridge.server.diagnosing.diagnose", lambda record: (asked.append(1), diagnose(record))[1])
+    ask = RULES.ask
+    monkeypatch.setattr(RULES, "ask", lambda run: (asked.append(1), ask(run))[1])
     assert real(None)["known"] is False
     for wanted in (2, 2):  # the second server asks nobody
         client, api = _client(runs)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,9 +16,10 @@ from tests.store import made_rows
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.kept import jsonable, row_of
+from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FINDINGS
-from weighbridge.server import diagnosing
 from weighbridge.server.api import Api
+from weighbridge.server.asking import RULES, WORKER, Rules
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.notes import notes_of
 from weighbridge.server.runs import Runs
@@ -45,8 +49,8 @@ def test_the_rules_answers_come_as_they_were_given(folder: Path) -> None:
 
 def test_a_run_is_asked_again_only_when_it_has_grown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    real = diagnosing.diagnose
-    monkeypatch.setattr(diagnosing, "diagnose", lambda record: (asked.append(1), real(record))[1])
+    real = RULES.ask
+    monkeypatch.setattr(RULES, "ask", lambda run: (asked.append(1), real(run))[1])
     monkeypatch.setattr("weighbridge.server.runs.REFRESH_SECONDS", 0.0)
     run = make_run(folder, "growing", steps=10, finish=False)
     runs = Runs(folder)
@@ -70,8 +74,8 @@ def test_where_rules_beside_the_training_tell_the_run_is_read_again_when_it_is_t
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    real = diagnosing.diagnose
-    monkeypatch.setattr(diagnosing, "diagnose", lambda record: (asked.append(1), real(record))[1])
+    real = RULES.ask
+    monkeypatch.setattr(RULES, "ask", lambda run: (asked.append(1), real(run))[1])
     monkeypatch.setattr("weighbridge.server.runs.REFRESH_SECONDS", 0.0)
     run = make_run(folder, "told", steps=10, finish=False)
     writer = RankWriter(run, attempt=1)
@@ -94,14 +98,14 @@ def test_where_rules_beside_the_training_tell_the_run_is_read_again_when_it_is_t
 
 
 def test_a_run_that_cannot_be_read_is_a_sentence_and_the_others_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = diagnosing.diagnose
+    real = RULES.ask
 
-    def broken(record: object) -> object:
-        if "second" in str(record.path):  # type: ignore[attr-defined]
+    def broken(run: Path) -> object:
+        if "second" in str(run):
             raise ValueError("a rule that breaks everything")
-        return real(record)  # type: ignore[arg-type]
+        return real(run)
 
-    monkeypatch.setattr(diagnosing, "diagnose", broken)
+    monkeypatch.setattr(RULES, "ask", broken)
     runs = Runs(folder)
     diagnoser = Diagnoser(runs)
     ask(diagnoser, runs, "second")
@@ -146,3 +150,31 @@ def test_a_smooth_schedule_is_no_event(tmp_path: Path) -> None:
 def test_every_endpoint_has_a_route(folder: Path) -> None:
     paths = {route.path for route in Api(Runs(folder)).routes()}  # type: ignore[attr-defined]
     assert {"/api/heat", "/api/cell", "/api/layers", "/api/findings", "/api/notes"} <= paths
+
+
+def test_the_rules_are_asked_in_a_process_of_their_own(folder: Path) -> None:
+    rules = Rules()
+    try:
+        steps, state, said = rules.ask(folder / "first")
+        process = rules._process
+        assert process is not None
+        assert process.pid != os.getpid()
+        truth = diagnose(folder / "first")
+        assert (steps, state) == (truth.steps, "finished")
+        assert jsonable(said.record()) == jsonable(truth.record())
+        process.kill()  # as if it had ended by itself
+        process.wait()
+        assert rules.ask(folder / "first")[2].steps == truth.steps
+        with pytest.raises(WeighbridgeError, match="nowhere"):
+            rules.ask(folder / "nowhere")
+    finally:
+        rules.close()
+    with pytest.raises(WeighbridgeError, match="has ended before"):
+        rules.ask(folder / "first")
+
+
+def test_the_process_of_the_rules_ends_with_whoever_asked(tmp_path: Path) -> None:
+    ends = subprocess.Popen([sys.executable, "-m", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert ends.stdin is not None
+    ends.communicate(timeout=60)
+    assert ends.returncode == 0

@@ -2,12 +2,22 @@
 import { json } from "../api.ts";
 import { keyOf, type Finding } from "./findings.ts";
 
+/** A mean with its 95 % interval over so many units. */
+export interface Measured {
+  mean: number;
+  low: number;
+  high: number;
+  units: number;
+  unit: string; // "sample", "batch"
+}
+
 export interface Verdict {
   word: string;
   reason: string;
   bytes: number;
   knows_states: boolean; // of the optimizer
-  worth?: { mean: number; low: number; high: number } | null;
+  worth?: Measured | null; // loss without it minus loss with it
+  taken_over?: Measured | null; // the same, the weights making up for it as far as they can
   ratio?: number | null;
 }
 

@@ -2,13 +2,14 @@
 import * as api from "../api.ts";
 import type { Inner } from "../chart/plot.ts";
 import { Pace } from "../state/pace.ts";
-import { layerAt, linesOf, spreadOf, type Bundle, type LayerAt, type Spread } from "./layer.ts";
+import { layerAt, linesOf, spreadOf, worthOf, type Bundle, type LayerAt, type Spread, type UnitWish, type Worth } from "./layer.ts";
 
 export interface LayerWish {
   path: string;
   steps: [number, number] | null;
   step: number | null; // null = the last one
   last: number; // step of the run
+  units: UnitWish;
   spread: { tensor: string; quantity: string; most: number } | null;
 }
 
@@ -25,6 +26,7 @@ export class LayerData {
   inner = $state.raw(new Map<string, Inner>()); // by tensor
   spread = $state.raw<Spread | null>(null);
   spreadOf = $state.raw(""); // which tensor and quantity it is of
+  worth = $state.raw<Worth | null>(null); // of the bias
   trouble = $state("");
   edge = $state(0); // of the colours of values: grows, and never shrinks while the page is open
 
@@ -53,11 +55,12 @@ export class LayerData {
       this.inner = new Map();
       this.edge = 0;
       this.atOf = "";
+      this.worth = null;
       this.linePace.stop();
     }
-    if (isNew || before?.step !== wish.step) (isNew ? this.atPace.now() : this.atPace.soon());
+    if (isNew || before?.step !== wish.step || !same(before.units, wish.units)) (isNew ? this.atPace.now() : this.atPace.soon());
     if (newSteps && !isNew) this.linePace.now();
-    if (isNew || newSteps || JSON.stringify(before?.spread) !== JSON.stringify(wish.spread)) this.spreadPace.now();
+    if (!same(before?.spread, wish.spread) || (newSteps && !isNew)) this.spreadPace.now(); // of a new layer: when its tensors are known
   }
 
   grown(): void {
@@ -77,8 +80,8 @@ export class LayerData {
   }
 
   private async fetchAt(signal: AbortSignal): Promise<void> {
-    const { path, step } = this.wish!;
-    const at = await layerAt(this.run, path, step, signal);
+    const { path, step, units } = this.wish!;
+    const at = await layerAt(this.run, path, step, units, signal);
     this.edge = Math.max(this.edge, at.values?.edge ?? 0) || 1;
     this.at = at;
     if (this.atOf !== path) {
@@ -103,6 +106,7 @@ export class LayerData {
     const full = (tensor: api.Tensor): string => `${tensor.model}:${tensor.name}`;
     await Promise.all([ask(layer.parameters.slice(0, 8).map(full), OF_PARAMETER, window), ask(layer.outputs.slice(0, 2).map(full), OF_OUTPUT, window)]);
     this.lines = lines;
+    this.worth = await worthOf(this.run, path, signal);
     const small = layer.parameters.filter((one) => one.count <= MANY);
     await Promise.all(small.map(async (tensor) => bundles.set(full(tensor), await linesOf(this.run, full(tensor), "parameter", inside, signal))));
     this.bundles = bundles;
@@ -134,9 +138,11 @@ export class LayerData {
   }
 }
 
+const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
+
 /** One line with the band of two others: mean between least and greatest. */
 export function banded(mean: api.Line | undefined, low: api.Line | undefined, high: api.Line | undefined): api.Line | undefined {
   if (!mean) return undefined;
-  const same = (other: api.Line | undefined): other is api.Line => other !== undefined && other.first.length === mean.first.length;
-  return { ...mean, min: same(low) ? low.min : mean.min, max: same(high) ? high.max : mean.max };
+  const fits = (other: api.Line | undefined): other is api.Line => other !== undefined && other.first.length === mean.first.length;
+  return { ...mean, min: fits(low) ? low.min : mean.min, max: fits(high) ? high.max : mean.max };
 }

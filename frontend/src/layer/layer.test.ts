@@ -1,17 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { order, shapeOf, type LayerFacts, type Units, type UnitValues } from "./layer.ts";
+import { shapeOf, type LayerFacts } from "./layer.ts";
 import { labelsOf } from "./ridges.ts";
-
-test("units are sorted by what they fire for, or by their bias", () => {
-  const units = { fires: [0.5, 0, 0.2] } as unknown as Units;
-  const values = { bias: [3, -1, "NaN"] } as unknown as UnitValues;
-  assert.deepEqual(order(3, "unit", units, values), [0, 1, 2]);
-  assert.deepEqual(order(3, "active", units, values), [1, 2, 0]);
-  assert.deepEqual(order(2, "bias", units, { bias: [3, -1] } as unknown as UnitValues), [1, 0]);
-  assert.deepEqual(order(2, "active", null, null), [0, 1]);
-});
 
 test("a matrix is what comes in and what goes out", () => {
   const layer = { parameters: [{ role: "weight", shape: [32, 64] }], outputs: [] } as unknown as LayerFacts;

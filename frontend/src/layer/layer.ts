@@ -1,5 +1,6 @@
 // One layer at one step, as the server tells it.
 import { bytes, json, unpacked, type Tensor, type Window } from "../api.ts";
+import type { Verdict } from "../findings/before.ts";
 
 export interface LayerFacts {
   model: string;
@@ -11,12 +12,41 @@ export interface LayerFacts {
 
 type Numeric = number | string | null; // NaN and infinity travel as words
 
+/** Of the units shown, in their order. */
 export interface UnitValues {
   step: number;
-  weight: Numeric[][] | null; // one row per unit
+  kernel: [rows: number, columns: number] | null; // of a convolution
+  weight: Numeric[][] | null; // one row per unit: a number for each input shown, or a kernel for each input channel shown
   bias: Numeric[] | null;
   gradient_rms: Numeric[] | null;
-  edge: number; // the largest size of a value
+  gradient_range: [number, number] | null; // of all units
+  edge: number; // the largest size of a value of all units
+}
+
+/** Which part of a large layer is shown. */
+export interface Shown {
+  units: number[]; // their numbers
+  count: number;
+  first: number; // place in the order
+  most: number;
+  inputs: [from: number, to: number];
+  input_count: number;
+  most_inputs: number;
+}
+
+export interface NotKept {
+  name: string;
+  count: number;
+  limit: number; // elements that are kept unless the plan says otherwise
+  line: string; // of code that would keep them; empty where none does
+}
+
+/** What the loss does without a bias, and how that is known. */
+export interface Worth {
+  bias: string | null;
+  verdict: Verdict | null;
+  step: number | null; // at which it was measured
+  ask: string; // the line of code that finds it out
 }
 
 export interface Units {
@@ -39,8 +69,10 @@ export interface LayerAt {
   step: number;
   last: number; // step of the run
   value_steps: number[];
+  shown: Shown;
   values: UnitValues | null;
-  units: Units | null;
+  units: Units | null; // of the units shown; without numbers where the values are of others
+  not_kept: NotKept | null;
   marks: { dead: number[]; rare: number[]; saturated: number[]; constant: number[]; alike: number[][] };
   bias_share: { step: number; share: Numeric; cosine: Numeric } | null;
   strip: { path: string; model: string; value: Numeric }[];
@@ -59,8 +91,22 @@ export interface Bundle {
   values: Float32Array; // [steps, elements]
 }
 
-export function layerAt(run: string, path: string, step: number | null, signal?: AbortSignal): Promise<LayerAt> {
-  return json("layer", { run, path: path || ".", ...(step === null ? {} : { step }) }, signal) as Promise<LayerAt>;
+export type Sort = "unit" | "active" | "bias";
+
+/** Which part of the units is looked at: their order, the first of them and the first of their inputs. */
+export interface UnitWish {
+  sort: Sort;
+  unit: number;
+  input: number;
+}
+
+export function layerAt(run: string, path: string, step: number | null, wish: UnitWish, signal?: AbortSignal): Promise<LayerAt> {
+  const part = { ...(wish.sort === "unit" ? {} : { sort: wish.sort }), ...(wish.unit ? { unit: wish.unit } : {}), ...(wish.input ? { input: wish.input } : {}) };
+  return json("layer", { run, path: path || ".", ...(step === null ? {} : { step }), ...part }, signal) as Promise<LayerAt>;
+}
+
+export function worthOf(run: string, path: string, signal?: AbortSignal): Promise<Worth> {
+  return json("worth", { run, path: path || "." }, signal) as Promise<Worth>;
 }
 
 export async function spreadOf(run: string, tensor: string, quantity: string, window: Window, signal?: AbortSignal): Promise<Spread> {
@@ -71,16 +117,6 @@ export async function spreadOf(run: string, tensor: string, quantity: string, wi
 export async function linesOf(run: string, tensor: string, quantity: string, window: Window, signal?: AbortSignal): Promise<Bundle> {
   const { about, columns } = unpacked<Omit<Bundle, "values">>(await bytes("lines", { run, tensor, quantity, ...window }, signal));
   return { ...about, values: columns("values") as Float32Array };
-}
-
-export type Sort = "unit" | "active" | "bias";
-
-/** The units in the order in which they are shown. */
-export function order(count: number, sort: Sort, units: Units | null, values: UnitValues | null): number[] {
-  const all = Array.from({ length: count }, (_, i) => i);
-  const by = sort === "active" ? units?.fires : sort === "bias" ? values?.bias : null;
-  if (!by) return all;
-  return all.sort((a, b) => Number(by[a] ?? 0) - Number(by[b] ?? 0) || a - b);
 }
 
 /** How a layer's shape is written: 32 → 16, or what its first tensor has. */

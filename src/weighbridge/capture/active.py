@@ -98,7 +98,7 @@ def watch(
     A run that `watch` itself opened and that has steps already is finished, and a new one opened: a notebook cell run
     twice gives two runs.
     Raises NothingToWatch for what is no module or has no parameters; BadInput for rules, severities and addresses that do not
-    exist, and for a `run` that is no Run.
+    exist, for a `run` that is no Run, and for a plan other than that of a run that is open already.
     """
     check_model(model)
     if run is not None and not isinstance(run, Run):
@@ -111,6 +111,11 @@ def watch(
         target = run or _active
         if target is None or target.is_finished or (run is None and target.by_watch and target.has_steps):
             target = _open(None, None, None, plan, False, {}, by_watch=True)
+        elif plan is not None and plan != target.plan:
+            raise BadInput(
+                "watch was given a plan, but its run is open already and has one. Give the plan where the run is opened: "
+                "weighbridge.init(plan=weighbridge.Plan(...))."
+            )
         return target.watch(model, optimizer, name=name, wishes=wishes)
 
 

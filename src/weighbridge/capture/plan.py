@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from weighbridge.errors import BadPlan
+from weighbridge.records import SAMPLED_ELEMENTS
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -97,7 +98,8 @@ class Plan:
     units                 each unit of an output on its own; default 20 steps per decade and every 100th
     histogram             bins in each power of two: 1, 2 or 4 (errors of a quantile up to 33, 20 or 11 %), 0 for none
     sentinel              look for NaN and infinity in what every module gives, at every step
-    values                keep the actual numbers of small tensors (architecture decision 15)
+    values                keep the actual numbers of small tensors (architecture decision 15): of those up to 4,096 elements, or
+                          up to the number given, on a CPU; of all of them together 16 times as many, in the order of the model
     disk                  limit of the run's folder, e.g. "2 GB"; beyond it the oldest full-resolution ranges give way to
                           buckets
     snapshot              limit of the memory that holds the parameters as they were before the step; beyond it the update
@@ -122,7 +124,7 @@ class Plan:
     units: When = Schedule(every=100, per_decade=20)
     histogram: int = 1
     sentinel: bool = True
-    values: bool = True
+    values: bool | int = True
     disk: str | int = "2 GB"
     snapshot: str | int = "1 GB"
     budget: float | None = None
@@ -135,6 +137,11 @@ class Plan:
             _check_when(name, getattr(self, name))
         if self.histogram not in HISTOGRAMS:
             raise BadPlan(f"Plan(histogram={self.histogram!r}): bins in each power of two are 1, 2 or 4, or 0 for none.")
+        if not isinstance(self.values, int) or self.values < 0:
+            raise BadPlan(
+                f"Plan(values={self.values!r}): write True, False, or up to how many elements a tensor's numbers are kept, "
+                "such as 50_000."
+            )
         if self.budget is not None and not (type(self.budget) in (int, float) and 0 < self.budget <= 1):
             raise BadPlan(f"Plan(budget={self.budget!r}): a share of a training step is above 0 and at most 1, such as 0.02.")
         for name in ("include", "exclude"):
@@ -172,6 +179,11 @@ class Plan:
     def histogram_bits(self) -> int:
         """Mantissa bits of the histograms; -1 = there is none."""
         return HISTOGRAMS.index(self.histogram) - 1
+
+    @property
+    def values_elements(self) -> int:
+        """Up to how many elements the numbers of a tensor are kept on sampled steps; 0 = of none."""
+        return SAMPLED_ELEMENTS if self.values is True else int(self.values)
 
     @property
     def disk_bytes(self) -> int:
@@ -226,8 +238,7 @@ def _meets(pattern: Any, name: str) -> bool:
 EVERY_STEP_ELEMENTS: Final = 64
 EVERY_STEP_MODEL_ELEMENTS: Final = 1_024
 EVERY_STEP_UNTIL: Final = 10_000
-SAMPLED_ELEMENTS: Final = 4_096
-SAMPLED_MODEL_ELEMENTS: Final = 65_536
+SAMPLED_MODEL_TENSORS: Final = 16  # of the largest size; 65,536 elements unless the plan says otherwise
 SAMPLES_PER_DECADE: Final = 20
 
 

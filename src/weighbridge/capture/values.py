@@ -16,8 +16,7 @@ from weighbridge.capture.plan import (
     EVERY_STEP_ELEMENTS,
     EVERY_STEP_MODEL_ELEMENTS,
     EVERY_STEP_UNTIL,
-    SAMPLED_ELEMENTS,
-    SAMPLED_MODEL_ELEMENTS,
+    SAMPLED_MODEL_TENSORS,
     SAMPLES_PER_DECADE,
     next_log_spaced,
 )
@@ -32,12 +31,15 @@ _EVERY_STEP, _SAMPLED = 1, 2  # bits of an item's `values`, and of what a step k
 
 
 class Values:
-    """The small tensors among the items of one optimizer. Marks those whose numbers the kernel keeps itself."""
+    """The small tensors among the items of one optimizer. Marks those whose numbers the kernel keeps itself.
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    `limit`: elements of the largest that counts as small (Plan.values_elements).
+    """
+
+    def __init__(self, snapshots: Snapshots, limit: int) -> None:
         self.snapshots = snapshots
         self._sampled_at = 0  # the next step of the samples; steps only grow
-        self.every_step, self.sampled = _chosen(snapshots)
+        self.every_step, self.sampled = _chosen(snapshots, limit)
         marks = dict.fromkeys(self.every_step, _EVERY_STEP | _SAMPLED) | dict.fromkeys(self.sampled, _SAMPLED)
         by_kernel = {
             i: mark
@@ -101,19 +103,19 @@ def encoded(real: torch.Tensor, is_complex: bool) -> tuple[str, bytes]:
     return name, real.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _chosen(snapshots: Snapshots) -> tuple[list[int], list[int]]:
+def _chosen(snapshots: Snapshots, limit: int) -> tuple[list[int], list[int]]:
     """(items whose values are kept at every step, items whose values are kept on sampled steps)."""
     every_step: list[int] = []
     sampled: list[int] = []
-    left, left_sampled = EVERY_STEP_MODEL_ELEMENTS, SAMPLED_MODEL_ELEMENTS
+    left, left_sampled = EVERY_STEP_MODEL_ELEMENTS, SAMPLED_MODEL_TENSORS * limit
     for i in sorted(range(len(snapshots.weighed)), key=lambda i: snapshots.weighed[i].tensor):
         if is_sharded(snapshots.parameters[i]):
             continue  # the numbers of a part alone have no shape that a reader could show
         count = int(snapshots.items["count"][i])
-        if 0 < count <= EVERY_STEP_ELEMENTS and count <= left:
+        if 0 < count <= min(EVERY_STEP_ELEMENTS, limit) and count <= left:
             every_step.append(i)
             left -= count
-        elif 0 < count <= SAMPLED_ELEMENTS and count <= left_sampled:
+        elif 0 < count <= limit and count <= left_sampled:
             sampled.append(i)
             left_sampled -= count
     return every_step, sampled

@@ -136,8 +136,8 @@ class Weighing:
         weighed = [w for w in alive if is_direct(w.parameter)]
         if weighed and self.plan.schedule("parameters") != NEVER:
             last = self._once(weighed, step)
-            if self.plan.values:
-                Values(last).closing(step, self.recorder.attempt, self.recorder.small["values"].rows)
+            if self.plan.values_elements:
+                Values(last, self.plan.values_elements).closing(step, self.recorder.attempt, self.recorder.small["values"].rows)
         if self.changes:
             total = {self.table.name(tensor): times for tensor, times in self.changes.items()}
             self.recorder.event(step, "changes", "times that tensors were changed outside their optimizer", detail=total)

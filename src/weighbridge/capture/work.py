@@ -31,7 +31,7 @@ class Work:
         self.parts = [Snapshots(kernel, part, plan.snapshot_bytes // len(parts), histogram) for part in parts]
         for snapshots in self.parts:
             snapshots.take()
-        self.values = [Values(snapshots) if plan.values else None for snapshots in self.parts]
+        self.values = [Values(snapshots, plan.values_elements) if plan.values_elements else None for snapshots in self.parts]
         self.turn = self.steps = 0
         self.rows = ALL_ROWS  # that are written at this step
         self.is_stale = False  # the copies are of an earlier step: some steps were not weighed

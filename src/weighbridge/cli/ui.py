@@ -23,8 +23,8 @@ OUTSIDE = (
     "This page is open to other machines (--host {host}): nothing can be changed here. For that, start one without --host."
 )
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# The questions of the page and the rules share one interpreter, and a question takes it some fifty times. With Python's own
-# 5 ms between switches every click waits a quarter of a second longer while rules read a run.
+# The questions of the page and the compactor share one interpreter, and a question takes it some fifty times. With Python's own
+# 5 ms between switches every click waits a quarter of a second longer while a segment is compacted.
 SWITCH_SECONDS = 0.0002
 
 

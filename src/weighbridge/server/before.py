@@ -15,15 +15,14 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.diagnosis.kept import jsonable
-from weighbridge.diagnosis.redundant import redundant_biases
-from weighbridge.firstpass import FirstPass, from_text
+from weighbridge.firstpass import FirstPass
+from weighbridge.server.biasworth import BIASES, first_pass, from_graph, from_report, objects_in
 from weighbridge.server.layers import Layer, is_bias, layers_of
 from weighbridge.server.network import DL_DH, Node, gains_at, spine
 from weighbridge.store.record import RunRecord
 
 DEAD_BEHIND: Final = frozenset({"ReLU", "ReLU6", "Threshold"})  # modules whose 0 lets no gradient through
 INSPECT: Final = "run.attach(weighbridge.inspect(model, (inputs, targets), loss_fn, optimizer))  # before the training"
-BIASES: Final = "run.attach(weighbridge.biases(model, held_out_batches, loss_fn, optimizer))"
 STATISTICS: Final = ("parameter.mean", "parameter.std", "update.ratio")
 
 
@@ -32,9 +31,8 @@ def before_of(record: RunRecord) -> dict[str, Any]:
     first, attached = first_pass(record), attached_to(record)
     layers = layers_of(record)
     rows = _rows(record, layers)
-    _add_graph(rows, first)
+    _add_verdicts(rows, first, attached.get("biases"))
     _add_inspection(rows, attached.get("inspection"))
-    _add_biases(rows, attached.get("biases"))
     told: dict[str, Any] = jsonable(
         {
             "loss": _loss(record, first, attached.get("inspection")),
@@ -42,17 +40,11 @@ def before_of(record: RunRecord) -> dict[str, Any]:
             "has_graph": first is not None,
             "inspected": "inspection" in attached,
             "biases": "biases" in attached,
-            "findings": _each(attached.get("inspection"), "findings"),
+            "findings": objects_in(attached.get("inspection"), "findings"),
             "ask": {"inspect": INSPECT, "biases": BIASES},
         }
     )
     return told
-
-
-def first_pass(record: RunRecord) -> FirstPass | None:
-    """The graph of the first loss, where one was taken down."""
-    found = record.whole("graph").column("detail").slice(0, 1).to_pylist()
-    return from_text(found[0]) if found else None
 
 
 def attached_to(record: RunRecord) -> dict[str, dict[str, Any]]:
@@ -139,47 +131,21 @@ def _dead(record: RunRecord, nodes: list[Node]) -> dict[int, float]:
     return found
 
 
-def _add_graph(rows: dict[str, dict[str, Any]], first: FirstPass | None) -> None:
-    """Biases that the loss does not depend on: a proof."""
-    if first is None:
-        return
-    for one in redundant_biases(first.graph, first.parameters):
-        row = rows.get(one.parameter.module)
-        if row is not None and row["bias"] == one.parameter.name:
-            states = first.state_tensors
-            size = one.parameter.size_bytes * (2 + (states or 0))  # with its gradient, and what the optimizer keeps of it
-            what = "subtracts it with each channel's mean" if one.is_before_norm else "only sees differences"
-            row["verdict"] = {
-                "word": "redundant",
-                "reason": f"proof: {one.absorber or 'a function'} {what}",
-                "bytes": size,
-                "knows_states": states is not None,
-            }
+def _add_verdicts(rows: dict[str, dict[str, Any]], first: FirstPass | None, report: Mapping[str, Any] | None) -> None:
+    """Of each bias, what is proved or measured; a proof comes first."""
+    for path, verdict in from_graph(first).items():
+        if path in rows and rows[path]["bias"] == verdict["name"]:
+            rows[path]["verdict"] = verdict
+    for path, verdict in from_report(report).items():
+        if path in rows and rows[path]["verdict"] is None:
+            rows[path]["verdict"] = verdict
 
 
 def _add_inspection(rows: dict[str, dict[str, Any]], inspection: Mapping[str, Any] | None) -> None:
     """Fills what the run does not know itself."""
     names = {"weight_mean": "weight_mean", "weight_std": "weight_std", "output_rms": "output_rms", "dead": "dead_share"}
     names |= {"saturated": "saturated_share", "update_ratio": "update_ratio", "back_rms": "gradient_rms"}
-    for layer in _each(inspection, "layers"):
+    for layer in objects_in(inspection, "layers"):
         row = rows.get(str(layer.get("module")))
         if row is not None:
             row |= {mine: layer.get(its) for mine, its in names.items() if row[mine] is None}
-
-
-def _add_biases(rows: dict[str, dict[str, Any]], report: Mapping[str, Any] | None) -> None:
-    """What each bias is worth, as measured; a proof that stands already stays."""
-    for one in _each(report, "layers"):
-        row = rows.get(str(one.get("layer")))
-        if row is None or "verdict" not in one or (row["verdict"] or {}).get("word") == "redundant":
-            continue
-        sizes = [one.get(name) for name in ("size_bytes", "state_bytes")]
-        size = sum(number for number in sizes if isinstance(number, int | float))
-        row["verdict"] = {"word": str(one["verdict"]), "reason": str(one.get("reason", "")), "bytes": size}
-        row["verdict"] |= {"knows_states": sizes[1] is not None, "worth": one.get("worth"), "ratio": one.get("ratio")}
-
-
-def _each(report: Mapping[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The objects of a list in a report; of one that others wrote, as many as are objects."""
-    found = (report or {}).get(name)
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

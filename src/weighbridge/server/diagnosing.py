@@ -1,4 +1,4 @@
-"""What the rules say of a run, asked on a thread of its own and kept until the run has grown.
+"""What the rules say of a run, asked in a process of their own (asking.py) and kept until the run has grown.
 
 Rules read a run from its beginning, which may take a while; the page gets what was said last, and `pending` where more is
 being asked. A run that grows is asked again when it is a fifth longer, or has ended; where rules beside the training tell what
@@ -19,6 +19,7 @@ from typing import Any, Final
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.kept import diagnosis_from_json, diagnosis_to_json, jsonable, told_of
+from weighbridge.server.asking import RULES
 from weighbridge.server.digest import keep_diagnosis, read_diagnosis
 from weighbridge.server.runs import Runs
 from weighbridge.store.record import RunRecord
@@ -28,9 +29,8 @@ GROWN_BY: Final = 0.2
 TOLD_GROWN_BY: Final = 1.0  # where its own rules have told something
 KEPT_AT_MOST: Final = 64
 LATER_AT_MOST: Final = 200
-REST: Final = 1.0  # times as long at rest as a run of the list took: the page's own questions go between
 CLOSE_SECONDS: Final = 3.0
-_NICE: Final = 10
+REST: Final = 1.0  # times as long at rest as a run of the list took: the page's own questions go between
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,25 +113,22 @@ class Diagnoser:
         with self._lock:
             return self._lock.wait_for(lambda: not self._waiting and not self._later, seconds)
 
-    def close(self) -> None:
-        """No run is begun any more; waits for the one that is under way, some seconds at most."""
+    def _close(self) -> None:
+        """The program ends: nothing is asked any more, and what is under way is given up."""
         with self._lock:
             self._is_closed = True
             self._lock.notify_all()
+        RULES.close()
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
 
     def _start(self) -> None:
         if self._thread is None:
-            atexit.register(self.close)  # a thread inside a library of C++ must not outlive the interpreter
+            atexit.register(self._close)  # a thread inside a library of C++ must not outlive the interpreter
             self._thread = threading.Thread(target=self._work, name="weighbridge-diagnoser", daemon=True)
             self._thread.start()
 
     def _work(self) -> None:
-        if sys.platform == "linux":  # where priority is the thread's own
-            import os
-
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: bool(self._waiting or self._later or self._is_closed))
@@ -154,8 +151,7 @@ class Diagnoser:
             record = RunRecord(self._runs.path(name))  # its own: the page's questions do not wait for this one
             said = _kept(record)
             if said.diagnosis is None:
-                info = record.info
-                said = _Said(info.steps, info.state, diagnose(record))
+                said = _Said(*RULES.ask(record.path))
                 self._has_said(name, record, said)
             elif said.state != LIVE:
                 self._tell(name, told_of(record, said.diagnosis))

@@ -104,7 +104,7 @@ def cells_of(
 ) -> Cells:
     """The picture. Columns are wide enough that what is weighed at every tenth step only leaves no gaps."""
     columns = max(1, min(columns, CELLS // max(1, len(rows)) or 1))
-    steps = record.info.steps  # the closing row of the parameters stands after the last step and is no column
+    steps = record.steps  # the closing row of the parameters stands after the last step and is no column
     stop = steps if stop is None or stop > steps else stop
     found = _read(record, statistic, rows, start, stop, columns)
     wider = _wider(found)
@@ -128,9 +128,11 @@ def _read(record: RunRecord, name: str, rows: Sequence[Row], start: int | None, 
         statistic = parse(name)[1]
         heat = record.heat_map(name, columns, start, stop, members)
         scale, value = statistic.scale, _shown(heat, statistic)
-    bad = heat.bad
-    mask = np.where(np.isnan(bad), ABSENT, np.where(bad > 0, NONFINITE, np.where(value == 0, ZERO, VALUE))).astype(np.uint8)
-    mask[(mask == VALUE) & ~np.isfinite(value)] = ABSENT  # recorded, but this statistic of it is no number: update / 0
+    mask = np.full(value.shape, VALUE, np.uint8)
+    mask[value == 0] = ZERO
+    mask[~np.isfinite(value)] = ABSENT  # not recorded; or it was, but this statistic of it is no number: update / 0
+    mask[heat.bad > 0] = NONFINITE
+    mask[np.isnan(heat.bad)] = ABSENT
     found = Cells(name, scale, tuple(rows), heat.step_first, heat.step_last, value, mask)
     return found if len(members) == len(rows) else _folded(found)
 
@@ -145,43 +147,51 @@ def _shown(heat: HeatMap, statistic: Statistic) -> np.ndarray:
 def worst_member(value: np.ndarray, scale: str, typical: np.ndarray) -> np.ndarray:
     """Of members [members, columns] the one to show in each column: on a log scale the one farthest from what is typical of
     all tensors, else the largest. Exact zeros, which have no place there, are farther than any other."""
-    if scale == "log":
-        with np.errstate(divide="ignore", invalid="ignore"):
-            size = np.abs(np.log(np.abs(value)) - typical)
-    else:
-        size = np.abs(value)
-    return np.asarray(np.argmax(np.where(np.isnan(size), -1.0, size), axis=0))
+    return np.asarray(np.argmax(_how_far(value, scale, typical), axis=0))
+
+
+def _how_far(value: np.ndarray, scale: str, typical: np.ndarray | None) -> np.ndarray:
+    """Of each member how much it asks to be shown; -1 where it has no value."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.abs(np.log(np.abs(value)) - typical) if scale == "log" else np.abs(value)
+    size[np.isnan(size)] = -1.0
+    return np.asarray(size)
 
 
 def typical_of(value: np.ndarray) -> np.ndarray:
-    """Of each column the median logarithm of what is not zero."""
-    import warnings
-
-    with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a column in which nothing was recorded
-        log = np.log(np.abs(value))
-        return np.asarray(np.nanmedian(np.where(np.isfinite(log), log, np.nan), axis=0))
+    """Of each column the median logarithm of what is not zero; NaN where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log = np.log(np.abs(value.T))
+    log[~np.isfinite(log)] = np.nan
+    log.sort(axis=1)  # NaN last
+    count = np.isfinite(log).sum(axis=1)
+    column = np.arange(len(log))
+    low, high = (log[column, np.maximum(at, 0)] for at in ((count - 1) // 2, np.minimum(count // 2, log.shape[1] - 1)))
+    return np.asarray(np.where(count > 0, (low + high) / 2, np.nan))
 
 
 def _folded(cells: Cells) -> Cells:
     """As many rows as there are, made of one for each of their members."""
     value, mask = cells.value, cells.mask
-    typical, begin = typical_of(value), 0
-    column = np.arange(value.shape[1])
-    shown, marks, least, greatest = [], [], [], []
-    for row in cells.rows:
-        mine = slice(begin, begin + len(row.members))
-        begin = mine.stop
-        worst = worst_member(value[mine], cells.scale, typical)
-        shown.append(value[mine][worst, column])
-        mark = mask[mine][worst, column]
-        marks.append(np.where((mask[mine] == NONFINITE).any(axis=0), NONFINITE, mark))
-        finite = np.isfinite(value[mine])
-        least.append(np.where(finite, value[mine], np.inf).min(axis=0))
-        greatest.append(np.where(finite, value[mine], -np.inf).max(axis=0))
-    return dataclasses.replace(
-        cells, value=np.array(shown), mask=np.array(marks, np.uint8), least=np.array(least), greatest=np.array(greatest)
-    )
+    sizes = np.array([len(row.members) for row in cells.rows])
+    starts = np.cumsum(sizes) - sizes
+    far = _how_far(value, cells.scale, typical_of(value) if cells.scale == "log" else None)
+    shown, marks, is_bad, most = value[starts], mask[starts], mask[starts] == NONFINITE, far[starts]
+    is_finite = np.isfinite(shown)
+    least, greatest = np.where(is_finite, shown, np.inf), np.where(is_finite, shown, -np.inf)
+    for number in range(1, sizes.max(initial=0)):
+        rows = np.flatnonzero(sizes > number)  # that have so many members
+        at = starts[rows] + number
+        worse = far[at] > most[rows]
+        most[rows] = np.where(worse, far[at], most[rows])
+        shown[rows] = np.where(worse, value[at], shown[rows])
+        marks[rows] = np.where(worse, mask[at], marks[rows])
+        is_bad[rows] |= mask[at] == NONFINITE
+        is_finite = np.isfinite(value[at])
+        least[rows] = np.where(is_finite, np.minimum(least[rows], value[at]), least[rows])
+        greatest[rows] = np.where(is_finite, np.maximum(greatest[rows], value[at]), greatest[rows])
+    marks[is_bad] = NONFINITE
+    return dataclasses.replace(cells, value=shown, mask=marks, least=least, greatest=greatest)
 
 
 def domain_of(cells: Cells) -> tuple[float, float] | None:

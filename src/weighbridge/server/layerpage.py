@@ -7,10 +7,12 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.diagnosis.kept import jsonable
-from weighbridge.errors import NothingRecorded, UnknownTensor, nearest
+from weighbridge.errors import UnknownTensor, nearest
+from weighbridge.records import SAMPLED_ELEMENTS
 from weighbridge.server.layers import Layer, is_bias, layers_of
 from weighbridge.server.shapes import layer_json
 from weighbridge.server.unitmap import CUT_AT_ZERO
+from weighbridge.server.unitnumbers import Numbers, Wish, numbers_of, windowed
 from weighbridge.store.record import RunRecord, Tensor
 from weighbridge.store.views import Units
 
@@ -36,6 +38,7 @@ RARE: Final = 0.01  # a unit that is above zero for less than this share of inpu
 FLAT: Final = 0.01  # a mean slope below this lets hardly any gradient through; as rule saturated-units
 CONSTANT: Final = 1e-6  # spread over mean; float64 sums of float32 outputs cancel to about 1e-8
 MOST_UNITS: Final = 4096
+FIRST: Final = Wish()
 
 
 def find(record: RunRecord, path: str) -> tuple[list[Layer], int]:
@@ -48,25 +51,26 @@ def find(record: RunRecord, path: str) -> tuple[list[Layer], int]:
     raise UnknownTensor(f"The run {record.path} has no layer {path!r}.{nearest(path, known)}")
 
 
-def layer_at(record: RunRecord, path: str, step: int | None) -> dict[str, Any]:
+def layer_at(record: RunRecord, path: str, step: int | None, wish: Wish = FIRST) -> dict[str, Any]:
     """All that stands on the layer's page for one step (None = the last one)."""
     layers, at = find(record, path)
     layer = layers[at]
-    last = max(record.info.steps - 1, 0)
+    last = max(record.steps - 1, 0)
     step = last if step is None else min(max(step, 0), last)
     weight, bias = main_pair(layer)
-    values = _values(record, weight, bias, step)
+    numbers = numbers_of(record, layer, weight, bias, step)
     units = _units(record, layers, at, step)
+    part = windowed(numbers, units, wish)
     answer: dict[str, Any] = {
         "layer": layer_json(layer),
         "before": _neighbour(layers, at, -1),
         "after": _neighbour(layers, at, 1),
         "step": step,
         "last": last,
-        "value_steps": sorted({*_kept_steps(record, weight), *(_kept_steps(record, bias) if weight is None else ())}),
-        "values": values,
-        "units": units,
-        "marks": _marks(values, units),
+        "value_steps": _kept_steps(record, weight) or _kept_steps(record, bias),
+        **part,
+        "not_kept": _not_kept(record, weight, bias),
+        "marks": _marks(numbers, units),
         "bias_share": _bias_share(record, bias, step),
         "strip": strip(record, layers, step),
     }
@@ -112,35 +116,14 @@ def _kept_steps(record: RunRecord, tensor: Tensor | None) -> list[int]:
     return steps
 
 
-def _kept(record: RunRecord, tensor: Tensor | None, quantity: str, step: int) -> tuple[int, np.ndarray] | None:
-    if tensor is None:
-        return None
-    try:
-        return record.values(_full(tensor), quantity, step)
-    except NothingRecorded:
-        return None
-
-
-def _values(record: RunRecord, weight: Tensor | None, bias: Tensor | None, step: int) -> dict[str, Any] | None:
-    """Each unit's incoming weights and its bias, and the rms of the gradient of these weights; one row per unit."""
-    main = weight if weight is not None else bias
-    kept = _kept(record, main, "parameter", step)
-    if main is None or kept is None or not main.shape:
-        return None
-    rows = kept[1].reshape(main.shape[0], -1).astype(np.float64)
-    beside = _kept(record, bias, "parameter", kept[0]) if weight is not None else kept
-    gradient = _kept(record, main, "gradient", kept[0])
-    told: dict[str, Any] = {"step": kept[0], "weight": None, "bias": None, "gradient_rms": None}
-    if weight is not None:
-        told["weight"] = rows.tolist()
-    if beside is not None and beside[1].size == len(rows):
-        told["bias"] = beside[1].ravel().tolist()
-    if gradient is not None and gradient[0] == kept[0]:
-        squares = np.square(gradient[1].reshape(len(rows), -1).astype(np.float64))
-        told["gradient_rms"] = np.sqrt(squares.mean(axis=1)).tolist()
-    finite = np.abs(rows[np.isfinite(rows)])
-    told["edge"] = float(finite.max()) if finite.size else 1.0
-    return told
+def _not_kept(record: RunRecord, weight: Tensor | None, bias: Tensor | None) -> dict[str, Any] | None:
+    """Of which tensor no numbers were kept at any step, and the line of code that keeps them where that can help."""
+    for tensor in (weight, bias):
+        if tensor is not None and tensor.shape and tensor.count and not tensor.note and not _kept_steps(record, tensor):
+            plan = f"plan=weighbridge.Plan(values={tensor.count:_})"
+            line = f"weighbridge.watch(model, {plan})" if tensor.count > SAMPLED_ELEMENTS else ""
+            return {"name": tensor.name, "count": tensor.count, "limit": SAMPLED_ELEMENTS, "line": line}
+    return None
 
 
 def _units(record: RunRecord, layers: list[Layer], at: int, step: int) -> dict[str, Any] | None:
@@ -184,7 +167,7 @@ def _mean_slope(module: str, mean: np.ndarray, square: np.ndarray) -> list[float
     return None if slope is None else np.maximum(slope, 0.0).tolist()
 
 
-def _marks(values: dict[str, Any] | None, units: dict[str, Any] | None) -> dict[str, Any]:
+def _marks(numbers: Numbers | None, units: dict[str, Any] | None) -> dict[str, Any]:
     """Units that stand out, by number: dead and rare ones of a ReLU, saturated ones of tanh and sigmoid, those that give
     the same for every input, and those whose numbers are the same."""
     marks: dict[str, Any] = {"dead": [], "rare": [], "saturated": [], "constant": [], "alike": []}
@@ -197,11 +180,11 @@ def _marks(values: dict[str, Any] | None, units: dict[str, Any] | None) -> dict[
         fires = np.array(units["fires"])
         marks["dead"] = np.flatnonzero(fires == 0).tolist()
         marks["rare"] = np.flatnonzero((fires > 0) & (fires < RARE)).tolist()
-    if values is not None and values["weight"] is not None and len(values["weight"][0]) > 1:
+    if numbers is not None and numbers.weight is not None and numbers.weight[:1].size > 1:
         groups: dict[bytes, list[int]] = {}
-        biases = values["bias"] or [0.0] * len(values["weight"])
-        for unit, (row, bias) in enumerate(zip(values["weight"], biases, strict=True)):
-            groups.setdefault(np.array([*row, bias]).tobytes(), []).append(unit)
+        biases = numbers.bias if numbers.bias is not None else np.zeros(numbers.units)
+        for unit, (row, bias) in enumerate(zip(numbers.weight, biases, strict=True)):
+            groups.setdefault(np.array([*row.ravel(), bias]).tobytes(), []).append(unit)
         marks["alike"] = [group for group in groups.values() if len(group) > 1]
     return marks
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -36,8 +38,21 @@ def owner_of(name: str) -> str:
     return path if slash else name.rpartition(".")[0]
 
 
+_KNOWN: weakref.WeakKeyDictionary[RunRecord, tuple[tuple[Tensor, ...], list[Layer]]] = weakref.WeakKeyDictionary()
+
+
 def layers_of(record: RunRecord) -> list[Layer]:
-    """All layers: in order of execution, and where that is not known after the layer that was defined before it."""
+    """All layers: in order of execution, and where that is not known after the layer that was defined before it.
+
+    The same list until a tensor is added.
+    """
+    known = _KNOWN.get(record)
+    if known is None or known[0] is not record.everything:
+        known = _KNOWN[record] = (record.everything, _layers(record))
+    return known[1]
+
+
+def _layers(record: RunRecord) -> list[Layer]:
     found: dict[tuple[str, str], Layer] = {}
     for tensor in (*record.tensors, *record.outputs):
         key = (tensor.model, owner(tensor))
@@ -64,6 +79,7 @@ def is_bias(tensor: Tensor) -> bool:
     return tensor.role in _BIAS_ROLES
 
 
+@functools.lru_cache(maxsize=65_536)
 def folded_name(path: str) -> str:
     """The group that a name is folded into: up to its first number, else its first word.
 

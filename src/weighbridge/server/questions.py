@@ -10,6 +10,7 @@ from starlette.requests import Request
 from weighbridge.errors import BadInput, nearest
 from weighbridge.records import QUANTITIES
 from weighbridge.server import arrays
+from weighbridge.server.unitnumbers import SORTS, Wish
 
 MOST_RUNS: Final = 8  # beside each other
 
@@ -55,6 +56,14 @@ def shares(request: Request) -> list[float]:
     if not found or not all(0 <= share <= 1 for share in found) or len(found) > MOST_RUNS:
         raise BadInput(f"share={','.join(texts)} is not one to {MOST_RUNS} numbers from 0 to 1, such as share=0.05&share=0.95.")
     return found
+
+
+def units(request: Request) -> Wish:
+    """Which units of a layer are looked at, in which order, and from which input on."""
+    sort = request.query_params.get("sort", "unit")
+    if sort not in SORTS:
+        raise BadInput(f"sort={sort!r} is none of {', '.join(SORTS)}.{nearest(sort, list(SORTS))}")
+    return Wish(sort, integer(request, "unit") or 0, integer(request, "input") or 0)
 
 
 def domain(request: Request) -> tuple[float, float] | None:

@@ -48,6 +48,11 @@ class AllRanks:
             news = [self._look(), *(tables.refresh() for tables in self._all.values())]
             return any(news)
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Another one whenever something new was seen."""
+        return tuple(tables.version for tables in self._all.values())
+
     def _look(self) -> bool:
         """Ranks begin one after the other; those that came since the last look. A rank alone looks at no other."""
         if self.rank is not None:
@@ -74,10 +79,9 @@ class AllRanks:
 
     def gradients(self) -> Gradients:
         """Successive gradients, and those that several passes have added up: of all ranks as one."""
-        versions = tuple(tables.version for tables in self._all.values())
-        if self._gradients is None or self._gradients[0] != versions:
+        if self._gradients is None or self._gradients[0] != self.version:
             successive, accumulated = self.ask(lambda: self._added("coherence")), self.ask(lambda: self._added("accumulation"))
-            self._gradients = (versions, Gradients(successive, accumulated))
+            self._gradients = (self.version, Gradients(successive, accumulated))
         return self._gradients[1]
 
     def _added(self, table: str) -> pa.Table:

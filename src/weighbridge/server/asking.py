@@ -1,0 +1,91 @@
+"""The rules in a process of their own (diagnosis/worker.py): one for all who ask here, started when somebody does."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from weighbridge.diagnosis.kept import diagnosis_from_json
+from weighbridge.diagnosis.rule import Diagnosis
+from weighbridge.errors import WeighbridgeError
+
+WORKER: Final = "weighbridge.diagnosis.worker"
+
+
+class Rules:
+    """Asks about one run at a time. Threads may share one: the second waits."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self._is_closed = False
+        atexit.register(self.close)
+
+    def ask(self, run: Path) -> tuple[int, str, Diagnosis]:
+        """How many steps the run had and its state when it was read, and what was said. Waits, perhaps for minutes.
+
+        Raises WeighbridgeError with the rules' own sentence, or where their process has ended.
+        """
+        line = json.dumps({"run": str(run.resolve()), "folder": os.getcwd()}) + "\n"
+        with self._lock:
+            told = self._told(line) or self._told(line)  # it ends when nothing is asked for a while: perhaps just now
+        if not told:
+            raise WeighbridgeError("The process that asks the rules has ended before it answered.")
+        answer: dict[str, Any] = json.loads(told)
+        if "error" in answer:
+            raise WeighbridgeError(answer["error"])
+        return answer["steps"], answer["state"], diagnosis_from_json(answer["diagnosis"], str(run))
+
+    def _told(self, line: str) -> str:
+        """One line of answer; empty where there is none."""
+        process = self._started()
+        if process is None:
+            return ""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            return process.stdout.readline()
+        except OSError:
+            return ""
+
+    def _started(self) -> subprocess.Popen[str] | None:
+        if self._is_closed:
+            return None
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", WORKER],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                text=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )  # fmt: skip
+        return self._process
+
+    def close(self) -> None:
+        """Nothing is asked any more; what is under way is given up."""
+        self._is_closed = True
+        if self._process is not None:
+            self._process.kill()
+        with self._lock:  # whoever waits for an answer has none by now
+            self._end()
+
+    def _end(self) -> None:
+        if self._process is None:
+            return
+        self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(OSError):  # what could not be written any more
+                assert pipe is not None
+                pipe.close()
+        self._process.wait()
+
+
+RULES: Final = Rules()

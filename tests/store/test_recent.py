@@ -1,0 +1,135 @@
+"""What is kept in memory between questions. Oracle: the engine's own GROUP BY over the same files, and counting by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_rows import rows, steps, tensors
+
+from weighbridge.records import Quantity
+from weighbridge.store import recent, record
+from weighbridge.store.layout import create_run
+from weighbridge.store.query import RowQuery
+from weighbridge.store.recent import Recent, Single
+from weighbridge.store.record import open_run
+from weighbridge.store.writer import RankWriter
+
+NUMBERS = ("mean", "min", "max", "bad")
+
+
+@pytest.fixture
+def growing(tmp_path: Path) -> tuple[Path, RankWriter]:
+    """A run whose training goes on."""
+    run = create_run(tmp_path, "growing", {})
+    writer = RankWriter(run)
+    writer.write({"tensors": tensors(), "rows": rows(0, 40), "steps": steps(0, 40)}, 0, 39)
+    return run, writer
+
+
+def grown(writer: RankWriter, first: int, stop: int) -> None:
+    writer.write({"rows": rows(first, stop), "steps": steps(first, stop)}, first, stop - 1)
+
+
+@pytest.mark.parametrize(
+    "statistic", ["gradient.rms", "gradient.min", "update.ratio", "gradient.nonfinite_count", "parameter.mean"]
+)
+@pytest.mark.parametrize(("buckets", "start", "stop"), [(40, 0, 40), (7, 0, 40), (3, 5, 38), (1, 0, 40), (5, 11, 12)])
+def test_pictures_of_kept_values_are_those_of_the_engine(
+    growing: tuple[Path, RankWriter], monkeypatch: pytest.MonkeyPatch, statistic: str, buckets: int, start: int, stop: int
+) -> None:
+    opened = open_run(growing[0])
+    opened.heat_map(statistic, 40)  # all that is cut out below
+    kept = opened.heat_map(statistic, buckets, start, stop)
+    monkeypatch.setattr(record, "SHARED_FROM", 0)
+    asked = opened.heat_map(statistic, buckets, start, stop)
+    for name in NUMBERS:
+        np.testing.assert_allclose(getattr(kept, name), getattr(asked, name), rtol=1e-14, err_msg=name)
+
+
+def test_elements_that_are_not_finite_are_counted_at_their_worst_step() -> None:
+    found = {
+        "tensor": np.array([7, 7, 7, 3]), "step": np.array([10, 11, 13, 12]),
+        "value": np.array([1.0, np.nan, 5.0, 2.0]), "bad": np.array([0, 9, 2, 0]),
+    }  # fmt: skip
+    place = np.full(8, -1)
+    place[[3, 7]] = [0, 1]
+    single = Single.of(10, 15, place, 2, [found])
+    mean, least, greatest, bad = single.cells(np.array([1, 0]), 10, 15, 2)
+    np.testing.assert_array_equal(mean, [[1.0, 5.0, np.nan], [np.nan, 2.0, np.nan]])
+    np.testing.assert_array_equal(least, mean)
+    np.testing.assert_array_equal(greatest, mean)
+    np.testing.assert_array_equal(bad, [[9.0, 2.0, np.nan], [np.nan, 0.0, np.nan]])
+    np.testing.assert_array_equal(single.cells(np.array([1]), 12, 14, 20)[3], [[2.0]])
+
+
+@pytest.mark.parametrize("width", [2, 16, 17, 40])
+def test_narrow_and_wide_cells_are_put_together_alike(width: int) -> None:
+    values = np.random.default_rng(0).normal(size=(70, 40))
+    values[3, 5] = values[69, 39] = np.nan
+    single = Single(0, 40, values, np.ones(values.shape, bool), np.empty((3, 0), np.int64))
+    mean, least, greatest, _ = single.cells(np.arange(70), 0, 40, width)
+    for cell, first in enumerate(range(0, 40, width)):
+        part = values[:, first : first + width]
+        np.testing.assert_allclose(mean[:, cell], np.nanmean(part, axis=1), rtol=1e-13)
+        np.testing.assert_array_equal(least[:, cell], np.nanmin(part, axis=1))
+        np.testing.assert_array_equal(greatest[:, cell], np.nanmax(part, axis=1))
+
+
+def test_the_same_is_not_read_twice(growing: tuple[Path, RankWriter], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    real = RowQuery.singles
+    monkeypatch.setattr(RowQuery, "singles", lambda self, *asked: (read.append(asked), real(self, *asked))[1])
+    opened = open_run(growing[0])
+    opened.heat_map("gradient.rms", 40)
+    opened.heat_map("gradient.rms", 5, 10, 30, [opened.tensors[1]])
+    opened.heat_map("gradient.rms", 3, 0, 12)
+    assert len(read) == 1
+    opened.heat_map("gradient.mean", 3, 0, 12)
+    opened.heat_map("gradient.mean", 3)
+    assert [asked[0] for asked in read] == [Quantity.GRADIENT] * 3, "what was read for twelve steps does not serve all"
+
+
+def test_a_run_that_has_grown_is_read_again(growing: tuple[Path, RankWriter]) -> None:
+    run, writer = growing
+    opened = open_run(run)
+    before = opened.heat_map("gradient.rms", 100)
+    grown(writer, 40, 50)
+    assert opened.refresh()
+    after = opened.heat_map("gradient.rms", 100)
+    assert (before.mean.shape[1], after.mean.shape[1]) == (40, 50)
+    assert np.isfinite(after.mean[:, 40:]).any()
+    np.testing.assert_array_equal(after.mean, open_run(run).heat_map("gradient.rms", 100).mean)
+
+
+def test_memory_is_bounded_and_given_back() -> None:
+    kept = Recent(most=100)
+    for number in range(30):
+        kept.get(("run", number), 0, lambda old: np.zeros(4))
+    assert kept._bytes <= 100
+    assert list(kept._kept) == [("run", number) for number in (27, 28, 29)]
+    kept.get(("run", 28), 0, lambda old: old)
+    assert next(reversed(kept._kept)) == ("run", 28)
+    assert kept.get(("run", 28), 1, lambda old: np.zeros(1) if old is None else old).size == 1, "of another version"
+
+
+def test_what_is_kept_of_a_run_goes_with_it(growing: tuple[Path, RankWriter]) -> None:
+    opened = open_run(growing[0])
+    opened.heat_map("gradient.rms", 40)
+    owner = opened._owner
+    assert any(key[0] == owner for key in recent.RECENT._kept)  # type: ignore[index]
+    del opened
+    gc.collect()
+    assert not any(key[0] == owner for key in recent.RECENT._kept)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("start", [None, 30])
+def test_what_is_not_weighed_of_a_tensor_is_missing(growing: tuple[Path, RankWriter], start: int | None) -> None:
+    opened = open_run(growing[0])
+    stranger = dataclasses.replace(opened.tensors[0], id=77, name="a/out", role="output")
+    heat = opened.heat_map("gradient.rms", 40, start, None, [opened.tensors[0], stranger])
+    assert np.isnan(heat.mean[1]).all()
+    np.testing.assert_array_equal(heat.mean[0], opened.heat_map("gradient.rms", 40, start).mean[0])
