@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, expect, serving, where
+from tests.browser.conftest import PATIENCE, eventually, expect, serving, where
 from weighbridge.format import number
 from weighbridge.server.lab import ENDED, WORKERS
 from weighbridge.store.record import open_run
@@ -22,6 +22,7 @@ READY = "document.querySelector('[data-fact=step]')?.innerText"
 PLACES = """JSON.stringify([...document.querySelectorAll('section[aria-label], [data-tensor]')].slice(0, 5)
     .map(one => one.getBoundingClientRect()).map(({x, y, width}) => [x, y, width]))"""
 SHORT = "data=moons&layers=3&seed=2"
+START = 3 * PATIENCE  # a process of its own begins with PyTorch, and gives way to all others
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def press(page: Any, name: str) -> None:
 
 def test_steps_by_hand_show_the_numbers_of_the_training(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab?{SHORT}")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     for count in (1, 2, 3):
         press(page, "1 step")
         eventually(page, STEP, count)
@@ -73,7 +74,7 @@ def test_a_slider_goes_on_with_the_training_and_a_choice_begins_anew(
     lab: tuple[str, Path], open_page: Callable[..., Any]
 ) -> None:
     page = open_page(f"{lab[0]}/lab?{SHORT}")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     press(page, "1 step")
     eventually(page, STEP, 1)
     slider = page.get_by_role("slider", name="Learning rate")
@@ -96,7 +97,7 @@ def test_the_address_restores_all_of_it(lab: tuple[str, Path], open_page: Callab
     page = open_page(
         f"{lab[0]}/lab?data=xor&layers=5,2&act=sigmoid&bias=101&start=xavier&lr=0.1&batch=16&seed=9&twin=lr:1&layer=1"
     )
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     chosen = "[...document.querySelectorAll('section.controls [aria-pressed=true]')].map(one => one.innerText.trim()).join()"
     eventually(page, chosen, "xor,Sigmoid,1,3,Xavier,most")
     expect(page.get_by_label("units of hidden layer 1")).to_have_value("5")
@@ -110,7 +111,7 @@ def test_the_address_restores_all_of_it(lab: tuple[str, Path], open_page: Callab
 
 def test_the_twin_is_trained_beside_and_can_be_made_the_network(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab?{SHORT}")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     press(page, "1 step")
     eventually(page, STEP, 1)
     twin = losses(SHORT + "&bias=0", 1)[0][-1]
@@ -157,7 +158,7 @@ def test_arrow_keys_walk_the_pictures(lab: tuple[str, Path], open_page: Callable
 
 def test_every_lesson_is_one_click_away_and_says_what_to_look_at(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     for lesson in [*lessons.TUTORIALS, *lessons.LESSONS]:
         page.get_by_role("link", name=lesson.title, exact=True).click()
         page.get_by_text(lesson.look).wait_for()
@@ -169,7 +170,7 @@ def test_every_lesson_is_one_click_away_and_says_what_to_look_at(lab: tuple[str,
 
 def test_code_and_keeping(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab?{SHORT}")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     for count in (1, 2):
         page.keyboard.press("n")
         eventually(page, STEP, count)
@@ -190,14 +191,14 @@ def test_a_link_that_is_wrong_is_answered_in_words_and_the_next_choice_is_traine
     page = open_page(f"{lab[0]}/lab?data=rnig")
     page.get_by_text("Did you mean ring?").wait_for()
     press(page, "Begin with the ring")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_network_comes_first(
     lab: tuple[str, Path], open_page: Callable[..., Any]
 ) -> None:
     page = open_page(f"{lab[0]}/lab?{lessons.LESSONS[1].link}", width=390)
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     press(page, "1 step")
     eventually(page, STEP, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -207,7 +208,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_network_comes_first
 
 def test_a_link_may_say_how_far_and_reset_forgets_it(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab?{SHORT}&play=23")
-    eventually(page, READY, "23")
+    eventually(page, READY, "23", START)
     page.get_by_role("button", name="▶ Play").wait_for()
     expect(page.locator("[data-fact=loss]")).to_have_text(number(losses(SHORT, 23)[0][-1], 4))
     press(page, "Reset")
@@ -219,13 +220,13 @@ def test_who_waits_can_choose_meanwhile(tmp_path: Path, open_page: Callable[...,
     with serving(tmp_path) as address:
         before = [open_page(f"{address}/lab?{SHORT}") for _ in range(WORKERS)]
         for page in before:
-            eventually(page, READY, "0")
+            eventually(page, READY, "0", START)
         last = open_page(f"{address}/lab?{SHORT}")
         last.get_by_text("1 training ahead of you").wait_for()
         press(last, "ReLU")
         eventually(last, "new URLSearchParams(location.search).get('act')", "relu")
         before[0].goto(f"{address}/rules")
-        eventually(last, READY, "0")
+        eventually(last, READY, "0", START)
         press(last, "1 step")
         eventually(last, STEP, 1)
         assert last.locator("[data-fact=loss]").inner_text() == number(losses(SHORT + "&act=relu", 1)[0][-1], 4)
@@ -233,7 +234,7 @@ def test_who_waits_can_choose_meanwhile(tmp_path: Path, open_page: Callable[...,
 
 def test_nothing_jumps_while_it_plays(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{lab[0]}/lab?{SHORT}")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     press(page, "1 step")
     eventually(page, STEP, 1)
     before = page.evaluate(PLACES)
@@ -257,7 +258,7 @@ def test_the_keys_lead_here_and_from_the_empty_list_a_link(tmp_path: Path, open_
 def test_who_leaves_while_a_command_is_on_its_way_finds_no_error(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
     """The server learns that a page is gone when its stream closes; a command may come later."""
     page = open_page(f"{lab[0]}/lab?{SHORT}")
-    eventually(page, READY, "0")
+    eventually(page, READY, "0", START)
     held: list[Any] = []
     page.route("**/api/lab/tell?*", lambda route: held.append(route))
     press(page, "1 step")
