@@ -19,6 +19,7 @@ References     Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularizatio
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -67,8 +68,12 @@ class ExcessiveWeightDecay(Rule):
     experiment = "20 steps from the last checkpoint with weight_decay=0: if the weights still shrink, this finding is wrong."
 
     def __init__(self) -> None:
+<<<<<<< HEAD
         self.states: dict[int, State] = {}
         self.penalised: set[str] = set()
+=======
+        self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
+>>>>>>> main
         self.is_told = self.has_decay = False
 
     def start(self, tensors: Tensors) -> None:
@@ -80,7 +85,7 @@ class ExcessiveWeightDecay(Rule):
             self.penalised |= penalised(from_text(row["detail"]).graph)
             self.is_penalised = self.tensors.where(self.tensors.name(c) in self.penalised for c in range(len(self.tensors)))
         for one in taken(block):
-            state = self.states.setdefault(one.optimizer, State())
+            state = self.states[one.optimizer]
             state.course.add(one.loss)
             if self.is_told:
                 continue

@@ -66,6 +66,7 @@ class ExplodingWeights(Rule):
         self.worse, self.progress = Worse(), Progress()
         self.losses: deque[float] = deque(maxlen=LOOKED_BACK)
         self.seen = 0
+        self.has_moved = False  # what a step is held against
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -77,20 +78,32 @@ class ExplodingWeights(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         by_step = {row["step"]: row for row in block.rows("steps") if not row["skipped"]}
         self.lengthened = {c for group in block.groups if group.kind == LENGTHENING for c in group.columns}
+        rows = block["parameter.rms"]
+        is_there = np.isfinite(rows[:, self.columns])
+        self.seen += int(is_there.any(axis=1).sum())
+        looks = self._looks(rows, 0)
         for i in range(len(block)):
-            step, taken = block.start + i, by_step.get(block.start + i)
+            taken = by_step.get(block.start + i)
             is_worse = self.worse.read(None if taken is None else taken["loss"])
             if taken is not None:
                 self.progress.read(taken)
                 self.losses.append(np.nan if taken["loss"] is None else taken["loss"])
-            row = block["parameter.rms"][i]
-            there = self.columns[np.isfinite(row[self.columns])]
-            if len(there):
-                self.seen += 1
-                yield from self._look(step, row, there, is_worse)
+            if looks[i]:
+                yield from self._look(block.start + i, rows[i], self.columns[is_there[i]], is_worse)
+                if self.has_moved:
+                    looks[i + 1 :], self.has_moved = self._looks(rows, i + 1), False
+
+    def _looks(self, rows: np.ndarray, start: int) -> np.ndarray:
+        """bool [steps from start on]: is a weight new there, or has one doubled, or grown far and is not told yet?"""
+        sizes, begun = rows[start:, self.columns], self.begun[self.columns]
+        with np.errstate(invalid="ignore"):
+            is_due = (sizes >= 2.0 * self.level[self.columns]) | ((sizes > LIMIT * begun) & ~self.told[self.columns])
+        due: np.ndarray = (is_due | (np.isfinite(sizes) & np.isnan(begun))).any(axis=1)
+        return due
 
     def _look(self, step: int, row: np.ndarray, there: np.ndarray, is_worse: bool) -> Iterator[Finding]:
         new = there[np.isnan(self.begun[there])]
+        self.has_moved |= len(new) > 0
         self.begun[new] = np.maximum(row[new], self.least[new])
         self.level[new] = self.begun[new]
         self.passed.update((column, [step]) for column in new.tolist())
@@ -98,11 +111,12 @@ class ExplodingWeights(Rule):
             doublings = int(math.log2(row[column] / self.level[column]))
             self.passed[column] += [step] * doublings
             self.level[column] *= 2.0**doublings
+            self.has_moved = True
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
         far = row > FAR * self.begun
         told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self._is_idle(c))]
         if told:
-            self.told[told] = True
+            self.told[told] = self.has_moved = True
             for place, columns in self.tensors.together(told, matrices(self.tensors)):
                 yield self._finding(place, columns, step, row)
 

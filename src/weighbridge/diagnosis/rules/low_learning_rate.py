@@ -18,6 +18,7 @@ References     Smith 2017, "Cyclical learning rates" (range test); McCandlish et
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -71,7 +72,7 @@ class LowLearningRate(Rule):
     experiment = "50 steps with ten times the learning rate: if the finding is right, the loss falls about ten times as fast."
 
     def __init__(self) -> None:
-        self.courses: dict[int, _Course] = {}
+        self.courses: defaultdict[int, _Course] = defaultdict(_Course)  # by optimizer
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.weights = tensors, matrices(tensors)
@@ -82,7 +83,7 @@ class LowLearningRate(Rule):
             return
         cosines = whole_cosines(block, self.tensors)
         for step in steps_taken(block, self.weights):
-            course = self.courses.setdefault(step.optimizer, _Course())
+            course = self.courses[step.optimizer]
             if course.is_done:
                 continue
             if (step.step, step.optimizer) in cosines:
