@@ -19,6 +19,7 @@ References     Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularizatio
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.lossterms import penalised
 from weighbridge.diagnosis.pace import matrices
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, norm_of, taken
+from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.firstpass import from_text
 from weighbridge.format import number, share
@@ -55,9 +56,26 @@ class State:
     norm: float = 0.0  # of its decaying weights at the first step
     since: int = 0  # that step
     decayed: float = 0.0  # sum of lr times decay: -ln of what decay alone would leave
-    left: np.ndarray = field(default_factory=lambda: np.zeros(0))  # norms of its weights as its last step left them
-    before: float = 0.0  # norm of its decaying weights at the step before
+    left: float = math.nan  # norm of its decaying weights as its last step left them
+    before: float = 0.0  # and at the beginning of that step
     run: list[tuple[int, float, float]] = field(default_factory=list)  # step, cosine, rate of the steps in a row
+
+
+class Decaying:
+    """The weights of one optimizer that shrink together, by what, and their sums at each step of a block."""
+
+    def __init__(self, block: Block, by: str, columns: np.ndarray) -> None:
+        self.by, self.columns = by, columns
+        weights, updates = (np.sqrt((block[f"{q}.l2_norm"][:, columns] ** 2).sum(axis=1)) for q in ("parameter", "update"))
+        dots = block["update.dot_update_parameter"][:, columns].sum(axis=1)  # NaN where one of them was not weighed
+        self.sums = list(zip(weights.tolist(), updates.tolist(), dots.tolist(), strict=True))
+
+    def decay(self, one: Taken) -> float:
+        """Share of these weights that the optimizer's own decay takes in this step."""
+        if self.by == BY_HAND:
+            return 0.0
+        decay = one.weight_decay
+        return float(np.nanmean((one.lr * decay)[decay > 0])) if (decay > 0).any() else 0.0
 
 
 class ExcessiveWeightDecay(Rule):
@@ -68,12 +86,8 @@ class ExcessiveWeightDecay(Rule):
     experiment = "20 steps from the last checkpoint with weight_decay=0: if the weights still shrink, this finding is wrong."
 
     def __init__(self) -> None:
-<<<<<<< HEAD
-        self.states: dict[int, State] = {}
-        self.penalised: set[str] = set()
-=======
         self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
->>>>>>> main
+        self.penalised: set[str] = set()
         self.is_told = self.has_decay = False
 
     def start(self, tensors: Tensors) -> None:
@@ -84,12 +98,15 @@ class ExcessiveWeightDecay(Rule):
         for row in block.rows("graph"):
             self.penalised |= penalised(from_text(row["detail"]).graph)
             self.is_penalised = self.tensors.where(self.tensors.name(c) in self.penalised for c in range(len(self.tensors)))
+        held: dict[int, Decaying] = {}
         for one in taken(block):
             state = self.states[one.optimizer]
             state.course.add(one.loss)
             if self.is_told:
                 continue
-            found = self._look(block, one, state)
+            if one.optimizer not in held:
+                held[one.optimizer] = Decaying(block, *self._decaying(one))
+            found = self._look(one, state, held[one.optimizer])
             if found is not None:
                 self.is_told = True
                 yield found
@@ -102,21 +119,17 @@ class ExcessiveWeightDecay(Rule):
             return BY_OPTIMIZER, one.columns[one.weight_decay > 0]
         return BY_HAND, one.columns[self.matrices[one.columns]]
 
-    def _look(self, block: Block, one: Taken, state: State) -> Finding | None:
-        by, columns = self._decaying(one)
+    def _look(self, one: Taken, state: State, held: Decaying) -> Finding | None:
+        by, (weight, update, dot) = held.by, held.sums[one.at]
         self.has_decay |= by != BY_HAND
-        dot = block["update.dot_update_parameter"][one.at, columns]
-        weights, updates = (block[f"{q}.l2_norm"][one.at, columns] for q in ("parameter", "update"))
-        weight, update = norm_of(weights), norm_of(updates)
-        left, state.left = state.left, np.sqrt(np.maximum(weights**2 + 2 * dot + updates**2, 0.0))
-        if not weight > 0 or not update > 0 or not np.isfinite(dot).all():
+        left, state.left = state.left, math.sqrt(max(weight**2 + 2 * dot + update**2, 0.0)) if dot == dot else math.nan
+        if not weight > 0 or not update > 0 or dot != dot:
             return None
         if not state.norm:
             state.norm, state.since = weight, one.step
-        by_hand = 1 - weight / norm_of(left) if len(left) == len(weights) and np.isfinite(left).all() and left.any() else 0.0
-        decay = one.weight_decay
-        state.decayed += float(np.nanmean((one.lr * decay)[decay > 0])) if (decay > 0).any() else 0.0
-        cosine, rate = float(dot.sum()) / (weight * update), -float(dot.sum()) / weight**2
+        by_hand = 1 - weight / left if left > 0 else 0.0
+        state.decayed += held.decay(one)
+        cosine, rate = dot / (weight * update), -dot / weight**2
         is_radial = by != BY_HAND and cosine < -RADIAL
         is_shrunk = by_hand > RATE and weight < (1 - RATE) * state.before
         state.before = weight
@@ -124,11 +137,12 @@ class ExcessiveWeightDecay(Rule):
             state.run = [*state.run, (one.step, cosine, max(rate, by_hand))][-SHOWN:]
         else:
             state.run.clear()
-        has_halved = weight < HALF * state.norm and (state.decayed > -np.log(HALF) or (by == BY_PENALTY and is_radial))
-        is_bad = not state.course.has_improved(IMPROVED) or state.course.has_worsened(LOST) or (by == BY_PENALTY and is_radial)
-        if is_bad and (len(state.run) >= PATIENCE or has_halved):
-            return self._finding(one, state, columns, weight, BY_HAND if is_shrunk else by)
-        return None
+        is_by_penalty = by == BY_PENALTY and is_radial
+        has_halved = weight < HALF * state.norm and (state.decayed > -math.log(HALF) or is_by_penalty)
+        if len(state.run) < PATIENCE and not has_halved:
+            return None
+        is_bad = is_by_penalty or not state.course.has_improved(IMPROVED) or state.course.has_worsened(LOST)
+        return self._finding(one, state, held.columns, weight, BY_HAND if is_shrunk else by) if is_bad else None
 
     def _finding(self, one: Taken, state: State, columns: np.ndarray, weight: float, by: str) -> Finding:
         roles = {self.tensors[c].role for c in columns}
