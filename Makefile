@@ -21,4 +21,6 @@ soak:
 	$(PYTHON) benchmarks/page.py --only live --live-minutes 30
 
 # Programs with a known fault, their repaired twins and healthy ones, by us and by two others: about two hours on two quiet cores
-clinic: ; $(PYTHON) -m clinic run --part measured --tool weighbridge --tool torchmortem --tool torch-audit
+clinic:
+	$(PYTHON) -m clinic run --part measured --tool weighbridge --tool torchmortem --tool torch-audit
+	$(PYTHON) -m clinic run --part fresh --tool weighbridge --tool torchmortem --tool torch-audit

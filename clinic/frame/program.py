@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clinic.frame.case import Case
 
 Train = Callable[["Case"], None]
-PARTS = ("tuning", "measured")
+PARTS = ("tuning", "measured", "fresh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Program:
     """One training function and what is known of it."""
 
     name: str  # the function's, with hyphens
-    part: str  # "tuning" or "measured"
+    part: str  # one of PARTS
     train: Train  # builds model, data, optimizer and loop; watches with `case.watch(model)`
     kind: str  # of architecture: "MLP", "CNN", "LSTM" ...
     source: str  # what it was made after, in words: a thread, paper, course, bug report
