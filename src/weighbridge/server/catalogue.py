@@ -38,6 +38,7 @@ class Entry:
     """One run."""
 
     name: str
+    place: str = ""  # its folder
     stamp: tuple[int, int] = (0, 0)
     state: str = UNREAD
     read_at: float = 0.0
@@ -115,8 +116,10 @@ class Catalogue:
             self._live.pop(gone, None)
         found = []
         for name in names:
-            entry = self._entries.setdefault(name, Entry(name))
-            stamp = changed_at(os.fspath(self._runs.place(name)))
+            entry = self._entries.get(name)
+            if entry is None:  # ten thousand are looked at every other second: nothing is made anew for those that are known
+                entry = self._entries[name] = Entry(name, os.fspath(self._runs.place(name)))
+            stamp = changed_at(entry.place)
             if stamp != entry.stamp or self._is_due(entry):
                 entry.stamp = stamp
                 found.append((stamp[1], name))
