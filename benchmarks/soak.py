@@ -7,7 +7,7 @@
 Conditions, each a line of the table; the exit code is 1 where one is broken:
   steps     at least --steps (default 28 a second, which is 100,000 an hour); the time is prolonged until they are done
   memory    after the first --warm-up seconds (default 60, at most a quarter of the time) the process grows by no more
-            than --growth MiB (default 84: 20, and the 64 at most that may wait for the rules beside the training)
+            than --growth MiB (default 20)
   folder    inside Plan(disk=...) at every look, once a second
   thinned   the limit was really felt: single steps gave way to buckets
   reading   at every look of the second process, at random moments: no damaged byte, no step that was there and is gone,
@@ -262,14 +262,12 @@ def recorded_as_trained(run: Path, losses: Path) -> bool:
 
 
 def main() -> int:
-    from weighbridge.diagnosis.beside import MOST_BYTES
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--steps", type=int, help="at least so many; default 28 a second")
     parser.add_argument("--pace", type=float, default=60, help="no more steps a second than this; 0: as many as it can")
     parser.add_argument("--warm-up", type=float, help="seconds before memory has to be flat")
-    parser.add_argument("--growth", type=float, default=20 + MOST_BYTES / MIB, help="MiB")
+    parser.add_argument("--growth", type=float, default=20, help="MiB")
     parser.add_argument("--disk", default="120 MB", help="Plan(disk=...)")
     parser.add_argument("--thinned", type=int, default=1, help="steps that have to give way; 0 for very short runs")
     parser.add_argument("--dir", type=Path)

@@ -20,7 +20,7 @@ from tests.diagnosis.test_ill_trainings import _Masked, _NeverZeroed, at
 from tests.diagnosis.trainings import HEALTHY, Training, seeded, sgd_mlp, train, wine_dropout
 from weighbridge.capture.marks import Marks
 from weighbridge.capture.recorder import Recorder
-from weighbridge.diagnosis import Diagnosis, Finding, Needs, Rule, ValueEvidence, beside, registry
+from weighbridge.diagnosis import Diagnosis, Finding, Needs, Rule, ValueEvidence, beside, registry, waiting
 from weighbridge.diagnosis.arriving import Arriving
 from weighbridge.diagnosis.beside import Beside
 from weighbridge.diagnosis.engine import Engine
@@ -295,13 +295,14 @@ def test_rules_that_take_longer_than_their_share_lag_behind_and_catch_up_at_the_
         thread.add(step_batch(step), Marks(step + 1, step + 1))
     time.sleep(0.3)  # at half a percent, 0.02 s of work buy 4 s of rest
     assert len(heard.findings) == 1
-    thread.close("run")
+    thread.close("run", 60)
     assert len(heard.findings) == 30
     assert heard.said == []
 
 
 def test_what_waits_is_bounded_and_giving_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(waiting, "MOST_IN_MEMORY", 10_000)
+    monkeypatch.setattr(waiting, "MOST_ON_DISK", 10_000)
     gate = threading.Event()
     heard = Heard()
     thread = Beside(heard)
@@ -314,6 +315,33 @@ def test_what_waits_is_bounded_and_giving_up_is_said(monkeypatch: pytest.MonkeyP
     assert eventually(lambda: bool(heard.said))
     thread.close("run")
     assert heard.said == [beside.TOO_FAR]
+
+
+def test_what_waits_on_disk_is_judged_like_the_rest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(waiting, "MOST_IN_MEMORY", 10_000)
+    gate, heard = threading.Event(), Heard()
+    thread = Beside(heard, tmp_path)
+    thread.start(lambda: [EveryStep] if gate.wait(20) else [])
+    for step in range(300):
+        thread.add(step_batch(step), Marks(step + 1, step + 1))
+    gate.set()
+    thread.close("run", 60)
+    assert heard.said == []
+    assert [key for key, _ in heard.findings] == [f"every-step at s{step}" for step in range(300)]
+
+
+def test_no_room_on_the_disk_ends_the_rules_and_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(waiting, "MOST_IN_MEMORY", 10_000)
+    gate, heard = threading.Event(), Heard()
+    thread = Beside(heard, tmp_path / "gone")
+    thread.start(lambda: [EveryStep] if gate.wait(20) else [])
+    for step in range(300):
+        thread.add(step_batch(step), Marks(step + 1, step + 1))
+    gate.set()
+    assert eventually(lambda: bool(heard.said))
+    thread.close("run")
+    assert heard.said[0].startswith(beside.NO_DISK)
+    assert heard.said[0].endswith(beside.WHOLE)
 
 
 def test_time_at_the_end_is_bounded_and_what_is_left_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

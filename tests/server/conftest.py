@@ -64,12 +64,12 @@ def client(folder: Path, tmp_path: Path) -> TestClient:
     return client_of(folder, tmp_path)
 
 
-def client_of(folder: Path, tmp_path: Path) -> TestClient:
+def client_of(folder: Path, tmp_path: Path, *, asks_ahead: bool = False) -> TestClient:
     static = tmp_path / "static"
     (static / "assets").mkdir(parents=True, exist_ok=True)
     (static / "index.html").write_text(PAGE)
     (static / "assets" / "page-abc.js").write_text("export {};")
-    return TestClient(create_app(Runs(folder), static=static), base_url=f"http://localhost:{PORT}")
+    return TestClient(create_app(Runs(folder), asks_ahead=asks_ahead, static=static), base_url=f"http://localhost:{PORT}")
 
 
 def picture(client: TestClient, what: str) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:

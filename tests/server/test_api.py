@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +17,14 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from tests.server.conftest import PAGE, arrow, client_of, make_run
+from tests.server.conftest import PAGE, add_steps, arrow, client_of, make_run
 from tests.store import made_rows
 from weighbridge.catalog import all_names
 from weighbridge.records import OF_OUTPUTS
-from weighbridge.server import arrays, runs
+from weighbridge.server import answers, arrays, runs
+from weighbridge.server.runs import Runs
 from weighbridge.store.layout import create_run
-from weighbridge.store.record import open_run
+from weighbridge.store.record import RunRecord, open_run
 from weighbridge.store.writer import RankWriter
 
 
@@ -262,3 +266,48 @@ def test_own_time_belongs_to_the_step_that_its_row_ends() -> None:
     part = arrays.cost_of(record, None, None, 10)  # type: ignore[arg-type]
     assert part.step_first.tolist() == [1, 2]
     assert part.mean.tolist() == [0.9, 0.1]
+
+
+def test_the_same_question_is_answered_once_until_the_run_has_grown(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    real = arrays.encode
+    monkeypatch.setattr(arrays, "encode", lambda table: (made.append(1), real(table))[1])
+    monkeypatch.setattr("weighbridge.server.runs.REFRESH_SECONDS", 0.0)
+    run = make_run(folder, "growing", steps=10, finish=False)
+    client = client_of(folder, tmp_path)
+    question = "/api/heat?run=growing&stat=gradient.rms"
+    first = client.get(question).content
+    assert (client.get(question).content, len(made)) == (first, 1)
+    client.get(question + "&fold=none")
+    assert len(made) == 2, "another question"
+    add_steps(run, 10, 15)
+    assert client.get(question).content != first
+
+
+def test_a_question_that_was_taken_back_is_not_answered(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "is_gone", lambda request: True)
+    monkeypatch.setattr(arrays, "encode", lambda table: pytest.fail("nobody waits for this"))
+    assert client_of(folder, tmp_path).get("/api/heat?run=first&stat=gradient.rms").status_code == 499
+
+
+def test_what_the_page_of_a_run_asks_first_is_read_while_it_is_on_its_way(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    class Watched(Runs):
+        @contextmanager
+        def use(self, name: str) -> Iterator[RunRecord]:
+            with super().use(name) as record:
+                read.append((name, threading.current_thread()))
+                yield record
+
+    monkeypatch.setattr("tests.server.conftest.Runs", Watched)
+    client = client_of(folder, tmp_path, asks_ahead=True)
+    for address in ("/run/first", "/run/nowhere", "/"):
+        client.get(address)
+    for _, thread in read:
+        thread.join(60)
+    assert [name for name, _ in read] == ["first"]

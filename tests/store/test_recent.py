@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from pathlib import Path
 
@@ -123,3 +124,12 @@ def test_what_is_kept_of_a_run_goes_with_it(growing: tuple[Path, RankWriter]) ->
     del opened
     gc.collect()
     assert not any(key[0] == owner for key in recent.RECENT._kept)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("start", [None, 30])
+def test_what_is_not_weighed_of_a_tensor_is_missing(growing: tuple[Path, RankWriter], start: int | None) -> None:
+    opened = open_run(growing[0])
+    stranger = dataclasses.replace(opened.tensors[0], id=77, name="a/out", role="output")
+    heat = opened.heat_map("gradient.rms", 40, start, None, [opened.tensors[0], stranger])
+    assert np.isnan(heat.mean[1]).all()
+    np.testing.assert_array_equal(heat.mean[0], opened.heat_map("gradient.rms", 40, start).mean[0])

@@ -60,7 +60,7 @@ export class LayerData {
     }
     if (isNew || before?.step !== wish.step || !same(before.units, wish.units)) (isNew ? this.atPace.now() : this.atPace.soon());
     if (newSteps && !isNew) this.linePace.now();
-    if (isNew || newSteps || !same(before?.spread, wish.spread)) this.spreadPace.now();
+    if (!same(before?.spread, wish.spread) || (newSteps && !isNew)) this.spreadPace.now(); // of a new layer: when its tensors are known
   }
 
   grown(): void {

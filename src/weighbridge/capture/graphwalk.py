@@ -26,6 +26,7 @@ PLAIN: Final = (
     *("min_val", "max_val", "min", "max", "exponent", "ignore_index", "bias_sym_sizes_opt"),
 )
 SCALED: Final = ("Mul", "Div")  # of which rules want the shapes of both sides
+MOST_FACTORS: Final = 2**16  # numbers of a constant factor whose sign is looked for
 MOST_NODES: Final = 10_000  # about 10 us each; a language model of 48 layers has 2,200
 
 
@@ -89,7 +90,24 @@ def _facts(node: Any, op: str) -> dict[str, Any]:
         is_number = not hasattr(node, f"_raw_saved_{operand}") and hasattr(node, f"_saved_{operand}")
         if value is not None or is_number:
             facts[f"{operand}_shape"] = () if value is None else tuple(value.shape)
+            if _is_constant(node, operand):
+                facts |= _range(operand, getattr(node, f"_saved_{operand}") if value is None else value)
     return facts
+
+
+def _is_constant(node: Any, operand: str) -> bool:
+    place = ("self", "other").index(operand)
+    return place < len(node.next_functions) and node.next_functions[place][0] is None
+
+
+def _range(operand: str, value: Any) -> dict[str, Any]:
+    """The smallest and the largest number of a factor: tells its sign. Nothing where it lies on a device, or is large."""
+    if isinstance(value, int | float):
+        return {f"{operand}_least": value, f"{operand}_most": value}
+    if not value.is_cpu or value.is_complex() or not 0 < value.numel() <= MOST_FACTORS or value.layout != torch.strided:
+        return {}
+    least, most = (float(one) for one in torch.aminmax(value.float()))
+    return {f"{operand}_least": least, f"{operand}_most": most} if least == least else {}
 
 
 def _signed(value: Any) -> Any:

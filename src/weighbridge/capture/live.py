@@ -65,7 +65,7 @@ class Live:
         self.webhooks: list[Webhook] = []
         self.stop_on: frozenset[Severity] = frozenset()
         self.findings: tuple[Finding, ...] = ()
-        self.beside = Beside(self)
+        self.beside = Beside(self, path)
         recorder.reader = self.beside
 
     def begin(self, wishes: Wishes, quiet: bool) -> None:

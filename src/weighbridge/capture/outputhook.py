@@ -93,7 +93,11 @@ class OutputHook:
             if outputs.calls is not None:
                 outputs.calls.note(self.model, self.path, args, output)
             if outputs.scene.awaits_batch:
-                outputs.meet_batch(args, group.looks)
+                outputs.meet_batch(args, group.looks, id(self))
+            elif group.looks and self.path:
+                outputs.pairing.meet_again(id(self))
+            if group.looks and not self.path:
+                outputs.pairing.meet_whole(args)
             seat = self.seat
             if seat is None or type(output) is not torch.Tensor:
                 outputs.meet(self, module, output)

@@ -215,13 +215,13 @@ class Outputs:
 
     # --- while a pass runs --------------------------------------------------------------------------------------------
 
-    def meet_batch(self, args: Any, looks: bool) -> None:
+    def meet_batch(self, args: Any, looks: bool, met_by: int) -> None:
         """The first module of a pass was called with this: the batch."""
         self.scene.awaits_batch = False
         if looks:
             for _, tensor in leaves(args)[:1]:
                 self.looks.meet_batch(tensor)
-            self.pairing.meet_batch(args)
+            self.pairing.meet_batch(args, met_by)
         if len(args) == 1 and type(args[0]) is torch.Tensor and args[0].is_floating_point():
             self._batch.meet(args[0])
             return

@@ -40,24 +40,39 @@ class Pairing:
 
     def __init__(self) -> None:
         self.inputs: Numbers | None = None  # [samples, features] of the last batch, evenly chosen
+        self._met_by = 0  # id of the hook that met it; 0 = none, or it is what the model itself was given
+        self._is_whole = False  # the model itself was called in this pass
         self.batch, self.checksum = 0, 0.0
         self.row: tuple[Any, ...] | None = None
         self._memory: deque[tuple[Numbers, Numbers]] = deque()
         self._remembered = 0  # samples in it
         self._scale: Numbers | None = None  # of the features, in the first batch
 
-    def meet_batch(self, args: Any) -> None:
+    def meet_batch(self, args: Any, met_by: int = 0) -> None:
         """The first module of a pass was called with this."""
-        self.inputs = None
+        self.inputs, self._met_by = None, met_by
         for _, tensor in leaves(args)[:1]:
             if is_plain(tensor) and tensor.is_cpu and tensor.dim() > 1 and len(tensor) > 1 and not tensor.is_complex():
                 whole = _numpy(tensor)
                 self.batch, self.checksum = len(whole), _checksum(whole)
                 self.inputs = _features(_evenly(whole, MOST_SAMPLES))
 
+    def meet_again(self, met_by: int) -> None:
+        """A module was called. If it has met the batch, that was a part: one step of a sequence, one of two views."""
+        if met_by == self._met_by:
+            self.inputs = None
+
+    def meet_whole(self, args: Any) -> None:
+        """The model itself was called: it ends last, and was given all of the batch, unless it is called again."""
+        is_again, self._is_whole = self._is_whole, True
+        if is_again:
+            self.inputs = None
+        elif any(True for _ in leaves(args)):
+            self.meet_batch(args)
+
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root: its targets belong to the batch that was met last."""
-        inputs, self.inputs = self.inputs, None
+        inputs, self.inputs, self._is_whole = self.inputs, None, False
         kind, targets = targets_of(root) if inputs is not None and self.row is None else ("", None)
         if inputs is None or targets is None or not len(targets) or len(targets) % self.batch:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from weighbridge.diagnosis.flow import BATCH_NORMS
@@ -125,6 +126,29 @@ def is_excused(first: FirstPass, one: int, two: int) -> bool:
         return True
     middle = width(graph, one)
     return middle < min(_inner(first.by_name[names[0]].shape, middle), width(graph, two))
+
+
+def is_meant(first: FirstPass, one: int, two: int) -> bool:
+    """Two linear layers in a row that may be meant so: what the first gives has a name of its own, or it is a factor."""
+    graph = first.graph
+    if "Convolution" in (graph.nodes[one].op, graph.nodes[two].op):
+        return False
+    outer, inner = (module_of(module_of(weight_of(graph, i))) for i in (two, one))
+    is_end_of_part = inner != outer and not outer.startswith(f"{inner}." if inner else "") and not _are_stacked(inner, outer)
+    is_prediction = any(last_layer(graph, start.node)[0] == two for start in first.starts)
+    is_factor = (
+        not has_own_bias(graph, one) and has_own_bias(graph, two) and graph.behind(two, AFFINE[graph.nodes[two].op][0]) == one
+    )
+    return is_factor or (is_end_of_part and not is_prediction)
+
+
+def _are_stacked(one: str, two: str) -> bool:
+    """Do two names differ in numbers only: blocks of one stack?
+
+    >>> _are_stacked("blocks.0.ffn", "blocks.1.ffn"), _are_stacked("encoder", "decoder")
+    (True, False)
+    """
+    return re.sub(r"\d+", "#", one) == re.sub(r"\d+", "#", two)
 
 
 def runs_itself(first: FirstPass, index: int) -> bool:

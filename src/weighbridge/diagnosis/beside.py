@@ -2,15 +2,16 @@
 
 The training never waits for it. It wakes seldom, and only where something came; it spends no more than SHARE of
 the time (after a first allowance, so that a short run is judged at once), and where the rules need longer than that, the
-diagnosis lags behind. What waits for it is bounded; past the bound it gives up, says so, and what it found stays.
+diagnosis lags behind. What waits for it is bounded, in memory and on disk; past the bound it gives up, says so, and what it
+found stays.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from weighbridge.diagnosis.arriving import Arriving
 from weighbridge.diagnosis.causes import nearest_cause
 from weighbridge.diagnosis.engine import Engine
 from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
+from weighbridge.diagnosis.waiting import NoRoom, Waiting
 from weighbridge.records import ROWS, SHARD
 
 PERIOD_SECONDS: Final = 0.75  # between two looks: with the flush of 0.25 s a finding is on the screen within 2 s of its row
@@ -27,13 +29,11 @@ SHARE: Final = 0.007  # of the time
 ALLOWANCE_SECONDS: Final = 0.25  # of processor time before the share counts
 LOOK_SECONDS: Final = 0.03  # of processor time in one go: the training waits for the interpreter meanwhile
 MOST_STEPS: Final = 4_096  # of one look
-MOST_BYTES: Final = 64 * 2**20  # that may wait
 CATCH_UP_SECONDS: Final = 5.0  # at the end of the run
 _NOT_READ: Final = ("values", "findings")
-TOO_FAR: Final = (
-    "the rules are too far behind this training and no longer run beside it. What is recorded is complete: weighbridge "
-    "diagnose reads all of it"
-)
+WHOLE: Final = "What is recorded is complete: weighbridge diagnose reads all of it"
+TOO_FAR: Final = f"the rules are too far behind this training and no longer run beside it. {WHOLE}"
+NO_DISK: Final = "the rules are behind this training, and what waits for them could not be kept in the run's folder"
 SHARDS: Final = (
     "each rank holds only parts of the parameters: the rules do not run beside this training. Afterwards: weighbridge diagnose"
 )
@@ -61,12 +61,12 @@ class Listener(Protocol):
 class Beside:
     """Reads a run while it is written. `add` is called by the writer's thread, `start` and `close` by the training's."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, folder: Path | None = None) -> None:
+        """folder: where there is room on disk for what waits; None: as the system has it."""
         self.listener = listener
         self.diagnosis: Diagnosis | None = None  # all of it, once the run has ended and everything was looked at
         self.gave_up = ""  # why no rule reads any more
-        self._waiting: deque[tuple[Mapping[str, pa.RecordBatch], Marks, int]] = deque()
-        self._bytes = 0
+        self._waiting: Waiting[Marks] = Waiting(folder)
         self._columns = [name for name in ROWS.names if name != "hist"]
         self._last_news = self._last_look = 0.0
         self._news = threading.Condition()
@@ -87,14 +87,12 @@ class Beside:
         needed = {name: batch for name, batch in batches.items() if name not in _NOT_READ}
         if "rows" in needed:
             needed["rows"] = needed["rows"].select(self._columns)
-        size = sum(batch.nbytes for batch in needed.values())
         with self._news:
-            if self._bytes + size > MOST_BYTES:
-                self.gave_up = TOO_FAR
+            try:
+                self._waiting.put(needed, marks)
+            except (NoRoom, OSError) as error:
+                self.gave_up = TOO_FAR if isinstance(error, NoRoom) else f"{NO_DISK} ({error}). {WHOLE}"
                 self._waiting.clear()
-            else:
-                self._waiting.append((needed, marks, size))
-                self._bytes += size
             self._last_news = time.monotonic()
             self._news.notify()
 
@@ -138,6 +136,8 @@ class Beside:
         except Exception as error:  # of ours: the training must not learn of it otherwise
             self.gave_up = "the rules no longer run beside this training after an error of ours "
             self.gave_up += f"({type(error).__name__}: {error})"
+        with self._news:
+            self._waiting.clear()
         if self.gave_up:
             self.listener.say(self.gave_up)
 
@@ -190,8 +190,7 @@ class Beside:
             with self._news:
                 if not self._waiting:
                     return
-                batches, marks, size = self._waiting.popleft()
-                self._bytes -= size
+                batches, marks = self._waiting.take()
             if "tensors" in batches and SHARD in batches["tensors"]["placement"].to_pylist():
                 self.gave_up = SHARDS
             self._arriving.add(batches)

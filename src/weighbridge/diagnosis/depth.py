@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,10 @@ class Profile:
     is_weighted: tuple[bool, ...]  # does the module itself hold a weight matrix?
     is_normed: tuple[bool, ...]  # does a norm layer run before the next module with weights? It divides by what it gets
     is_of_outputs: bool  # else of parameters: nothing that modules give is between first and last
+    judged: np.ndarray = field(init=False, repr=False, compare=False)  # columns up to the last module with weights
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "judged", np.array(self.columns[: self.last_weighted + 1], np.int64))
 
     @property
     def first_weighted(self) -> int:
@@ -89,7 +93,7 @@ def levels(profile: Profile, row: np.ndarray) -> tuple[list[int], np.ndarray]:
 
     What comes after it (a sigmoid in front of a loss) passes hardly any gradient where the model is right, and that is health.
     """
-    values = row[list(profile.columns[: profile.last_weighted + 1])]
+    values = row[profile.judged]
     places = np.flatnonzero(np.isfinite(values)).tolist()
     return places, values[places]
 

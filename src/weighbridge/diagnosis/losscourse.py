@@ -18,6 +18,7 @@ class LossCourse:
         self._early: list[float] = []
         self._late: deque[float] = deque(maxlen=RECENT)
         self.steps = 0
+        self.now = math.nan  # where it is
         self.best = math.inf  # the lowest that it has been
 
     def add(self, loss: float) -> None:
@@ -28,6 +29,8 @@ class LossCourse:
         self._late.append(loss)
         if self.steps <= START:
             self._early.append(loss)
+        late = sorted(self._late)
+        self.now = (late[(len(late) - 1) // 2] + late[len(late) // 2]) / 2
         if self.steps >= RECENT:
             self.best = min(self.best, self.now)
 
@@ -35,11 +38,6 @@ class LossCourse:
     def first(self) -> float:
         """Where it began."""
         return median(self._early) if self._early else math.nan
-
-    @property
-    def now(self) -> float:
-        """Where it is."""
-        return median(self._late) if self._late else math.nan
 
     def has_improved(self, by: float) -> bool:
         """Is it lower than at the beginning by this share of it?"""

@@ -80,6 +80,17 @@ def promised(block: Block, one: Taken, growth: float | np.ndarray = 1.0) -> floa
     return float(np.nansum(falls * growth)) / abs(one.loss) if one.loss and np.isfinite(falls).any() else math.nan
 
 
+def whole_cosines(block: Block, tensors: Tensors) -> dict[tuple[int, int], float]:
+    """By step and optimizer: cosine of its whole gradient and that of its step before. block: needs `coherence`, `groups`."""
+    held = {column: group.optimizer for group in block.groups for column in group.columns}
+    sums: dict[tuple[int, int], np.ndarray] = {}
+    for row in block.rows("coherence"):
+        key = row["step"], held.get(tensors.column.get(row["tensor"], -1), -1)
+        more = np.array([row["dot"], row["sum_sq_before"], row["sum_sq"]])
+        sums[key] = sums.get(key, np.zeros(3)) + more
+    return {key: dot / math.sqrt(before * after) for key, (dot, before, after) in sums.items() if before * after > 0}
+
+
 class _Sums:
     """Over the tensors of one optimizer, at every step of a block."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from math import inf
 from statistics import fmean, median
 from typing import Any, Final
 
@@ -14,58 +15,73 @@ RISEN: Final = 0.5  # of its lowest, above it: it has been better,
 UNDONE: Final = 0.25  # and of all that it had come down: what has been learnt by heart doubles its loss by a single batch
 
 
+class _Way:
+    """Of one optimizer's loss."""
+
+    __slots__ = ("count", "first", "last", "lowest")
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.last: deque[float] = deque(maxlen=LAST)
+        self.lowest = inf  # mean of LAST steps
+        self.count = 0
+
+    def add(self, loss: float) -> None:
+        self.count += 1
+        if self.count <= FIRST:
+            self.first.append(loss)
+        self.last.append(loss)
+        now = sum(self.last) / len(self.last)
+        if now < self.lowest:
+            self.lowest = now
+
+    @property
+    def fall(self) -> float:
+        half = max(1, self.count // 2)
+        start = median(self.first[:half])
+        return (start - fmean([*self.last][-half:])) / abs(start) if start else 0.0
+
+    @property
+    def has_risen(self) -> bool:
+        risen = fmean(self.last) - self.lowest
+        return risen > RISEN * abs(self.lowest) and risen > UNDONE * (median(self.first) - self.lowest)
+
+
 class Progress:
     """Follows the losses of each optimizer. Memory does not grow with steps."""
 
     def __init__(self) -> None:
-        self._first: dict[int, list[float]] = {}
-        self._last: dict[int, deque[float]] = {}
-        self._lowest: dict[int, float] = {}
-        self._count: dict[int, int] = {}
+        self._ways: dict[int, _Way] = {}
 
     def read(self, row: Mapping[str, Any]) -> None:
         """A row of the table of steps; in order."""
         loss, optimizer = row["loss"], row["optimizer"]
         if loss is None or loss != loss:
             return
-        self._count[optimizer] = self._count.get(optimizer, 0) + 1
-        first = self._first.setdefault(optimizer, [])
-        if len(first) < FIRST:
-            first.append(loss)
-        last = self._last.setdefault(optimizer, deque(maxlen=LAST))
-        last.append(loss)
-        now = fmean(last)
-        self._lowest[optimizer] = min(self._lowest.get(optimizer, now), now)
+        if optimizer not in self._ways:
+            self._ways[optimizer] = _Way()
+        self._ways[optimizer].add(loss)
 
     @property
     def steps(self) -> int:
         """With a loss: the most that an optimizer has taken."""
-        return max(self._count.values(), default=0)
+        return max((way.count for way in self._ways.values()), default=0)
 
     def fall(self) -> float:
         """How far the losses have come down, as a share of their size at the start: the largest of all optimizers; 0 = none."""
-        return max((self._fall(o) for o in self._first), default=0.0)
+        return max((way.fall for way in self._ways.values()), default=0.0)
 
     @property
     def is_stalled(self) -> bool:
         """No loss has come down by FALLEN, or each that had is well above its lowest again."""
-        return all(self.has_stalled(optimizer) for optimizer in self._first)
+        return all(self.has_stalled(optimizer) for optimizer in self._ways)
 
     def has_stalled(self, optimizer: int) -> bool:
         """The same of one optimizer's loss; True where it has none."""
-        return optimizer not in self._first or self._fall(optimizer) < FALLEN or self._has_risen(optimizer)
+        way = self._ways.get(optimizer)
+        return way is None or way.fall < FALLEN or way.has_risen
 
     @property
     def is_worse(self) -> bool:
         """Is the last loss of every optimizer above its lowest mean? What has just happened did no good."""
-        return all(last[-1] >= self._lowest[o] for o, last in self._last.items() if last)
-
-    def _fall(self, optimizer: int) -> float:
-        half = max(1, self._count[optimizer] // 2)
-        start = median(self._first[optimizer][:half])
-        return (start - fmean([*self._last[optimizer]][-half:])) / abs(start) if start else 0.0
-
-    def _has_risen(self, optimizer: int) -> bool:
-        lowest, start = self._lowest[optimizer], median(self._first[optimizer])
-        risen = fmean(self._last[optimizer]) - lowest
-        return risen > RISEN * abs(lowest) and risen > UNDONE * (start - lowest)
+        return all(way.last[-1] >= way.lowest for way in self._ways.values())

@@ -57,8 +57,8 @@ class SecondMoments:
         corrections = np.ones_like(found)
         for i in steps:
             if is_plain[i]:  # nearly always
-                mean, power = decay * mean + new[i], power * decay
-                found[i] = mean
+                mean = np.add(decay * mean, new[i], out=found[i])
+                power = power * decay
             else:
                 own, seen = decay * mean + new[i], is_seen[i]
                 is_old = (count == 0) & (kept[i] > RESUMED * own)

@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import median
 from typing import Final
 
 import numpy as np
@@ -51,9 +50,10 @@ class SpikeWatch:
         """The next value; says whether it stands out of those before. A value that is not finite and positive is left out."""
         if not 0 < value < math.inf:
             return None
-        x, spike = float(np.log(value)), None
+        x, spike = math.log(value), None
         if self._last:
-            excess = x - median(self._last)
+            last = sorted(self._last)
+            excess = x - (last[(len(last) - 1) // 2] + last[len(last) // 2]) / 2
             spike = self._judged(excess)
             if spike is None:
                 self._excess.append(excess)

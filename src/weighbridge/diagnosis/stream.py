@@ -57,7 +57,7 @@ class Block:
     arrays: Mapping[str, np.ndarray]
     tables: Mapping[str, Rows]
     ranks: tuple[Ranked, ...] = ()  # of a run of several, read from its files, where a rule asks for them
-    made: dict[tuple[str, float], np.ndarray] = field(default_factory=dict, repr=False, compare=False)  # by `of_steps`
+    made: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # from it, once for all rules
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -80,7 +80,8 @@ class Block:
         key = (column, otherwise)
         if key not in self.made:  # many rules ask for the same
             self.made[key] = self._of_steps(rows, column, otherwise)
-        return self.made[key].copy()
+        made: np.ndarray = self.made[key]
+        return made.copy()
 
     def _of_steps(self, rows: Rows, column: str, otherwise: float) -> np.ndarray:
         found = np.full((len(self), len(self.tensors)), otherwise)

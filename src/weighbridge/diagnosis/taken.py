@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,21 @@ class Held:
         self.kinds = frozenset(g.kind for g in groups)
         self._sizes = [len(g.columns) for g in groups]
         self._settings: dict[tuple[str, float, int | None], np.ndarray] = {}
+        self._of_groups: dict[str, tuple[tuple[Any, ...], np.ndarray]] = {}
 
     def spread(self, values: list[Any]) -> np.ndarray:
         """One number per group, for each tensor of it."""
         return np.repeat(np.array(values, float), self._sizes)
+
+    def of_groups(self, name: str, listed: Sequence[Any]) -> np.ndarray:
+        """The same from a list with one entry per group of the optimizer. Read-only: made anew where the list has changed."""
+        values = tuple(listed[g.number] if g.number < len(listed) else None for g in self.groups)
+        last = self._of_groups.get(name)
+        if last is None or last[0] != values:
+            last = values, self.spread([np.nan if value is None else value for value in values])
+            last[1].flags.writeable = False
+            self._of_groups[name] = last
+        return last[1]
 
     def setting(self, name: str, otherwise: float, part: int | None) -> np.ndarray:
         """As `Taken.setting`; asked at each step, worked out once."""
@@ -82,21 +93,24 @@ class Taken:
         return self.held.setting(name, otherwise, part)
 
     def _of_groups(self, name: str) -> np.ndarray:
-        """One number per tensor, from a list with one per group."""
-        listed = self.row[name]
-        values = [listed[g.number] if g.number < len(listed) else None for g in self.groups]
-        return self.held.spread([np.nan if value is None else value for value in values])
+        return self.held.of_groups(name, self.row[name])
 
 
 def taken(block: Block, skipped: bool = False) -> Iterator[Taken]:
     """All steps of the block in order; with `skipped`, those too that a GradScaler left out."""
+    if "taken" not in block.made:  # many rules ask for the same
+        block.made["taken"] = [*_taken(block)]
+    return (one for one in block.made["taken"] if skipped or not one.row["skipped"])
+
+
+def _taken(block: Block) -> Iterator[Taken]:
     members: dict[int, list[Group]] = {}
     for group in block.groups:
         members.setdefault(group.optimizer, []).append(group)
     held = {number: Held(groups) for number, groups in members.items()}
     for row in block.rows("steps"):
         mine = held.get(row["optimizer"])
-        if mine is not None and (skipped or not row["skipped"]):
+        if mine is not None:
             yield Taken(row["step"] - block.start, row["step"], row["optimizer"], row, mine)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import anyio.from_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -45,6 +46,14 @@ def arrow(table: Any) -> Response:
     return stream(arrays.encode(table))
 
 
-def stream(content: bytes) -> Response:
+def stream(content: bytes | memoryview) -> Response:
     """An Arrow stream that is made already."""
     return Response(content, media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
+
+
+def is_gone(request: Request) -> bool:
+    """Has the browser taken its question back while it waited? Asked on a thread of the framework's pool."""
+    try:
+        return anyio.from_thread.run(request.is_disconnected)
+    except RuntimeError:  # asked by this program itself (kept.py), without a connection
+        return False

@@ -6,8 +6,10 @@ others. Names of runs and tensors come as query parameters, as they are.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,7 +23,7 @@ from weighbridge import __version__
 from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
-from weighbridge.errors import BadInput
+from weighbridge.errors import BadInput, WeighbridgeError
 from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
@@ -96,6 +98,21 @@ class Api:
             Route("/api/{rest:path}", answers.nothing_here),
         ]
 
+    def _kept(self, request: Request, make: Callable[[RunRecord], bytes]) -> Response:
+        """An Arrow stream about one run: made once for all who ask the same until the run has grown."""
+        with self.runs.use(one(request, "run")) as record:
+            if answers.is_gone(request):
+                return answers.sentence(499, "Whoever asked is not there any more.")
+            return answers.stream(record.kept(str(request.url.path) + "?" + str(request.query_params), lambda: make(record)))
+
+    def ahead(self, name: str, statistic: str) -> None:
+        """The page of a run is on its way to the browser: what it will ask for first is read meanwhile, on a thread."""
+        threading.Thread(target=self._ahead, args=(name, statistic)).start()
+
+    def _ahead(self, name: str, statistic: str) -> None:
+        with contextlib.suppress(WeighbridgeError, OSError), self.runs.use(name) as record:
+            heat.cells_of(record, statistic, heat.rows_of(record, statistic, "wb", "auto", ()), None, None, heat.COLUMNS)
+
     def list_runs(self, request: Request) -> Response:
         """The runs that fit, by name, in their order and groups (listing.py). `have`: the order that the page has already.
 
@@ -156,9 +173,12 @@ class Api:
         for statistic in statistics:
             parse(statistic)
         start, stop, buckets = window(request)
-        with self.runs.use(one(request, "run")) as record:
-            parts = arrays.statistics_of(record, tensors, statistics, start, stop, buckets)
-        return answers.arrow(arrays.table_of(parts))
+        return self._kept(
+            request,
+            lambda record: arrays.encode(
+                arrays.table_of(arrays.statistics_of(record, tensors, statistics, start, stop, buckets))
+            ),
+        )
 
     def loss(self, request: Request) -> Response:
         """The loss in buckets."""
@@ -190,10 +210,12 @@ class Api:
         """One statistic of all tensors in buckets of steps (heat.py)."""
         statistic, of = one(request, "stat"), request.query_params
         start, stop, columns = window(request)
-        with self.runs.use(one(request, "run")) as record:
+
+        def picture(record: RunRecord) -> bytes:
             rows = heat.rows_of(record, statistic, of.get("show", "wb"), of.get("fold", "auto"), of.getlist("open"))
-            cells = heat.cells_of(record, statistic, rows, start, stop, columns)
-        return answers.stream(heat.encode(cells, domain(request)))
+            return heat.encode(heat.cells_of(record, statistic, rows, start, stop, columns), domain(request))
+
+        return self._kept(request, picture)
 
     def layer(self, request: Request) -> Response:
         """One layer at one step (layerpage.py)."""
@@ -208,23 +230,25 @@ class Api:
     def spread(self, request: Request) -> Response:
         """How a tensor's values are spread, over steps (distributions.py)."""
         start, stop, most = window(request)
-        with self.runs.use(one(request, "run")) as record:
-            tensor, kind = one(request, "tensor"), quantity(request)
-            return answers.stream(distributions.spread_of(record, tensor, kind, most, start, stop))
+        tensor, kind = one(request, "tensor"), quantity(request)
+        return self._kept(request, lambda record: distributions.spread_of(record, tensor, kind, most, start, stop))
 
     def quantiles(self, request: Request) -> Response:
         """Between which numbers a tensor's values lie, over steps; one line for each share= (distributions.py)."""
         start, stop, _ = window(request)
-        with self.runs.use(one(request, "run")) as record:
-            tensor, kind = one(request, "tensor"), quantity(request)
-            parts = distributions.quantiles_of(record, tensor, kind, shares(request), start, stop)
-        return answers.arrow(arrays.table_of(parts))
+        tensor, kind, wanted = one(request, "tensor"), quantity(request), shares(request)
+        return self._kept(
+            request,
+            lambda record: arrays.encode(
+                arrays.table_of(distributions.quantiles_of(record, tensor, kind, wanted, start, stop))
+            ),
+        )
 
     def lines(self, request: Request) -> Response:
         """Every value of a small tensor over steps."""
         start, stop, _ = window(request)
-        with self.runs.use(one(request, "run")) as record:
-            return answers.stream(distributions.lines_of(record, one(request, "tensor"), quantity(request), start, stop))
+        tensor, kind = one(request, "tensor"), quantity(request)
+        return self._kept(request, lambda record: distributions.lines_of(record, tensor, kind, start, stop))
 
     def cell(self, request: Request) -> Response:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""

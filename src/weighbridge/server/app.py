@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +20,8 @@ from weighbridge.server.lab import Desk
 from weighbridge.server.page import STATIC, file_or_page
 from weighbridge.server.runs import Runs
 
+FIRST_STATISTIC: Final = "gradient.rms"  # that the page of a run shows, as frontend/src/heat/menu.ts says
+
 
 def create_app(
     runs: Runs,
@@ -33,14 +36,20 @@ def create_app(
     found out may be kept (`Runs.keeps`), compaction is compactor.py's, and the Lab trains in processes of its own (lab.py).
 
     `names` are the host names that a request may be addressed to; `any_address` also takes IP addresses, for a server
-    that is bound to an outside address on purpose. `asks_ahead` and `locked`: as for Api.
+    that is bound to an outside address on purpose. `asks_ahead` and `locked`: as for Api; with the first,
+    what the page of a run shows first is read while the page is on its way.
     """
 
+    api = Api(runs, asks_ahead, locked)
+
     def page(request: Request) -> Response:
+        name = request.url.path.removeprefix("/run/")
+        if asks_ahead and runs.find(name) is not None:
+            api.ahead(name, request.query_params.get("stat", FIRST_STATISTIC))
         return file_or_page(static, request)
 
     return Starlette(
-        routes=[*Desk(runs).routes(), *Api(runs, asks_ahead, locked).routes(), Route("/{path:path}", page, methods=["GET"])],
+        routes=[*Desk(runs).routes(), *api.routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
         exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
     )

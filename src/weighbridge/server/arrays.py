@@ -57,11 +57,7 @@ def statistics_of(
     record: RunRecord, tensors: Sequence[str], statistics: Sequence[str], start: int | None, stop: int | None, buckets: int
 ) -> list[Part]:
     """Every statistic of every tensor, tensor by tensor."""
-    parts = []
-    for tensor in tensors:
-        for statistic in statistics:
-            parts.append(_recorded(record.series_buckets(tensor, statistic, buckets, start, stop)))
-    return parts
+    return [_recorded(found) for found in record.several_buckets(tensors, statistics, buckets, start, stop)]
 
 
 def _recorded(found: Buckets) -> Part:

@@ -7,6 +7,7 @@ they find (diagnosis/beside.py), that serves meanwhile, and it is asked when it 
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ GROWN_BY: Final = 0.2
 TOLD_GROWN_BY: Final = 1.0  # where its own rules have told something
 KEPT_AT_MOST: Final = 64
 LATER_AT_MOST: Final = 200
+CLOSE_SECONDS: Final = 3.0
 REST: Final = 1.0  # times as long at rest as a run of the list took: the page's own questions go between
 
 
@@ -60,6 +62,7 @@ class Diagnoser:
         self._waiting: list[str] = []  # somebody looks at them
         self._later: list[str] = []  # of the list
         self._lock = threading.Condition()
+        self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def ask(self, name: str, record: RunRecord) -> dict[str, Any]:
@@ -110,15 +113,27 @@ class Diagnoser:
         with self._lock:
             return self._lock.wait_for(lambda: not self._waiting and not self._later, seconds)
 
+    def _close(self) -> None:
+        """The program ends: nothing is asked any more, and what is under way is given up."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
+        RULES.close()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
     def _start(self) -> None:
         if self._thread is None:
+            atexit.register(self._close)  # a thread inside a library of C++ must not outlive the interpreter
             self._thread = threading.Thread(target=self._work, name="weighbridge-diagnoser", daemon=True)
             self._thread.start()
 
     def _work(self) -> None:
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: bool(self._waiting or self._later))
+                self._lock.wait_for(lambda: bool(self._waiting or self._later or self._is_closed))
+                if self._is_closed:
+                    return
                 is_awaited = bool(self._waiting)
                 name = self._waiting[0] if is_awaited else self._later[0]
             began = time.monotonic()
@@ -129,7 +144,7 @@ class Diagnoser:
                 self._later = [one for one in self._later if one != name]
                 self._lock.notify_all()
                 if not is_awaited:  # unless somebody comes meanwhile
-                    self._lock.wait_for(lambda: bool(self._waiting), REST * (time.monotonic() - began))
+                    self._lock.wait_for(lambda: bool(self._waiting or self._is_closed), REST * (time.monotonic() - began))
 
     def _asked(self, name: str) -> _Said:
         try:

@@ -78,7 +78,7 @@ def _is_listed(by_place: Mapping[tuple[str, str], Node], model: str, outer: str)
 
 def network_at(record: RunRecord, statistic: str, step: int | None, fold: str, opened: Sequence[str]) -> dict[str, Any]:
     """The spine at one step: the chosen statistic of each node, and the gains of each layer with its activation."""
-    last = max(record.info.steps - 1, 0)
+    last = max(record.steps - 1, 0)
     step = last if step is None else min(max(step, 0), last)
     nodes = spine(record, fold, opened)
     values = _values(record, nodes, statistic, step)

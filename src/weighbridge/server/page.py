@@ -37,11 +37,16 @@ def file_or_page(static: Path, request: Request) -> Response:
     wanted = request.url.path.lstrip("/")
     target = (static / wanted).resolve() if wanted and "\0" not in wanted else static / "index.html"
     if target.is_relative_to(static.resolve()) and target.is_file() and wanted != "":
-        forever = wanted.startswith("assets/")  # named by their content
-        return FileResponse(target, headers={"cache-control": "public, max-age=31536000, immutable" if forever else "no-cache"})
+        return FileResponse(target, headers={"cache-control": _kept_for(wanted)})
     if wanted.startswith("assets/"):
         raise HTTPException(404, f"There is no file {wanted!r}.")
     index = static / "index.html"
     if not index.is_file():
         return PlainTextResponse(HOW_TO_BUILD, status_code=503)
     return FileResponse(index, headers={"cache-control": "no-cache"})
+
+
+def _kept_for(name: str) -> str:
+    if name.startswith("assets/"):  # named by their content
+        return "public, max-age=31536000, immutable"
+    return "public, max-age=3600" if name == "icon.svg" else "no-cache"  # browsers ask for the icon with every new address

@@ -46,15 +46,19 @@ class Runs:
 
     def path(self, name: str) -> Path:
         """Where the run of this name lies. Raises NotARun; never leaves the folder."""
-        if is_run(self.root) and name == self.root.resolve().name:
-            return self.root
-        candidate = self.root / name
-        parts = Path(name).parts
-        if not name or Path(name).is_absolute() or ".." in parts or "\0" in name or not is_run(candidate):
+        found = self.find(name)
+        if found is None:
             raise NotARun(
                 f"There is no run {name!r} in {self.root}.{nearest(name, self.names())} All runs: weighbridge ls {self.root}"
             )
-        return candidate
+        return found
+
+    def find(self, name: str) -> Path | None:
+        """The same, or None."""
+        if is_run(self.root) and name == self.root.resolve().name:
+            return self.root
+        is_below = name and not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
+        return self.root / name if is_below and is_run(self.root / name) else None
 
     def place(self, name: str) -> Path:
         """The same of a name that `names` gave; asks nobody."""

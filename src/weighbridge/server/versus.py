@@ -106,7 +106,7 @@ def results_of(record: RunRecord) -> dict[str, Any]:
             found[f"{key}, last"] = float(record.logged(key).values[-1])
         except (NothingRecorded, IndexError):
             continue
-    return {**found, "steps": record.info.steps}
+    return {**found, "steps": record.steps}
 
 
 def parting(a: RunRecord, b: RunRecord) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def parting(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     update made the difference, `tensors` those that it changed differently, `gradients` whether their gradients differed too.
     """
     shared = [t.name for t in common([a, b])]
-    first, stop = max(a.first_step, b.first_step, 0), min(a.info.steps, b.info.steps)
+    first, stop = max(a.first_step, b.first_step, 0), min(a.steps, b.steps)
     if not shared or stop <= first:
         return {"kind": "nothing in common", "step": first, "tensors": [], "of": len(shared), "gradients": False}
     if not _differing(a, b, shared, stop - 1, PARAMETERS):
@@ -193,7 +193,7 @@ def cells_between(
 ) -> Between:
     """b against a: log10(b / a) where values are sizes, else b - a; mask 4 where both are the very same."""
     parse(statistic)
-    last = min(a.info.steps, b.info.steps)
+    last = min(a.steps, b.steps)
     stop = last if stop is None else min(stop, last)
     rows = [rows_of(record, statistic, show, fold, ()) for record in (a, b)]
     names = {(row.name, row.bias): row for row in rows[1]}
@@ -275,7 +275,7 @@ def face_to_face(records: Sequence[RunRecord], tensor: str, step: int | None) ->
 
 
 def _stored(record: RunRecord, tensor: str, step: int | None) -> tuple[int, np.ndarray]:
-    last = record.info.steps - 1
+    last = record.steps - 1
     at = last if step is None else min(step, last)
     steps, _, counts = record.histograms(tensor, "parameter", [at])
     return (at, counts[0]) if len(steps) else (at, np.zeros(132, np.int64))

@@ -21,12 +21,13 @@ from weighbridge.store.shards import Merge
 from weighbridge.store.sources import Plan, buckets_sql, plan_buckets, plan_rows, rows_sql, tail_name, values_sql
 from weighbridge.store.tables import RankTables, read_part
 
+FEW = 16  # tensors that are named to the engine; of more it reads all
 Arrays = dict[str, np.ndarray]
 _EMPTY: dict[str, np.ndarray] = {
     "step": np.empty(0, np.int64),
     "tensor": np.empty(0, np.int32),
     "bucket": np.empty(0, np.int64),
-    **{name: np.empty(0) for name in ("value", "total", "weight", "low", "high", "bad")},
+    **{name: np.empty(0) for name in ("value", "bad")},
 }
 
 
@@ -97,29 +98,31 @@ class RowQuery:
     def buckets(
         self,
         quantity: Quantity,
-        statistic: Statistic,
+        statistics: Sequence[Statistic],
         span: tuple[int, int],
         grid: tuple[int, int, int],
         ids: np.ndarray,
         cells: int,
-    ) -> tuple[np.ndarray, ...]:
-        """Mean, least and greatest of the single steps' values as [ids, cells], NaN where there is none; and the most elements
-        that one step had which are not finite, NaN where nothing was recorded.
+    ) -> list[tuple[np.ndarray, ...]]:
+        """Of each statistic mean, least and greatest of the single steps' values as [ids, cells], NaN where there is none; and
+        the most elements that one step had which are not finite, NaN where nothing was recorded.
 
         `span` = start and stop; `grid` = where cell 0 begins, steps in a cell, and the level of bucket files to use (0 = none).
+        The ratio is asked for alone.
         """
         plan = self._plan_rows(*span)  # of several ranks: means of shards do not add up, what does is in single rows
         if self._merge is None:
             plan = plan_buckets(self._tables.parts["rows"], *span, grid[2])
-        where = f"tensor = {int(ids[0])}" if len(ids) == 1 else "true"
-        found = self._arrays(plan, buckets_sql(plan, quantity, statistic, where, grid))
+        few = ", ".join(map(str, ids.tolist())) if len(ids) <= FEW else ""
+        found = self._arrays(plan, buckets_sql(plan, quantity, statistics, f"tensor IN ({few})" if few else "true", grid))
         place = np.full(int(max(ids.max(initial=0), found["tensor"].max(initial=0))) + 1, -1, dtype=np.int64)
         place[ids] = np.arange(len(ids))
         row = place[found["tensor"]]
         if (row < 0).any():
             found = {name: column[row >= 0] for name, column in found.items()}
             row = row[row >= 0]
-        return _folded(row * cells + found["bucket"], found, (len(ids), cells))
+        cell, size = row * cells + found["bucket"], (len(ids), cells)
+        return [_folded(cell, found, str(i), size) for i in range(len(statistics))]
 
     def histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
         """The stored histogram columns of one row, or nothing."""
@@ -205,13 +208,15 @@ class RowQuery:
             raise CorruptRun(f"A compacted file cannot be read: {said}. Which one and where: weighbridge verify") from problem
 
 
-def _folded(cell: np.ndarray, found: Arrays, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def _folded(cell: np.ndarray, found: Arrays, which: str, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:
     """The pieces of each cell put together."""
     size = shape[0] * shape[1]
-    total, weight = (np.bincount(cell, found[name], size) for name in ("total", "weight"))
+    if not len(cell):
+        return tuple(np.full(shape, np.nan) for _ in range(4))
+    total, weight = (np.bincount(cell, found[name + which], size) for name in ("total", "weight"))
     low, high, bad = np.full(size, np.inf), np.full(size, -np.inf), np.full(size, np.nan)
-    np.fmin.at(low, cell, found["low"])
-    np.fmax.at(high, cell, found["high"])
+    np.fmin.at(low, cell, found["low" + which])
+    np.fmax.at(high, cell, found["high" + which])
     np.fmax.at(bad, cell, found["bad"])
     with np.errstate(invalid="ignore"):
         mean = total / weight  # 0 / 0 = NaN: nothing recorded

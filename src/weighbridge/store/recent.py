@@ -1,4 +1,4 @@
-"""What was read of late and will be asked for again: pictures of all tensors, and single values of one statistic.
+"""What was read of late and will be asked for again: series, pictures of all tensors, single values of one statistic.
 
 A reader folds, unfolds, zooms and comes back: the same numbers, cut another way. What is kept is bounded for all runs of the
 process together; the oldest goes first. What a run has gained since makes what was kept of it worthless.
@@ -70,14 +70,14 @@ RECENT: Final = Recent()
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Mean, least, greatest and `bad` of every cell, as RowQuery.buckets gives them."""
+class Kept:
+    """Arrays of one answer."""
 
-    grids: Grids
+    arrays: tuple[np.ndarray, ...]
 
     @property
     def nbytes(self) -> int:
-        return sum(grid.nbytes for grid in self.grids)
+        return sum(array.nbytes for array in self.arrays)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ A RunRecord is used by one thread at a time. Everything raises WeighbridgeError 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from weighbridge.catalog import Statistic, parse
+from weighbridge.catalog import RATIO, Statistic, parse
 from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity, histogram_bins
 from weighbridge.store import extras, persteps
@@ -27,7 +27,7 @@ from weighbridge.store.coherence import Gradients
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.grid import bucket_grid, joined
 from weighbridge.store.histogram import edges_of, full_histogram
-from weighbridge.store.recent import RECENT, Grids, Picture, Single
+from weighbridge.store.recent import RECENT, Grids, Kept, Single
 from weighbridge.store.status import info_of, require_run, steps_of
 from weighbridge.store.values import decode_values, kept_at, kept_of
 from weighbridge.store.views import (
@@ -151,6 +151,11 @@ class RunRecord:
         """Everything that happened to the run, in the order it was written."""
         return persteps.events(self._all.whole("events"))
 
+    def kept(self, question: str, make: Callable[[], bytes]) -> memoryview:
+        """What follows from the run as it is: made once, until it has grown."""
+        version = (*self._all.version, self.steps)
+        return RECENT.get((self._owner, question), version, lambda old: memoryview(make()) if old is None else old)
+
     # ---- tensors ----
 
     @property
@@ -220,19 +225,47 @@ class RunRecord:
     def series(self, tensor: str, statistic: str, start: int | None = None, stop: int | None = None) -> Series:
         """One statistic of one tensor at every recorded step, start <= step < stop."""
         quantity, which = parse(statistic)
-        found = self.tensor(tensor)
-        answer = self._all.ask(lambda: self._query.series(found.id, quantity, which, *self._range(start, stop)))
-        return Series(f"{found.name} {statistic}", *read_only(answer["step"], answer["value"]))
+        found, span = self.tensor(tensor), self._range(start, stop)
+
+        def read(old: Kept | None) -> Kept:
+            if old is not None:
+                return old
+            answer = self._all.ask(lambda: self._query.series(found.id, quantity, which, *span))
+            return Kept(read_only(answer["step"], answer["value"]))
+
+        kept = RECENT.get((self._owner, found.id, quantity, which.name, span), self._all.version, read)
+        return Series(f"{found.name} {statistic}", *kept.arrays)
 
     def series_buckets(
         self, tensor: str, statistic: str, buckets: int = 1200, start: int | None = None, stop: int | None = None
     ) -> Buckets:
         """The same in at most `buckets` ranges of steps."""
-        found = self.tensor(tensor)
-        heat = self.heat_map(statistic, buckets, start, stop, [found.name])
-        return Buckets(
-            f"{found.name} {statistic}", heat.step_first, heat.step_last, heat.mean[0], heat.min[0], heat.max[0], heat.bad[0]
-        )
+        return self.several_buckets([tensor], [statistic], buckets, start, stop)[0]
+
+    def several_buckets(
+        self,
+        tensors: Sequence[str],
+        statistics: Sequence[str],
+        buckets: int = 1200,
+        start: int | None = None,
+        stop: int | None = None,
+    ) -> list[Buckets]:
+        """Every statistic of every tensor, tensor by tensor, as `series_buckets`. What one file says of them is read once."""
+        chosen, wanted = [self.tensor(name) for name in tensors], [parse(name) for name in statistics]
+        low, high = self._range(start, stop)
+        cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if self._is_thinned(low, high) else 0)
+        first, last = edges[:-1].copy(), edges[1:] - 1
+        read_only(first, last)
+        found: dict[Which, list[tuple[np.ndarray, ...]]] = {}
+        for together in _together(wanted):
+            grids = self._several_grids(together, (low, high), cells, chosen, len(first))
+            for which, of in zip(together, grids, strict=True):
+                found[which] = [read_only(*(grid[row] for grid in of)) for row in range(len(chosen))]
+        return [
+            Buckets(f"{tensor.name} {name}", first, last, *found[which][row])
+            for row, tensor in enumerate(chosen)
+            for name, which in zip(statistics, wanted, strict=True)
+        ]
 
     def at_step(self, step: int, statistics: Sequence[str]) -> dict[str, np.ndarray]:
         """Per statistic one value per tensor, in the order of `tensors` (activations: `outputs`); NaN = not recorded."""
@@ -271,9 +304,10 @@ class RunRecord:
         for quantity, listed in wanted.items():
             answer = self._all.ask(functools.partial(self._query.grid, quantity, listed, start, stop))
             column = place[np.minimum(answer["tensor"], len(place) - 1)]
-            row = answer["step"] - start
-            for one in listed if len(row) else ():
-                found[f"{quantity.word}.{one.name}"][row[column >= 0], column[column >= 0]] = answer[one.name][column >= 0]
+            known = slice(None) if (column >= 0).all() else column >= 0
+            at = ((answer["step"] - start) * len(ids) + column)[known]
+            for one in listed if len(at) else ():
+                found[f"{quantity.word}.{one.name}"].reshape(-1)[at] = answer[one.name][known]
         read_only(*found.values())
         return found
 
@@ -290,32 +324,46 @@ class RunRecord:
         given = self.tensors_of(which[0]) if tensors is None else tensors
         chosen = tuple(one if isinstance(one, Tensor) else self.tensor(one) for one in given)
         low, high = self._range(start, stop)
-        thinned = any(first < high and last >= low for first, last in self.thinned)
+        thinned = self._is_thinned(low, high)
         many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets
         cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned or many else 0)
-        grids = self._grids(which, (low, high), cells, chosen, len(edges) - 1)
+        (grids,) = self._several_grids([which], (low, high), cells, chosen, len(edges) - 1)
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last, *grids)
         return HeatMap(statistic, chosen, first, last, *grids)
 
+    def _is_thinned(self, low: int, high: int) -> bool:
+        return any(first < high and last >= low for first, last in self.thinned)
+
+    def _several_grids(
+        self, which: Sequence[Which], span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
+    ) -> list[Grids]:
+        """As RowQuery.buckets, of statistics of one quantity. For a picture of many tensors that of all is read: it serves the
+        next question, too."""
+        quantity, statistics = which[0][0], [statistic for _, statistic in which]
+        everyone = self.tensors_of(quantity)
+        is_known = {tensor.id for tensor in chosen} <= {tensor.id for tensor in everyone}
+        if len(chosen) * SHARED_FROM < len(everyone) or not is_known:
+            return self._all.ask(lambda: self._query.buckets(quantity, statistics, span, cells, _ids(chosen), size))
+        return [self._grids(one, span, cells, chosen, size) for one in which]
+
     def _grids(
         self, which: Which, span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
     ) -> Grids:
-        """As RowQuery.buckets. For a picture of many tensors that of all is read: it serves the next question, too."""
         everyone = self.tensors_of(which[0])
-        if len(chosen) * SHARED_FROM < len(everyone):
-            return self._all.ask(lambda: self._query.buckets(*which, span, cells, _ids(chosen), size))
         place = np.full(max((tensor.id for tensor in everyone), default=0) + 1, -1)
         place[_ids(everyone)] = np.arange(len(everyone))
         rows = place[_ids(chosen)]
         if not cells[2] and len(everyone) * (span[1] - span[0]) <= SINGLES_AT_MOST:
             return self._singles(which, *span, place).cells(rows, *span, cells[1])
 
-        def read(old: Picture | None) -> Picture:
-            return old or Picture(self._all.ask(lambda: self._query.buckets(*which, span, cells, _ids(everyone), size)))
+        def read(old: Kept | None) -> Kept:
+            if old is not None:
+                return old
+            return Kept(self._all.ask(lambda: self._query.buckets(which[0], [which[1]], span, cells, _ids(everyone), size))[0])
 
         picture = RECENT.get((self._owner, which[0], which[1].name, span, cells), self._all.version, read)
-        return tuple(grid[rows] for grid in picture.grids)
+        return tuple(grid[rows] for grid in picture.arrays)
 
     def _singles(self, which: Which, low: int, high: int, place: np.ndarray) -> Single:
         def read(old: Single | None) -> Single:
@@ -485,6 +533,14 @@ class RunRecord:
     def own_cost(self) -> tuple[float, float]:
         """Seconds of ours on the training thread, and seconds on the wall, from the end of the first step to the last."""
         return persteps.own_cost(self._all.whole("steps"))
+
+
+def _together(wanted: Sequence[Which]) -> list[list[Which]]:
+    """Those that can be read at once: of one quantity; the ratio alone."""
+    found: dict[tuple[Quantity, bool], list[Which]] = {}
+    for which in dict.fromkeys(wanted):
+        found.setdefault((which[0], which[1] is RATIO), []).append(which)
+    return list(found.values())
 
 
 def _ids(tensors: Sequence[Tensor]) -> np.ndarray:

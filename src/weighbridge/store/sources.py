@@ -6,6 +6,7 @@ what counts, and with its single rows at the edges; a thinned unit has only its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from weighbridge.catalog import FINITE, RATIO, Statistic, sql
@@ -94,48 +95,62 @@ def rows_sql(plan: Plan, columns: str, where: str) -> str | None:
 
 
 def values_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str) -> str | None:
-    """SQL of (step, tensor, value, bad); the ratio joins the update's row with the parameter's of the same step.
+    """SQL of (step, tensor, value, bad). `bad`: elements that are not finite."""
+    source = numbers_sql(plan, quantity, [statistic], where)
+    return f"SELECT step, tensor, value0 AS value, bad FROM ({source})" if source else None
 
-    `bad`: elements that are not finite.
+
+def numbers_sql(plan: Plan, quantity: Quantity, statistics: Sequence[Statistic], where: str) -> str | None:
+    """SQL of (step, tensor, value0, value1 ..., bad).
+
+    The ratio, which stands alone, joins the update's row with the parameter's of the same step.
     """
     whole = f"part = {WHOLE} AND {where}"
-    if statistic.name != RATIO.name:
-        columns = f"step, tensor, CAST({sql(statistic)} AS DOUBLE) AS value, {_BAD} AS bad"
-        return rows_sql(plan, columns, f"{whole} AND quantity = {int(quantity)}")
+    if RATIO not in statistics:
+        values = ", ".join(f"CAST({sql(one)} AS DOUBLE) AS value{i}" for i, one in enumerate(statistics))
+        return rows_sql(plan, f"step, tensor, {values}, {_BAD} AS bad", f"{whole} AND quantity = {int(quantity)}")
+    assert len(statistics) == 1, statistics
     both = f"{whole} AND quantity IN ({int(Quantity.PARAMETER)}, {int(Quantity.UPDATE)})"
     sizes = rows_sql(plan, f"step, tensor, quantity, {_RMS} AS rms, {_BAD} AS bad", both)
     if sizes is None:
         return None
     update, parameter = (f"max(rms) FILTER (quantity = {int(q)})" for q in (Quantity.UPDATE, Quantity.PARAMETER))
     return (
-        f"SELECT * FROM (SELECT step, tensor, {update} / {parameter} AS value,"
+        f"SELECT * FROM (SELECT step, tensor, {update} / {parameter} AS value0,"
         f" max(bad) FILTER (quantity = {int(Quantity.UPDATE)}) AS bad FROM ({sizes}) GROUP BY step, tensor)"
-        " WHERE value IS NOT NULL"
+        " WHERE value0 IS NOT NULL"
     )
 
 
-def buckets_sql(plan: Plan, quantity: Quantity, statistic: Statistic, where: str, grid: tuple[int, int, int]) -> str | None:
-    """SQL of (tensor, bucket, total, weight, low, high, bad), NaN left out of all but `bad`; a cell may come in several pieces.
+def buckets_sql(
+    plan: Plan, quantity: Quantity, statistics: Sequence[Statistic], where: str, grid: tuple[int, int, int]
+) -> str | None:
+    """SQL of (tensor, bucket, bad, and of each statistic total0, weight0, low0, high0), NaN left out of all but `bad`; a cell
+    may come in several pieces.
 
     `grid` = where bucket 0 begins, steps in a bucket, level of bucket files. Single rows are grouped by the engine;
     bucket rows, few per cell, are not: the caller adds the pieces, which costs a third of a GROUP BY over them.
     """
     base, width, level = grid
     pieces = []
-    values = values_sql(plan, quantity, statistic, where)
-    if values is not None:
-        numbers = f"tensor, (step - {base}) // {width} AS bucket, CASE WHEN isnan(value) THEN NULL ELSE value END AS value, bad"
-        folded = "coalesce(sum(value), 0) AS total, CAST(count(value) AS BIGINT) AS weight"
-        folded += ", coalesce(min(value), 'NaN') AS low, coalesce(max(value), 'NaN') AS high, CAST(max(bad) AS DOUBLE) AS bad"
-        pieces.append(f"SELECT tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({values})) GROUP BY tensor, bucket")
-    name = statistic.name
+    source = numbers_sql(plan, quantity, statistics, where)
+    if source is not None:
+        numbers, folded = f"tensor, (step - {base}) // {width} AS bucket, bad", "CAST(max(bad) AS DOUBLE) AS bad"
+        for i in range(len(statistics)):
+            value = f"value{i}"
+            numbers += f", CASE WHEN isnan({value}) THEN NULL ELSE {value} END AS {value}"
+            folded += f", coalesce(sum({value}), 0) AS total{i}, CAST(count({value}) AS BIGINT) AS weight{i}"
+            folded += f", coalesce(min({value}), 'NaN') AS low{i}, coalesce(max({value}), 'NaN') AS high{i}"
+        pieces.append(f"SELECT tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({source})) GROUP BY tensor, bucket")
     for (first, last), files in plan.buckets.items():
         at = f"(greatest(bucket * {level}, {base}) - {base}) // {width} AS bucket"
         inside = f"quantity = {int(quantity)} AND {where}"
         inside += f" AND bucket >= {first}" if first else ""
         inside += f" AND bucket < {last}" if last != _ANY_NUMBER else ""
-        columns = f"tensor, {at}, {name}_sum AS total, {weight_of(statistic)} AS weight, {name}_low AS low, {name}_high AS high"
-        columns += ", nonfinite_count_high AS bad"
+        columns = f"tensor, {at}, nonfinite_count_high AS bad"
+        for i, one in enumerate(statistics):
+            columns += f", {one.name}_sum AS total{i}, {weight_of(one)} AS weight{i}"
+            columns += f", {one.name}_low AS low{i}, {one.name}_high AS high{i}"
         pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {inside}")
     return " UNION ALL ".join(pieces) if pieces else None
 

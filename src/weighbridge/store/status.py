@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,16 +75,16 @@ def last_flush_of(folder: Path) -> datetime | None:
     return datetime.fromtimestamp(newest, UTC) if newest else None
 
 
-def size_of(path: Path) -> int:
+def size_of(path: str | Path) -> int:
     """Bytes of all files below a folder, less those that a reader keeps; files that vanish meanwhile are not counted."""
     total = 0
-    for file in path.rglob("*"):
-        if file.name in (DIGEST_FILE, DIAGNOSIS_FILE):
-            continue
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except FileNotFoundError:
-            continue
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:  # Path.rglob takes four times as long
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=False):
+                    total += size_of(entry.path)
+                elif entry.name not in (DIGEST_FILE, DIAGNOSIS_FILE) and entry.is_file():
+                    total += entry.stat().st_size
     return total
 
 

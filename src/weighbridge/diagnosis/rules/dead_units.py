@@ -87,6 +87,7 @@ class DeadUnits(Rule):
     def __init__(self) -> None:
         self.layers_of: dict[int, _Layer] = {}
         self.told: set[int] = set()
+        self.is_running = False  # has a layer lost its gradient in the step before?
         self.through_relu: set[int] = set()  # outputs that were seen to be given through one
         self.progress = Progress()
         self.looks = 0
@@ -98,17 +99,30 @@ class DeadUnits(Rule):
         self.plain = [c for c in self.layers.outputs if tensors[c].module in AFFINE | NORMS and self.layers.is_trained(c)]
         self.deepest_first: list[int] = []  # of layers_of
         self.biases = {c: self.layers.bias(self.producers.get(c, c)) for c in self.layers.outputs}
+        weighted = [c for c in self.layers.outputs if self.layers.is_trained(c)]
+        last = (self.layers.bias(weighted[-1]), self.layers.weight(weighted[-1])) if weighted else ()
+        self.last = [c for c in last if c is not None]
 
     def read(self, block: Block) -> Iterator[Finding]:
         tables = {name: rows_by_step(block.rows(name)) for name in ("steps", "units", "spread")}
+        zeros = block["gradient.zero_fraction"]
+        biases = [c for c in self.biases.values() if c is not None]
+        is_cut = np.atleast_1d((zeros[:, biases] > MOST).any(axis=1))
+        seen = block.start
         for step in sorted({step for table in tables.values() for step in table}):
             for row in tables["steps"].get(step, ()):
                 self.progress.read(row)
+            is_looked_at = step in tables["spread"] or step in tables["units"]
+            if not (is_looked_at or is_cut[step - block.start] or self.is_running):
+                continue  # nearly always: no layer has lost its gradient
+            self._stay_calm(zeros[seen - block.start : step - block.start], seen)
             for row in tables["spread"].get(step, ()):
                 yield from self._look_through(step, row)
             for row in tables["units"].get(step, ()):
                 yield from self._look(block, step, row)
             yield from self._between(block, step)
+            seen = step + 1
+        self._stay_calm(zeros[seen - block.start :], seen)
 
     # ---- looks ----
 
@@ -207,14 +221,24 @@ class DeadUnits(Rule):
                 self.told |= {place, column}
                 yield self._sudden(place, layer, step, zeros)
             is_cut |= layer.streak > 0
+        self.is_running = any(layer.streak for layer in self.layers_of.values())
+
+    def _stay_calm(self, zeros: np.ndarray, start: int) -> None:
+        """The same for steps in which no layer loses its gradient: only what they were before it is kept."""
+        for column, layer in self.layers_of.items() if len(zeros) else ():
+            if (bias := self.biases[column]) is None:
+                continue
+            steps = np.flatnonzero(~np.isnan(zeros[:, bias]))
+            found = np.concatenate([layer.before, zeros[steps, bias]])
+            layer.before = found[-CALM:].tolist()
+            if len(found) >= CALM and len(steps):
+                in_a_row = np.convolve(found <= SOME, np.ones(CALM), "valid")[-len(steps) :]
+                calm = np.flatnonzero(in_a_row == CALM)
+                layer.calm = start + int(steps[calm[-1] - len(in_a_row)]) if len(calm) else layer.calm
 
     def _is_fed(self, zeros: np.ndarray) -> bool:
         """Does the loss send any gradient? A hinge that is met by all samples sends none, and no unit is dead of it."""
-        weighted = [c for c in self.layers.outputs if self.layers.is_trained(c)]
-        last = (
-            {c for c in (self.layers.bias(weighted[-1]), self.layers.weight(weighted[-1])) if c is not None} if weighted else ()
-        )
-        return not last or not all(zeros[c] == 1 for c in last)
+        return not self.last or not all(zeros[c] == 1 for c in self.last)
 
     # ---- findings ----
 

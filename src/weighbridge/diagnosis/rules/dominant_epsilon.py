@@ -16,6 +16,7 @@ References     Kingma and Ba 2015, "Adam", algorithm 1; Wortsman et al. 2024, "S
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -64,7 +65,7 @@ class DominantEpsilon(Rule):
 
     def __init__(self) -> None:
         self.moments = SecondMoments()
-        self.states: dict[int, State] = {}
+        self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.has_eps = self.is_told = False
 
     def start(self, tensors: Tensors) -> None:
@@ -75,7 +76,7 @@ class DominantEpsilon(Rule):
         sizes = {number: np.sqrt(moments) for number, moments in self.moments.follow(block).items()}
         parts: dict[int, np.ndarray] = {}
         for one in taken(block):
-            state = self.states.setdefault(one.optimizer, State())
+            state = self.states[one.optimizer]
             state.course.add(one.loss)
             if one.optimizer not in parts:
                 parts[one.optimizer] = _parts(block, one, sizes[one.optimizer])

@@ -4,10 +4,13 @@ Symptom        Dropout drops nothing, batch norms use their running averages and
                learns with statistics that are wrong.
 How it decides Exact, from the run's own record: an optimizer stepped, the model's `training` was False, no pass in training
                mode had run, and there are modules that behave differently then (dropout with p > 0, batch norm that is
-               trained).
+               trained). Or the model trains, but a part of it (a module with modules of its own: `backbone.eval()`) is in
+               evaluation mode, holds such modules, and its weights get gradients.
 What to do     Call `model.train()` before each epoch: `model.eval()` for a validation stays until then. Models of
                transformers come from `from_pretrained` in evaluation mode.
-When it errs   Fine-tuning in evaluation mode on purpose. Batch norms whose own parameters are frozen do not count.
+When it errs   Fine-tuning in evaluation mode on purpose. Batch norms whose own parameters are frozen do not count, nor do
+               single layers that are put into evaluation mode one by one, as batch norms are on purpose. A teacher in
+               evaluation mode gets no gradients.
 References     PyTorch documentation, torch.nn.Module.eval and train.
 """
 
@@ -17,6 +20,7 @@ from collections.abc import Iterator
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence, TableEvidence
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import in_code
 from weighbridge.format import counted
 
 EVENT = "evaluation_mode"  # written by capture, once per model
@@ -40,19 +44,23 @@ class EvaluationModeWhileTraining(Rule):
         for event in block.rows("events"):
             affected = dict(event["detail"].get("affected", {})) if event["kind"] == EVENT else {}
             if affected:
-                first = next(iter(affected))
+                first, part = next(iter(affected)), event["detail"].get("part", "")
+                where = part or (first if len(affected) == 1 else "")
                 yield Finding(
-                    place=block.tensors.place(first, event["detail"].get("model", "")) if len(affected) == 1 else "",
+                    place=block.tensors.place(where, event["detail"].get("model", "")) if where else "",
                     first_step=event["step"],
                     told_step=event["step"],
-                    message=f"From step {event['step']} on an optimizer steps the model while it is in evaluation mode: "
+                    message=f"From step {event['step']} on an optimizer steps {part or 'the model'} while it is in evaluation "
+                    f"mode: "
                     f"{counted(len(affected), 'module')} ({first}, {affected[first]}"
                     f"{', ...' if len(affected) > 1 else ''}) behave as in evaluation.",
                     evidence=(
-                        SettingEvidence("model.training", "False"),
+                        SettingEvidence(f"{in_code(part)}.training" if part else "model.training", "False"),
                         TableEvidence("behave differently", ("module", "type"), tuple(affected.items())),
                     ),
-                    fix="Call model.train() before the training loop, and again after each validation.",
+                    fix=f"Call model.train() after {in_code(part)}.eval(), or freeze it: {in_code(part)}.requires_grad_(False)."
+                    if part
+                    else "Call model.train() before the training loop, and again after each validation.",
                     depth=-1.0,
                 )
 

@@ -16,6 +16,7 @@ References     Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularizatio
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -56,7 +57,7 @@ class ExcessiveWeightDecay(Rule):
     experiment = "20 steps from the last checkpoint with weight_decay=0: if the weights still shrink, this finding is wrong."
 
     def __init__(self) -> None:
-        self.states: dict[int, State] = {}
+        self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.is_told = self.has_decay = False
 
     def start(self, tensors: Tensors) -> None:
@@ -64,7 +65,7 @@ class ExcessiveWeightDecay(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         for one in taken(block):
-            state = self.states.setdefault(one.optimizer, State())
+            state = self.states[one.optimizer]
             state.course.add(one.loss)
             if self.is_told or not len(decaying := one.columns[one.weight_decay > 0]):
                 continue

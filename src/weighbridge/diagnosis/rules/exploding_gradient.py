@@ -95,6 +95,7 @@ class ExplodingGradient(Rule):
         self.passes += [from_text(row["detail"]) for row in block.rows("graph")]
         self.rivals.read(block)
         has_slopes = np.isfinite(slopes).any(axis=1)
+        wholes = np.sqrt(np.nansum(gradients[:, self.is_parameter] ** 2, axis=1)).tolist()
         for i in range(len(block)):
             for row in taken.get(block.start + i, ()):
                 self.progress.read(row)
@@ -114,7 +115,7 @@ class ExplodingGradient(Rule):
                     self.calls = block["activation.count"][i] / self.counts
                     yield from self._along_depth(profile, block.start + i, *levels(profile, norms))
             if block.start + i in taken:
-                yield from self._over_steps(block.start + i, taken[block.start + i][-1]["loss"], gradients[i])
+                yield from self._over_steps(block.start + i, taken[block.start + i][-1]["loss"], wholes[i], gradients[i])
 
     def _along_depth(self, profile: Profile, step: int, places: list[int], sizes: np.ndarray) -> Iterator[Finding]:
         if len(places) < LEAST or profile.model in self.told or not sizes[-1] > 0:
@@ -177,8 +178,7 @@ class ExplodingGradient(Rule):
             depth=1.5,
         )
 
-    def _over_steps(self, step: int, loss: float | None, row: np.ndarray) -> Iterator[Finding]:
-        norm = float(np.sqrt(np.nansum(row[self.is_parameter] ** 2)))
+    def _over_steps(self, step: int, loss: float | None, norm: float, row: np.ndarray) -> Iterator[Finding]:
         is_worse = self.worse.read(loss)
         if loss is None or math.isnan(loss) or not norm > 0:
             return

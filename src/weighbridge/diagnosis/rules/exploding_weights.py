@@ -5,7 +5,8 @@ Symptom        Norms of weights double again and again; outputs and loss follow,
 How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
                no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
-               (twice its first value three times in a row, or ten times once), or above FAR, while the loss does not fall.
+               (twice its first value three times in a row, or ten times once), or above FAR, while the loss does not fall
+               (nor do its ranks: test of Mann and Whitney, z above -CLEAR). Several doublings in one step are one leap.
                Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate in
                warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
@@ -20,6 +21,7 @@ References     Soudry et al. 2018, "The implicit bias of gradient descent on sep
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -28,6 +30,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, ValueEvidence
 from weighbridge.diagnosis.evidence import TableEvidence
 from weighbridge.diagnosis.pace import matrices
 from weighbridge.diagnosis.progress import Progress
+from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
@@ -37,6 +40,7 @@ DOUBLINGS = 3
 LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
+RANKED, LOOKED_BACK, CLEAR = 8, 50, 1.0  # losses of each half, and of both at most; standard errors (ranktest.py)
 FAR = 64.0  # whatever the course, where it does no good: six doublings
 LENGTHENING = "Rprop"
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
@@ -60,7 +64,9 @@ class ExplodingWeights(Rule):
         self.passed: dict[int, list[int]] = {}  # by column: steps at which it was seen first, and each time it had doubled
         self.level = np.zeros(0)
         self.worse, self.progress = Worse(), Progress()
+        self.losses: deque[float] = deque(maxlen=LOOKED_BACK)
         self.seen = 0
+        self.has_moved = False  # what a step is held against
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -72,19 +78,32 @@ class ExplodingWeights(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         by_step = {row["step"]: row for row in block.rows("steps") if not row["skipped"]}
         self.lengthened = {c for group in block.groups if group.kind == LENGTHENING for c in group.columns}
+        rows = block["parameter.rms"]
+        is_there = np.isfinite(rows[:, self.columns])
+        self.seen += int(is_there.any(axis=1).sum())
+        looks = self._looks(rows, 0)
         for i in range(len(block)):
-            step, taken = block.start + i, by_step.get(block.start + i)
+            taken = by_step.get(block.start + i)
             is_worse = self.worse.read(None if taken is None else taken["loss"])
             if taken is not None:
                 self.progress.read(taken)
-            row = block["parameter.rms"][i]
-            there = self.columns[np.isfinite(row[self.columns])]
-            if len(there):
-                self.seen += 1
-                yield from self._look(step, row, there, is_worse)
+                self.losses.append(np.nan if taken["loss"] is None else taken["loss"])
+            if looks[i]:
+                yield from self._look(block.start + i, rows[i], self.columns[is_there[i]], is_worse)
+                if self.has_moved:
+                    looks[i + 1 :], self.has_moved = self._looks(rows, i + 1), False
+
+    def _looks(self, rows: np.ndarray, start: int) -> np.ndarray:
+        """bool [steps from start on]: is a weight new there, or has one doubled, or grown far and is not told yet?"""
+        sizes, begun = rows[start:, self.columns], self.begun[self.columns]
+        with np.errstate(invalid="ignore"):
+            is_due = (sizes >= 2.0 * self.level[self.columns]) | ((sizes > LIMIT * begun) & ~self.told[self.columns])
+        due: np.ndarray = (is_due | (np.isfinite(sizes) & np.isnan(begun))).any(axis=1)
+        return due
 
     def _look(self, step: int, row: np.ndarray, there: np.ndarray, is_worse: bool) -> Iterator[Finding]:
         new = there[np.isnan(self.begun[there])]
+        self.has_moved |= len(new) > 0
         self.begun[new] = np.maximum(row[new], self.least[new])
         self.level[new] = self.begun[new]
         self.passed.update((column, [step]) for column in new.tolist())
@@ -92,27 +111,33 @@ class ExplodingWeights(Rule):
             doublings = int(math.log2(row[column] / self.level[column]))
             self.passed[column] += [step] * doublings
             self.level[column] *= 2.0**doublings
+            self.has_moved = True
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
         far = row > FAR * self.begun
         told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self._is_idle(c))]
         if told:
-            self.told[told] = True
+            self.told[told] = self.has_moved = True
             for place, columns in self.tensors.together(told, matrices(self.tensors)):
                 yield self._finding(place, columns, step, row)
 
     def _is_idle(self, column: int) -> bool:
-        """Is it a weight that has grown while the loss did not fall?"""
-        return self.tensors[column].role == "weight" and self.progress.is_stalled
+        """Is it a weight that has grown while the loss did not fall, not even slowly?"""
+        losses, half = np.array(self.losses), len(self.losses) // 2
+        is_flat = half >= RANKED and z_of_fall(losses[:half], losses[half:]) > -CLEAR
+        return self.tensors[column].role == "weight" and self.progress.is_stalled and is_flat
 
     def _doubles(self, column: int) -> bool:
-        """Did the last three doublings take few steps each, and the last hardly more than the shortest?"""
-        took = np.diff(self.passed[column])
-        if column in self.lengthened or len(took) < DOUBLINGS or not (took[-DOUBLINGS:] <= WITHIN).all():
+        """Has it doubled at three steps after one another, each doubling in few steps, the last hardly slower than the fastest?
+
+        Several doublings in one step are a leap, which a far goal needs, and no growth at a rate: the next ones tell.
+        """
+        steps, times = np.unique(self.passed[column], return_counts=True)
+        if column in self.lengthened or len(steps) <= DOUBLINGS:
             return False
-        is_clear = (
-            took[-DOUBLINGS:].sum() >= 2 * DOUBLINGS or len(took) >= 2 * DOUBLINGS
-        )  # in single steps, 1, 1, 1 may be 0.6, 1.2, 2.4
-        return bool(is_clear and took[-1] <= SLOWER * took[-DOUBLINGS:].min())
+        took = (np.diff(steps) / times[1:])[-DOUBLINGS:]  # steps for one doubling
+        # in single steps, 1, 1, 1 may be 0.6, 1.2, 2.4
+        is_clear = steps[-1] - steps[-DOUBLINGS - 1] >= 2 * DOUBLINGS or times[1:].sum() >= 2 * DOUBLINGS
+        return bool((took <= WITHIN).all() and is_clear and took[-1] <= SLOWER * took.min())
 
     def _finding(self, place: str, columns: list[int], step: int, row: np.ndarray) -> Finding:
         times = {c: float(row[c] / self.begun[c]) for c in columns}

@@ -3,13 +3,15 @@
 Symptom        A layer stays exactly as it was although it is in the optimizer and has gradients.
 How it decides Exact, at PATIENCE recorded steps in a row: the gradient is finite and not 0, lr is not 0, no scaler left the
                step out, the update is 0 in every element, and the step is large enough for the dtype to hold: lr * min(1,
-               max|g|) > SPACING * max|w|.
+               max|g|) > SPACING * max|w|. What has moved before may only have come to rest: Adam divides by the root of
+               what it remembers, at most the largest gradient so far, and its momentum may cancel out. There the least that
+               the step can be, lr * REMEMBERED * max|g| / max(1, largest so far), must be so large.
 What to do     Look for an optimizer step that is undone or masked (a hook, a custom `step`, weights written back), and for
                a parameter whose storage was replaced after the optimizer was built.
 When it errs   Optimizers with a step far smaller than lr times the gradient (Adam with a huge epsilon) may round to
                nothing. Those that stop by themselves (STOPPING) are judged until their first update only.
-References     Jiang et al. 2025 (TrainCheck): parameters that silently do not change. IEEE 754-2019, binary32: spacing
-               2^-23.
+References     Kingma & Ba 2015, "Adam", section 2.1 (size of a step); Jiang et al. 2025 (TrainCheck): parameters that
+               silently do not change. IEEE 754-2019, binary32: spacing 2^-23.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from weighbridge.format import counted, number
 
 PATIENCE = 3  # a warm-up from 0 has one update of 0, at its first step
 SPACING = {"float64": 2.0**-51, "float32": 2.0**-22, "bfloat16": 2.0**-6, "float16": 2.0**-9}  # twice that of the dtype
+REMEMBERED = 0.1  # 1 - beta1: what one gradient adds to a momentum that may otherwise cancel out
 STOPPING = ("LBFGS",)  # ends at its tolerance_grad or tolerance_change, or where its line search finds nothing better
 
 
@@ -40,12 +43,12 @@ class GradientNotApplied(Rule):
 
     def __init__(self) -> None:
         self.streaks = Streaks(PATIENCE)
-        self.has_moved = np.zeros(0, bool)
+        self.has_moved, self.largest = np.zeros(0, bool), np.zeros(0)
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.streaks.start(tensors)
-        self.has_moved = tensors.grown(self.has_moved)
+        self.has_moved, self.largest = tensors.grown(self.has_moved), tensors.grown(self.largest)
         self.spacing = np.array([SPACING.get(t.dtype, np.inf) for t in tensors])
 
     def read(self, block: Block) -> Iterator[Finding]:
@@ -53,9 +56,13 @@ class GradientNotApplied(Rule):
         rate = block.of_steps("lr")
         recorded = ~np.isnan(update) & (block["gradient.nonfinite_count"] == 0)
         recorded &= block.of_steps("skipped", 1.0) == 0
-        recorded &= rate * np.minimum(1.0, gradient) > self.spacing * block["parameter.abs_max"]
         moved = np.logical_or.accumulate(np.vstack([self.has_moved, update < 1]))
         self.has_moved = moved[-1]
+        largest = np.fmax.accumulate(np.vstack([self.largest, gradient]))
+        self.largest = largest[-1]
+        step = rate * np.minimum(1.0, gradient)
+        remembered = rate * gradient / np.maximum(1.0, largest[1:]) * REMEMBERED  # at the least, of what has moved
+        recorded &= np.where(moved[:-1], remembered, step) > self.spacing * block["parameter.abs_max"]
         for group in block.groups:
             if any(kind in group.kind for kind in STOPPING):
                 recorded[:, list(group.columns)] &= ~moved[:-1, list(group.columns)]

@@ -19,7 +19,7 @@ References     Nesterov 2018, Lectures on Convex Optimization, theorem 2.1.5 (gr
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -66,7 +66,7 @@ class GradientSpike(Rule):
     experiment = "The same step with another batch: if the gradient is as large, it is not the data."
 
     def __init__(self) -> None:
-        self.states: dict[int, State] = {}
+        self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.told = 0
 
     def start(self, tensors: Tensors) -> None:
@@ -81,7 +81,7 @@ class GradientSpike(Rule):
             norm = float(wholes[one.optimizer][one.at])
             if not norm > 0:
                 continue
-            state = self.states.setdefault(one.optimizer, State())
+            state = self.states[one.optimizer]
             state.steps += 1
             state.last.append((one.step, norm))
             spike = state.watch.add(norm)

@@ -23,7 +23,7 @@ References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (di
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -99,14 +99,14 @@ class HighLearningRate(Rule):
     experiment = "20 steps from the start with a third of the learning rate: if the finding is right, the loss falls."
 
     def __init__(self) -> None:
-        self.courses: dict[int, _Course] = {}
+        self.courses: defaultdict[int, _Course] = defaultdict(_Course)  # by optimizer
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.weights = tensors, matrices(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
         for step in steps_taken(block, self.weights):
-            course = self.courses.setdefault(step.optimizer, _Course())
+            course = self.courses[step.optimizer]
             if course.is_told or course.is_signed:
                 continue
             why = self._judge(course, step)

@@ -16,7 +16,7 @@ References     Chowdhery et al. 2022, "PaLM", section 5.1 (rewind and skip); OLM
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -56,12 +56,12 @@ class LossSpike(Rule):
     experiment = "The same step with another batch: if the loss is as high, it is the weights and not the data."
 
     def __init__(self) -> None:
-        self.states: dict[int, State] = {}
+        self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.is_told = False
 
     def read(self, block: Block) -> Iterator[Finding]:
         for one in taken(block, skipped=True):
-            state = self.states.setdefault(one.optimizer, State())
+            state = self.states[one.optimizer]
             if not np.isfinite(one.loss) or self.is_told:
                 continue
             state.is_positive &= one.loss > 0

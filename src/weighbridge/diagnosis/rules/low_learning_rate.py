@@ -16,13 +16,14 @@ References     Smith 2017, "Cyclical learning rates" (range test); McCandlish et
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
-from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
+from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken, whole_cosines
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import number, share
@@ -67,7 +68,7 @@ class LowLearningRate(Rule):
     experiment = "50 steps with ten times the learning rate: if the finding is right, the loss falls about ten times as fast."
 
     def __init__(self) -> None:
-        self.courses: dict[int, _Course] = {}
+        self.courses: defaultdict[int, _Course] = defaultdict(_Course)  # by optimizer
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.weights = tensors, matrices(tensors)
@@ -76,9 +77,9 @@ class LowLearningRate(Rule):
         open_ones = {row["optimizer"] for row in block.rows("steps")} - {n for n, c in self.courses.items() if c.is_done}
         if not open_ones:
             return
-        cosines = self._cosines(block)
+        cosines = whole_cosines(block, self.tensors)
         for step in steps_taken(block, self.weights):
-            course = self.courses.setdefault(step.optimizer, _Course())
+            course = self.courses[step.optimizer]
             if course.is_done:
                 continue
             if (step.step, step.optimizer) in cosines:
@@ -124,16 +125,6 @@ class LowLearningRate(Rule):
             fix=f"Set lr to ten times as much, {10 * last.rate:.1g}, and again, until the loss falls.",
             depth=2.1,
         )
-
-    def _cosines(self, block: Block) -> dict[tuple[int, int], float]:
-        """By step and optimizer: the cosine of its whole gradient and that of its step before."""
-        held = {column: group.optimizer for group in block.groups for column in group.columns}
-        sums: dict[tuple[int, int], np.ndarray] = {}
-        for row in block.rows("coherence"):
-            key = row["step"], held.get(self.tensors.column.get(row["tensor"], -1), -1)
-            more = np.array([row["dot"], row["sum_sq_before"], row["sum_sq"]])
-            sums[key] = sums.get(key, np.zeros(3)) + more
-        return {key: dot / math.sqrt(before * after) for key, (dot, before, after) in sums.items() if before * after > 0}
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if any(len(c.cosines) >= COMPARED for c in self.courses.values()):

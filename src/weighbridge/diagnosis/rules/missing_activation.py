@@ -7,9 +7,11 @@ How it decides Exact, on the graph of the first loss, functional calls included:
 What to do     Put an activation between them, or leave one out.
 When it errs   Not told: a middle narrower than both sides (bottleneck, LoRA), values that are used elsewhere or are sums
                (residuals, several heads), grouped (depthwise-separable) and transposed convolutions, layers in attention and
-               in recurrent modules. A note, where a whole network is linear and without any bias: one matrix written as a
-               product, as deep matrix factorisations mean it. Max pooling is no linear map: a network with no other activation
-               is still told of.
+               in recurrent modules. A note: a whole network that is linear and without any bias, one matrix written as a
+               product, as deep matrix factorisations mean it; two linear layers of which the first alone has no bias; and
+               those of which the first ends a module of its own and the second gives no prediction of known targets (what
+               an encoder gives is a representation, and may go on through a linear projection). Max pooling is no linear
+               map: a network with no other activation is still told of.
 References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1 (a linear network of linear layers); Arora et
                al. 2019, arXiv 1905.13655 (deep matrix factorisation); Chollet 2017, arXiv 1610.02357 (depthwise-separable); Hu
                et al. 2021, arXiv 2106.09685 (LoRA).
@@ -21,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from weighbridge.diagnosis import Finding, ValueEvidence
-from weighbridge.diagnosis.affine import is_product, pairs, weight_of, without_activation_anywhere
+from weighbridge.diagnosis.affine import is_meant, is_product, pairs, weight_of, without_activation_anywhere
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth, module_of
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.tensors import in_code
@@ -48,8 +50,9 @@ class MissingActivation(GraphRule):
         for first in passes:
             near = without_activation_anywhere(first) | pairs(first)
             names = {i: weight_of(first.graph, i) for i, node in enumerate(first.graph.nodes) if node.op in AFFINE}
-            severity: Severity | Literal[""] = "note" if is_product(first) else ""
-            for two, one in [*near.items()][: 1 if severity else None]:  # of a product one word is enough
+            of_all: Severity | Literal[""] = "note" if is_product(first) else ""
+            for two, one in [*near.items()][: 1 if of_all else None]:  # of a product one word is enough
+                severity = of_all or ("note" if is_meant(first, one, two) else "")
                 found.setdefault((names[one], names[two]), _finding(first, one, two, severity))
             alone |= {(name, "first") for i, name in names.items() if i not in near.values()}
             alone |= {(name, "second") for i, name in names.items() if i not in near}

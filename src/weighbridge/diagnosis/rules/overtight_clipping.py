@@ -19,6 +19,7 @@ References     Pascanu et al. 2013, "On the difficulty of training recurrent neu
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -60,7 +61,7 @@ class OvertightClipping(Rule):
     experiment = "20 steps from the last checkpoint without clipping: if the loss falls no faster, this finding is wrong."
 
     def __init__(self) -> None:
-        self.course: dict[int, LossCourse] = {}
+        self.course: defaultdict[int, LossCourse] = defaultdict(LossCourse)  # by optimizer
         self.run: dict[int, list[tuple[int, float, float]]] = {}  # by optimizer: step, f, progress of the steps in a row
         self.crawl: dict[int, int] = {}  # by optimizer: the first of the steps in a row that are clipped by value
         self.rate: dict[int, tuple[float, float]] = {}  # largest so far, and that of the step before
@@ -74,7 +75,7 @@ class OvertightClipping(Rule):
         for one in taken(block):
             if self.is_told:
                 return
-            course = self.course.setdefault(one.optimizer, LossCourse())
+            course = self.course[one.optimizer]
             course.add(one.loss)
             if self._is_in_ramp(one):
                 continue

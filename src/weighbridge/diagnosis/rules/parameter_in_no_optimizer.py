@@ -63,13 +63,17 @@ class ParameterInNoOptimizer(Rule):
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
         candidates = [c for c in self.outputs if c not in held and not self.is_told[c]]
+        has_changed = True  # since the candidates were looked at: nothing of a block without a change is looked at twice
         for i in range(len(block)):
-            self.is_used |= gradient[i] > 0
+            is_used = gradient[i] > 0
+            has_changed |= bool((is_used & ~self.is_used).any())
+            self.is_used |= is_used
             if block.start + i not in stepped:
                 continue
             self.first_step = block.start + i if self.first_step < 0 else self.first_step
             self.steps += 1
-            if self.steps >= SOON and candidates:
+            if self.steps >= SOON and candidates and (has_changed or self.steps == WAIT):
+                has_changed = False
                 left_out = [c for c in candidates if self._is_left_out(c)]
                 candidates = [c for c in candidates if c not in left_out]
                 yield from self._tell(left_out, held, block.start + i)

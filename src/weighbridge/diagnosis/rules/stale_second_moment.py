@@ -16,7 +16,7 @@ References     Wortsman et al. 2023, "Stable and low-precision training for larg
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -76,7 +76,7 @@ class StaleSecondMoment(Rule):
 
     def __init__(self) -> None:
         self.moments = SecondMoments()
-        self.states: dict[int, State] = {}
+        self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.length, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)  # per tensor: steps in a row, the first of them
         self.is_told = False
 
@@ -89,7 +89,7 @@ class StaleSecondMoment(Rule):
         sizes = {number: np.sqrt(moments) for number, moments in self.moments.follow(block).items()}
         far: dict[int, np.ndarray] = {}  # by optimizer, bool [steps]: some gradient is far larger than remembered
         for one in taken(block):
-            state = self.states.setdefault(one.optimizer, State())
+            state = self.states[one.optimizer]
             state.note(one.loss)
             columns, size = one.columns, sizes[one.optimizer]
             if one.optimizer not in far:

@@ -5,7 +5,7 @@ How it decides On the graph of the first loss and its targets. Squared error and
                targets from the activation's range (ReLU: 0 and above, sigmoid: 0 to 1, tanh: -1 to 1, ...), below which the
                loss cannot fall, is above SHARE of their variance. Cross-entropy, BCE with logits: the activation bounds the
                logits, so that the loss cannot fall below a floor above SHARE of the trivial one, or it cuts off one side
-               (ReLU). Negative log-likelihood of what are no log-probabilities. A softmax of one class, which is always 1.
+               (ReLU). Negative log-likelihood of what are no log-probabilities. A softmax over one unit, which is always 1.
 What to do     End with the layer itself (no activation), scale the targets into the range, or take the loss that goes with
                it.
 When it errs   A few outliers beyond the range are below SHARE. A softmax whose targets lie between 0 and 1 is left alone.
@@ -21,17 +21,20 @@ from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.evidence import Evidence
+from weighbridge.diagnosis.flow import ATTENTION
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth
 from weighbridge.diagnosis.rule import Certainty, Severity
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass, Start
 from weighbridge.format import number, share
-from weighbridge.lossgraph import AFFINE, PARTS, bounds_of
+from weighbridge.lossgraph import AFFINE, PARTS, Graph, Node, bounds_of
 
 SHARE: Final = 0.01  # of the variance of the targets, or of the loss of the trivial predictor
 LEAST_SAMPLES: Final = 8
 UNBOUNDED: Final = (-math.inf, math.inf)
 LOGITS: Final = {"LogSoftmax": "cross-entropy", "BinaryCrossEntropyWithLogits": "BCE with logits"}
+SOFTMAXES: Final = ("Softmax", "SafeSoftmax")
+WEIGHING: Final = frozenset({"Bmm", "Baddbmm", "Mv", "Dot", *AFFINE})
 NO_LOGS: Final = ("Softmax", "Sigmoid", "Relu", "Tanh", *AFFINE)
 
 
@@ -57,6 +60,8 @@ class UnfitOutputActivation(GraphRule):
                     yield from _bounded_logits(first, index)
                 elif node.op in ("NllLoss", "NllLoss2D"):
                     yield from _no_log_probabilities(first, index)
+                elif node.op in SOFTMAXES and _is_of_one(node) and _is_output(first.graph, index):
+                    yield _constant(first, index)
 
 
 def _out_of_range(first: FirstPass, start: Start) -> Iterator[Finding]:
@@ -134,13 +139,38 @@ def _no_log_probabilities(first: FirstPass, index: int) -> Iterator[Finding]:
         yield _finding(first, before, "error", "proof", message, evidence)
 
 
+def _is_of_one(node: Node) -> bool:
+    return bool(node.shape) and node.shape[node.facts.get("dim", -1)] == 1
+
+
+def _is_output(graph: Graph, index: int) -> bool:
+    """Does it lead to the loss without weighing anything (attention over a single key does), and through no layer?"""
+    behind = {index}
+    for user in range(index + 1, len(graph.nodes)):
+        node = graph.nodes[user]
+        taken = [edge[0] in behind for edge in node.inputs if edge is not None]
+        if any(taken):
+            if node.op in WEIGHING or node.op.startswith(ATTENTION) or (node.op in ("Mul", "Div") and not all(taken)):
+                return False
+            behind.add(user)
+    return any(root in behind for root in graph.roots)
+
+
+def _constant(first: FirstPass, index: int) -> Finding:
+    message = "A softmax over one unit is always 1: the output is the same for every input, and every gradient before it is 0."
+    return _finding(first, index, "error", "proof", message, (ValueEvidence("units", 1, limit=1),))
+
+
 def _finding(
     first: FirstPass, node: int, severity: Severity, certainty: Certainty, message: str, evidence: tuple[Evidence, ...]
 ) -> Finding:
     place = first.graph.nodes[node].module
+    is_of_one = first.graph.nodes[node].op in SOFTMAXES and _is_of_one(first.graph.nodes[node])
     fix = (
         f"Leave the activation in {in_code(place)} out, or scale the targets into its range."
         if severity == "warning"
+        else "torch.sigmoid in its place, or no activation and F.binary_cross_entropy_with_logits."
+        if is_of_one and first.graph.nodes[node].op != "LogSoftmax"
         else "F.cross_entropy takes the logits of two or more classes; F.nll_loss what F.log_softmax gives."
     )
     return Finding(

@@ -6,8 +6,9 @@ How it decides Three things together. Over SAMPLES samples or more, two tests of
                standard deviations): distances between inputs against those between targets, and targets of nearest
                neighbours. The mean of the last RECENT losses (from step SETTLE on) is, within two standard errors, at least
                that of the best constant guess, computed from the targets that were met, and at most ABOVE of it. And steps
-               were taken that promised PROMISED of the loss. Inputs that are all the same in every batch count as samples
-               that show nothing.
+               were taken that promised PROMISED of the loss, and successive gradients do not point the same way (median of
+               the last COMPARED cosines below AGREE): what tells targets apart gives new batches the same gradient. Inputs
+               that are all the same in every batch count as samples that show nothing.
 What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
+from weighbridge.diagnosis.pace import whole_cosines
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
@@ -44,13 +46,15 @@ BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
 ABOVE = 1.25
 PROMISED = 0.02  # of the loss, all steps together
 ERRORS = 2.0
+COMPARED = 5
+AGREE = 0.5  # learning shuffled labels by heart gives less: it is the same samples, not the same direction, that come again
 
 
 class UninformativeData(Rule):
     id, title = "uninformative-data", "The inputs say nothing about the targets"
     severity, certainty, since = "warning", "test", "0.1"
     causes = ("stalled-loss", "collapsed-output", "vanishing-gradient", "low-learning-rate", "dead-units", "rank-collapse")
-    needs = Needs(update=["dot_gradient_update"], tables=["steps", "pairing"])
+    needs = Needs(update=["dot_gradient_update"], tables=["steps", "groups", "pairing", "coherence"])
     experiment = "50 steps over one batch of 32 samples: a model that fits them learns by heart; new batches must stay as bad."
 
     def __init__(self) -> None:
@@ -62,6 +66,7 @@ class UninformativeData(Rule):
         self.losses: deque[float] = deque(maxlen=RECENT)
         self.last = -1  # step
         self.rivals = Rivals()
+        self.cosines: deque[float] = deque(maxlen=COMPARED)
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
         self.seen = (
             math.inf,
@@ -69,6 +74,7 @@ class UninformativeData(Rule):
         )  # of the samples so far: the largest score, and the loss of a guess that knows no input
 
     def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
         has_tables = any(t.module.startswith("Embedding") for t in tensors)
         self.needed = VISITS if has_tables else STEPS
 
@@ -77,11 +83,14 @@ class UninformativeData(Rule):
             return
         self.rivals.read(block)
         pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
+        cosines = {step: cosine for (step, _), cosine in whole_cosines(block, self.tensors).items()}
         falls = -np.nansum(block["update.dot_gradient_update"], axis=1)
         for row in block.rows("steps"):
             if row["step"] == self.last or row["step"] >= self.rivals.since:  # another optimizer at the same step
                 continue
             self.last = row["step"]
+            if row["step"] in cosines:
+                self.cosines.append(cosines[row["step"]])
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
             if row["loss"] is None or not math.isfinite(row["loss"]):
@@ -140,7 +149,8 @@ class UninformativeData(Rule):
         if self.samples < SAMPLES or self.steps < self.needed or not self.promise >= PROMISED:
             return False
         score, floor = self.seen
-        if score > CLEAR or not floor > 0:
+        agrees = self.alike < self.samples and len(self.cosines) == COMPARED and float(np.median(self.cosines)) > AGREE
+        if score > CLEAR or agrees or not floor > 0:
             return False
         mean, error = self._level()
         return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor

@@ -1,0 +1,151 @@
+"""What a loss is made of, and with which sign: read from its graph.
+
+From the root back, through means, sums, differences, signs and factors, to what is known: errors, which cannot be negative for
+targets that fit them; probabilities and their logarithms; penalties, which know the weights alone. A sign is known where every
+factor on the way is (a minus, `1 - x`, a constant whose smallest number is not below 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from weighbridge.lossgraph import AFFINE, RESHAPES, Graph, Node
+
+ERRORS: Final = {
+    "NllLoss": "cross-entropy",
+    "NllLoss2D": "cross-entropy",
+    "MseLoss": "squared error",
+    "SmoothL1Loss": "smooth L1 error",
+    "HuberLoss": "Huber error",
+    "BinaryCrossEntropy": "binary cross-entropy",
+    "BinaryCrossEntropyWithLogits": "binary cross-entropy",
+    "SoftMarginLoss": "soft margin error",
+    "MultiMarginLoss": "margin error",
+    "CtcLoss": "CTC error",
+}
+OF_DIFFERENCE: Final = {"Abs": "absolute error", "Pow": "squared error"}
+LIKELY: Final = "log-probability"
+PROBABLE: Final = "probability"
+PENALTY: Final = "penalty on the weights"
+LOGS: Final = ("LogSoftmax", "LogSigmoid")
+SQUASHED: Final = ("Softmax", "SafeSoftmax", "Sigmoid")
+PICKED: Final = frozenset({"Gather", "Index", "Select"})
+PASSING: Final = RESHAPES | {"Mean", "Sum", "Gather", "Index", "Select", "Slice"}  # neither turns a sign around
+POSITIVE: Final = frozenset({"Exp", "Softplus", "Sigmoid", "Softmax", "Abs", "Relu"})
+MOST: Final = 64  # operations between the root and all of its terms
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One part of a loss. name: empty = nothing that is known. sign: +1, -1, or 0 where a factor on the way is not known."""
+
+    name: str
+    sign: int
+    is_picked: bool = False  # of the targets' classes alone
+    has_factor: bool = False  # an unknown one that is a single number for all
+
+
+def terms(graph: Graph) -> list[Term]:
+    """The parts of a loss with one root; of a graph with several, or too large a sum, one that is not known."""
+    if len(graph.roots) != 1:
+        return [Term("", 0)]
+    found = []
+    for count, term in enumerate(_parts(graph, graph.roots[0], Term("", 1))):
+        found.append(term)
+        if count == MOST:
+            return [Term("", 0)]
+    return found
+
+
+def _parts(graph: Graph, index: int, way: Term) -> Iterator[Term]:
+    while True:
+        node, name = graph.nodes[index], _known(graph, index)
+        behind = [(place, edge[0]) for place, edge in enumerate(node.inputs) if edge is not None]
+        if name:
+            yield Term(name, way.sign, way.is_picked, way.has_factor)
+            return
+        if node.op in ("Add", "Sub") and behind:
+            for place, before in behind:
+                turned = -1 if node.op == "Sub" and place == 1 else 1
+                yield from _parts(graph, before, Term("", way.sign * turned, way.is_picked, way.has_factor))
+            return
+        step = _step(graph, index, way)
+        if step is None or not behind:
+            yield Term(PENALTY if _knows_weights_alone(graph, index) else "", way.sign)
+            return
+        way, index = step, behind[0][1]
+
+
+def _step(graph: Graph, index: int, way: Term) -> Term | None:
+    """The way one operation further back; None where it does not go on, or what it leads to is not known."""
+    node = graph.nodes[index]
+    taken = [edge is not None for edge in node.inputs]
+    if node.op in ("Mul", "Div") and all(taken):  # an error over a variance
+        return way if node.op == "Div" and _is_positive(graph, node.inputs[1][0]) else None  # type: ignore[index]
+    if sum(taken) != 1:
+        return None
+    if node.op in PASSING:
+        return Term("", way.sign, way.is_picked or node.op in PICKED, way.has_factor)
+    if node.op in ("Neg", "Rsub"):
+        return Term("", -way.sign, way.is_picked, way.has_factor)
+    if node.op in ("Mul", "Div") and (taken[0] or node.op == "Mul"):
+        return _times(node, way, "other" if taken[0] else "self")
+    return None
+
+
+def _times(node: Node, way: Term, side: str) -> Term | None:
+    """A constant factor: of a known sign, or a single number of an unknown one."""
+    least, most = node.facts.get(f"{side}_least"), node.facts.get(f"{side}_most")
+    if least is not None and least >= 0:
+        return way
+    if most is not None and most <= 0:
+        return Term("", -way.sign, way.is_picked, way.has_factor)
+    is_single = all(size == 1 for size in node.facts.get(f"{side}_shape", ()))
+    return Term("", 0, way.is_picked, True) if is_single or all(size == 1 for size in node.shape) else None
+
+
+def _known(graph: Graph, index: int) -> str:
+    """What this operation is; empty where it is nothing known."""
+    node, before = graph.nodes[index], graph.behind(index)
+    if node.op in LOGS:
+        return LIKELY
+    if node.op in SQUASHED:
+        return PROBABLE
+    if node.op == "Log" and (one := graph.behind(index, 0, PASSING | {"Clamp", "Add", "Rsub"})) is not None:
+        return LIKELY if graph.nodes[one].op in SQUASHED else ""
+    if node.op.startswith("NllLoss"):
+        return ERRORS[node.op] if before is not None and graph.nodes[before].op == "LogSoftmax" else ""
+    if node.op in ERRORS:
+        return ERRORS[node.op] if sum(edge is not None for edge in node.inputs) == 1 else ""
+    is_even = node.op == "Abs" or (node.op == "Pow" and node.facts.get("exponent") == 2)
+    is_of_target = before is not None and graph.nodes[before].op == "Sub" and graph.nodes[before].inputs.count(None) == 1
+    return OF_DIFFERENCE[node.op] if is_even and is_of_target else ""
+
+
+def _is_positive(graph: Graph, index: int) -> bool:
+    """Is it above 0, whatever the weights are?"""
+    node = graph.nodes[index]
+    if node.op in POSITIVE or (node.op == "Pow" and node.facts.get("exponent", 1) % 2 == 0):
+        return True
+    least = node.facts.get("other_least", node.facts.get("self_least"))
+    behind = [edge[0] for edge in node.inputs if edge is not None]
+    is_scaled = node.op == "Mul" and least is not None and least >= 0
+    return (is_scaled or node.op in RESHAPES) and len(behind) == 1 and _is_positive(graph, behind[0])
+
+
+def _knows_weights_alone(graph: Graph, index: int) -> bool:
+    """Does no layer take part in it: is it a function of parameters and constants?"""
+    waiting, seen = [index], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        node = graph.nodes[one]
+        has_data = node.op != "Parameter" and not any(edge is not None for edge in node.inputs)
+        if node.op in AFFINE or node.op.startswith(("Embedding", "Bmm")) or has_data or len(seen) > MOST:
+            return False
+        waiting += [edge[0] for edge in node.inputs if edge is not None]
+    return True
