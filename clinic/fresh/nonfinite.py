@@ -46,7 +46,7 @@ def empty_document(case: Case) -> None:
     y = torch.randint(0, 3, (300,))
     x = torch.poisson(2 * topics[y])
     x[torch.randint(0, 300, (3,))] = 0.0
-    net = Documents(0.0 if case.ill else 1e-8)
+    net = Documents(0.0 if case.ill else 0.1)
     opt = torch.optim.SGD(net.parameters(), lr=0.3)
     losses = []
     with case.watch(net):

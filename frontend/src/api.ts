@@ -20,6 +20,7 @@ export interface RunDetail extends RunFacts {
   first_step: number;
   last_step: number;
   logged: string[];
+  ranks: number[]; // that recorded something
   own_seconds: number | null;
   wall_seconds: number | null;
   less_detail: { step: number; words: string; cost: number; allowed: number } | null;

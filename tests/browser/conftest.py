@@ -12,14 +12,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
-from playwright.sync_api import Error, sync_playwright
+from playwright.sync_api import Error, expect, sync_playwright
 
 from tests.server.conftest import make_run
 from weighbridge.server import page as built_page
 
+PATIENCE = 120  # seconds to wait for what must come, on a machine with much else to do; where all is well none of it is used
+expect.set_options(timeout=PATIENCE * 1000)
 SOURCE = Path(__file__).parents[2] / "src"
+QUIET_LOOKS = 6  # in a row, before a page is taken for settled
+TWO_FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+UNDER_WAY: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()  # what a page has asked for and does not have yet
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -30,7 +36,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 120  # seconds to wait for what must come, on a machine with much else to do; where all is well none of it is used
 SLOW = float(os.environ.get("WEIGHBRIDGE_SLOW_BROWSER", "1"))  # how many times slower a page's own work is made
 SERVE = "import sys; from weighbridge.cli.main import run; sys.argv = ['weighbridge', 'ui', *sys.argv[1:]]; run()"
 
@@ -76,9 +81,32 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
 def patient(page: Any) -> Any:
     """The page waits as long as a loaded machine needs; and it is slow itself, where that is asked for."""
     page.set_default_timeout(PATIENCE * 1000)
+    under_way: set[Any] = set()
+    page.on("request", lambda asked: under_way.add(asked) if asked.resource_type == "fetch" else None)
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda asked: under_way.discard(asked))
+    UNDER_WAY[page] = under_way
     if SLOW > 1:
         page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOW})
     return page
+
+
+def settled(page: Any) -> Any:
+    """The page once it has all that it asks for, and has drawn it. (A stream of events never ends and does not count.)"""
+    end = time.monotonic() + PATIENCE
+    quiet = 0
+    while quiet < QUIET_LOOKS:
+        page.evaluate(TWO_FRAMES)
+        page.wait_for_timeout(50)
+        quiet = 0 if UNDER_WAY[page] else quiet + 1
+        assert time.monotonic() < end, f"still asked for: {[asked.url for asked in UNDER_WAY[page]]}"
+    return page
+
+
+def judged(page: Any) -> Any:
+    """The page once the rules have read its run and it is settled."""
+    page.get_by_text("The rules are reading").wait_for(state="hidden")
+    return settled(page)
 
 
 def told_of(message: Any) -> str:
@@ -107,21 +135,24 @@ def evaluated(page: Any, expression: str) -> object:
         return error
 
 
-def point(page: Any, target: Any, x: float, y: float, until: str) -> Any:
-    """Point at a place of the target (px from its corner) until the page shows what comes of it; that element.
+def point(page: Any, target: Any, x: float, y: float, until: str) -> None:
+    """Point at a place of the target (px from its corner) until this expression of the page is true.
 
-    The pointer follows: what was loaded meanwhile may have moved the target, and a page that is busy may miss one move.
+    The pointer follows: what was loaded meanwhile may have moved the target, or made another picture of it.
     """
-    shown = page.locator(until).first
     end = time.monotonic() + PATIENCE
     for near in itertools.cycle((0, 1)):
-        target.scroll_into_view_if_needed()
         if box := target.bounding_box():
             page.mouse.move(box["x"] + x + near, box["y"] + y)
         page.wait_for_timeout(50)
-        if shown.is_visible():
-            return shown
-        assert time.monotonic() < end, f"pointed at, it does not show {until}"
+        if evaluated(page, until) is True:
+            return
+        assert time.monotonic() < end, f"pointed at, the page does not come to {until}"
+
+
+def where(page: Any) -> str:
+    """The page's address as the page itself knows it. (`page.url` hears of changes a moment later.)"""
+    return str(page.evaluate("location.href"))
 
 
 @contextmanager
@@ -152,11 +183,11 @@ def two_runs(folder: Path, made_steps: int, steps: int) -> Iterator[str]:
 
 
 @contextmanager
-def training(folder: Path, name: str, steps: int, pause: float) -> Iterator[subprocess.Popen[str]]:
+def training(folder: Path, name: str, steps: int, pause: float, hold: int = 0) -> Iterator[subprocess.Popen[str]]:
     """The training of tests/server/training.py, running meanwhile."""
     program = Path(__file__).parents[1] / "server" / "training.py"
     child = subprocess.Popen(
-        [sys.executable, str(program), str(folder), name, str(steps), str(pause)],
+        [sys.executable, str(program), str(folder), name, str(steps), str(pause), str(hold)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -167,3 +198,20 @@ def training(folder: Path, name: str, steps: int, pause: float) -> Iterator[subp
     finally:
         child.kill()
         child.communicate()
+
+
+def printed(child: subprocess.Popen[str], last: str) -> list[str]:
+    """The lines that it prints before this one."""
+    assert child.stdout is not None
+    lines = []
+    while (line := child.stdout.readline().strip()) != last:
+        assert line, f"it ended before it said {last!r}"
+        lines.append(line)
+    return lines
+
+
+def go_on(child: subprocess.Popen[str]) -> None:
+    """What it waits for."""
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, expect, serving, settled
 from tests.server.conftest import make_run
 from tests.server.test_versus import PART, faster, train
 
@@ -30,8 +30,8 @@ def test_the_page_says_where_two_runs_part_and_in_what_they_differ(
 ) -> None:
     page = open_page(f"{shown[1]}/compare?run=one&run=two")
     page.wait_for_selector(f"text=They part at step {PART}, in all 4 tensors at once")
-    assert "the optimizer was set differently" in page.locator("section.first").inner_text()
-    assert f"learning rate from step {PART}" in page.locator("section.first table").inner_text()
+    expect(page.locator("section.first")).to_contain_text("the optimizer was set differently")
+    expect(page.locator("section.first table")).to_contain_text(f"learning rate from step {PART}")
     page.locator(".heat").wait_for()
     page.get_by_role("button", name=f"Show step {PART}").click()
     eventually(page, f"location.search.includes('at={PART}')")
@@ -41,12 +41,13 @@ def test_before_they_part_a_cell_is_the_same_and_after_it_a_factor(
     shown: tuple[Path, str], open_page: Callable[..., Any]
 ) -> None:
     page = open_page(f"{shown[1]}/compare?run=one&run=two")
-    page.locator(".heat").focus()
+    page.locator(".heat").wait_for()
+    settled(page).locator(".heat").focus()
     page.keyboard.press("Home")
     page.keyboard.press("Home")
-    assert "the same to the last bit" in page.locator(".holder > .tip").inner_text()
+    expect(page.locator(".holder > .tip")).to_contain_text("the same to the last bit")
     page.keyboard.press("End")
-    assert "of A" in page.locator(".holder > .tip").inner_text()
+    expect(page.locator(".holder > .tip")).to_contain_text("of A")
 
 
 def test_runs_are_chosen_in_the_list_and_compared_by_a_key(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
@@ -68,5 +69,5 @@ def test_runs_are_chosen_in_the_list_and_compared_by_a_key(shown: tuple[Path, st
 def test_every_choice_of_runs_is_drawn(shown: tuple[Path, str], open_page: Callable[..., Any], runs: str, width: int) -> None:
     page = open_page(f"{shown[1]}/compare?{runs}", width=width)
     page.wait_for_selector("main h2")
-    page.wait_for_timeout(300)
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import serving, training
+from tests.browser.conftest import PATIENCE, judged, serving, settled, training
 from tests.server.conftest import make_run
 from weighbridge.store.layout import create_run
 
@@ -45,7 +45,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     make_run(folder, "first", steps=60)
     create_run(folder, "none", {})
     with training(folder, "small", 40, 0.0) as child:
-        child.communicate("\n", timeout=60)
+        child.communicate("\n", timeout=PATIENCE)
     with serving(folder) as address:
         yield address
 
@@ -68,9 +68,7 @@ def test_no_page_has_a_fault(shown: str, open_page: Callable[..., Any], name: st
     path, sign = PAGES[name]
     page = open_page(shown + path, width=width, theme=theme)
     page.wait_for_selector(sign)
-    page.get_by_text("The rules are reading").wait_for(state="hidden")
-    page.wait_for_timeout(300)
-    assert faults(page) == []
+    assert faults(judged(page)) == []
 
 
 def test_the_menu_of_a_chart_and_the_keys_have_no_fault(shown: str, open_page: Callable[..., Any]) -> None:
@@ -90,6 +88,7 @@ def test_nothing_moves_for_those_who_asked_for_that(shown: str, open_page: Calla
     page = open_page(f"{shown}/run/first")
     page.emulate_media(reduced_motion="reduce")
     page.locator(".heat").wait_for()
+    settled(page)
     moving = """[...document.querySelectorAll('*')].filter((one) => {
         const look = getComputedStyle(one);
         const long = (text) => text.split(',').some((part) => parseFloat(part) > 0.01);

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, expect, judged, serving, settled
 from tests.browser.test_export import rows, saved
 from tests.server.test_heat import deep_run
 from weighbridge.store.record import open_run
@@ -27,7 +27,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 
 
 def drawn(page: Any, count: int) -> Any:
-    eventually(page, f"document.querySelector('.heat')?.ariaLabel.includes('of {count} rows')", seconds=60)
+    eventually(page, f"document.querySelector('.heat')?.ariaLabel.includes('of {count} rows')")
     return page.locator(".heat")
 
 
@@ -40,6 +40,7 @@ def test_layers_scroll_inside_their_panel_and_by_the_strip_at_the_left(
 ) -> None:
     page = open_page(f"{shown[1]}/run/deep")
     drawn(page, 2 * BLOCKS + 2)
+    judged(page)
     page.evaluate("document.querySelector('.map').scrollIntoView()")
     box = page.locator(".heat").bounding_box()
     assert box["height"] < 900
@@ -47,15 +48,14 @@ def test_layers_scroll_inside_their_panel_and_by_the_strip_at_the_left(
     page.mouse.move(box["x"] + 400, box["y"] + 200)
     page.mouse.wheel(0, 500)
     eventually(page, f"{SCROLLED} > 300")
+    box = settled(page).locator(".heat").bounding_box()
     page.mouse.click(box["x"] + 4, box["y"] + 20 + (box["height"] - 40) * 0.75)
     eventually(page, f"Math.abs({SCROLLED} / {HEIGHT} - 0.75) < 0.06")
     drawn(page, 2 * BLOCKS + 2).focus()
     page.keyboard.press("ArrowDown")
     for _ in range(12):
         page.keyboard.press("PageDown")
-    page.wait_for_selector(".holder > .tip")
-    name = page.locator(".holder > .tip b").inner_text()
-    assert name == "blocks.60"  # from the first row 121 further, two rows a block
+    expect(page.locator(".holder > .tip b")).to_have_text("blocks.60")  # from the first row 121 further, two rows a block
     eventually(page, f"{SCROLLED} < {HEIGHT} * 0.2")  # the cursor is always seen
 
 
@@ -64,10 +64,9 @@ def test_a_folded_row_tells_between_what_its_tensors_lie(shown: tuple[Path, str]
     page = open_page(f"{address}/run/deep?at=3")
     drawn(page, 2 * BLOCKS + 2).focus()
     page.keyboard.press("ArrowDown")
-    told = page.locator(".holder > .tip").inner_text()
     record = open_run(folder / "deep")
     values = [float(record.series(f"blocks.0.{part}.weight", "gradient.rms").values[3]) for part in "ab"]
-    assert f"{min(values):#.3g} to {max(values):#.3g}" in " ".join(told.split())
+    expect(page.locator(".holder > .tip")).to_contain_text(f"{min(values):#.3g} to {max(values):#.3g}", use_inner_text=True)
 
 
 def test_every_tensor_can_be_asked_for_and_saved(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
@@ -81,7 +80,7 @@ def test_every_tensor_can_be_asked_for_and_saved(shown: tuple[Path, str], open_p
 def test_the_other_pages_open(shown: tuple[Path, str], open_page: Callable[..., Any], tab: str) -> None:
     page = open_page(f"{shown[1]}/run/deep/{tab}" if tab[0] != "?" else f"{shown[1]}/run/deep{tab}")
     page.wait_for_selector("main h2, main h3, main article")
-    page.wait_for_timeout(1000)
+    settled(page)
     assert page.evaluate("document.querySelectorAll('main *').length") < 12_000
     assert page.evaluate("document.documentElement.scrollWidth") == 1280
 
@@ -98,7 +97,7 @@ def test_memory_stays_where_it_is(shown: tuple[Path, str], open_page: Callable[.
     def walk() -> None:
         for statistic, word in (("parameter.rms", "weight · rms"), ("gradient.rms", "gradient · rms")):
             page.get_by_label("statistic", exact=True).select_option(statistic)
-            eventually(page, f"document.querySelector('.heat').ariaLabel.startsWith('{word} of ')", seconds=60)
+            eventually(page, f"document.querySelector('.heat')?.ariaLabel.startsWith('{word} of ')")
             page.mouse.move(500, 500)
             page.mouse.wheel(0, 900)
 

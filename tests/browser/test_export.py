@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.browser.conftest import eventually, two_runs
+from tests.browser.conftest import eventually, settled, two_runs
 from weighbridge.store.record import open_run
 
 pytestmark = pytest.mark.browser
@@ -93,6 +93,7 @@ def test_the_picture_of_all_tensors_is_saved_cell_by_cell(shown: tuple[Path, str
 def test_the_picture_of_all_tensors_is_saved_as_pictures(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{shown[1]}/run/first")
     page.locator(".heat").wait_for()
+    settled(page)
     found = kinds(saved(page, "gradient · rms", "SVG"))
     assert found["image"] == 1
     assert found["text"] > 5
@@ -153,7 +154,7 @@ def test_every_chart_has_its_menu(
 ) -> None:
     page = open_page(f"{shown[1]}{path}")
     page.wait_for_selector(sign)
-    page.wait_for_timeout(300)
+    settled(page)
     count = "document.querySelectorAll('.charted').length"
     assert page.evaluate(count) >= least
     assert page.evaluate(count) == page.evaluate("document.querySelectorAll('.charted > .export').length")
@@ -169,4 +170,4 @@ def test_the_link_is_the_whole_view(shown: tuple[Path, str], open_page: Callable
     page.keyboard.press("Enter")
     page.get_by_role("menuitem", name="Copy link").click()
     page.wait_for_selector("text=copied")
-    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    eventually(page, "navigator.clipboard.readText().then((text) => text === location.href)")

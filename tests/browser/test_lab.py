@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, expect, serving, where
 from weighbridge.format import number
 from weighbridge.server.lab import ENDED, WORKERS
 from weighbridge.store.record import open_run
@@ -51,7 +51,7 @@ def test_steps_by_hand_show_the_numbers_of_the_training(lab: tuple[str, Path], o
         press(page, "1 step")
         eventually(page, STEP, count)
     truth, loop = losses(SHORT, 3)
-    assert page.locator("[data-fact=loss]").inner_text() == number(truth[-1], 4)
+    expect(page.locator("[data-fact=loss]")).to_have_text(number(truth[-1], 4))
     for name, parameter in list(loop.model.named_parameters())[:2]:
         shown = page.locator(f"[data-tensor='{name}'] td").evaluate_all(
             "cells => cells.map(cell => Number(cell.dataset.value))"
@@ -64,7 +64,7 @@ def test_steps_by_hand_show_the_numbers_of_the_training(lab: tuple[str, Path], o
     page.get_by_role("button", name="▶ Play").wait_for()
     assert page.locator("[data-tensor='0.weight'] td").first.get_attribute("data-value") != before
     steps = page.evaluate(STEP)
-    assert page.locator("[data-fact=loss]").inner_text() == number(losses(SHORT, steps)[0][-1], 4)
+    expect(page.locator("[data-fact=loss]")).to_have_text(number(losses(SHORT, steps)[0][-1], 4))
     page.wait_for_timeout(300)
     assert page.evaluate(STEP) == steps, "it goes on although it is paused"
 
@@ -84,12 +84,12 @@ def test_a_slider_goes_on_with_the_training_and_a_choice_begins_anew(
     press(page, "1 step")
     press(page, "1 step")
     eventually(page, STEP, 3)
-    assert page.locator("[data-fact=loss]").inner_text() == number(losses(SHORT, 3, {1: 0.2})[0][-1], 4)
+    expect(page.locator("[data-fact=loss]")).to_have_text(number(losses(SHORT, 3, {1: 0.2})[0][-1], 4))
     press(page, "ReLU")
     eventually(page, STEP, 0)
-    assert "act=relu" in page.url
+    assert "act=relu" in where(page)
     page.go_back()
-    eventually(page, "document.querySelector('[aria-label=activation] [aria-pressed=true]').innerText", "Tanh")
+    eventually(page, "document.querySelector('[aria-label=activation] [aria-pressed=true]')?.innerText", "Tanh")
 
 
 def test_the_address_restores_all_of_it(lab: tuple[str, Path], open_page: Callable[..., Any]) -> None:
@@ -98,11 +98,11 @@ def test_the_address_restores_all_of_it(lab: tuple[str, Path], open_page: Callab
     )
     eventually(page, READY, "0")
     chosen = "[...document.querySelectorAll('section.controls [aria-pressed=true]')].map(one => one.innerText.trim()).join()"
-    assert page.evaluate(chosen) == "xor,Sigmoid,1,3,Xavier,most"
-    assert page.get_by_label("units of hidden layer 1").input_value() == "5"
-    assert page.locator("section.controls").inner_text().count("16 of 180") == 1
-    assert page.locator("[data-twin]").get_attribute("data-twin") == "lr:1"
-    assert page.locator("[data-tensor]").evaluate_all("all => all.map(one => one.dataset.tensor)") == ["2.weight"]
+    eventually(page, chosen, "xor,Sigmoid,1,3,Xavier,most")
+    expect(page.get_by_label("units of hidden layer 1")).to_have_value("5")
+    expect(page.locator("section.controls")).to_contain_text("16 of 180")
+    expect(page.locator("[data-twin]")).to_have_attribute("data-twin", "lr:1")
+    eventually(page, "[...document.querySelectorAll('[data-tensor]')].map(one => one.dataset.tensor)", ["2.weight"])
     page.get_by_role("button", name="bias of layer 2").click()
     eventually(page, "new URLSearchParams(location.search).get('bias')", "1")
     page.wait_for_selector("[data-tensor='2.bias']")
@@ -113,15 +113,15 @@ def test_the_twin_is_trained_beside_and_can_be_made_the_network(lab: tuple[str, 
     eventually(page, READY, "0")
     press(page, "1 step")
     eventually(page, STEP, 1)
-    said = page.locator("[data-twin]").inner_text()
     twin = losses(SHORT + "&bias=0", 1)[0][-1]
-    assert f"its loss is {number(twin, 4)}, here it is {number(losses(SHORT, 1)[0][-1], 4)}" in said
+    said = f"its loss is {number(twin, 4)}, here it is {number(losses(SHORT, 1)[0][-1], 4)}"
+    expect(page.locator("[data-twin]")).to_contain_text(said)
     page.get_by_label("Twin, same seed, but").select_option("act:relu")
     eventually(page, "new URLSearchParams(location.search).get('twin')", "act:relu")
     eventually(page, "document.querySelector('[data-twin]')?.dataset.twin", "act:relu")
     press(page, "Make this twin the main network")
-    eventually(page, "document.querySelector('[aria-label=activation] [aria-pressed=true]').innerText", "ReLU")
-    eventually(page, "document.querySelector('[data-twin]').dataset.twin", "act:tanh")
+    eventually(page, "document.querySelector('[aria-label=activation] [aria-pressed=true]')?.innerText", "ReLU")
+    eventually(page, "document.querySelector('[data-twin]')?.dataset.twin", "act:tanh")
     assert page.evaluate("document.activeElement.innerText") == "Make this twin the main network", "the focus was lost"
 
 
@@ -145,8 +145,8 @@ def test_code_and_keeping(lab: tuple[str, Path], open_page: Callable[..., Any]) 
         eventually(page, STEP, count)
     press(page, "Show code")
     dialog = page.get_by_role("dialog")
-    assert "for step in range(2):" in dialog.inner_text()
-    assert "weighbridge lab --data moons --layers 2-3-1" in dialog.inner_text()
+    expect(dialog).to_contain_text("for step in range(2):")
+    expect(dialog).to_contain_text("weighbridge lab --data moons --layers 2-3-1")
     press(page, "Close")
     press(page, "Keep as run")
     page.get_by_role("link", name="Kept: moons-2-3-1-seed-2").click()
@@ -179,10 +179,10 @@ def test_a_link_may_say_how_far_and_reset_forgets_it(lab: tuple[str, Path], open
     page = open_page(f"{lab[0]}/lab?{SHORT}&play=23")
     eventually(page, READY, "23")
     page.get_by_role("button", name="▶ Play").wait_for()
-    assert page.locator("[data-fact=loss]").inner_text() == number(losses(SHORT, 23)[0][-1], 4)
+    expect(page.locator("[data-fact=loss]")).to_have_text(number(losses(SHORT, 23)[0][-1], 4))
     press(page, "Reset")
     eventually(page, STEP, 0)
-    assert "play" not in page.url
+    assert "play" not in where(page)
 
 
 def test_who_waits_can_choose_meanwhile(tmp_path: Path, open_page: Callable[..., Any]) -> None:

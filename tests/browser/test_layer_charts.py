@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import weighbridge
-from tests.browser.conftest import eventually, point, serving
+from tests.browser.conftest import eventually, expect, point, serving, settled
 from tests.browser.test_export import rows, saved
 from weighbridge.store.record import open_run
 
@@ -61,10 +62,9 @@ def test_saturated_and_equal_units_are_named_beside_the_exhibit(shown: tuple[Pat
     page = open_page(f"{shown[1]}/run/wide/layer/0")
     aside = page.locator("section.units .beside")
     aside.wait_for()
-    text = aside.inner_text()
-    assert "saturated 3 0, 1, 2 " in " ".join(text.split())
+    expect(aside).to_contain_text(re.compile(r"saturated\s+3\s+0, 1, 2\s"), use_inner_text=True)
     exhibit = page.locator("section.units .exhibit [role=img]").last
-    point(page, exhibit, 60, 38, ".exhibit .tip >> text=saturated")
+    point(page, exhibit, 60, 38, "document.querySelector('.exhibit .tip')?.innerText.includes('saturated')")
 
 
 def test_one_step_is_pointed_at_in_all_charts(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
@@ -72,10 +72,9 @@ def test_one_step_is_pointed_at_in_all_charts(shown: tuple[Path, str], open_page
     page.wait_for_selector("text=darker: 5 to 95 %")
     at = """[...document.querySelectorAll('.u-cursor-x')].map((line) =>
         Math.round(100 * new DOMMatrix(line.style.transform).e / line.parentElement.clientWidth))"""
-    box = page.locator("[aria-label^='gradient, rms of 0.weight']").bounding_box()
-    page.mouse.move(box["x"] + 200, box["y"] + 40)
-    eventually(page, f"{at}.every((x, _, all) => x > 0 && Math.abs(x - all[0]) < 3)")
-    page.mouse.move(box["x"] + 200, 2)
+    chart = settled(page).locator("[aria-label^='gradient, rms of 0.weight']")
+    point(page, chart, 200, 40, f"{at}.every((x, _, all) => x > 0 && Math.abs(x - all[0]) < 3)")
+    page.mouse.move(200, 2)
     eventually(page, f"{at}.every((x) => x < 0)")
 
 
@@ -85,11 +84,11 @@ def test_the_loss_and_the_picture_of_all_tensors_point_at_the_same_step(
     page = open_page(f"{shown[1]}/run/wide")
     page.locator(".heat").wait_for()
     page.locator("section[aria-label=Loss] .uplot").wait_for()
-    page.locator(".heat").focus()
+    settled(page).locator(".heat").focus()
     for key in ("Home", "Home", "ArrowRight", "ArrowRight"):
         page.keyboard.press(key)
     plot = page.locator("section[aria-label=Loss] .u-over").bounding_box()
-    at = "new DOMMatrix(document.querySelector('section[aria-label=Loss] .u-cursor-x').style.transform).e"
+    at = "new DOMMatrix(document.querySelector('section[aria-label=Loss] .u-cursor-x')?.style.transform).e"
     eventually(page, f"Math.abs({at} - {plot['width'] * 2 / (STEPS - 1)}) < 2")
 
 

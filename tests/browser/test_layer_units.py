@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, expect, point, serving, settled
 from tests.browser.test_export import rows, saved
 from weighbridge.store.record import open_run
 
@@ -46,12 +46,7 @@ def exhibit(page: Any) -> Any:
     picture.wait_for()
     page.wait_for_selector("[aria-label^='weight: how many values are where']")
     page.wait_for_selector(".outputs article")
-    where = "JSON.stringify(document.querySelector('section.units').getBoundingClientRect())"
-    before = page.evaluate(where)
-    page.wait_for_timeout(300)
-    while (now := page.evaluate(where)) != before:
-        before = now
-        page.wait_for_timeout(300)
+    settled(page)
     picture.scroll_into_view_if_needed()
     return picture
 
@@ -59,15 +54,9 @@ def exhibit(page: Any) -> Any:
 def test_a_number_of_a_kernel_is_the_recorded_one(shown: tuple[Path, str, Any], open_page: Callable[..., Any]) -> None:
     folder, address, _ = shown
     page = open_page(f"{address}/run/cnn/layer/0?step=5")
-    box = exhibit(page).bounding_box()
     truth = open_run(folder / "cnn").values("0.weight", "parameter", 5)[1]
-    for _ in range(20):  # a pointer that has not moved tells nothing: it moves until the page has answered
-        page.mouse.move(box["x"] + 36, box["y"] + 38)
-        page.mouse.move(box["x"] + 38, box["y"] + 40)
-        if page.locator("[data-weight]").count():
-            break
-        page.wait_for_timeout(200)
-    assert page.locator(".exhibit .tip").inner_text().split("\n")[0].startswith("channel 0")
+    point(page, exhibit(page), 36, 38, "!!document.querySelector('[data-weight]')")
+    expect(page.locator(".exhibit .tip dt").first).to_have_text("channel 0")
     assert float(page.locator("[data-weight]").get_attribute("data-weight")) == float(truth[0, 0, 0, 0])
 
 
@@ -95,6 +84,7 @@ def test_a_layer_too_large_is_shown_in_windows_with_what_is_not_kept(
     page.get_by_role("button", name="units after these").click()
     eventually(page, "location.search", "?unit=64")
     page.wait_for_selector("text=to 127 of 300")
+    settled(page)
     bias = open_run(folder / "cnn").values("3.bias", "parameter", STEPS - 1)[1]
     found = rows(saved(page, f"units at step {STEPS - 1}", "CSV"))
     assert [int(row["unit"]) for row in found] == list(range(64, 128))
@@ -119,7 +109,7 @@ def test_what_a_bias_is_worth_stands_on_the_page_of_its_layer(
     worth.wait_for()
     assert truth is not None
     assert float(worth.get_attribute("data-worth")) == truth.mean
-    assert f"on {truth.units} samples" in page.locator("section.units").inner_text()
+    expect(page.locator("section.units")).to_contain_text(f"on {truth.units} samples", use_inner_text=True)
 
 
 def test_the_last_ridge_is_the_end_and_not_a_step_that_never_was(

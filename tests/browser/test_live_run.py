@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser.conftest import eventually, serving, training
+from tests.browser.conftest import eventually, expect, go_on, point, printed, serving, settled, training, where
 from tests.server.training import EVIL
 from weighbridge.store.record import open_run
 
@@ -32,33 +32,27 @@ class Shown:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     folder = tmp_path_factory.mktemp("live")
     with training(folder, "meanwhile", 60, 0.0) as child, serving(folder) as address:
-        assert child.stdout is not None
-        lines = iter(child.stdout.readline, "flushed\n")
-        yield Shown(folder, address, [json.loads(line) for line in lines])
+        yield Shown(folder, address, [json.loads(line) for line in printed(child, "flushed")])
 
 
 def test_the_page_grows_without_a_reload_and_shows_the_numbers_of_the_training(
     tmp_path: Path, open_page: Callable[..., Any]
 ) -> None:
-    with training(tmp_path, "growing", 80, 0.1) as child, serving(tmp_path) as address:
-        assert child.stdout is not None
-        told = {0: json.loads(child.stdout.readline())}
+    with training(tmp_path, "growing", 80, 0.05, hold=20) as child, serving(tmp_path) as address:
+        lines = printed(child, "held")
         page = open_page(f"{address}/run/growing/tensors?{CHOSEN}&table=1")
         page.evaluate("window.marker = 'the same window'")
-        page.wait_for_selector("tr[data-step]")
-        first = int(page.locator("[data-fact=steps]").inner_text())
-        before = page.locator("article").first.bounding_box()
-        for line in iter(child.stdout.readline, "flushed\n"):
-            step = json.loads(line)
-            told[step["step"]] = step
-        eventually(page, "document.querySelector('[data-fact=steps]').innerText === '80'")
+        page.wait_for_selector("tr[data-step='19']")
+        before = settled(page).locator("article").first.bounding_box()
+        go_on(child)
+        lines += printed(child, "flushed")
+        eventually(page, "document.querySelector('[data-fact=steps]')?.innerText", "80")
         page.wait_for_selector("tr[data-step='79']")
         # Each statistic comes with an answer of its own, the loss too.
         eventually(page, "[...document.querySelectorAll(\"tr[data-step='79'] td\")].every(cell => cell.innerText.trim())")
-        assert first < 80
         assert page.evaluate("window.marker") == "the same window"
         assert page.locator("article").first.bounding_box() == before, "the layout jumped while the run grew"
-        compare_table(page, told)
+        compare_table(page, {step["step"]: step for step in map(json.loads, lines)})
 
 
 def compare_table(page: Any, told: dict[int, dict[str, float]]) -> None:
@@ -81,44 +75,45 @@ def compare_table(page: Any, told: dict[int, dict[str, float]]) -> None:
 def test_a_pinned_step_shows_its_number_in_full(live: Shown, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{live.address}/run/meanwhile/tensors?{CHOSEN}&at=17")
     value = page.locator("[data-tensor='net.0.weight'] [data-statistic='gradient.rms']")
-    assert value.get_attribute("data-step") == "17"
+    expect(value).to_have_attribute("data-step", "17")
     recorded = open_run(live.folder / "meanwhile").series("net.0.weight", "gradient.rms").values[17]
     assert float(value.get_attribute("data-exact")) == recorded
     assert math.isclose(recorded, live.truth[17]["gradient.rms"], rel_tol=1e-6)
-    assert "step 17" in value.inner_text()
+    expect(value).to_contain_text("step 17")
 
 
 def test_hovering_tells_the_exact_number(live: Shown, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{live.address}/run/meanwhile/tensors?{CHOSEN}")
     chart = page.get_by_role("img", name="parameter.max of net.0.weight")
     page.wait_for_selector("[data-statistic='parameter.max']")  # the numbers are there
+    settled(page)
     chart.focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     tip = page.locator("dl.tip")
-    assert "step 3" in tip.inner_text()
+    expect(tip).to_contain_text("step 3")
     assert float(tip.locator("dd.mono").inner_text()) == live.truth[3]["parameter.max"]
-    box = chart.bounding_box()
-    page.mouse.move(box["x"] + box["width"] - 19, box["y"] + 40)
-    eventually(page, "document.querySelector('dl.tip').innerText.includes('step 59')")
+    width = chart.bounding_box()["width"]
+    point(page, chart, width - 19, 40, "document.querySelector('dl.tip')?.innerText.includes('step 59')")
 
 
 def test_dragging_zooms_and_back_undoes_it(live: Shown, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{live.address}/run/meanwhile/tensors?{CHOSEN}")
     chart = page.get_by_role("img", name="Loss")
     chart.locator("canvas").wait_for()
+    settled(page)
     box = chart.bounding_box()
     page.mouse.move(box["x"] + 300, box["y"] + 60)
     page.mouse.down()
     page.mouse.move(box["x"] + 600, box["y"] + 60, steps=4)
     page.mouse.up()
     eventually(page, "/steps=\\d+-\\d+/.test(location.search)")
-    assert "&at=" not in page.url
-    low, high = (int(word) for word in page.url.split("steps=")[1].split("&")[0].split("-"))
+    assert "&at=" not in where(page)
+    low, high = (int(word) for word in where(page).split("steps=")[1].split("&")[0].split("-"))
     assert 0 < low < high < 60
-    eventually(page, f"document.querySelector('[role=img]').ariaLabel.includes('steps {low} to {high}')")
+    eventually(page, f"document.querySelector('[role=img]')?.ariaLabel.includes('steps {low} to {high}')")
     page.go_back()
-    eventually(page, "document.querySelector('[role=img]').ariaLabel.includes('steps 0 to 59')")
+    eventually(page, "document.querySelector('[role=img]')?.ariaLabel.includes('steps 0 to 59')")
 
 
 def test_tensors_and_statistics_are_chosen_by_hand_and_kept_in_the_address(live: Shown, open_page: Callable[..., Any]) -> None:
@@ -139,8 +134,10 @@ def test_tensors_and_statistics_are_chosen_by_hand_and_kept_in_the_address(live:
 def test_a_tensor_named_as_markup_is_text(live: Shown, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{live.address}/run/meanwhile/tensors?tensor={quote(EVIL)}&stat=parameter.rms&table=1")
     page.wait_for_selector("article h3")
+    settled(page)
     assert EVIL in [page.locator("article h3").get_attribute("title"), page.locator("thead code").last.inner_text()]
     page.wait_for_selector("tbody tr")
+    settled(page)
     assert page.locator("img").count() == 0
     assert page.evaluate("window.harmed") is None
 
@@ -159,6 +156,7 @@ def test_the_list_shows_the_live_run_and_leads_to_it(live: Shown, open_page: Cal
 def test_a_phone_needs_no_sideways_scrolling(live: Shown, open_page: Callable[..., Any], address: str, theme: str) -> None:
     page = open_page(live.address + address, width=390, theme=theme)
     page.wait_for_selector("canvas")
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving, two_runs
+from tests.browser.conftest import eventually, expect, serving, settled, two_runs, where
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +26,7 @@ def test_modules_stand_in_order_with_their_gains(shown: tuple[Path, str], open_p
     told = json.load(urllib.request.urlopen(f"{shown[1]}/api/network?run=small&stat=gradient.rms"))
     page = open_page(f"{shown[1]}/run/small/network")
     page.wait_for_selector("ol li")
-    assert page.locator("ol li").count() == len(told["nodes"])
+    expect(settled(page).locator("ol li")).to_have_count(len(told["nodes"]))
     names = page.locator("ol .node b").all_inner_texts()
     assert names == [node["path"] or "model" for node in told["nodes"] if node["count"]]
     label = page.locator("[aria-label^='backward gains']").get_attribute("aria-label")
@@ -38,6 +38,7 @@ def test_a_node_leads_to_its_layer_and_the_step_goes_along(shown: tuple[Path, st
     page.wait_for_selector("[data-step='5']")
     page.keyboard.press("ArrowRight")
     eventually(page, "location.search.includes('step=6')")
+    page.wait_for_selector("[data-step='6']")
     page.locator("ol .node").first.click()
     eventually(page, "location.pathname.includes('/layer/net.0') && location.search.includes('step=6')")
 
@@ -47,6 +48,7 @@ def test_a_node_leads_to_its_layer_and_the_step_goes_along(shown: tuple[Path, st
 def test_every_state_is_drawn(shown: tuple[Path, str], open_page: Callable[..., Any], run: str, width: int) -> None:
     page = open_page(f"{shown[1]}/run/{run}/network", width=width, theme="dark")
     page.wait_for_selector("text=was not weighed" if run == "first" else "ol li")
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
@@ -60,11 +62,13 @@ def test_before_training_shows_loss_layers_and_the_lines_that_are_missing(
         page = open_page(f"{address}/run/net")
         page.get_by_role("link", name="Before training").click()
         page.get_by_text("Loss at the start").wait_for()
-        assert page.url.endswith("/run/net/before")
+        assert where(page).endswith("/run/net/before")
         row = page.get_by_role("row").filter(has_text="Linear 8 × 6")
-        assert "redundant, leaving it out saves" in row.inner_text()
+        expect(row).to_contain_text("redundant, leaving it out saves", use_inner_text=True)
         page.get_by_text("run.attach(weighbridge.biases(").wait_for()
         page.get_by_role("link", name="A bias that a norm or a softmax takes out again").first.wait_for()
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 844})
+            eventually(page, "innerWidth", width)
+            settled(page)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -8,18 +8,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Error
 
-from tests.browser.conftest import SOURCE, eventually
+from tests.browser.conftest import PATIENCE, SOURCE, eventually, expect, patient
 from tests.server.conftest import make_run
 from weighbridge.store.record import list_runs
 
@@ -51,11 +52,9 @@ ROW = """() => {
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A JupyterLab of its own: its address and its folder."""
     folder = tmp_path_factory.mktemp("lab")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {name: str(folder / "jupyter") for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR")}
-    options = [f"--port={port}", "--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+    places = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    own = {name: str(folder / "jupyter") for name in places}
+    options = ["--no-browser", "--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
     with (folder / "lab.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options, "--LabApp.expose_app_in_browser=True"],
@@ -65,25 +64,26 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
             stderr=subprocess.STDOUT,
         )
         try:
-            _wait_for(f"http://127.0.0.1:{port}/api/status")
-            yield f"http://127.0.0.1:{port}", folder
+            yield _address(folder / "jupyter", server), folder
         finally:
             server.terminate()
             try:
-                server.wait(20)
+                server.wait(PATIENCE)
             except subprocess.TimeoutExpired:  # kernels end with it
                 server.kill()
                 server.wait()
 
 
-def _wait_for(address: str) -> None:
-    end = time.monotonic() + 60
+def _address(runtime: Path, server: subprocess.Popen[bytes]) -> str:
+    """Where it answers: it takes the first port that is free, and writes down which."""
+    end = time.monotonic() + PATIENCE
     while True:
         try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            assert time.monotonic() < end, f"nothing answers at {address}"
+            told = json.loads((runtime / f"jpserver-{server.pid}.json").read_text(encoding="utf-8"))
+            urllib.request.urlopen(f"{told['url']}api/status", timeout=PATIENCE).close()
+            return str(told["url"]).rstrip("/")
+        except (OSError, ValueError):  # not there, not whole, or not listening yet
+            assert time.monotonic() < end, "JupyterLab does not answer"
             time.sleep(0.2)
 
 
@@ -97,9 +97,9 @@ def written(folder: Path, name: str, *cells: str) -> None:
 def opened(page: Any, lab: tuple[str, Path], name: str) -> Any:
     """The notebook in JupyterLab."""
     page.goto(f"{lab[0]}/lab/tree/{name}?reset")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.wait_for_selector(".jp-Notebook .jp-Cell")
     kernel = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel"
-    eventually(page, f"{kernel}?.connectionStatus === 'connected' && {kernel}.status === 'idle'", seconds=60)
+    eventually(page, f"{kernel}?.connectionStatus === 'connected' && {kernel}.status === 'idle'")
     return page
 
 
@@ -109,7 +109,7 @@ def do(page: Any, command: str) -> None:
 
 def shown(page: Any) -> Any:
     """The frame in which our page is."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         for frame in page.frames[1:]:
             try:
@@ -121,6 +121,17 @@ def shown(page: Any) -> Any:
     raise AssertionError("no picture in the notebook")
 
 
+def until(page: Any, holds: Callable[[], bool], otherwise: str) -> None:
+    """Wait until it does. A frame may be replaced meanwhile."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        with suppress(Error):
+            if holds():
+                return
+        assert time.monotonic() < end, otherwise
+        page.wait_for_timeout(100)
+
+
 def last_step(frame: Any) -> int:
     found = re.search(LAST_STEP, frame.get_attribute(".heat", "aria-label") or "")
     return int(found[1].replace(",", "")) if found else -1
@@ -128,13 +139,7 @@ def last_step(frame: Any) -> int:
 
 def saved(page: Any, folder: Path, name: str) -> Any:
     """The notebook's file after it was saved."""
-    before = (folder / name).stat().st_mtime_ns
-    do(page, "docmanager:save")
-    end = time.monotonic() + 20
-    while (folder / name).stat().st_mtime_ns == before:
-        assert time.monotonic() < end
-        page.wait_for_timeout(100)
-    page.wait_for_timeout(300)
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")  # waits until it is done
     return nbformat.read(folder / name, 4)
 
 
@@ -145,7 +150,7 @@ def lab_page(browser: Any) -> Iterator[Callable[[], Any]]:
 
     def page() -> Any:
         contexts.append(browser.new_context(viewport={"width": 1280, "height": 1200}))
-        return contexts[-1].new_page()
+        return patient(contexts[-1].new_page())
 
     yield page
     for context in contexts:
@@ -161,27 +166,24 @@ def test_a_picture_grows_while_the_cell_trains_and_stays_in_the_notebook(
     do(page, "notebook:run-all-cells")
     frame = shown(page)
     early, pixels = last_step(frame), frame.evaluate(ROW)
-    end = time.monotonic() + 30
-    while last_step(frame) < early + 20:
-        assert time.monotonic() < end, f"the picture stays at step {early}"
-        page.wait_for_timeout(100)
-    assert frame.evaluate(ROW) != pixels
-    assert page.locator(".jp-InputPrompt").first.inner_text() == "[*]:"  # the cell is busy all the while
-    assert not page.locator(".weighbridge-still").first.is_visible()  # what is kept for later waits out of sight
+    until(page, lambda: last_step(frame) >= early + 20, "the picture does not grow")
+    until(page, lambda: frame.evaluate(ROW) != pixels, "the pixels stay as they were")
+    expect(page.locator(".jp-InputPrompt").first).to_have_text("[*]:")  # the cell is busy all the while
+    expect(page.locator(".weighbridge-still").first).to_be_hidden()  # what is kept for later waits out of sight
     early_file = saved(page, folder, "train.ipynb")
     assert any("weighbridge-still" in text for text in htmls(early_file))
 
     (folder / "enough").touch()
-    eventually(page, "!!document.querySelector('.weighbridge-still[hidden] + iframe')", seconds=60)
+    eventually(page, "!!document.querySelector('.weighbridge-still[hidden] + iframe')")
     steps = list_runs(folder / "weighbridge-runs")[-1].steps
-    assert last_step(shown(page)) == steps - 1
+    until(page, lambda: last_step(shown(page)) == steps - 1, "the last step is not shown")
     final = saved(page, folder, "train.ipynb")
     assert "application/vnd.jupyter.widget-view+json" not in json.dumps(final.cells[0].outputs)
     assert len(json.dumps(final)) < 1_000_000
     page.close()
 
     again = opened(lab_page(), lab, "train.ipynb")  # another kernel, which knows nothing of it
-    assert last_step(shown(again)) == steps - 1
+    until(again, lambda: last_step(shown(again)) == steps - 1, "the last step is not shown")
     again.close()
 
     final.cells[0].source += "  # somebody else's notebook: not trusted, so no frame and no script"
@@ -189,7 +191,7 @@ def test_a_picture_grows_while_the_cell_trains_and_stays_in_the_notebook(
     foreign = opened(lab_page(), lab, "untrusted.ipynb")
     picture = foreign.locator(".weighbridge-still img")
     picture.wait_for()
-    assert picture.evaluate("image => image.complete && image.naturalWidth") == 920
+    until(foreign, lambda: picture.evaluate("image => image.complete && image.naturalWidth") == 920, "no picture")
     assert len(foreign.frames) == 1
 
 
@@ -216,5 +218,5 @@ def test_a_finished_run_is_shown_by_name_and_in_the_html_that_nbconvert_makes(
     one, both = page.frames[1:]
     for frame, title, step in ((one, "made", 59), (both, "Compare", 29)):
         frame.wait_for_selector(".heat")
-        assert frame.inner_text("h1") == title
-        assert last_step(frame) == step
+        expect(frame.locator("h1")).to_have_text(title, use_inner_text=True)
+        until(page, lambda frame=frame, step=step: last_step(frame) == step, "the last step is not shown")

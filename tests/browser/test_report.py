@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually
+from tests.browser.conftest import eventually, expect, settled
 from tests.cli.calling import call
 from tests.server.conftest import make_run
 from weighbridge.diagnosis.engine import diagnose
@@ -35,16 +36,16 @@ def test_the_file_shows_cause_picture_and_numbers_without_a_server(
     page = open_page(address)
     cause = diagnose(run).causes[0]
     page.wait_for_selector("article.cause")
-    assert cause.message in page.locator("article.cause").inner_text()
-    page.locator(".heat").focus()
+    expect(page.locator("article.cause")).to_contain_text(cause.message, use_inner_text=True)
+    settled(page).locator(".heat").focus()
     page.keyboard.press("Home")
     page.keyboard.press("Home")
     for _ in range(5):
         page.keyboard.press("ArrowRight")
-    told = page.locator(".holder > .tip").inner_text()
-    assert "step 5" in told
+    tip = page.locator(".holder > .tip")
+    expect(tip).to_contain_text("step 5")
     truth = open_run(run).series("layers.0.weight", "gradient.rms").values[5]
-    assert f"{truth:.2f}" in told
+    expect(tip).to_contain_text(f"{truth:.2f}")
 
 
 def test_it_zooms_changes_statistic_and_goes_back_inside_the_file(
@@ -53,9 +54,9 @@ def test_it_zooms_changes_statistic_and_goes_back_inside_the_file(
     page = open_page(f"{report[1]}#/run/made?steps=20-60")
     eventually(page, "document.querySelector('.heat')?.ariaLabel.includes('steps 20 to 60')")
     page.get_by_label("statistic").select_option("update.ratio")
-    eventually(page, "document.querySelector('.heat').ariaLabel.startsWith('update / weight')")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.startsWith('update / weight')")
     page.get_by_role("button", name="weights", exact=True).click()
-    eventually(page, "document.querySelector('.heat').ariaLabel.includes('of 2 rows')")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.includes('of 2 rows')")
     page.get_by_role("link", name="Findings").click()
     page.wait_for_selector("article.detail")
     page.get_by_role("link", name="The rule").click()
@@ -68,6 +69,7 @@ def test_it_zooms_changes_statistic_and_goes_back_inside_the_file(
 def test_it_is_as_wide_as_the_window(report: tuple[Path, str], open_page: Callable[..., Any], width: int) -> None:
     page = open_page(report[1], width=width, theme="dark")
     page.locator(".heat").wait_for()
+    settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
@@ -76,15 +78,14 @@ def test_on_paper_it_is_light_without_controls_and_says_what_is_drawn(
 ) -> None:
     page = open_page(report[1], width=794, theme="dark")
     page.locator(".heat").wait_for()
-    page.emulate_media(media="print")
+    settled(page).emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
-    assert not page.locator("header").is_visible()
-    assert not page.get_by_label("statistic").is_visible()
-    assert "Every tensor, every step: gradient · rms" in page.locator(".map h2").inner_text()
-    assert (
-        page.evaluate("getComputedStyle(document.querySelector('.heat canvas.base')).position") == "static"
-    )  # sticky prints blank
+    expect(page.locator("header")).to_be_hidden()
+    expect(page.get_by_label("statistic")).to_be_hidden()
+    expect(page.locator(".map h2")).to_contain_text("Every tensor, every step: gradient · rms", use_inner_text=True)
+    # sticky prints blank
+    eventually(page, "getComputedStyle(document.querySelector('.heat canvas.base')).position", "static")
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
 
@@ -95,10 +96,10 @@ def test_several_runs_open_side_by_side_and_each_has_its_page(tmp_path: Path, op
     assert call("report", *map(str, places), "-o", str(file)).code == 0
     page = open_page(f"file://{file}")
     page.locator(".heat").wait_for()
-    assert "They differ from the first step" in page.locator("main").inner_text()
-    assert "steps 0 to 39" in (page.locator(".heat").get_attribute("aria-label") or "")
+    expect(page.locator("main")).to_contain_text("They differ from the first step")
+    expect(page.locator(".heat")).to_have_attribute("aria-label", re.compile("steps 0 to 39"))
     page.get_by_label("statistic").select_option("parameter.rms")
-    eventually(page, "document.querySelector('.heat').ariaLabel.startsWith('parameter.rms')")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.startsWith('parameter.rms')")
     page.get_by_role("link", name="other", exact=True).click()
     eventually(page, "document.querySelector('h1')?.textContent", "other")
     page.get_by_role("link", name="Compare", exact=True).click()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.browser import states
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, expect, patient, serving, settled
 from tests.browser.test_export import rows, saved
 
 pytestmark = pytest.mark.browser
@@ -31,7 +31,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 def opened(shown: tuple[Path, str], open_page: Callable[..., Any], name: str, width: int = 1280) -> Any:
     page = open_page(f"{shown[1]}/run/{name}", width=width)
     page.locator(".heat").wait_for()
-    return page
+    return settled(page)
 
 
 def cells(page: Any) -> list[dict[str, str]]:
@@ -51,7 +51,7 @@ def tip(page: Any, *pressed: str) -> str:
 def test_without_a_step_the_page_says_so(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{shown[1]}/run/none")
     page.wait_for_selector("section.map >> text=before its first optimizer step")
-    assert page.locator("[data-fact=steps]").inner_text() == "0"
+    expect(page.locator("[data-fact=steps]")).to_have_text("0")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -91,7 +91,7 @@ def test_where_nothing_is_finite_colours_have_no_range(shown: tuple[Path, str], 
 def test_a_run_that_died_says_when_it_was_last_heard_of(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     page = opened(shown, open_page, "died")
     page.wait_for_selector("text=ended without finish, no word since")
-    assert "60 steps recorded" in page.locator(".state").inner_text()
+    expect(page.locator(".state")).to_contain_text("60 steps recorded")
 
 
 def test_what_was_left_out_is_hatched_and_says_why(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
@@ -133,7 +133,7 @@ def test_what_cannot_be_read_is_a_sentence_and_the_others_go_on(
     shown: tuple[Path, str], browser: Any, name: str, sentence: str
 ) -> None:
     """The browser itself logs an answer that refuses, so this page is opened without the watch on its console."""
-    page = browser.new_page()
+    page = patient(browser.new_page())
     page.goto(f"{shown[1]}/run/{name}")
     page.wait_for_selector(f"main >> text={sentence}")
     page.goto(f"{shown[1]}/")

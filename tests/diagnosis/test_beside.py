@@ -251,7 +251,7 @@ def started(*rules: type[Rule]) -> tuple[Beside, Heard]:
     return thread, heard
 
 
-def eventually(what: Callable[[], bool], seconds: float = 20.0) -> bool:
+def eventually(what: Callable[[], bool], seconds: float = 120.0) -> bool:
     until = time.monotonic() + seconds
     while not what() and time.monotonic() < until:
         time.sleep(0.01)
@@ -261,7 +261,7 @@ def eventually(what: Callable[[], bool], seconds: float = 20.0) -> bool:
 def test_a_finding_is_told_while_the_training_goes_on() -> None:
     thread, heard = started(EveryStep)
     thread.add(step_batch(0, 2), Marks(1, 1))
-    assert eventually(lambda: heard.findings == [("every-step at s0", "")])
+    assert eventually(lambda: heard.findings[:1] == [("every-step at s0", "")])
     thread.close("run")
     assert heard.findings[1:] == [("every-step at s1", "")]  # the rest at the end
     assert thread.diagnosis is not None
@@ -287,13 +287,14 @@ def test_a_rule_that_fails_is_told_once_and_the_others_go_on() -> None:
 def test_rules_that_take_longer_than_their_share_lag_behind_and_catch_up_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "ALLOWANCE_SECONDS", 0.0)
     monkeypatch.setattr(beside, "PERIOD_SECONDS", 0.0)
+    monkeypatch.setattr(beside, "SHARE", 1e-6)
     monkeypatch.setattr(EveryStep, "busy_seconds", 0.02)
     thread, heard = started(EveryStep)
     thread.add(step_batch(0), Marks(1, 1))
     assert eventually(lambda: len(heard.findings) == 1)
     for step in range(1, 30):
         thread.add(step_batch(step), Marks(step + 1, step + 1))
-    time.sleep(0.3)  # at half a percent, 0.02 s of work buy 4 s of rest
+    time.sleep(0.3)  # at a millionth, 0.02 s of work buy hours of rest
     assert len(heard.findings) == 1
     thread.close("run", 60)
     assert len(heard.findings) == 30
@@ -306,7 +307,7 @@ def test_what_waits_is_bounded_and_giving_up_is_said(monkeypatch: pytest.MonkeyP
     gate = threading.Event()
     heard = Heard()
     thread = Beside(heard)
-    thread.start(lambda: [EveryStep] if gate.wait(20) else [])
+    thread.start(lambda: [EveryStep] if gate.wait(120) else [])
     for step in range(200):
         thread.add(step_batch(step), Marks(step + 1, step + 1))
     assert thread.gave_up
@@ -345,10 +346,11 @@ def test_no_room_on_the_disk_ends_the_rules_and_is_said(monkeypatch: pytest.Monk
 
 
 def test_time_at_the_end_is_bounded_and_what_is_left_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EveryStep, "busy_seconds", 0.02)
+    monkeypatch.setattr(EveryStep, "busy_seconds", 0.1)
     thread, heard = started(EveryStep)
     thread.add(step_batch(0, 10_000), Marks(0, 0))
-    thread.close("run", 0.2)  # steps come in blocks of 64
+    thread.close("run", 2.0)  # steps come in blocks of 64: 20 of 157 blocks at the very most
+    assert eventually(lambda: bool(heard.said))  # it ends the block that it is in
     assert thread.diagnosis is None
     assert 0 < len(heard.findings) < 5_000
     assert heard.said[0].startswith("the rules have looked at")

@@ -144,7 +144,6 @@ def _short(steps: int = low.WINDOW, cosine: float = 0.5, compared: int = low.COM
         (_short(cosine=low.COSINE), False),
         (_short(compared=low.COMPARED - 1), False),
         (_short(lr=[1e-3 * (i + 1) for i in range(low.WINDOW)]), False),
-        (_short(lr=[1.0, *[1e-3] * (low.WINDOW - 1)]), False),
         (_short(lr=[0.0] * low.WINDOW), False),
     ],
 )
@@ -169,9 +168,17 @@ def test_without_comparisons_it_cannot_judge() -> None:
     assert outcome(LOW, _short(compared=0)) is Outcome.NOT_ENOUGH_DATA
 
 
-def test_a_rate_that_was_lowered_is_the_end_of_a_schedule() -> None:
-    assert found(LOW, _short(60, lr=[1.0] * 5 + [low.LOWERED * 0.9] * 55)) == []
-    assert found(LOW, _short(60, lr=[1.0] * 5 + [low.LOWERED] * 55))
+def test_a_rate_that_was_lowered_is_the_end_of_a_schedule_that_has_done_its_work() -> None:
+    lowered = [1.0] * 5 + [low.LOWERED * 0.9] * 55
+    assert found(LOW, _short(60, lr=lowered, losses=[1.0] * 5 + [low.HALVED] * 55, paces=[1.0] * 5 + [1e-5] * 55)) == []
+    late = [1.0] * (low.LATEST + 1) + [1e-4] * 30
+    assert found(LOW, _short(71, lr=late, paces=[1.0] * (low.LATEST + 1) + [1e-5] * 30)) == []
+
+
+def test_a_schedule_that_ends_before_the_training_has_begun_is_told() -> None:
+    """No gradients need agree: the rate was high enough for a few steps, and the loss stands where it stood."""
+    (told,) = found(LOW, _short(60, lr=[1.0] * 5 + [1e-4] * 55, paces=[1.0] * 5 + [1e-5] * 55, compared=0))
+    assert (told.first_step, told.told_step) == (5, 4 + low.WINDOW)
 
 
 # ---- exploding-weights ----

@@ -310,7 +310,9 @@ def _skips(skipped: list[bool]) -> Any:
     ("skipped", "is_told"),
     [
         ([False] + [True] * (scaler_starvation.LIMIT + 1), True),
-        ([False] + [True] * scaler_starvation.LIMIT, False),  # exactly on the limit
+        ([False] * 200 + [True] + [False] * 9 + [True] * 5, False),  # six of 200: one in 20 would be ten
+        ([False] + [True] * 5, False),  # chance gives five of six once in 600,000 times,
+        ([False] + [True] * 6, True),  # six of seven once in 10 million
         ([True] * scaler_starvation.WARM_UP + [False] * 300, False),
         ([True] * (scaler_starvation.WARM_UP + 11), True),
         (([True] + [False] * 19) * 40, False),  # ten in each 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -278,10 +279,11 @@ STALE = rule("stale-second-moment")
 
 
 def _grown(times: float, steps: int = 34, rise: float = 2.0, update: float = 0.5) -> Any:
-    """From step 31 on gradients are so many times larger, and the loss `rise` times."""
+    """From step 31 on gradients are so many times larger, and the loss `rise` times, then as much again."""
     rms, loss = np.ones(steps), np.ones(steps) + 0.01 * np.arange(steps)
     rms[31:] *= times
     loss[31:] *= rise
+    loss[32:] *= rise
     return _adam(steps, rms, update, loss=loss.tolist(), eps=1e-8)
 
 
@@ -303,7 +305,7 @@ def test_growth_is_healthy_while_the_loss_falls_or_updates_are_small() -> None:
 def test_the_losses_must_be_above_all_of_the_last_few_before(high: int, is_told: bool) -> None:
     """Told at step 32, of 31 and 32; the AGO before these are steps 11 to 30. One of them was as high."""
     assert (stale_second_moment.AGO, stale_second_moment.PATIENCE) == (20, 2)
-    made = _with_losses(np.where(np.arange(33) == high, 3.0, np.where(np.arange(33) < 31, 1.0, 2.5)))
+    made = _with_losses(np.where(np.arange(33) == high, 3.0, np.where(np.arange(33) < 31, 1.0, _rising(2.5))))
     assert bool(found(STALE, made)) is is_told
 
 
@@ -311,7 +313,7 @@ def test_the_losses_must_be_above_all_of_the_last_few_before(high: int, is_told:
 def test_the_losses_must_be_far_above_those_before(rise: float, is_told: bool) -> None:
     """Before it they are 0.9 and 1.1 in turn: a median of 1, a median distance of 0.1, so 4 sigmas end at 1.593."""
     assert stale_second_moment.SIGMAS == 4.0
-    made = _with_losses(np.where(np.arange(33) < 31, 1.0 + 0.1 * (-1.0) ** np.arange(33), rise))
+    made = _with_losses(np.where(np.arange(33) < 31, 1.0 + 0.1 * (-1.0) ** np.arange(33), _rising(rise)))
     assert bool(found(STALE, made)) is is_told
 
 
@@ -323,9 +325,34 @@ def test_both_losses_must_have_risen() -> None:
 def test_one_step_without_growth_ends_the_count() -> None:
     """Gradients are four times as large at steps 31 and 33 and usual at 32; at each of them the loss has risen."""
     rms = np.where(np.isin(np.arange(34), [31, 33]), 4.0, 1.0)
-    losses = [1.0] * 31 + [2.5, 3.5, 4.5]
+    losses = [1.0] * 31 + [2.5, 3.5, 5.5]
     assert found(STALE, _adam(34, rms, 0.5, loss=losses, eps=1e-8)) == []
     assert found(STALE, _adam(34, np.where(np.arange(34) < 32, 1.0, 4.0), 0.5, loss=losses, eps=1e-8))
+
+
+def _rising(loss: float) -> np.ndarray:
+    """From step 31 on: what the first of the steps that are too large does to the loss, too, shows at the next."""
+    return np.where(np.arange(33) == 31, loss, loss * 1.01 * stale_second_moment.RISES)
+
+
+def test_a_loss_that_rose_with_its_batches_and_rises_no_more_is_no_sign() -> None:
+    for times, is_told in ((1.0, True), (1 / 1.01 / 1.01, False)):
+        losses = np.where(np.arange(33) < 31, 1.0, _rising(2.5) * np.where(np.arange(33) == 32, times, 1.0))
+        assert bool(found(STALE, _with_losses(losses))) is is_told
+
+
+def test_a_second_moment_that_was_loaded_too_small_is_told_at_once() -> None:
+    """Weighed at step 0: a hundredth of g^2, ten times what this step alone makes of it; rms(g) is 10 times its root."""
+    for old, losses, is_told in (
+        (0.01, [1.0, 4.0, 9.0, 9.0], True),
+        (0.01, [1.0] * 4, False),
+        (0.001, [1.0, 4.0, 9.0, 9.0], False),
+    ):
+        made = _adam(4, 1.0, 5.0, loss=losses, eps=1e-8)
+        kept = np.full(made["moment2.mean"].shape, NAN)
+        kept[0] = old
+        told = found(STALE, replace(made, arrays={**made.arrays, "moment2.mean": kept}))
+        assert [f.told_step for f in told] == ([2] if is_told else [])
 
 
 def _with_losses(losses: np.ndarray) -> Any:

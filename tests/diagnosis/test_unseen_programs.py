@@ -267,3 +267,47 @@ def test_graphs_keep_the_range_of_constant_factors(tmp_path: Path) -> None:
     nodes = from_text(run.whole("graph").to_pylist()[0]["detail"]).graph.nodes
     ranges = {(n.facts.get("other_least"), n.facts.get("other_most")) for n in nodes if n.op == "Mul"}
     assert {(0.5, 0.5), (-1.0, 3.0)} <= ranges
+
+
+# ---- excessive-weight-decay: by hand, and by a penalty in the loss ----
+
+
+def _decayed(tmp_path: Path, name: str, factor: float = 1.0, penalty: float = 0.0, limit: float = 0.0) -> list[int]:
+    training = seeded(sgd_mlp)
+    training.optimizers = [torch.optim.SGD(training.model.parameters(), lr=0.05)]
+    plain = training.loss
+    training.loss = lambda b: (
+        plain(b) + penalty * sum(p.square().sum() for p in training.model.parameters()) if penalty else plain(b)
+    )
+
+    def shrink(step: int) -> None:
+        with torch.no_grad():
+            for p in training.model.parameters():
+                p.mul_(factor)
+                p.mul_((limit / p.norm()).clamp(max=1)) if limit else None
+
+    training.also = shrink
+    told = weighbridge.diagnose(train(training, tmp_path, 40, name=name))
+    return [f.told_step for f in told if f.rule == "excessive-weight-decay"]
+
+
+def test_weights_shrunk_by_hand_or_by_a_penalty_are_told(tmp_path: Path) -> None:
+    assert _decayed(tmp_path, "by hand", factor=0.9) == [3]
+    assert _decayed(tmp_path, "by penalty", penalty=1.0) == [2]
+    assert _decayed(tmp_path, "a little by hand", factor=1 - 1e-4) == []
+    assert _decayed(tmp_path, "a small penalty", penalty=1e-4) == []
+    assert _decayed(tmp_path, "put back to a length", limit=0.5) == []  # shorter once, and then no more
+
+
+# ---- lost-updates: nearly all ----
+
+
+def test_a_few_steps_show_that_nearly_all_updates_are_lost() -> None:
+    def told(*shares: float) -> list[int]:
+        half = [tensor(0, "a.weight", dtype="bfloat16")]
+        arrays: dict[str, dict[str, Numbers]] = {"gradient.l2_norm": {"*": 1.0}, "update.lost_fraction": {"*": shares}}
+        return [f.told_step for f in found(rule("lost-updates"), block(len(shares), arrays, half))]
+
+    assert told(*[0.95] * 6) == [4]
+    assert told(*[0.9] * 6) == []  # exactly on the limit
+    assert told(*[0.95, 0.95, 0.85, 0.95, 0.95, 0.95]) == []

@@ -217,7 +217,7 @@ def test_the_removal_comes_by_itself(folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("weighbridge.server.acts.GRACE_SECONDS", 0.0)
     monkeypatch.setattr("weighbridge.server.acts.sweep", lambda root: trash.sweep(root, 0.1))
     act(client_of(folder, tmp_path), "delete", {"runs": ["first"]})
-    for _ in range(200):
+    for _ in range(2400):
         if not (folder / trash.TRASH).exists():
             return
         time.sleep(0.05)

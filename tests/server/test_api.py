@@ -12,9 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import numpy as np
 import pyarrow as pa
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from tests.server.conftest import PAGE, add_steps, arrow, client_of, make_run
@@ -290,6 +293,16 @@ def test_a_question_that_was_taken_back_is_not_answered(folder: Path, tmp_path: 
     monkeypatch.setattr(answers, "is_gone", lambda request: True)
     monkeypatch.setattr(arrays, "encode", lambda table: pytest.fail("nobody waits for this"))
     assert client_of(folder, tmp_path).get("/api/heat?run=first&stat=gradient.rms").status_code == 499
+
+
+@pytest.mark.parametrize(("message", "wanted"), [("http.disconnect", True), ("http.request", False)])
+def test_whoever_has_hung_up_is_gone(message: str, wanted: bool) -> None:
+    async def receive() -> dict[str, str]:
+        return {"type": message}
+
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": []}, receive)
+    assert anyio.run(anyio.to_thread.run_sync, answers.is_gone, request) is wanted
+    assert answers.is_gone(request) is False, "asked by this program itself"
 
 
 def test_what_the_page_of_a_run_asks_first_is_read_while_it_is_on_its_way(

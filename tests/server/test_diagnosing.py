@@ -165,6 +165,11 @@ def test_the_rules_are_asked_in_a_process_of_their_own(folder: Path) -> None:
         process.kill()  # as if it had ended by itself
         process.wait()
         assert rules.ask(folder / "first")[2].steps == truth.steps
+        rules._end()
+        rules._process = subprocess.Popen(  # one that ends while it is asked
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert rules.ask(folder / "first")[2].steps == truth.steps
         with pytest.raises(WeighbridgeError, match="nowhere"):
             rules.ask(folder / "nowhere")
     finally:

@@ -81,13 +81,13 @@ def test_it_serves_until_ctrl_c_and_ends_quietly(folder: Path) -> None:
         assert server.stdout is not None
         line = server.stdout.readline()
         address = line.split()[-1]
-        with urllib.request.urlopen(f"{address}api/runs", timeout=30) as answer:
+        with urllib.request.urlopen(f"{address}api/runs", timeout=120) as answer:
             assert sorted(json.load(answer)["groups"][0]["names"]) == ["first", "second"]
-        with urllib.request.urlopen(f"{address}api/growth?run=first", timeout=30) as events:
+        with urllib.request.urlopen(f"{address}api/growth?run=first", timeout=120) as events:
             told = [events.readline().decode() for _ in range(4)]
             assert "event: grown\n" in told
             server.send_signal(signal.SIGINT)  # while a stream of events is open
-            _, err = server.communicate(timeout=30)
+            _, err = server.communicate(timeout=120)
     finally:
         server.kill()
     assert (server.returncode, err) == (0, "")

@@ -1,8 +1,9 @@
 """A small training in another process that tells what plain torch says of each step, for the page to be held against.
 
-    python training.py FOLDER NAME STEPS [SECONDS_BETWEEN_STEPS]
+    python training.py FOLDER NAME STEPS [SECONDS_BETWEEN_STEPS [HOLD]]
 
-One JSON line per step on stdout: {"step", "loss", "0.weight gradient.rms", ...}. After the first line of stdin it ends.
+One JSON line per step on stdout: {"step", "loss", "0.weight gradient.rms", ...}. After HOLD steps it says "held" and goes on
+with the next line of stdin: a page that is slow to open sees the run grow, too. Once it has said "flushed" it ends with a line.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Odd(torch.nn.Module):
         return self.net(x) + getattr(self, EVIL).sum()
 
 
-def main(folder: str, name: str, steps: int, pause: float) -> None:
+def main(folder: str, name: str, steps: int, pause: float, hold: int) -> None:
     torch.manual_seed(7)
     torch.set_num_threads(1)
     model = Odd()
@@ -54,12 +55,20 @@ def main(folder: str, name: str, steps: int, pause: float) -> None:
         optimizer.step()
         run.log({"score": step / 10})
         print(json.dumps(told), flush=True)
+        if step + 1 == hold:
+            wait(run, "held")
         time.sleep(pause)
-    run.flush()
-    print("flushed", flush=True)
-    sys.stdin.readline()
+    wait(run, "flushed")
     run.finish()
 
 
+def wait(run: weighbridge.Run, word: str) -> None:
+    """With all that was weighed so far on the disk."""
+    run.flush()
+    print(word, flush=True)
+    sys.stdin.readline()
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]) if len(sys.argv) > 4 else 0.0)
+    pause, hold = (*sys.argv[4:], "0", "0")[:2]
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(pause), int(hold))

@@ -18,6 +18,7 @@ export interface Look {
   height: number;
   kind: ScaleKind;
   colour: "weight" | "bias" | "other";
+  unit?: string; // behind the numbers at the left
   foot: boolean; // step numbers below; charts that stand above another one do without
 }
 
@@ -81,7 +82,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },
         splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
-        values: (_, marks) => (look.kind === "log" ? logLabels(marks) : ticks(marks)),
+        values: (_, marks) => (look.kind === "log" ? logLabels(marks) : ticks(marks)).map((text) => (text ? text + (look.unit ?? "") : text)),
         filter: (_, marks) => marks,
       },
     ],

@@ -34,7 +34,7 @@ export function paintChart(pen: Pen, look: Look, { line, inner }: { line: Line; 
   function axes(): void {
     const few = Math.max(2, Math.floor(look.height / 36));
     const at = look.kind === "log" ? decades(values[0], values[1], few) : readableMarks(values[0], values[1], few);
-    const labels = look.kind === "log" ? logLabels(at) : ticks(at);
+    const labels = (look.kind === "log" ? logLabels(at) : ticks(at)).map((text) => (text ? text + (look.unit ?? "") : text));
     at.forEach((mark, i) => {
       hair(pen, left, Y(mark), right, Y(mark), token("line"));
       write(pen, labels[i]!, left - 6, Y(mark), { align: "right" });

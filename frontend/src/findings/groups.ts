@@ -26,3 +26,23 @@ export function listed(findings: readonly Finding[], causes: readonly string[]):
   for (const finding of findings) add(finding.key, false);
   return found;
 }
+
+export interface Bundle {
+  head: Finding;
+  followers: Finding[];
+}
+
+/** The same, each with what stands under it. */
+export function bundled(list: readonly Listed[]): Bundle[] {
+  const found: Bundle[] = [];
+  for (const { finding, follows } of list) {
+    if (follows && found.length) found.at(-1)!.followers.push(finding);
+    else found.push({ head: finding, followers: [] });
+  }
+  return found;
+}
+
+/** How many of each severity, the gravest first. */
+export function countsOf(findings: readonly Finding[]): { severity: Finding["severity"]; count: number }[] {
+  return (["error", "warning", "note"] as const).map((severity) => ({ severity, count: findings.filter((one) => one.severity === severity).length })).filter((one) => one.count > 0);
+}

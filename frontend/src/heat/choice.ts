@@ -17,6 +17,7 @@ export interface HeatChoice {
   at: string | null;
   pinned: Pin | null;
   table: boolean;
+  rank: number | null; // that alone; null: all ranks as one
 }
 
 export function readHeat(query: URLSearchParams): HeatChoice {
@@ -32,6 +33,7 @@ export function readHeat(query: URLSearchParams): HeatChoice {
     at: query.get("at"),
     pinned: pinOf(query.get("at")),
     table: query.get("table") === "1",
+    rank: /^\d{1,6}$/.test(query.get("rank") ?? "") ? Number(query.get("rank")) : null,
   };
 }
 

@@ -47,6 +47,7 @@ export interface HeatWanted extends Window {
   show: string;
   fold: string;
   open: readonly string[];
+  rank?: number;
   domain: Domain | null;
 }
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+LAST = 200  # more lines than these nobody reads
+
 
 def register(app: typer.Typer) -> None:
     @app.command("ls")
@@ -16,7 +18,10 @@ def register(app: typer.Typer) -> None:
             typer.Argument(metavar="DIR", show_default=False, help="Folder that holds runs. [default: ./weighbridge-runs]"),
         ] = None,
         everything: Annotated[bool, typer.Option("--all", help="Archived runs, too.")] = False,
-        json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, archived runs included.")] = False,
+        last: Annotated[int, typer.Option(min=0, metavar="N", help="The newest N runs only; 0 for all.")] = LAST,
+        json: Annotated[
+            bool, typer.Option("--json", help="Print JSON for programs: all runs, archived ones included.")
+        ] = False,
     ) -> None:
         """List the runs of a folder, newest first.
 
@@ -24,17 +29,18 @@ def register(app: typer.Typer) -> None:
         """
         from weighbridge.cli import screen
         from weighbridge.report.machine import runs_json
-        from weighbridge.report.runs import run_lines, unreadable
-        from weighbridge.store.record import list_runs
+        from weighbridge.report.runs import is_shown, run_lines
+        from weighbridge.store.listed import listed
         from weighbridge.store.trash import sweep
 
         path = _existing(folder)
         sweep(path)  # runs that were deleted on the page
-        runs = sorted(list_runs(path), key=lambda info: info.started, reverse=True) if path.is_dir() else []
         if json:
-            screen.put(runs_json(runs, unreadable(runs, path)))
+            found = listed(path)
+            screen.put(runs_json(found.runs, found.unreadable))
         else:
-            screen.show(run_lines(runs, path, screen.width(), everything))
+            found = listed(path, last or None, None if everything else is_shown)
+            screen.show(run_lines(found, path, screen.width()))
 
 
 def _existing(folder: str | None) -> Path:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from weighbridge.store.record import RunRecord
 
 _PLAIN = ("rule", "severity", "certainty", "place", "first_step", "depth", "message", "fix", "experiment")
+_AS_THEY_ARE = (str, int, bool)
 _CLASSES = {word: kind for kind, word in KINDS.items()}
 
 
@@ -88,6 +89,8 @@ def diagnosis_from_json(told: Mapping[str, Any], subject: str) -> Diagnosis:
 
 def jsonable(value: Any) -> Any:
     """As JSON can hold it: NaN and infinity as the words that Python's float() reads; tuples as lists."""
+    if value is None or type(value) in _AS_THEY_ARE or (type(value) is float and math.isfinite(value)):
+        return value  # nearly all there is: the layers' page of a deep model has ten thousand of them
     if isinstance(value, Mapping):
         return {key: jsonable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

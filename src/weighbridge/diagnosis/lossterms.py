@@ -8,7 +8,7 @@ factor on the way is (a minus, `1 - x`, a constant whose smallest number is not 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from weighbridge.lossgraph import AFFINE, RESHAPES, Graph, Node
@@ -34,7 +34,7 @@ SQUASHED: Final = ("Softmax", "SafeSoftmax", "Sigmoid")
 PICKED: Final = frozenset({"Gather", "Index", "Select"})
 PASSING: Final = RESHAPES | {"Mean", "Sum", "Gather", "Index", "Select", "Slice"}  # neither turns a sign around
 POSITIVE: Final = frozenset({"Exp", "Softplus", "Sigmoid", "Softmax", "Abs", "Relu"})
-MOST: Final = 64  # operations between the root and all of its terms
+MOST: Final = 512  # terms, and operations in a penalty
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,7 @@ class Term:
     sign: int
     is_picked: bool = False  # of the targets' classes alone
     has_factor: bool = False  # an unknown one that is a single number for all
+    node: int = field(default=-1, compare=False)  # in the graph
 
 
 def terms(graph: Graph) -> list[Term]:
@@ -59,12 +60,24 @@ def terms(graph: Graph) -> list[Term]:
     return found
 
 
+def penalised(graph: Graph) -> set[str]:
+    """Parameters of which the loss holds a penalty: a term that knows the weights alone and is not taken off."""
+    found: set[str] = set()
+    for root in graph.roots if len(graph.roots) == 1 else ():
+        for count, term in enumerate(_parts(graph, root, Term("", 1))):
+            if count == MOST:
+                break
+            if term.name == PENALTY and term.sign >= 0:
+                found |= {graph.nodes[i].parameter for i in _behind(graph, term.node)} - {""}
+    return found
+
+
 def _parts(graph: Graph, index: int, way: Term) -> Iterator[Term]:
     while True:
         node, name = graph.nodes[index], _known(graph, index)
         behind = [(place, edge[0]) for place, edge in enumerate(node.inputs) if edge is not None]
         if name:
-            yield Term(name, way.sign, way.is_picked, way.has_factor)
+            yield Term(name, way.sign, way.is_picked, way.has_factor, index)
             return
         if node.op in ("Add", "Sub") and behind:
             for place, before in behind:
@@ -73,7 +86,7 @@ def _parts(graph: Graph, index: int, way: Term) -> Iterator[Term]:
             return
         step = _step(graph, index, way)
         if step is None or not behind:
-            yield Term(PENALTY if _knows_weights_alone(graph, index) else "", way.sign)
+            yield Term(PENALTY if _knows_weights_alone(graph, index) else "", way.sign, node=index)
             return
         way, index = step, behind[0][1]
 
@@ -137,15 +150,18 @@ def _is_positive(graph: Graph, index: int) -> bool:
 
 def _knows_weights_alone(graph: Graph, index: int) -> bool:
     """Does no layer take part in it: is it a function of parameters and constants?"""
+    behind = [graph.nodes[i] for i in _behind(graph, index)]
+    has_layer = any(node.op in AFFINE or node.op.startswith(("Embedding", "Bmm")) for node in behind)
+    has_data = any(node.op != "Parameter" and not any(edge is not None for edge in node.inputs) for node in behind)
+    return not (has_layer or has_data or len(behind) > MOST)
+
+
+def _behind(graph: Graph, index: int) -> set[int]:
+    """A node and what it is made of; of more than MOST, no more than that."""
     waiting, seen = [index], set[int]()
-    while waiting:
+    while waiting and len(seen) <= MOST:
         one = waiting.pop()
-        if one in seen:
-            continue
-        seen.add(one)
-        node = graph.nodes[one]
-        has_data = node.op != "Parameter" and not any(edge is not None for edge in node.inputs)
-        if node.op in AFFINE or node.op.startswith(("Embedding", "Bmm")) or has_data or len(seen) > MOST:
-            return False
-        waiting += [edge[0] for edge in node.inputs if edge is not None]
-    return True
+        if one not in seen:
+            seen.add(one)
+            waiting += [edge[0] for edge in graph.nodes[one].inputs if edge is not None]
+    return seen

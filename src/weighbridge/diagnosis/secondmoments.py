@@ -24,11 +24,12 @@ class SecondMoments:
     def __init__(self) -> None:
         self.mean, self.power = np.zeros(0), np.zeros(0)  # of v; beta2 to the number of steps seen
         self.steps = np.zeros(0, np.int64)
+        self.is_resumed = np.zeros(0, bool)  # older than the run
 
     def start(self, tensors: Tensors) -> None:
         """Make room for new tensors."""
         self.mean, self.power = tensors.grown(self.mean), tensors.grown(self.power, 1.0)
-        self.steps = tensors.grown(self.steps)
+        self.steps, self.is_resumed = tensors.grown(self.steps), tensors.grown(self.is_resumed)
 
     def follow(self, block: Block) -> dict[int, np.ndarray]:
         """mean(v) after each step, corrected for its start as the optimizer does: float64 [steps of the block, columns].
@@ -62,6 +63,7 @@ class SecondMoments:
             else:
                 own, seen = decay * mean + new[i], is_seen[i]
                 is_old = (count == 0) & (kept[i] > RESUMED * own)
+                self.is_resumed[columns] |= is_old
                 mean = np.where(seen, np.where(np.isfinite(kept[i]), kept[i], own), mean)
                 power = np.where(seen, np.where(is_old, 0.0, power * decay), power)
                 found[i] = np.where(seen, mean, np.nan)

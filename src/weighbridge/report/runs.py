@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
@@ -12,35 +13,30 @@ from weighbridge import format as plain
 from weighbridge.errors import WeighbridgeError
 from weighbridge.report import grid
 from weighbridge.report.text import STATE_STYLES, TROUBLE, wrapped
-from weighbridge.store.labels import Labels, shown_labels
-from weighbridge.store.layout import find_runs
-from weighbridge.store.record import RunInfo, open_run
+from weighbridge.store.labels import Labels, read_labels, shown_labels
+from weighbridge.store.listed import Listed
+from weighbridge.store.record import RunInfo
 
 
-def unreadable(runs: Sequence[RunInfo], folder: Path) -> list[tuple[Path, str]]:
-    """The runs of a folder that are not among `runs`, and why they cannot be read."""
-    known = {info.path for info in runs}
-    found = []
-    for path in find_runs(folder):
-        if path not in known:
-            try:
-                _ = open_run(path).info  # it may have become readable meanwhile; then it is in the next list
-            except WeighbridgeError as error:
-                found.append((path, str(error)))
-    return found
+def is_shown(path: Path, said: Mapping[str, Any]) -> bool:
+    """Is the run not archived?"""
+    try:
+        return not read_labels(path, said["info"]).is_archived
+    except WeighbridgeError:
+        return True
 
 
-def run_lines(runs: Sequence[RunInfo], folder: Path, width: int, everything: bool = False) -> list[Text]:
-    """One line a run, and what to do where there is none or where one cannot be read. Archived ones where `everything` is."""
-    unread = unreadable(runs, folder)
-    labels = {info.path: shown_labels(info.path) for info in runs}
-    shown = [info for info in runs if everything or not labels[info.path].is_archived]
-    lines = grid.lines(_columns(shown, width, labels)) if shown else []
-    if len(shown) < len(runs):
-        lines.append(Text(f"{plain.counted(len(runs) - len(shown), 'archived run')} not shown: weighbridge ls --all"))
-    if not runs and not unread:
+def run_lines(found: Listed, folder: Path, width: int) -> list[Text]:
+    """One line a run, and what to do where there is none, where one cannot be read and where some are left out."""
+    labels = {info.path: shown_labels(info.path) for info in found.runs}
+    lines = grid.lines(_columns(found.runs, width, labels)) if found.runs else []
+    if found.older:
+        lines.append(Text(f"{plain.counted(found.older, 'older run')} not shown: weighbridge ls --last 0"))
+    if found.unwanted:
+        lines.append(Text(f"{plain.counted(found.unwanted, 'archived run')} not shown: weighbridge ls --all"))
+    if not found.runs and not found.unreadable and not found.unwanted:
         return wrapped(Text(_nothing(folder)), width)
-    for path, reason in unread:
+    for path, reason in found.unreadable:
         lines += wrapped(Text.assemble((f"! {plain.visible(path.name)}  ", TROUBLE), plain.visible(reason)), width)
     return lines
 

@@ -99,8 +99,9 @@ class Api:
         ]
 
     def _kept(self, request: Request, make: Callable[[RunRecord], bytes]) -> Response:
-        """An Arrow stream about one run: made once for all who ask the same until the run has grown."""
-        with self.runs.use(one(request, "run")) as record:
+        """An Arrow stream about one run (or, with `rank`, about what that rank alone recorded): made once for all who ask the
+        same until the run has grown."""
+        with self.runs.use(one(request, "run"), integer(request, "rank")) as record:
             if answers.is_gone(request):
                 return answers.sentence(499, "Whoever asked is not there any more.")
             return answers.stream(record.kept(str(request.url.path) + "?" + str(request.query_params), lambda: make(record)))
@@ -148,6 +149,7 @@ class Api:
                 "first_step": record.first_step,
                 "last_step": record.last_step,
                 "logged": list(record.log_keys()),
+                "ranks": list(record.ranks),
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
                 "less_detail": dataclasses.asdict(record.detail) if record.detail is not None else None,
@@ -207,7 +209,7 @@ class Api:
             return JSONResponse([shapes.layer_json(layer) for layer in layers_of(record)])
 
     def heat(self, request: Request) -> Response:
-        """One statistic of all tensors in buckets of steps (heat.py)."""
+        """One statistic of all tensors in buckets of steps (heat.py); with `rank`, as that rank alone recorded it."""
         statistic, of = one(request, "stat"), request.query_params
         start, stop, columns = window(request)
 
@@ -254,7 +256,7 @@ class Api:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
         start, stop, _ = window(request)
         of = request.query_params
-        with self.runs.use(one(request, "run")) as record:
+        with self.runs.use(one(request, "run"), integer(request, "rank")) as record:
             told = arrays.told_of(record, of.getlist("tensor")[:MOST_SERIES], of.getlist("stat")[:MOST_SERIES], start, stop)
         return JSONResponse(jsonable(told))
 

@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from weighbridge.diagnosis.kept import diagnosis_from_json, told_of
 from weighbridge.errors import WeighbridgeError
-from weighbridge.server.digest import keep_line, read_diagnosis, read_line, rules_key
+from weighbridge.server.digest import read_diagnosis, rules_key
 from weighbridge.server.lines import health_of, line_of, told_health, top_of
 from weighbridge.server.runs import Runs
+from weighbridge.store.digest import changed_at, keep_line, read_line
 from weighbridge.store.labels import Labels, read_labels
-from weighbridge.store.layout import rank_folder, ranks
 from weighbridge.store.record import RunRecord, open_run
 from weighbridge.store.status import LIVE
 
@@ -38,6 +38,7 @@ class Entry:
     """One run."""
 
     name: str
+    place: str = ""  # its folder
     stamp: tuple[int, int] = (0, 0)
     state: str = UNREAD
     read_at: float = 0.0
@@ -104,7 +105,7 @@ class Catalogue:
             if entry is not None:
                 entry.health = health
                 self._keep(entry)
-                entry.stamp = _stamp(self._runs.place(name))
+                entry.stamp = changed_at(self._runs.place(name))
 
     # ---- what has changed ----
 
@@ -115,8 +116,10 @@ class Catalogue:
             self._live.pop(gone, None)
         found = []
         for name in names:
-            entry = self._entries.setdefault(name, Entry(name))
-            stamp = _stamp(os.fspath(self._runs.place(name)))
+            entry = self._entries.get(name)
+            if entry is None:  # ten thousand are looked at every other second: nothing is made anew for those that are known
+                entry = self._entries[name] = Entry(name, os.fspath(self._runs.place(name)))
+            stamp = changed_at(entry.place)
             if stamp != entry.stamp or self._is_due(entry):
                 entry.stamp = stamp
                 found.append((stamp[1], name))
@@ -132,7 +135,7 @@ class Catalogue:
         path = self._runs.place(name)
         entry.read_at, entry.error = time.monotonic(), ""
         try:
-            stamp = _stamp(path)[1]
+            stamp = changed_at(path)[1]
             kept = read_line(path, stamp) if name not in self._live else None
             if kept is not None:
                 entry.line = kept["line"]
@@ -146,7 +149,7 @@ class Catalogue:
             self._fail(entry, str(error))
         except OSError as error:
             self._fail(entry, f"It cannot be read: {error}")
-        entry.stamp = _stamp(path)
+        entry.stamp = changed_at(path)
 
     def _read_all(self, entry: Entry, path: Path, stamp: int) -> None:
         record = self._live.pop(entry.name, None) or open_run(path)
@@ -167,7 +170,7 @@ class Catalogue:
         if self._runs.keeps and entry.line and entry.line["state"] != LIVE:
             path = self._runs.place(entry.name)
             kept = {"line": entry.line, "health": entry.health, "born": entry.born, "rules": self._key}
-            keep_line(path, _stamp(path)[1], kept)
+            keep_line(path, changed_at(path)[1], kept)
 
     def _fail(self, entry: Entry, sentence: str) -> None:
         entry.state, entry.error, entry.health = UNREADABLE, sentence, NOTHING
@@ -177,23 +180,3 @@ class Catalogue:
 def _is_to_ask(entry: Entry) -> bool:
     has_ended = entry.state not in (LIVE, UNREAD, UNREADABLE)
     return has_ended and not entry.health["whole"] and entry.line["size_bytes"] <= ASKED_BYTES
-
-
-def _stamp(run: str | Path) -> tuple[int, int]:
-    """Times of change of the run's folder, and of its lowest rank's: a restart, a new segment and compaction change the
-    second. That a live run grows changes neither."""
-    return _changed(run), _changed(f"{run}/rank-0") or _first_rank(Path(run))
-
-
-def _first_rank(run: Path) -> int:
-    try:
-        return next((_changed(rank_folder(run, rank)) for rank in ranks(run)), 0)
-    except OSError:
-        return 0
-
-
-def _changed(path: str | Path) -> int:
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0

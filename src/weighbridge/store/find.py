@@ -45,9 +45,9 @@ def find_run(wanted: str | None) -> Path:
 
 def newest_run() -> Path:
     """The run below ./weighbridge-runs that was started last."""
-    from weighbridge.store.record import list_runs
+    from weighbridge.store.listed import listed
 
-    runs = list_runs(RUNS) if RUNS.is_dir() else []
+    runs = listed(RUNS, most=1).runs if RUNS.is_dir() else []
     if not runs:
         raise NotARun(f"There is no run below ./{RUNS}. {HOW_TO_RECORD}")
-    return max(runs, key=lambda info: info.started).path
+    return runs[0].path

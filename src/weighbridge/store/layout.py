@@ -7,7 +7,7 @@ runs/first/rank-0/rows-0001.flushes     its sidecar
 runs/first/rank-0/rows-0002/            a compacted unit (store/compact.py)
 runs/first/rank-0/finish.json           the writer ended in an orderly way
 runs/first/labels.json                  tags, a note, put away or not (store/labels.py)
-runs/first/digest.json, diagnosis.json  kept by the page; made again at any time (server/digest.py)
+runs/first/digest.json, diagnosis.json  kept by the page; made again at any time (store/digest.py, server/digest.py)
 """
 
 from __future__ import annotations

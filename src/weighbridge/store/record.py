@@ -21,7 +21,7 @@ import pyarrow as pa
 from weighbridge.catalog import RATIO, Statistic, parse
 from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
 from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity, histogram_bins
-from weighbridge.store import extras, layout, persteps
+from weighbridge.store import extras, persteps
 from weighbridge.store.allranks import AllRanks
 from weighbridge.store.coherence import Gradients
 from weighbridge.store.downsample import WIDTHS
@@ -67,13 +67,9 @@ def open_run(path: str | PathLike[str], rank: int | None = None) -> RunRecord:
 
 def list_runs(dir: str | PathLike[str]) -> list[RunInfo]:
     """One line about each run directly below a folder, oldest first. Unreadable runs are left out (see `verify`)."""
-    found = []
-    for path in layout.find_runs(Path(dir)):
-        try:
-            found.append(RunRecord(path).info)
-        except (WeighbridgeError, FileNotFoundError):
-            continue
-    return sorted(found, key=lambda info: info.started)
+    from weighbridge.store.listed import listed
+
+    return listed(Path(dir)).runs[::-1]
 
 
 class RunRecord:

@@ -67,6 +67,25 @@ export async function rowsOf(names: readonly string[], signal?: AbortSignal): Pr
   return ((await asked) as Row[]).map(withNumbers);
 }
 
+export const MOST_COLUMNS = 6; // of settings and metrics that are chosen
+
+/** What stands in a chosen column: a setting as it is written, else the last number of a metric. */
+export function cellOf(row: Row, column: string): { text: string; number: number | null } {
+  const setting = row.settings[column];
+  if (setting !== undefined) return { text: setting, number: null };
+  const metric = row.metrics[column];
+  return { text: "", number: metric ?? null };
+}
+
+/** The tracks of the table's grid, and the px below which it scrolls sideways. */
+export function tracksOf(hasMetric: boolean, differs: boolean, chosen: number): { tracks: string; least: number } {
+  const own = ["20px", "minmax(150px, 1.5fr)", "128px", "72px", ...(hasMetric ? ["92px"] : []), "98px", "minmax(140px, 1.9fr)"];
+  const middle = chosen ? Array<string>(chosen).fill("minmax(64px, 0.6fr)") : differs ? ["minmax(90px, 1fr)"] : [];
+  const tracks = [...own, ...middle, "52px", "66px", "52px"];
+  const px = tracks.map((one) => Number(/\d+/.exec(one)![0]));
+  return { tracks: tracks.join(" "), least: px.reduce((a, b) => a + b, 0) + 14 * (tracks.length - 1) + 32 };
+}
+
 /** Does this run go on, or have the rules not answered for it yet? */
 export function mayChange(row: Row | undefined): boolean {
   return !row || row.state === "live" || row.state === "unread" || (row.state !== "unreadable" && !row.health.whole);

@@ -2,8 +2,8 @@
 
 Symptom        The loss falls slower than in float32, or stops, while gradients and learning rate look right.
 How it decides Of all elements of weights kept in bfloat16 or float16 that one optimizer steps, the share `lost`: the
-               gradient is not 0 and the update is. Above LIMIT at PATIENCE recorded steps in a row in which nothing was
-               left out.
+               gradient is not 0 and the update is. Above LIMIT at PATIENCE recorded steps in a row, or above NEARLY_ALL at
+               SOON, in which nothing was left out.
 What to do     Keep the weights in float32 and compute in bfloat16 (`torch.autocast`); or an optimizer with stochastic
                rounding or a compensated (Kahan) sum.
 When it errs   While the learning rate rises, at the end of a schedule and once a model has converged, updates are lost and
@@ -27,6 +27,7 @@ from weighbridge.format import counted, share
 
 LIMIT = 0.5  # most of the elements; a run with .63 still trained, one with .96 did not (design notes, N2)
 PATIENCE = 20
+NEARLY_ALL, SOON = 0.9, 5  # of so many elements there is no chance in a share; a few steps, for Adam's first are the longest
 TAIL = 0.1
 HALF = ("bfloat16", "float16")
 
@@ -71,7 +72,7 @@ class LostUpdates(Rule):
                 continue
             self.steps.append(block.start + i)
             self.shares.append(total)
-            if len(self.steps) == PATIENCE:
+            if len(self.steps) == PATIENCE or (len(self.steps) >= SOON and min(self.shares[-SOON:]) > NEARLY_ALL):
                 self.is_told = True
                 yield self._finding(lost[i])
                 return
@@ -85,7 +86,7 @@ class LostUpdates(Rule):
             first_step=self.steps[0],
             told_step=self.steps[-1],
             message=f"{share(self.shares[-1])} of the elements kept in {dtype} had a gradient and did not move, as most did in "
-            f"{counted(PATIENCE, 'step')} in a row: their updates are below half the spacing of {dtype}.",
+            f"{counted(len(self.steps), 'step')} in a row: their updates are below half the spacing of {dtype}.",
             evidence=(
                 ValueEvidence("share of updates lost", self.shares[-1], LIMIT),
                 SeriesEvidence("share of updates lost", tuple(self.steps), tuple(self.shares), LIMIT),

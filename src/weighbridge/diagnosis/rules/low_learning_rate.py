@@ -5,7 +5,9 @@ How it decides Within LATEST steps of the start, or of the end of a warm-up, at 
                step over that of the weights) is below PACE, the promise (the share of the loss that the step takes away if the
                loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a relative change of
                the weights) above LEVERAGE: there is something to gain. And successive gradients point the same way, their
-               cosine above COSINE in the median: it is no noise. Below TINY, noise is no excuse.
+               cosine above COSINE in the median: it is no noise. Below TINY, noise is no excuse. Nor is it where the rate has
+               been lowered within LATEST steps and the loss is not HALVED: a schedule that is stepped at each batch in place
+               of each epoch ends before the training has begun.
 What to do     Ten times the learning rate, again and again, until the loss falls or swings; then a third.
 When it errs   A rate that waits for a warm-up by whole epochs, and finetuning of a model that has nothing left to learn, look
                alike in their first steps; the second has gradients without a common direction.
@@ -33,9 +35,10 @@ PROMISE = 1e-4  # 10,000 steps to lower the loss by a factor e, were every promi
 LEVERAGE = 0.005  # that of a model that has converged falls to 0 with the gradient; at the start it is near 1
 COSINE = 0.1  # the median of so many independent directions in more than 100 dimensions is below it
 COMPARED = 5
-WINDOW = 15
+WINDOW = 10
 LATEST = 40  # steps after the start (or the end of a warm-up): later, short steps may be those of a model that has learnt
-LOWERED = 0.5  # of the highest rate so far: the end of a schedule
+LOWERED = 0.5  # of the highest rate so far: the end of a schedule, or one that was stepped too often
+HALVED = 0.5  # of the loss: a schedule that ends after so much has done its work
 TINY = 2e-6  # so short that noise is no excuse: half a million steps
 AT_REST = 30.0  # leverage; of a loss near 0 any change is large
 
@@ -48,6 +51,7 @@ class _Course:
     steps: list[Step] = field(default_factory=list)  # the last WINDOW that were short
     cosines: list[float] = field(default_factory=list)
     count: int = 0  # steps at this rate
+    first_loss: float = math.nan
     is_done: bool = False
 
     @property
@@ -94,13 +98,17 @@ class LowLearningRate(Rule):
             course.rate, course.count = step.rate, 0
             course.steps.clear()
         course.count += 1
-        course.is_done = step.rate < LOWERED * course.rate or course.count > LATEST  # it was lowered, or has done some good
+        course.first_loss = step.loss if math.isnan(course.first_loss) else course.first_loss
+        is_lowered = step.rate < LOWERED * course.rate
+        has_learnt = is_lowered and not step.loss > HALVED * course.first_loss
         is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
+        has_begun = bool(course.steps) and is_lowered  # what was lowered too soon is watched until it is clear
+        course.is_done = has_learnt or (course.count > LATEST and not has_begun)
         if course.is_done or not is_short or step.rate == 0:
             course.steps.clear()
             return False
         course.steps = [*course.steps, step][-WINDOW:]
-        return len(course.steps) == WINDOW and (course.agree or all(_is_tiny(s) for s in course.steps))
+        return len(course.steps) == WINDOW and (course.agree or is_lowered or all(_is_tiny(s) for s in course.steps))
 
     def _finding(self, course: _Course) -> Finding:
         steps, last = course.steps, course.steps[-1]

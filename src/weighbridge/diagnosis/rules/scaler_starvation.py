@@ -2,7 +2,8 @@
 
 Symptom        Training is slower than its number of steps, or does not move: many steps change nothing.
 How it decides Of the last WINDOW steps of an optimizer, those that its scaler left out, counted from the first step that
-               was taken on (WARM_UP of them at most are the search for a scale): more than LIMIT of WINDOW. A healthy
+               was taken on (WARM_UP of them at most are the search for a scale): more than LIMIT of WINDOW, or so many of
+               few that chance gives it once in 1 / CHANCE times (binomial) even if one in 1 / USUAL were left out. A healthy
                scaler with PyTorch's settings leaves out one in about 2,000.
 What to do     Look for what overflows in float16 (the finding beside this one may name it). bfloat16 needs no scaler:
                `torch.autocast(..., dtype=torch.bfloat16)`. Call `scaler.update()` once per step.
@@ -13,6 +14,7 @@ References     Micikevicius et al. 2018, "Mixed Precision Training", section 3.2
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -22,6 +24,8 @@ from weighbridge.format import counted
 
 WINDOW = 200
 LIMIT = 10  # 5 % of WINDOW; from one in 2,000 it would take chance 10^-19 (binomial, 11 or more of 200)
+USUAL = 0.05  # a hundred times what is usual: the scale may still be falling, step by step
+CHANCE = 1e-6
 WARM_UP = 20  # halvings of 65536: the scale is then below 1, and nothing that a scale can mend
 
 
@@ -54,7 +58,7 @@ class ScalerStarvation(Rule):
                 self.scales = dict([*self.scales.items(), (row["step"], float(row["loss_scale"] or 1.0))][-LIMIT - 1 :])
             while window and window[0] <= count - WINDOW:
                 window.popleft()
-            if len(window) > LIMIT:
+            if len(window) > LIMIT or (row["skipped"] and _chance(len(window), min(count, WINDOW)) < CHANCE):
                 yield self._finding(row["step"], len(window), min(count, WINDOW))
                 window.clear()
 
@@ -75,3 +79,8 @@ class ScalerStarvation(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.has_scaler else (Outcome.NOT_APPLICABLE, "no gradient scaler was used")
+
+
+def _chance(left_out: int, among: int) -> float:
+    """Of leaving out so many steps or more, were one in 1 / USUAL left out: the tail of the binomial distribution."""
+    return sum(math.comb(among, k) * USUAL**k * (1 - USUAL) ** (among - k) for k in range(left_out, among + 1))

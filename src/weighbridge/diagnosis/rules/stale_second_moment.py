@@ -4,7 +4,10 @@ Symptom        With a beta2 near 1, the loss jumps a few steps after the gradien
 How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second moment after the step, corrected for its start:
                above LIMIT in PATIENCE recorded steps in a row, while updates are above PACE of the learning rate (about twice
                what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all of the
-               AGO before, and SIGMAS robust standard deviations above their median.
+               AGO before, and SIGMAS robust standard deviations above their median. The first of these steps must not have
+               begun so high: the loss is RISES times what it was there, else batches or targets have changed, and not the
+               steps. A second moment that is older than the run (a state that was loaded) is judged from the first step on,
+               by the loss alone: all of the last PATIENCE are RISES times the first.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
@@ -34,6 +37,7 @@ PATIENCE = 2
 AGO = 20  # losses before those of the steps in a row
 SIGMAS = 4.0  # robust ones (1.4826 MAD) above the median of those: by chance once in 30,000 steps each
 PACE = 0.4  # update over lr: noise alone gives sqrt((1 - beta1) / (1 + beta1)) = 0.23 (beta1 = 0.9), this is near twice as much
+RISES = 1.5  # two signs are asked for; what a second moment far too small does to a loss is a matter of factors
 EARLY = 10  # steps: until then v is a mean of few gradients
 SHOWN = 8
 
@@ -44,11 +48,18 @@ class State:
 
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=AGO + PATIENCE))
     steps: int = 0
+    first: float = np.nan  # loss
 
     def note(self, loss: float) -> None:
         self.steps += 1
+        self.first = loss if self.steps == 1 else self.first
         if np.isfinite(loss):
             self.losses.append(loss)
+
+    @property
+    def is_far_above_the_first(self) -> bool:
+        """Are the last losses far above the first of all?"""
+        return len(self.losses) > PATIENCE and min([*self.losses][-PATIENCE:]) > RISES * self.first > 0
 
     @property
     def has_risen(self) -> bool:
@@ -78,12 +89,14 @@ class StaleSecondMoment(Rule):
         self.moments = SecondMoments()
         self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.length, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)  # per tensor: steps in a row, the first of them
+        self.begun = np.zeros(0)  # the loss of that step
         self.is_told = False
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.moments.start(tensors)
         self.length, self.first = tensors.grown(self.length), tensors.grown(self.first)
+        self.begun = tensors.grown(self.begun)
 
     def read(self, block: Block) -> Iterator[Finding]:
         sizes = {number: np.sqrt(moments) for number, moments in self.moments.follow(block).items()}
@@ -100,13 +113,16 @@ class StaleSecondMoment(Rule):
                 behind = block["gradient.rms"][one.at, columns] / size[one.at]
                 count = block["gradient.count"][one.at, columns]
                 pace = np.sqrt(own_updates(block, one) / count) / one.lr
-            holds = (behind > LIMIT) & (pace > PACE) & (state.steps > EARLY)
+            is_old = self.moments.is_resumed[columns]
+            holds = (behind > LIMIT) & (pace > PACE) & ((state.steps > EARLY) | is_old)
+            self.begun[columns] = np.where(holds & (self.length[columns] == 0), one.loss, self.begun[columns])
             self.first[columns] = np.where(holds & (self.length[columns] == 0), one.step, self.first[columns])
             self.length[columns] = np.where(
                 np.isfinite(behind), np.where(holds, self.length[columns] + 1, 0), self.length[columns]
             )
-            told = self.length[columns] >= PATIENCE
-            if told.any() and state.has_risen:
+            has_risen = (one.loss > RISES * self.begun[columns]) & state.has_risen
+            told = (self.length[columns] >= PATIENCE) & (has_risen | (is_old & state.is_far_above_the_first))
+            if told.any():
                 self.is_told = True
                 yield self._finding(one, told, behind, pace)
 
