@@ -222,6 +222,8 @@ def test_epochs_logs_and_config_are_recorded(tmp_path: Path) -> None:
                 optimizer.step()
             run.log({"accuracy": torch.tensor(epoch / 4), "note": "good"})
         run.log({"late": 1}, step=2)
+        run.log(named=0.5, step=1)
+        weighbridge.log({"first": 1}, named=0.75)
     record = weighbridge.open_run(run.path)
     assert record.config == {"lr": 0.02, "data": "toy", "layers": [3, 4, 1]}
     steps, epochs = record.epochs()
@@ -229,6 +231,8 @@ def test_epochs_logs_and_config_are_recorded(tmp_path: Path) -> None:
     accuracy = record.logged("accuracy")
     assert (accuracy.steps.tolist(), accuracy.values.tolist()) == ([2, 4, 6], [0, 0.25, 0.5])
     assert record.logged("late").steps.tolist() == [2]
+    named = record.logged("named")
+    assert (named.steps.tolist(), named.values.tolist()) == ([1, 6], [0.5, 0.75])
     notes = [row for row in table(run.path, "logs") if row["key"] == "note"]
     assert [row["text"] for row in notes] == ["good"] * 3
     assert all(math.isnan(row["value"]) for row in notes)

@@ -119,10 +119,10 @@ def watch(
         return target.watch(model, optimizer, name=name, wishes=wishes)
 
 
-def log(values: Mapping[str, Any], *, step: int | None = None) -> None:
-    """Record metrics in the active run; without one nothing happens."""
+def log(values: Mapping[str, Any] | None = None, /, *, step: int | None = None, **more: Any) -> None:
+    """Record metrics in the active run, `log({"accuracy": 0.9})` or `log(accuracy=0.9)`; without one nothing happens."""
     if _active is not None:
-        _active.log(values, step=step)
+        _active.log(values, step=step, **more)
 
 
 def config(values: Mapping[str, Any] | None = None, /, **more: Any) -> None:

@@ -123,15 +123,17 @@ class Live:
 
 
 def line(finding: Finding, follows_from: str = "") -> str:
-    """A finding on one line.
+    """A finding on one line; of one that follows from another, which was told before, only that it is there.
 
     >>> from weighbridge.diagnosis import ValueEvidence
     >>> line(Finding("fc", 3, 5, "It is dead.", (ValueEvidence("v", 1.0),), "Use GELU.", "dead-units", "warning", "test"))
     'weighbridge: warning: dead-units at fc, from step 3: It is dead. Try: Use GELU.'
+    >>> line(Finding("fc", 3, 5, "It is dead.", (), "Use GELU.", "dead-units", "warning", "test"), "high-learning-rate")
+    'weighbridge: warning: dead-units at fc, from step 3 (follows from high-learning-rate)'
     """
     since = f"from step {finding.first_step:,}" if finding.first_step >= 0 else "before training"
-    rest = f"(follows from {follows_from})" if follows_from else f"Try: {finding.fix}"
-    return visible(" ".join(f"weighbridge: {finding.severity}: {finding.key}, {since}: {finding.message} {rest}".split()))
+    rest = f" (follows from {follows_from})" if follows_from else f": {finding.message} Try: {finding.fix}"
+    return visible(" ".join(f"weighbridge: {finding.severity}: {finding.key}, {since}{rest}".split()))
 
 
 def cards(findings: Sequence[Finding]) -> str:

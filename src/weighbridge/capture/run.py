@@ -29,7 +29,7 @@ from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.errors import BadInput, NothingToWatch, TrainingStopped
-from weighbridge.format import duration, size
+from weighbridge.format import counted, duration, size
 from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
 
@@ -141,13 +141,16 @@ class Run:
 
     # --- what the user adds -----------------------------------------------------------------------------------------
 
-    def log(self, values: Mapping[str, Any], *, step: int | None = None) -> None:
-        """Record metrics at the coming step, or at `step`: numbers, 0-dim tensors, texts. "epoch" sets the epoch."""
+    def log(self, values: Mapping[str, Any] | None = None, /, *, step: int | None = None, **more: Any) -> None:
+        """Record metrics at the coming step, or at `step`: numbers, 0-dim tensors, texts. "epoch" sets the epoch.
+
+        `log({"accuracy": 0.9})` and `log(accuracy=0.9)` are the same.
+        """
         if not self._is_on():
             return
         with self._guard(), self._recorder.lock:
             at = self._stepper.steps if step is None else step
-            for key, value in values.items():
+            for key, value in {**(values or {}), **more}.items():
                 number, text = _logged(value)
                 if key == "epoch" and text is None:
                     self._stepper.step_rows.epoch = number
@@ -259,7 +262,7 @@ class Run:
         cost = f"own cost {100 * stepper.own_ns / wall:.1f} % of {duration(wall / 1e9)}, " if stepper.total_steps > 1 else ""
         dropped = f", {self._recorder.rows_dropped:,} rows dropped" if self._recorder.rows_dropped else ""
         return (
-            f"weighbridge: {stepper.steps:,} steps, {self._table.parameters:,} tensors, {cost}"
+            f"weighbridge: {counted(stepper.steps, 'step')}, {counted(self._table.parameters, 'tensor')}, {cost}"
             f"{size(self._writer.size_bytes)}{dropped} in {self.path} (see it: weighbridge show {self.path}, or weighbridge ui)"
         )
 
