@@ -35,6 +35,9 @@ PAGES = {
     "rules": ("/rules", "ul.all li"),
     "rule": ("/rules/dead-units", "article.rule"),
     "compare": ("/compare?run=small&run=first", "section.first"),
+    "lab": ("/lab?data=moons&layers=3&play=12", "[data-fact=step][data-step='12']"),
+    "lab of many inputs": ("/lab?data=digits&layers=8", "[data-fact=step]"),
+    "lab refused": ("/lab?data=rnig", "text=Did you mean ring"),
     "nowhere": ("/nothing/here", "text=There is no such page"),
 }
 
