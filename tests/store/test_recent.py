@@ -11,7 +11,7 @@ import pytest
 from made_rows import rows, steps, tensors
 
 from weighbridge.records import Quantity
-from weighbridge.store import recent, record
+from weighbridge.store import pictures, recent
 from weighbridge.store.layout import create_run
 from weighbridge.store.query import RowQuery
 from weighbridge.store.recent import Recent, Single
@@ -44,7 +44,7 @@ def test_pictures_of_kept_values_are_those_of_the_engine(
     opened = open_run(growing[0])
     opened.heat_map(statistic, 40)  # all that is cut out below
     kept = opened.heat_map(statistic, buckets, start, stop)
-    monkeypatch.setattr(record, "SHARED_FROM", 0)
+    monkeypatch.setattr(pictures, "SHARED_FROM", 0)
     asked = opened.heat_map(statistic, buckets, start, stop)
     for name in NUMBERS:
         np.testing.assert_allclose(getattr(kept, name), getattr(asked, name), rtol=1e-14, err_msg=name)

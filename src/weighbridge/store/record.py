@@ -10,25 +10,25 @@ A RunRecord is used by one thread at a time. Everything raises WeighbridgeError 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from weighbridge.catalog import RATIO, Statistic, parse
-from weighbridge.errors import NothingRecorded, UnknownTensor, WeighbridgeError, nearest
-from weighbridge.records import OF_OUTPUTS, QUANTITIES, Quantity, histogram_bins
+from weighbridge.catalog import Statistic, parse
+from weighbridge.errors import NothingRecorded, WeighbridgeError, nearest
+from weighbridge.format import counted
+from weighbridge.records import QUANTITIES, Quantity, histogram_bins
 from weighbridge.store import extras, persteps
-from weighbridge.store.allranks import AllRanks
 from weighbridge.store.coherence import Gradients
+from weighbridge.store.described import Described
 from weighbridge.store.downsample import WIDTHS
-from weighbridge.store.grid import bucket_grid, joined
+from weighbridge.store.grid import bucket_grid
 from weighbridge.store.histogram import edges_of, full_histogram
-from weighbridge.store.recent import RECENT, Grids, Kept, Single
-from weighbridge.store.status import info_of, require_run, steps_of
+from weighbridge.store.pictures import Pictures, Which, of_one_quantity
+from weighbridge.store.recent import RECENT, Kept
 from weighbridge.store.values import decode_values, kept_at, kept_of
 from weighbridge.store.views import (
     BiasShare,
@@ -52,10 +52,6 @@ from weighbridge.store.views import (
 # their ranges are wider than asked for by up to 64 / COARSE_FROM.
 MANY_ROWS = 500_000
 COARSE_FROM = 8
-SINGLES_AT_MOST = 6_000_000  # values of all tensors that are kept for the next question (recent.py); the engine cuts more
-SHARED_FROM = 8  # a picture of fewer than one in so many tensors is read for itself
-
-Which = tuple[Quantity, Statistic]
 
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
 
@@ -72,7 +68,7 @@ def list_runs(dir: str | PathLike[str]) -> list[RunInfo]:
     return listed(Path(dir)).runs[::-1]
 
 
-class RunRecord:
+class RunRecord(Described):
     """One run, read from its files: all ranks as one, or the one rank that is asked for.
 
     `rank` is None where all are one. What is not about tensors (steps, losses, logs, events, values of small tensors) is then
@@ -80,147 +76,23 @@ class RunRecord:
     """
 
     def __init__(self, path: Path, rank: int | None = None) -> None:
-        self.path, self.rank = path, rank
-        self._run = require_run(path)
-        self._all = AllRanks(path, rank)
-        self._query = self._all.query
-        self._owner = RECENT.owner(self)
+        super().__init__(path, rank)
+        self._pictures = Pictures(self._all, self._owner)
 
     def __repr__(self) -> str:
         try:
             info = self.info
         except (WeighbridgeError, OSError):  # a name for it must always be had
             return f"<weighbridge.RunRecord {str(self.path)!r}: unreadable>"
-        return f"<weighbridge.RunRecord {str(self.path)!r}: {info.state}, {info.steps:,} steps, {info.tensors:,} tensors>"
+        size = f"{counted(info.steps, 'step')}, {counted(info.tensors, 'tensor')}"
+        return f"<weighbridge.RunRecord {str(self.path)!r}: {info.state}, {size}>"
 
     def _repr_html_(self) -> str:
         from weighbridge.store.html import of_record
 
         return of_record(self)
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The numbers of all ranks that recorded something."""
-        return self._all.numbers
-
-    # ---- the run ----
-
-    @property
-    def info(self) -> RunInfo:
-        self.refresh()
-        return self._all.ask(lambda: info_of(self.path, self._run, self._all.lead))
-
-    @property
-    def steps(self) -> int:
-        """Steps taken, as of the last look: what `info` says of them, without a look at the files."""
-        return self._all.ask(lambda: steps_of(self._all.lead))
-
-    def refresh(self) -> bool:
-        """See newly acknowledged flushes; returns whether there are any."""
-        return self._all.refresh()
-
-    @property
-    def world_size(self) -> int:
-        """How many ranks the training had when the run began."""
-        return int(self.about.get("world_size") or 1)
-
-    @property
-    def has_shards(self) -> bool:
-        """Are there tensors of which each rank holds a part? Shown are the steps at which all parts are there."""
-        return self._all.has_shards
-
-    def rank_states(self) -> list[tuple[int, str, int]]:
-        """Of each rank: its number, its state (as RunInfo.state) and the last step that it recorded."""
-        return self._all.states(self._run)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The run's configuration: as given to init, then what was added later."""
-        config = dict(self._run["info"].get("config") or {})
-        for event in self.events():
-            if event.kind == "config":
-                config.update(event.detail)
-        return config
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What was written down when the run began: versions, command line, machine."""
-        return {name: value for name, value in self._run["info"].items() if name != "config"}
-
-    def events(self) -> list[Event]:
-        """Everything that happened to the run, in the order it was written."""
-        return persteps.events(self._all.whole("events"))
-
-    def kept(self, question: str, make: Callable[[], bytes]) -> memoryview:
-        """What follows from the run as it is: made once, until it has grown."""
-        version = (*self._all.version, self.steps)
-        return RECENT.get((self._owner, question), version, lambda old: memoryview(make()) if old is None else old)
-
-    # ---- tensors ----
-
-    @property
-    def everything(self) -> tuple[Tensor, ...]:
-        """Parameters and outputs; the very same tuple until something is added."""
-        return self._all.tensors()
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """All watched parameters in order of definition; a later description of the same tensor wins."""
-        return tuple(tensor for tensor in self._all.tensors() if not tensor.is_output)
-
-    @property
-    def outputs(self) -> tuple[Tensor, ...]:
-        """All watched outputs of modules ("encoder.0/out"), in order of execution."""
-        return tuple(tensor for tensor in self._all.tensors() if tensor.is_output)
-
-    def tensors_of(self, quantity: Quantity) -> tuple[Tensor, ...]:
-        """Those that this quantity is weighed of: outputs for activations and their gradients, else parameters."""
-        return self.outputs if quantity in OF_OUTPUTS else self.tensors
-
-    def tensor(self, name: str) -> Tensor:
-        """By name, by one of its aliases or by "model:name" where several models share names. Raises UnknownTensor."""
-        everything = self._all.tensors()
-        found = [t for t in everything if name in (t.name, f"{t.model}:{t.name}", *t.aliases)]
-        if not found:
-            known = [t.name for t in everything]
-            raise UnknownTensor(
-                f"The run {self.path} has no tensor {name!r}.{nearest(name, known)} All of them: weighbridge show {self.path}"
-            )
-        return found[0]
-
-    def descriptions(self) -> list[tuple[int, Tensor]]:
-        """What was said of the tensors and from which step on, in the order it was said; a later word on a tensor wins."""
-        now = {tensor.id: tensor for tensor in self._all.tensors()}
-        told = self._all.whole("tensors").to_pylist() if len(self.ranks) < 2 else []
-        listed = [(max(row["step"], 0), Tensor.from_row(row)) for row in told]
-        return listed or [(0, tensor) for tensor in now.values()]
-
-    def whole(self, table: str) -> pa.Table:
-        """All of one of the small tables (`records.TABLES`, all but `rows`), as the lowest rank wrote it."""
-        return self._all.whole(table)
-
     # ---- rows ----
-
-    @property
-    def thinned(self) -> list[tuple[int, int]]:
-        """First and last steps of the ranges of which only buckets are left (the disk limit), in order."""
-        return joined(part.thinned for part in self._all.parts if part.thinned)
-
-    @property
-    def first_step(self) -> int:
-        """The first step with rows; -1 where there is none."""
-        return min((part.first_step for part in self._all.parts), default=-1)
-
-    @property
-    def last_step(self) -> int:
-        """The last one, as `first_step`."""
-        return max((min(part.last_step, part.limit - 1) for part in self._all.parts), default=-1)
-
-    def _range(self, start: int | None, stop: int | None) -> tuple[int, int]:
-        first = max(self.first_step, 0)
-        low = first if start is None else max(start, first)
-        high = self.last_step + 1 if stop is None else min(stop, self.last_step + 1)
-        return low, max(high, low)
 
     def series(self, tensor: str, statistic: str, start: int | None = None, stop: int | None = None) -> Series:
         """One statistic of one tensor at every recorded step, start <= step < stop."""
@@ -257,8 +129,8 @@ class RunRecord:
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last)
         found: dict[Which, list[tuple[np.ndarray, ...]]] = {}
-        for together in _together(wanted):
-            grids = self._several_grids(together, (low, high), cells, chosen, len(first))
+        for together in of_one_quantity(wanted):
+            grids = self._pictures.grids(together, (low, high), cells, chosen, len(first))
             for which, of in zip(together, grids, strict=True):
                 found[which] = [read_only(*(grid[row] for grid in of)) for row in range(len(chosen))]
         return [
@@ -327,52 +199,13 @@ class RunRecord:
         thinned = self._is_thinned(low, high)
         many = (high - low) * len(chosen) > MANY_ROWS and high - low > COARSE_FROM * buckets
         cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if thinned or many else 0)
-        (grids,) = self._several_grids([which], (low, high), cells, chosen, len(edges) - 1)
+        (grids,) = self._pictures.grids([which], (low, high), cells, chosen, len(edges) - 1)
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last, *grids)
         return HeatMap(statistic, chosen, first, last, *grids)
 
     def _is_thinned(self, low: int, high: int) -> bool:
         return any(first < high and last >= low for first, last in self.thinned)
-
-    def _several_grids(
-        self, which: Sequence[Which], span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
-    ) -> list[Grids]:
-        """As RowQuery.buckets, of statistics of one quantity. For a picture of many tensors that of all is read: it serves the
-        next question, too."""
-        quantity, statistics = which[0][0], [statistic for _, statistic in which]
-        everyone = self.tensors_of(quantity)
-        is_known = {tensor.id for tensor in chosen} <= {tensor.id for tensor in everyone}
-        if len(chosen) * SHARED_FROM < len(everyone) or not is_known:
-            return self._all.ask(lambda: self._query.buckets(quantity, statistics, span, cells, _ids(chosen), size))
-        return [self._grids(one, span, cells, chosen, size) for one in which]
-
-    def _grids(
-        self, which: Which, span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
-    ) -> Grids:
-        everyone = self.tensors_of(which[0])
-        place = np.full(max((tensor.id for tensor in everyone), default=0) + 1, -1)
-        place[_ids(everyone)] = np.arange(len(everyone))
-        rows = place[_ids(chosen)]
-        if not cells[2] and len(everyone) * (span[1] - span[0]) <= SINGLES_AT_MOST:
-            return self._singles(which, *span, place).cells(rows, *span, cells[1])
-
-        def read(old: Kept | None) -> Kept:
-            if old is not None:
-                return old
-            return Kept(self._all.ask(lambda: self._query.buckets(which[0], [which[1]], span, cells, _ids(everyone), size))[0])
-
-        picture = RECENT.get((self._owner, which[0], which[1].name, span, cells), self._all.version, read)
-        return tuple(grid[rows] for grid in picture.arrays)
-
-    def _singles(self, which: Which, low: int, high: int, place: np.ndarray) -> Single:
-        def read(old: Single | None) -> Single:
-            if old is not None and old.has(low, high):
-                return old
-            rows = int(place.max(initial=-1)) + 1
-            return self._all.ask(lambda: Single.of(low, high, place, rows, self._query.singles(*which, low, high)))
-
-        return RECENT.get((self._owner, which[0], which[1].name), self._all.version, read)
 
     def summary(self, statistics: Sequence[str], points: int = 32) -> dict[str, list[TensorSummary]]:
         """Per statistic, in the order of `tensors`: the last value and at most `points` means on the way to it."""
@@ -533,18 +366,6 @@ class RunRecord:
     def own_cost(self) -> tuple[float, float]:
         """Seconds of ours on the training thread, and seconds on the wall, from the end of the first step to the last."""
         return persteps.own_cost(self._all.whole("steps"))
-
-
-def _together(wanted: Sequence[Which]) -> list[list[Which]]:
-    """Those that can be read at once: of one quantity; the ratio alone."""
-    found: dict[tuple[Quantity, bool], list[Which]] = {}
-    for which in dict.fromkeys(wanted):
-        found.setdefault((which[0], which[1] is RATIO), []).append(which)
-    return list(found.values())
-
-
-def _ids(tensors: Sequence[Tensor]) -> np.ndarray:
-    return np.array([tensor.id for tensor in tensors], dtype=np.int64)
 
 
 def _placed(tensors: Sequence[Tensor], ids: np.ndarray, values: np.ndarray) -> np.ndarray:

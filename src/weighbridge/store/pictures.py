@@ -1,0 +1,81 @@
+"""Statistics of many tensors in ranges of steps, and what of them is kept for the next question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from weighbridge.catalog import RATIO, Statistic
+from weighbridge.records import OF_OUTPUTS, Quantity
+from weighbridge.store.allranks import AllRanks
+from weighbridge.store.recent import RECENT, Grids, Kept, Single
+from weighbridge.store.views import Tensor
+
+SINGLES_AT_MOST: Final = 6_000_000  # values of all tensors that are kept for the next question; the engine cuts more
+SHARED_FROM: Final = 8  # a picture of fewer than one in so many tensors is read for itself
+
+Which = tuple[Quantity, Statistic]
+
+
+class Pictures:
+    """Of one run. owner: whose what is kept is (recent.py)."""
+
+    def __init__(self, ranks: AllRanks, owner: int) -> None:
+        self._all, self._owner = ranks, owner
+        self._query = ranks.query
+
+    def grids(
+        self, which: Sequence[Which], span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
+    ) -> list[Grids]:
+        """As RowQuery.buckets, of statistics of one quantity. For a picture of many tensors that of all is read: it serves the
+        next question, too."""
+        quantity, statistics = which[0][0], [statistic for _, statistic in which]
+        everyone = self._tensors_of(quantity)
+        is_known = {tensor.id for tensor in chosen} <= {tensor.id for tensor in everyone}
+        if len(chosen) * SHARED_FROM < len(everyone) or not is_known:
+            return self._all.ask(lambda: self._query.buckets(quantity, statistics, span, cells, _ids(chosen), size))
+        return [self._of_all(one, span, cells, chosen, size) for one in which]
+
+    def _of_all(
+        self, which: Which, span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
+    ) -> Grids:
+        everyone = self._tensors_of(which[0])
+        place = np.full(max((tensor.id for tensor in everyone), default=0) + 1, -1)
+        place[_ids(everyone)] = np.arange(len(everyone))
+        rows = place[_ids(chosen)]
+        if not cells[2] and len(everyone) * (span[1] - span[0]) <= SINGLES_AT_MOST:
+            return self._singles(which, *span, place).cells(rows, *span, cells[1])
+
+        def read(old: Kept | None) -> Kept:
+            if old is not None:
+                return old
+            return Kept(self._all.ask(lambda: self._query.buckets(which[0], [which[1]], span, cells, _ids(everyone), size))[0])
+
+        picture = RECENT.get((self._owner, which[0], which[1].name, span, cells), self._all.version, read)
+        return tuple(grid[rows] for grid in picture.arrays)
+
+    def _singles(self, which: Which, low: int, high: int, place: np.ndarray) -> Single:
+        def read(old: Single | None) -> Single:
+            if old is not None and old.has(low, high):
+                return old
+            rows = int(place.max(initial=-1)) + 1
+            return self._all.ask(lambda: Single.of(low, high, place, rows, self._query.singles(*which, low, high)))
+
+        return RECENT.get((self._owner, which[0], which[1].name), self._all.version, read)
+
+    def _tensors_of(self, quantity: Quantity) -> list[Tensor]:
+        return [tensor for tensor in self._all.tensors() if tensor.is_output == (quantity in OF_OUTPUTS)]
+
+
+def of_one_quantity(wanted: Sequence[Which]) -> list[list[Which]]:
+    """Those that can be read at once: of one quantity; the ratio alone."""
+    found: dict[tuple[Quantity, bool], list[Which]] = {}
+    for which in dict.fromkeys(wanted):
+        found.setdefault((which[0], which[1] is RATIO), []).append(which)
+    return list(found.values())
+
+
+def _ids(tensors: Sequence[Tensor]) -> np.ndarray:
+    return np.array([tensor.id for tensor in tensors], dtype=np.int64)
