@@ -53,9 +53,12 @@ class Rules:
         try:
             process.stdin.write(line)
             process.stdin.flush()
-            return process.stdout.readline()
+            told = process.stdout.readline()
         except OSError:
-            return ""
+            told = ""
+        if not told:
+            self._end()  # its pipe closes a moment before it counts as ended: the next one is to be asked, not this one again
+        return told
 
     def _started(self) -> subprocess.Popen[str] | None:
         if self._is_closed:
