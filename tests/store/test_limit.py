@@ -108,3 +108,15 @@ def test_a_unit_that_is_thinned_while_it_is_verified_is_not_damaged(
     monkeypatch.setattr(verify, "_blocks", thin_first)
     assert verify_run(path) == []
     assert thinned
+
+
+@pytest.mark.parametrize(("target", "niceness"), [(1.0, [10]), (0.5, [])], ids=["in time", "behind"])
+def test_thinning_gives_way_to_others_unless_it_is_behind(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: float, niceness: list[int]
+) -> None:
+    path = tmp_path / "thin"
+    shutil.copytree(full, path)
+    asked: list[int] = []
+    monkeypatch.setattr("os.nice", asked.append)
+    limit.main([str(path / "rank-0"), str(int(target * size_of(path / "rank-0"))), str(LAST)])
+    assert asked == niceness

@@ -29,6 +29,7 @@ from weighbridge.store.units import Unit, units
 PROTECTED_FIRST: Final = 1_000
 PROTECTED_LAST: Final = 5_000
 ROWS_FILE: Final = "rows.parquet"
+IN_TIME: Final = 1.15  # times what is aimed at: beyond it the thinning no longer gives way to other processes
 
 
 def keep_within(folder: Path, limit_bytes: int, last_step: int) -> list[tuple[int, int]]:
@@ -135,9 +136,11 @@ class Keeper:
 
 
 def main(arguments: list[str]) -> None:
-    with suppress(AttributeError, OSError):
-        os.nice(10)
-    keep_within(Path(arguments[0]), int(arguments[1]), int(arguments[2]))
+    folder, target_bytes = Path(arguments[0]), int(arguments[1])
+    if size_of(folder) < IN_TIME * target_bytes:  # else it is behind already: a busy machine leaves it too little time
+        with suppress(AttributeError, OSError):
+            os.nice(10)
+    keep_within(folder, target_bytes, int(arguments[2]))
 
 
 if __name__ == "__main__":
