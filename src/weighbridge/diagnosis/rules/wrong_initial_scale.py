@@ -6,7 +6,7 @@ How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inpu
                have 0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and
                neither a norm layer follows at once nor, by the graph of the first loss, anything that divides it by its own
                size. Too small: below SMALL but not 0, no norm layer before the next weights, and all modules before it get
-               less than FADED of the gradient behind it: no shortcut goes around it. Layers that end the graph, several
+               less than FADED of the gradient at its own output: no shortcut goes around it. Layers that end the graph, several
                heads among them, may be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where
                modules cannot be seen, the gains and what the model gives are judged. Weights with numbers too large for a
                normal or uniform distribution (by TAIL) are trained ones, and clear.
@@ -157,12 +157,15 @@ class WrongInitialScale(Rule):
         return "" if is_normed or size <= WIDE else f"it gives an rms of {number(size)}"
 
     def _of_small(self, output: int, heads: list[int]) -> str:
-        """A layer whose weights are too small: does no gradient come through, or around it?"""
+        """A layer whose weights are too small: does no gradient come through, or around it?
+
+        Held against the gradient at its own output: what is lost further behind (in a small head, say) is not its doing.
+        """
         at, slopes = self.ran.index(output), self.row["activation_gradient.l2_norm"]
-        before, after = slopes[self.ran[:at]], slopes[self.ran[at:]]
-        if output in heads or self._is_normed(output) or not np.isfinite(before).any() or not np.nanmax(after) > 0:
+        before, behind = slopes[self.ran[:at]], float(slopes[output])
+        if output in heads or self._is_normed(output) or not np.isfinite(before).any() or not behind > 0:
             return ""
-        lost = float(np.nanmax(before) / np.nanmax(after))
+        lost = float(np.nanmax(before)) / behind
         return f"the gradient before it is {number(lost)} of that behind it" if lost < FADED else ""
 
     def _finding(self, step: int, found: dict[int, tuple[float, str]]) -> Finding:
