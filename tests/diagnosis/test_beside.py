@@ -25,6 +25,7 @@ from weighbridge.diagnosis.arriving import Arriving
 from weighbridge.diagnosis.beside import Beside
 from weighbridge.diagnosis.engine import Engine
 from weighbridge.diagnosis.stream import Block, RecordedRun, needed
+from weighbridge.records import ROWS
 
 Job = tuple[Mapping[str, pa.RecordBatch], Marks]
 
@@ -374,3 +375,17 @@ def test_no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
         thread.close("run")
         thread.close("run")
     assert threading.active_count() == before
+
+
+def test_what_waits_does_not_keep_the_memory_that_it_came_from() -> None:
+    gate = threading.Event()
+    thread = Beside(Heard())
+    thread.start(lambda: [EveryStep] if gate.wait(20) else [])
+    zeros = pa.array(np.zeros(50_000))
+    block = pa.record_batch({field.name: zeros.cast(field.type) for field in ROWS if field.name != "hist"})
+    held = pa.total_allocated_bytes()
+    thread.add({"rows": block.slice(0, 10)}, Marks(0, 0))
+    del block
+    assert held - pa.total_allocated_bytes() > 4_000_000
+    gate.set()
+    thread.close("run")

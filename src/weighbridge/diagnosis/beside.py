@@ -86,7 +86,10 @@ class Beside:
             return
         needed = {name: batch for name, batch in batches.items() if name not in _NOT_READ}
         if "rows" in needed:
-            needed["rows"] = needed["rows"].select(self._columns)
+            rows = needed["rows"].select(self._columns)
+            needed["rows"] = rows.take(
+                pa.array(range(rows.num_rows))
+            )  # a copy: else each would keep the recorder's whole block
         with self._news:
             try:
                 self._waiting.put(needed, marks)
