@@ -1,4 +1,4 @@
-"""Sets that scikit-learn bundles, and plain measurements. The programs themselves share no model and no loop."""
+"""Sets that scikit-learn bundles, and plain measurements. Programs share no model, and of loops the plain step alone."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def chain(n: int, length: int, words: int) -> Tensor:
     for t in range(1, length):
         out[:, t] = follows[out[:, t - 1], torch.randint(0, 2, (n,))]
     return out
+
+
+def descend(opt: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One plain step: gradients cleared, made and used. Gives the loss."""
+    opt.zero_grad()
+    loss.backward()
+    opt.step()
+    return loss.item()
 
 
 def mean(values: Iterable[float]) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import fell, mean
+from clinic.fresh._plain import descend, fell, mean
 
 
 class PolicyAndValue(nn.Module):
@@ -144,10 +144,7 @@ def two_moons(case: Case) -> None:
                 z, v = layer(z)
                 volume = volume + v
             loss = (0.5 * z.square().sum(1) + math.log(2 * math.pi) - volume).mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: mean(losses[-15:]) < mean(losses[:3]) - 0.5)
 
 
@@ -176,10 +173,7 @@ def one_picture_by_sines(case: Case) -> None:
     with case.watch(net):
         for _ in range(case.steps):
             loss = F.mse_loss(net(at), picture)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.2))
 
 
@@ -200,9 +194,6 @@ def field_of_fourier_features(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 500, (128,))
             loss = F.mse_loss(net(encoded[rows]), colour[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            losses.append(descend(opt, loss))
             schedule.step()
-            losses.append(loss.item())
     case.proof(lambda: fell(losses, 0.3))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import bundled, fell, pictures, scaled
+from clinic.fresh._plain import bundled, descend, fell, pictures, scaled
 
 
 class Views(nn.Module):
@@ -40,10 +40,7 @@ def two_views_of_each(case: Case) -> None:
             z = net(torch.cat([batch + 0.3 * torch.randn_like(batch), batch.roll(1, 3) + 0.3 * torch.randn_like(batch)]))
             similar = (z @ z.T / 0.5).masked_fill(torch.eye(64, dtype=torch.bool), float("-inf"))
             loss = F.cross_entropy(similar, partner)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.85))
 
 
@@ -78,10 +75,7 @@ def codebook_by_moving_averages(case: Case) -> None:
             batch = x[torch.randint(0, 1797, (64,))]
             out, commitment = vq(batch)
             loss = F.mse_loss(out, batch) + 0.25 * commitment
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.9))
 
 

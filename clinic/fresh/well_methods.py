@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import bundled, fell, pictures, scaled
+from clinic.fresh._plain import bundled, descend, fell, pictures, scaled
 
 
 @healthy(
@@ -37,10 +37,7 @@ def student_of_a_teacher(case: Case) -> None:
             loss = T * T * F.kl_div(F.log_softmax(out / T, 1), soft, reduction="batchmean") + 0.1 * F.cross_entropy(
                 out, y[rows]
             )
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.4))
 
 
@@ -67,10 +64,7 @@ def six_of_ninety_six(case: Case) -> None:
         for _ in range(case.steps):
             batch = x[torch.randint(0, 1797, (64,))]
             loss = F.mse_loss(net(batch), batch)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.8))
 
 
@@ -101,10 +95,7 @@ def norms_frozen_on_purpose(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 1797, (32,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.3))
 
 
@@ -142,11 +133,8 @@ def blocks_left_out_at_random(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 1797, (48,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            losses.append(descend(opt, loss))
             slow.update_parameters(net)
-            losses.append(loss.item())
     case.proof(lambda: fell(losses, 0.3))
 
 
@@ -167,10 +155,7 @@ def four_weights_in_five_pruned(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 1797, (64,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.2))
 
 
@@ -197,10 +182,7 @@ def unfrozen_from_the_head_down(case: Case) -> None:
                 parts[0].requires_grad_(True)
             rows = torch.randint(0, 1797, (48,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -220,10 +202,7 @@ def trained_on_its_adversaries(case: Case) -> None:
             attacked = x[rows].clone().requires_grad_(True)
             (slope,) = torch.autograd.grad(F.cross_entropy(net(attacked), y[rows]), attacked)
             loss = F.cross_entropy(net((attacked + 0.15 * slope.sign()).detach()), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 

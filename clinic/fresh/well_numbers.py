@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import fell
+from clinic.fresh._plain import descend, fell
 
 
 class KahanSGD(torch.optim.Optimizer):
@@ -42,10 +42,7 @@ def bfloat16_with_kahan(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 400, (64,))
             loss = F.cross_entropy(net(x[rows].bfloat16()).float(), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -84,10 +81,7 @@ def spiral(case: Case) -> None:
             begin = torch.randint(0, 140, (16,))
             goal = torch.stack([true[begin + i, 0] for i in range(6)])
             loss = (path(field, goal[0], 5) - goal).abs().mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.8))
 
 
@@ -111,10 +105,7 @@ def two_ranks_two_halves(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 200, (32,))
             loss = F.mse_loss(net(x[mine][rows]), y[mine][rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -162,8 +153,5 @@ def at_the_edge_of_stability(case: Case) -> None:
     with case.watch(net):
         for _ in range(case.steps):
             loss = F.mse_loss(net(x), y)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.1))

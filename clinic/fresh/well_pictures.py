@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import fell, pictures
+from clinic.fresh._plain import descend, fell, pictures
 
 
 @healthy(kind="AlexNet", source="torchvision's AlexNet in small: dropout before both linear layers, StepLR", data="digits")
@@ -25,11 +25,8 @@ def alexnet_in_small(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 1797, (32,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            losses.append(descend(opt, loss))
             schedule.step()
-            losses.append(loss.item())
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -85,11 +82,8 @@ def squeeze_and_excite(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 1797, (24,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            losses.append(descend(opt, loss))
             schedule.step()
-            losses.append(loss.item())
     case.proof(lambda: fell(losses, 0.3))
 
 
@@ -120,9 +114,6 @@ def layer_scale_of_a_millionth(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 1797, (32,))
             loss = F.cross_entropy(net(x[rows]), y[rows], label_smoothing=0.1)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            losses.append(descend(opt, loss))
             warm.step()
-            losses.append(loss.item())
     case.proof(lambda: fell(losses, 0.6))

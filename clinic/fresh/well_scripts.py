@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import bundled, fell, scaled
+from clinic.fresh._plain import bundled, descend, fell, scaled
 
 
 class Radial(nn.Module):
@@ -36,10 +36,7 @@ def radial_basis(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 150, (32,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -146,10 +143,7 @@ def benign_only(case: Case) -> None:
         for _ in range(case.steps):
             batch = x[torch.randint(0, len(x), (32,))]
             loss = F.binary_cross_entropy(net(batch), batch)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.95))
 
 
@@ -170,10 +164,7 @@ def partial_likelihood(case: Case) -> None:
             order = y[rows, 0].argsort(descending=True)
             risk = net(x[rows[order]])[:, 0]
             loss = (risk.logcumsumexp(0) - risk).mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.99))
 
 
@@ -196,9 +187,6 @@ def hinge_of_several_classes(case: Case) -> None:
     with case.watch(net):
         for bx, by in loader:
             loss = F.multi_margin_loss(net(bx), by)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
+            losses.append(descend(opt, loss))
             schedule.step()
-            losses.append(loss.item())
     case.proof(lambda: fell(losses, 0.3))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import chain, fell
+from clinic.fresh._plain import chain, descend, fell
 
 
 class CausalBlock(nn.Module):
@@ -198,10 +198,7 @@ def masked_words(case: Case) -> None:
             chosen[0, 0] = True
             labels = t.masked_fill(~chosen, -100)
             loss = bert(input_ids=t.masked_fill(chosen, 1), labels=labels).loss
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.8))
 
 
@@ -226,8 +223,5 @@ def text_to_text(case: Case) -> None:
         for _ in range(case.steps):
             t = source[torch.randint(0, 300, (24,))]
             loss = t5(input_ids=t, labels=t).loss
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.9))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import chain, fell
+from clinic.fresh._plain import chain, descend, fell
 
 
 class SkipGram(nn.Module):
@@ -35,10 +35,7 @@ def skip_gram(case: Case) -> None:
             b = torch.cat([((a // 10) * 10 + torch.randint(0, 10, (64,)))[:, None], torch.randint(0, words, (64, 4))], 1)
             score = net(a, b)
             loss = F.softplus(-score[:, 0]).mean() + F.softplus(score[:, 1:]).sum(1).mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.95))
 
 
@@ -96,10 +93,7 @@ def only_the_readout(case: Case) -> None:
     with case.watch(net):
         for _ in range(case.steps):
             loss = F.mse_loss(net(wave[:, :-1])[:, 5:], wave[:, 6:])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.3))
 
 
@@ -151,8 +145,5 @@ def selective_scan_by_lion(case: Case) -> None:
         for _ in range(case.steps):
             t = text[torch.randint(0, 200, (24,))]
             loss = F.cross_entropy(net(t[:, :-1]).flatten(0, 1), t[:, 1:].flatten())
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.7))

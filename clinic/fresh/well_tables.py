@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import bundled, fell, scaled
+from clinic.fresh._plain import bundled, descend, fell, scaled
 
 
 @healthy(kind="MLP", source="Klambauer et al. 2017, self-normalising networks: SELU, LeCun normal, alpha dropout", data="wine")
@@ -26,10 +26,7 @@ def self_normalising(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 178, (32,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -51,10 +48,7 @@ def focal_loss_with_a_prior(case: Case) -> None:
             rows = torch.randint(0, len(x), (64,))
             ce = F.binary_cross_entropy_with_logits(net(x[rows])[:, 0], rare[rows], reduction="none")
             loss = ((1 - torch.exp(-ce)) ** 2 * ce).mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -84,10 +78,7 @@ def mean_and_variance(case: Case) -> None:
             rows = torch.randint(0, 442, (64,))
             mean, var = net(x[rows])
             loss = criterion(mean, y[rows], var)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.9))
 
 
@@ -108,10 +99,7 @@ def three_quantiles(case: Case) -> None:
             rows = torch.randint(0, 442, (48,))
             gap = y[rows] - net(x[rows])
             loss = torch.maximum(q * gap, (q - 1) * gap).mean()
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.85))
 
 
@@ -171,8 +159,5 @@ def numbers_as_tokens(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 178, (24,))
             loss = F.cross_entropy(net(x[rows]), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.4))

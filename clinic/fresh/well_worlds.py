@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from clinic.frame import Case, healthy
-from clinic.fresh._plain import fell, mean
+from clinic.fresh._plain import descend, fell, mean
 
 
 class GATLayer(nn.Module):
@@ -42,10 +42,7 @@ def graph_attention(case: Case) -> None:
         for _ in range(case.steps):
             out = net["b"](F.elu(net["a"](F.dropout(x, 0.3, True), edges)), edges)
             loss = F.cross_entropy(out[:15], y[:15])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.6))
 
 
@@ -63,10 +60,7 @@ def clouds_of_points(case: Case) -> None:
         for _ in range(case.steps):
             rows = torch.randint(0, 240, (24,))
             loss = F.cross_entropy(net["all"](each(points[rows]).amax(1)), y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 
@@ -114,10 +108,7 @@ def weights_from_a_network(case: Case) -> None:
             w = hyper(which[rows])
             first, second = w[:, :16].reshape(-1, 2, 8), w[:, 16:, None]
             loss = F.mse_loss((torch.tanh(x[rows, None] @ first) @ second)[:, 0], y[rows])
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-            losses.append(loss.item())
+            losses.append(descend(opt, loss))
     case.proof(lambda: fell(losses, 0.5))
 
 

@@ -119,6 +119,6 @@ def _not_mine(root: Path) -> str:
         return ""
     try:
         owner = root.owner()
-    except (KeyError, OSError, NotImplementedError):  # a user without a name; a system that tells no owners
+    except (KeyError, OSError, RuntimeError):  # a user without a name; a system that tells no owners
         owner = "somebody else"
     return f"{root} belongs to {owner} and may only be read: nothing can be changed here."
