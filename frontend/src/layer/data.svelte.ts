@@ -58,7 +58,7 @@ export class LayerData {
       this.worth = null;
       this.linePace.stop();
     }
-    if (isNew || before?.step !== wish.step || !same(before.units, wish.units)) (isNew ? this.atPace.now() : this.atPace.soon());
+    if (isNew || before?.step !== wish.step || !same(before.units, wish.units)) (isNew ? this.atPace.now() : this.atPace.next());
     if (newSteps && !isNew) this.linePace.now();
     if (!same(before?.spread, wish.spread) || (newSteps && !isNew)) this.spreadPace.now(); // of a new layer: when its tensors are known
   }

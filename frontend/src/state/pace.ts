@@ -6,6 +6,7 @@ const REST = 3; // times as long at rest as the last answer took
 export class Pace {
   private running = false;
   private again = false;
+  private isChosen = false; // what is asked again was chosen by somebody, who waits
   private timer: ReturnType<typeof setTimeout> | undefined;
   private abort = new AbortController();
   private freeAt = 0;
@@ -28,6 +29,16 @@ export class Pace {
     this.timer = setTimeout(() => void this.start(), Math.max(0, this.freeAt - performance.now()));
   }
 
+  /** Another one of the same kind is chosen, perhaps many in a row (a slider, play): at once, or as soon as the one under way is there. */
+  next(): void {
+    if (this.running) {
+      this.again = this.isChosen = true;
+      return;
+    }
+    clearTimeout(this.timer);
+    void this.start();
+  }
+
   /** What is wanted has changed: drop what is under way, do the work at once. */
   now(): void {
     this.stop();
@@ -39,7 +50,7 @@ export class Pace {
     clearTimeout(this.timer);
     this.timer = undefined;
     this.abort.abort();
-    this.running = this.again = false;
+    this.running = this.again = this.isChosen = false;
   }
 
   private async start(): Promise<void> {
@@ -54,10 +65,10 @@ export class Pace {
         const took = performance.now() - began;
         this.freeAt = performance.now() + Math.max(this.shortest - took, REST * took);
         this.running = false;
-        if (this.again) {
-          this.again = false;
-          this.soon();
-        }
+        const { again, isChosen } = this;
+        this.again = this.isChosen = false;
+        if (isChosen) this.next();
+        else if (again) this.soon();
       }
     }
   }
