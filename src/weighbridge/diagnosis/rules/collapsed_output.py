@@ -4,9 +4,9 @@ Symptom        All predictions are alike; a generator draws one picture; embeddi
 How it decides Of a part of each output the variance over samples, as a share of its mean square: 1 - the mean cosine of two
                samples, if their norms are alike. What ends the model, or what an optimizer trains, has collapsed
                - if it varied once: below ALIKE (mean cosine above 0.99), and its standard deviation has fallen to a fifth of
-                 what it was, at PATIENCE looks, or to a hundredth at one. With the cross-entropy of given classes only if
-                 the loss does not fall, or at PLATEAU looks: a model of language, or of rare classes, first learns how often
-                 each class comes; or
+                 what it was, at PATIENCE looks, or to a hundredth at one. With the cross-entropy of given classes, or fewer than
+                 MANY features, only if the loss does not fall, or at PLATEAU looks: a model of language, or of rare classes,
+                 first learns how often each class comes, and a single slope that changes its sign goes through 0; or
                - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
                  first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
                  differ, are no fault of the network.
@@ -114,7 +114,8 @@ class CollapsedOutput(Rule):
     def _has_collapsed(self, column: int, one: Seen, optimizer: int | None) -> bool:
         is_sudden = self.fallen[column] == 1 and one.variance <= FALLEN_AT_ONCE * self.largest[column]
         is_enough = self.fallen[column] >= PATIENCE or is_sudden
-        if self.has_classes and self.fallen[column] < PLATEAU and not self._is_stalled(optimizer):
+        may_pass = self.has_classes or one.features < MANY  # a single slope that changes its sign goes through 0
+        if may_pass and self.fallen[column] < PLATEAU and not self._is_stalled(optimizer):
             return False
         return is_enough and (one.features >= MANY or self.progress.fall() < HALVED)
 
