@@ -106,6 +106,24 @@ def test_how_often_classes_come_is_learnt_first(kind: str, loss: float, looks: i
     assert bool(found(COLLAPSED, dataclasses.replace(made, tables={**made.tables, "graph": tuple(graph)}))) is is_told
 
 
+@pytest.mark.parametrize(
+    ("features", "loss", "looks", "is_told"),
+    [
+        (8, 0.7, 2, True),
+        (7, 0.7, 2, False),
+        (1, 0.7, collapsed_output.PLATEAU - 1, False),
+        (1, 0.7, collapsed_output.PLATEAU, True),
+        (1, 1.0, 2, True),
+    ],
+)
+def test_few_outputs_may_go_through_0_on_their_way(features: int, loss: float, looks: int, is_told: bool) -> None:
+    """A slope that changes its sign is 0 in between; where it stays so, or the loss does not fall, it has collapsed."""
+    of = [(step, 0.5 if step < 3 else 0.001) for step in range(3 + looks)]
+    seen = [one for step, share in of for one in (spread(step, -1), spread(step, C, share, features=features))]
+    made = looked(*seen, steps=3 + looks, loss=[1.0] * 3 + [loss] * looks)
+    assert bool(found(COLLAPSED, made)) is is_told
+
+
 @pytest.mark.parametrize(("features", "other", "is_told"), [(7, 0.5, False), (8, 0.5, True), (7, 1.0, True)])
 def test_a_judge_that_can_tell_nothing_apart_is_where_a_gan_ends(features: int, other: float, is_told: bool) -> None:
     """At each step a second optimizer steps, with this loss. One loss of both is no rivalry."""
