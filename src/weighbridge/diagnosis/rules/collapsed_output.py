@@ -4,8 +4,8 @@ Symptom        All predictions are alike; a generator draws one picture; embeddi
 How it decides Of a part of each output the variance over samples, as a share of its mean square: 1 - the mean cosine of two
                samples, if their norms are alike. What ends the model, or what an optimizer trains, has collapsed
                - if it varied once: below ALIKE (mean cosine above 0.99), and its standard deviation has fallen to a fifth of
-                 what it was, at PATIENCE looks, or to a hundredth at one. With the cross-entropy of given classes, or with few
-                 features (below MANY), only if the loss does not fall, or at PLATEAU looks: a model of language, or of rare classes,
+                 what it was, at PATIENCE looks, or to a hundredth at one. With the cross-entropy of given classes, and below
+                 MANY features, only if the loss does not fall, or at PLATEAU looks: a model of language, or of rare classes,
                  first learns how often each class comes, and a single slope that changes its sign goes through 0; or
                - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
                  first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
