@@ -82,6 +82,7 @@ def _compile(compiler: list[str], folder: Path, digest: str) -> Path:
         "weighbridge_forward.c",
         "weighbridge_helper.c",
         "weighbridge_sketch.c",
+        "weighbridge_step.c",
     ):
         objects.append(folder / f"{source}.o")
         _run(compiler, *FLAGS, *defines, "-c", str(HERE / source), "-o", str(objects[-1]))

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define WB_ABI 5
+#define WB_ABI 6
 
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2, WB_ACTIVATION_GRADIENT = 6 };
@@ -29,7 +29,7 @@ enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_
  * the histogram's period (8 lines of 32 half-precision elements), so that every block begins with a line looked at. */
 #define WB_BLOCK 1024
 
-typedef struct {
+typedef struct wb_item {
     uint64_t parameter; /* address, after the step */
     uint64_t snapshot;  /* address of the copy from before; 0 = weigh `parameter` alone, as `quantity` */
     uint64_t gradient;  /* address; 0 = none */
@@ -86,6 +86,7 @@ typedef struct {
 /* rows: [0] the tensor alone or the parameter before, [1] gradient, [2] update. Refreshes the snapshot. */
 typedef void wb_weigh_item(const wb_item *item, wb_row rows[3], wb_cross *cross);
 
+int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, wb_values *values, int keep, int shares);
 int wb_differs(const wb_item *item); /* the parameter's bytes from its snapshot's */
 
 wb_weigh_item wb_weigh_item_plain;

@@ -71,16 +71,6 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
     return state;
 }
 
-typedef struct { /* all that is asked about one optimizer's parameters; one pointer is quicker to pass than nine */
-    const wb_python *python;
-    void *const *objects;
-    const uint8_t *plain; /* WB_GATHERED, WB_DIRECT or WB_PLAIN */
-    wb_item *items;
-    int64_t *versions; /* when last asked */
-    uint8_t *state;
-    int64_t count, compared; /* of the first `compared` the bytes are compared too, before a step */
-} wb_asked;
-
 /* Asks every object for its address and version, and for its gradient if `gradients`. state[i] says what Python has to
  * look at itself; the result is all of them together. */
 WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)

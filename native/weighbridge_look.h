@@ -30,7 +30,26 @@ typedef struct {
     void *yes, *no, *training; /* True, False, "training" */
     void *tensor_type;         /* torch.Tensor, and functions of torch that take nothing: */
     void *is_grad_enabled, *tracing_state, *graph_task;
+    intptr_t (*list_size)(void *list);
+    void *(*list_item)(void *list, intptr_t i);     /* borrowed */
+    void *(*dict_item)(void *dictionary, void *key); /* borrowed; NULL, without an error, where it is not there */
+    double (*real)(void *object);
+    void *float_type, *int_type, *tuple_type;
+    /* names: "__dict__", "param_groups", "params", "lr", "momentum", "betas", "weight_decay", "found_inf", "grad_fn" */
+    void *own, *groups, *parameters, *rate, *momentum, *betas, *decay, *found_inf, *node, *reduction; /* "_saved_reduction" */
 } wb_python;
+
+typedef struct { /* all that is asked about one optimizer's parameters; one pointer is quicker to pass than nine */
+    const wb_python *python;
+    void *const *objects;
+    const uint8_t *plain; /* WB_GATHERED, WB_DIRECT or WB_PLAIN */
+    struct wb_item *items;
+    int64_t *versions; /* when last asked */
+    uint8_t *state;
+    int64_t count, compared; /* of the first `compared` the bytes are compared too, before a step */
+} wb_asked;
+
+int wb_look(const wb_asked *asked, int gradients);
 
 const wb_python *wb_lent(void); /* what Python has lent for hooks */
 

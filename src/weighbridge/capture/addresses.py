@@ -29,6 +29,7 @@ class Look(Protocol):
     """
 
     state: np.ndarray[Any, np.dtype[np.uint8]]
+    address: int  # of wb_asked, for C; 0 = C cannot ask
 
     def __call__(self, gradients: bool) -> int: ...
 
@@ -57,16 +58,18 @@ class NativeLook:
         objects = np.array([id(parameter) for parameter in parameters], np.uint64)
         arrays = (objects, np.array(reached, np.uint8), items, np.full(n, -1, np.int64), self.state)
         self._asked = _Asked(ctypes.addressof(lent), *(array.ctypes.data for array in arrays), n, compared)
-        self._address = ctypes.addressof(self._asked)
+        self.address = ctypes.addressof(self._asked)
         self._look, self._alive = look, (lent, parameters, arrays)
 
     def __call__(self, gradients: bool) -> int:
-        found: int = self._look(self._address, gradients)
+        found: int = self._look(self.address, gradients)
         return found
 
 
 class TorchLook:
     """From Python, with what every torch has."""
+
+    address = 0
 
     def __init__(
         self, kernel: Kernel, parameters: list[torch.nn.Parameter], reached: list[int], items: Items, compared: int
@@ -116,6 +119,21 @@ class TorchLook:
             self.state[i] |= GRADIENT_UNREAD
 
 
+# Names that C asks objects for, in the order of wb_python.
+_ASKED: Final = (
+    "__dict__",
+    "param_groups",
+    "params",
+    "lr",
+    "momentum",
+    "betas",
+    "weight_decay",
+    "found_inf",
+    "grad_fn",
+    "_saved_reduction",
+)
+
+
 class _Lent(ctypes.Structure):
     """wb_python: the functions and objects that C may use."""
 
@@ -143,6 +161,14 @@ class _Lent(ctypes.Structure):
             "is_grad_enabled",
             "tracing_state",
             "graph_task",
+            "list_size",
+            "list_item",
+            "dict_item",
+            "real",
+            "float_type",
+            "int_type",
+            "tuple_type",
+            *(f"name_{name}" for name in _ASKED),
         )
     ]
 
@@ -213,4 +239,9 @@ def _makelent_to_c() -> _Lent | None:
         python.PyTuple_GetItem,
     )
     more = [ctypes.cast(function, ctypes.c_void_p).value for function in calls]
-    return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES), *more, *map(id, _LASTING))
+    readers = (python.PyList_Size, python.PyList_GetItem, python.PyDict_GetItem, python.PyFloat_AsDouble)
+    last = [ctypes.cast(function, ctypes.c_void_p).value for function in readers]
+    names = (float, int, tuple, *_ASKED)
+    return _Lent(
+        exchange.describe, *addresses, id(None), *map(id, _NAMES), *more, *map(id, _LASTING), *last, *map(id, names)
+    )

@@ -153,6 +153,11 @@ class NativeKernel:
         if function(address, len(items), step, attempt, block.address, values and values.address, keep, shares):
             raise BlockFull("a block is full: take what is in it, or make a larger one")
 
+    def how(self, items: Items) -> tuple[bool, int]:
+        """How these are weighed: does the call keep the GIL, and does a second thread take a share?"""
+        _, function, shares = self._look_at(items)
+        return function is self._weigh, shares
+
     @property
     def helper_seconds(self) -> float:
         """Time of the second thread in this process so far."""

@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-ABI: Final = 5  # WB_ABI in native/weighbridge_kernel.h
+ABI: Final = 6  # WB_ABI in native/weighbridge_kernel.h
 SOURCES: Final = (
     "build.py",
     "plain_arithmetic.h",
@@ -30,6 +30,7 @@ SOURCES: Final = (
     "weighbridge_output.h",
     "weighbridge_sketch.c",
     "weighbridge_sketch.h",
+    "weighbridge_step.c",
 )
 
 

@@ -49,6 +49,13 @@ class Passes:
             self.shares.append(share)
         return given if isinstance(given, float) else float("nan")
 
+    def note(self, loss: float) -> None:
+        """A pass whose root has nothing at it but this value (capture/usual.py)."""
+        self.count, self.scale, self.are_sums = self.count + 1, 1.0, False
+        self.given.append(loss)
+        self.scales.append(1.0)
+        self.shares.append(1.0)
+
     def taken(self) -> Passes:
         """These passes on their own; this one may be cleared."""
         return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale, self.are_sums)

@@ -18,12 +18,16 @@ class Group:
         self.rest = rest  # between the steps of the plan: GUARD or REST
         self.forward, self.backward = Pace(rest, 0, histogram), Pace(rest, 0, histogram)
         self.thinned = Thinned()
-        self.stamp = 0
         self.weighs = self.weighs_gradients = self.is_full = self.looks = False
         self.due_at = 0.0  # the step at which there is something to change
         self.hooks: list[OutputHook] = []
         self.seats: list[Seat] = []
         self.table: Any = None  # the seats' addresses, for C
+
+    @property
+    def stamp(self) -> int:
+        """Moves on with every step."""
+        return int(self.forward.stamp)
 
     def twin(self) -> Group:
         """One that is at the same work, for modules that are about to move there."""
@@ -32,7 +36,7 @@ class Group:
         other.forward.follows = self.forward.follows
         other.forward.stamp = other.backward.stamp = self.stamp
         other.thinned.one_in = self.thinned.one_in
-        other.stamp, other.is_full, other.looks = self.stamp, self.is_full, self.looks
+        other.is_full, other.looks = self.is_full, self.looks
         other.due_at = self.due_at
         other.weighs, other.weighs_gradients = self.weighs, self.weighs_gradients
         return other
@@ -57,8 +61,7 @@ class Group:
 
     def next_step(self) -> None:
         """What the seats hold of this step is over."""
-        self.stamp += 1
-        self.forward.stamp = self.backward.stamp = self.stamp
+        self.forward.stamp = self.backward.stamp = self.stamp + 1
 
 
 def seats_of(hook: OutputHook) -> Iterable[Seat]:

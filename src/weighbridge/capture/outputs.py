@@ -7,6 +7,7 @@ why a ReLU needs no sentinel, and why the gradients of parameters serve as that 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Callable
 from typing import Any, Final
@@ -72,6 +73,7 @@ class Outputs:
         self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
         self.own_ns = 0  # spent in forward hooks
+        self.catch_up: Callable[[], None] = lambda: None  # brings `step` up to date
         self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
         self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel
@@ -154,6 +156,16 @@ class Outputs:
             seat.head.stamp = group.stamp if is_of_now else -1
             group.seats.append(seat)
         group.table = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Is there more to do at the end of a step than to begin the next one?"""
+        return bool(self.scene.flagged or self.on_gpu.met) or self.pairing.inputs is not None or self.calls is not None
+
+    def addresses(self, group: Group) -> tuple[int, int, int, int]:
+        """Of the scene, and of the paces of this group and of the batch, for C."""
+        forward, backward, batch = map(ctypes.addressof, (group.forward, group.backward, self._batch_pace))
+        return ctypes.addressof(self.scene), forward, backward, batch
 
     # --- when ------------------------------------------------------------------------------------------------------
 
@@ -257,6 +269,7 @@ class Outputs:
         return bool(output.data_ptr() == self.scene.last and output.numel() == self.scene.count)
 
     def _new_seat(self, hook: OutputHook, module: nn.Module, name: str, tensor: torch.Tensor) -> Seat:
+        self.catch_up()
         group = hook.group
         full = f"{hook.path}/{name}"
         number = self.table.add_output(hook.model, full, type(module).__name__, tensor, next(self.order), self.step)

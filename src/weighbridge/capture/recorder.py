@@ -92,6 +92,7 @@ class Recorder:
         self.thread_seconds = 0.0
         self.has_failed = False
         self.marks: Callable[[], Marks] = Marks  # the stepper knows
+        self.gather: Callable[[], None] = lambda: None  # what it has not handed to us yet
         self.reader: Reader | None = None
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="weighbridge-writer", daemon=True)
@@ -142,6 +143,7 @@ class Recorder:
     def hand_over(self) -> None:
         """Give what is buffered to the background thread. Never waits for the disk."""
         with self.lock:
+            self.gather()
             self.last_hand_over = time.perf_counter()
             rows = self.block.take() if self.block.rows else None
             small = {name: lists.take() for name, lists in self.small.items() if lists.rows}

@@ -153,7 +153,7 @@ class Run:
             for key, value in {**(values or {}), **more}.items():
                 number, text = _logged(value)
                 if key == "epoch" and text is None:
-                    self._stepper.step_rows.epoch = number
+                    self._stepper.set_epoch(number)
                 row = (at, self._recorder.attempt, str(key), number, text, time.time_ns())
                 self._recorder.small["logs"].rows.append(row)
 
@@ -181,7 +181,7 @@ class Run:
         """Count epochs: `for epoch in run.epochs(50):`. Steps inside are recorded with their epoch."""
         for epoch in range(number):
             if self._is_on():
-                self._stepper.step_rows.epoch = float(epoch)
+                self._stepper.set_epoch(float(epoch))
             yield epoch
 
     def flush(self) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from weighbridge.capture.addresses import lent_to_c
+from weighbridge.capture.cfunctions import ANY, ONE, CFunction
 from weighbridge.capture.devicetable import KINDS, has_triton
 from weighbridge.capture.kernel import Kernel, NativeKernel, code_of
 from weighbridge.capture.rowblock import BlockFull, RowBlock
@@ -77,20 +77,6 @@ class ForwardState(ctypes.Structure):
     """wb_forward: what C knows of a forward hook."""
 
     _fields_ = [*((name, ctypes.c_void_p) for name in ("seat", "root", "module")), ("met_at", ctypes.c_int32)]
-
-
-class _Method(ctypes.Structure):  # PyMethodDef
-    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
-
-
-_METH_O: Final = 8
-_METH_FASTCALL: Final = 0x80
-
-
-class _Address(int):
-    """The address that C gets; keeps alive what lies there, as long as an autograd graph holds the hook."""
-
-    keeps: tuple[Any, ...]
 
 
 class Units:
@@ -206,36 +192,19 @@ class Library:
         self._weigh.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         self._take.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int, ctypes.c_void_p]
         self._take.restype = ctypes.c_int64
-        lent = lent_to_c()
-        self._method = None
-        if lent is not None:
-            library.wb_lend.argtypes = [ctypes.c_void_p]
-            library.wb_lend(ctypes.addressof(lent))
-            function = ctypes.cast(library.wb_meet, ctypes.c_void_p).value
-            self._method = _Method(b"meet", function, _METH_O, b"weighs a tensor")
-            function = ctypes.cast(library.wb_forward_hook, ctypes.c_void_p).value
-            self._forward = _Method(b"forward", function, _METH_FASTCALL, b"meets what a module gives")
-        self._make = ctypes.pythonapi.PyCFunction_NewEx
-        self._make.restype, self._make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+        try:
+            self._meet: CFunction | None = CFunction(library, "wb_meet", ONE, "weighs a tensor")
+            self._forward = CFunction(library, "wb_forward_hook", ANY, "meets what a module gives")
+        except OSError:
+            self._meet = None
 
     def hook(self, seat: Seat, otherwise: Callable[[torch.Tensor], None]) -> Callable[[torch.Tensor], None]:
         """The C function that weighs a tensor into a seat; where torch lends nothing to C, the Python one."""
-        if self._method is None:
-            return otherwise
-        hook = _Hook(seat.address, id(otherwise))
-        address = _Address(ctypes.addressof(hook))
-        address.keeps = (hook, seat, otherwise, self)
-        made: Callable[[torch.Tensor], None] = self._make(ctypes.addressof(self._method), address, None)
-        return made
+        return otherwise if self._meet is None else self._meet.on(_Hook(seat.address, id(otherwise)), seat, otherwise, self)
 
     def forward(self, state: ForwardState, *kept: Any) -> Callable[[nn.Module, Any, Any], bool] | None:
         """The C function that does the usual work of a forward hook and says whether that was all. `kept` lives with it."""
-        if self._method is None:
-            return None
-        address = _Address(ctypes.addressof(state))
-        address.keeps = (state, self, *kept)
-        made: Callable[[nn.Module, Any, Any], bool] = self._make(ctypes.addressof(self._forward), address, None)
-        return made
+        return None if self._meet is None else self._forward.on(state, self, *kept)
 
     def weigh(self, seat: int, numbers: Numbers) -> None:
         """Weigh numbers that lie in order."""

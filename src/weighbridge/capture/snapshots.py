@@ -146,10 +146,14 @@ class Snapshots:
     def is_as_before(self, gradients: bool) -> bool:
         """Does everything lie where it did? (Before a step: with the same versions and bytes too.) If not, `locate` goes on
         from what was found here: to ask again would find nothing new."""
-        found = self.look(gradients)
+        found = self.look(gradients) if self._found < 0 else self._found
         unsettled = found & ~CHANGED if gradients else found
         self._found = found if unsettled else -1
         return not unsettled
+
+    def take_found(self, found: int) -> None:
+        """Somebody else has asked `look`, and this is what it found."""
+        self._found = found
 
     def locate(self, gradients: bool = False) -> int:
         """Find where every parameter lies now (and the gradient that the optimizer has used). Gives the bits of `Look`.

@@ -71,6 +71,16 @@ class StepRows:
         passes.clear()
         return not is_late
 
+    def add_usual(
+        self, stepped: Stepped, step: int, losses: list[float], settings: list[Any], times: list[int], owns: list[int]
+    ) -> None:
+        """Write the rows of steps that C has done, from this one on. `settings`: of each its groups' lr, momentum, decay."""
+        rows, attempt, epoch, before = self.recorder.small["steps"].rows, self.recorder.attempt, self.epoch, stepped.count
+        for i, (loss, mine, ended, own) in enumerate(zip(losses, settings, times, owns, strict=True)):
+            key = (step + i, attempt, stepped.number, before + i)
+            rows.append((*key, loss, loss, 1, False, 0.0, _NAN, 1.0, *mine, epoch, ended, own))
+        stepped.count += len(losses)
+
     @property
     def oldest(self) -> float:
         """The first step whose row waits for numbers of a device; infinity where none does."""

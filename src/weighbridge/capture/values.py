@@ -7,6 +7,7 @@ float32 tensors itself. Whatever else (other dtypes, strides, gathered tensors) 
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import torch
@@ -61,6 +62,13 @@ class Values:
         if step == self._sampled_at:
             return _SAMPLED
         return _EVERY_STEP if step < EVERY_STEP_UNTIL else 0
+
+    def kept_from(self, step: int) -> tuple[int, float]:
+        """The same from this step on, and the first step at which it is another."""
+        keep = self.kept_at(step)
+        if keep == _SAMPLED:
+            return keep, step + 1
+        return keep, min(self._sampled_at, EVERY_STEP_UNTIL if keep else math.inf)
 
     def keep_rest(self, keep: int, step: int, attempt: int, rows: list[tuple[Any, ...]]) -> None:
         """Append what the kernel does not keep. Call with gradients attached, before `weigh` refreshes the copies."""

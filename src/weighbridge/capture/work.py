@@ -6,6 +6,7 @@ have copies of their own, or only every k-th step is weighed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -59,6 +60,15 @@ class Work:
     def is_as_before(self, gradients: bool) -> bool:
         """Is everything plain, and found where it was at the step before? Then nothing is left to do but to weigh."""
         return self.is_plain and self.parts[0].is_as_before(gradients)
+
+    def kept_from(self, step: int) -> tuple[int, float]:
+        """Which tensors' numbers are kept from this step on, and the first step at which that changes. (-1, 0) where Python
+        has to do it."""
+        values = self.values[0]
+        if values is None:
+            return 0, math.inf
+        keep, ends = values.kept_from(step)
+        return (-1, 0) if keep and values.rest else (keep, ends)
 
     # --- before the optimizer steps ---------------------------------------------------------------------------------
 

@@ -1,0 +1,243 @@
+"""The usual step: one backward pass, one optimizer's step, and everything as at the step before.
+
+Most steps of most trainings are of this kind, and for a small network what Python asks at each of them costs more than the
+weighing. So C takes three calls of a step (native/weighbridge_step.c: backward, before, after). This module says for how many
+steps that can hold, and brings back what was noted there, whenever somebody asks, or something comes that is not usual.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch.optim.optimizer import Optimizer
+
+from weighbridge.capture.cfunctions import ONE, CFunction
+from weighbridge.capture.kernel import NativeKernel
+from weighbridge.capture.recorder import FLUSH_SECONDS, FLUSH_STEPS, Recorder
+from weighbridge.capture.stepped import Stepped
+
+if TYPE_CHECKING:
+    from weighbridge.capture.stepper import Stepper
+
+OFF, READY, PASSED, INSIDE = range(4)  # nothing is usual; between steps; after a backward pass; while the optimizer steps
+_LOSSES: Final = 4  # kinds of losses known
+_PER_GROUP: Final = 3  # lr, momentum, weight decay
+_MOST_PAUSE: Final = 64  # steps
+_PRODUCTS: Final = ("MulBackward0", "DivBackward0")  # whose factors are looked at (losses.py)
+_SUMS: Final = ("NllLossBackward0", "NllLoss2DBackward0")  # that may be sums over targets
+_NEVER: Final = 1 << 62
+
+
+class _Group(ctypes.Structure):
+    """wb_group."""
+
+    _fields_ = [("group", ctypes.c_void_p), ("parameters", ctypes.c_void_p), ("count", ctypes.c_int64)]
+
+
+class UsualState(ctypes.Structure):
+    """wb_usual."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("phase", "found")),
+        *((name, ctypes.c_int64) for name in ("clock", "until", "done", "room", "own_ns", "last_ns", "hand_over_ns")),
+        ("loss", ctypes.c_double),
+        ("losses", ctypes.c_void_p * _LOSSES),
+        ("averages", ctypes.c_int32 * _LOSSES),
+        *((name, ctypes.c_void_p) for name in ("optimizer", "groups", "group")),
+        ("group_count", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("members", "asked", "block", "values")),
+        *((name, ctypes.c_int32) for name in ("keep", "shares", "attempt", "sentinel")),
+        *((name, ctypes.c_void_p) for name in ("scene", "forward", "backward", "batch", "model")),
+        *((name, ctypes.c_void_p) for name in ("loss_of", "time_of", "own_of", "settings_of")),
+    ]
+
+
+class Usual:
+    """The usual steps of one run. Raises OSError where C cannot do them."""
+
+    def __init__(self, kernel: NativeKernel, recorder: Recorder) -> None:
+        self.kernel, self.recorder = kernel, recorder
+        self.state = UsualState(found=-1, room=FLUSH_STEPS, attempt=recorder.attempt)
+        library = kernel.library
+        self.backward = CFunction(library, "wb_usual_backward", ONE, "notes a loss").on(self.state, self)
+        self.before = CFunction(library, "wb_usual_before", ONE, "before a step").on(self.state, self)
+        self.after = CFunction(library, "wb_usual_after", ONE, "after a step").on(self.state, self)
+        self.losses: list[type] = []  # kinds of a loss's node of which only the value is asked
+        self.stepped: Stepped | None = None
+        self._bound: Any = None  # the work that the addresses are of
+        self._kept: tuple[Any, ...] = ()  # what C has the addresses of
+        self._perf_ahead = 0  # of the wall clock
+        self._pause = self._rest = 0  # steps to wait before C is asked again: where it is never usual, asking costs
+        self._has_done = False
+        self._moments_at = self._coherence_at = 0.0
+        self._numbers = (np.empty(FLUSH_STEPS), np.empty(FLUSH_STEPS, np.int64), np.empty(FLUSH_STEPS, np.int64))
+        self.state.loss_of, self.state.time_of, self.state.own_of = (array.ctypes.data for array in self._numbers)
+        self._settings = np.empty((FLUSH_STEPS, 0, _PER_GROUP))
+
+    # ---- from Python to C ----
+
+    def meet(self, loss: torch.Tensor) -> None:
+        """A loss that Python has noted: the next one of its kind may be C's."""
+        kind = type(loss.grad_fn)
+        if kind in self.losses or kind.__name__ in _PRODUCTS:
+            return
+        self.losses = [kind, *self.losses][:_LOSSES]
+        for i, known in enumerate(self.losses):
+            self.state.losses[i], self.state.averages[i] = id(known), known.__name__ in _SUMS
+
+    def start(self, stepper: Stepper, stepped: Stepped, optimizer: Optimizer) -> None:
+        """A step is over. The next ones are C's, where they can be. Call with the recorder's lock held."""
+        if self._rest:
+            self._rest -= 1
+            return
+        until = self._until(stepper, stepped)
+        if until <= stepper.clock + 1 or not self._bind(stepped, optimizer):
+            return
+        state, recorder, now = self.state, self.recorder, time.time_ns()
+        state.clock, state.until, state.block = stepper.clock, until, recorder.block.address
+        state.values = recorder.values.address if state.keep else None
+        state.own_ns, stepper.pending_own_ns = stepper.pending_own_ns, 0
+        passed = time.perf_counter() - recorder.last_hand_over
+        state.hand_over_ns = now + int(max(FLUSH_SECONDS - passed, 0) * 1e9)
+        state.room = max(FLUSH_STEPS - recorder.steps_held, 1)
+        self._perf_ahead = time.perf_counter_ns() - now
+        self._has_done = False
+        self._kept = (self._kept[0], recorder.block, recorder.values)
+        state.phase = READY
+
+    def _until(self, stepper: Stepper, stepped: Stepped) -> int:
+        """The first step that is not usual, as far as can be known now; 0 where the next one is not."""
+        work, rows, step = stepped.work, stepper.step_rows, stepper.clock + 1
+        is_alone = len(stepper.optimizers.known) == 1 and not stepped.devices and not stepped.copies and stepped.lent is None
+        is_still = stepper.budget is None and stepper.by_hand is None and stepper.first is None and stepper.stop is None
+        is_empty = not rows.clips and not rows.under_way and not rows.passes.count and rows.passes.scale == 1.0
+        if not (is_alone and is_still and is_empty) or work is None or not work.is_plain or len(work.parts) > 1:
+            return 0
+        if stepper.table.is_waiting or stepped.watched != stepper.table.version:
+            return 0
+        keep, ends = work.kept_from(step)
+        if keep < 0:
+            return 0
+        self.state.keep = keep
+        ends = min(ends, self._outputs(stepper, stepped), self._moments(stepper), self._coherence(stepper, stepped))
+        return int(min(ends, _NEVER))
+
+    def _outputs(self, stepper: Stepper, stepped: Stepped) -> float:
+        """The first step at which something has to be done for activations."""
+        outputs, state = stepper.outputs, self.state
+        state.scene = state.model = None
+        if outputs is None:
+            return math.inf
+        group = outputs.groups.get(stepped.number)
+        if group is None or len(outputs.groups) > 1 or group.is_full or outputs.is_busy:
+            return 0
+        state.scene, state.forward, state.backward, state.batch = outputs.addresses(group)
+        state.sentinel = outputs.plan.sentinel
+        watched = group.hooks[0] if group.hooks and outputs.plan.sentinel else None
+        if watched is not None and watched.model not in outputs.remarks.evaluated:
+            state.model = id(watched.root)
+        return group.due_at - 1  # at the end of the step before it the next one is prepared
+
+    def _moments(self, stepper: Stepper) -> float:
+        if stepper.moments.is_never:
+            return math.inf
+        if self._moments_at <= stepper.clock:
+            self._moments_at = stepper.moments.schedule.next_due(stepper.clock + 1)
+        return self._moments_at
+
+    def _coherence(self, stepper: Stepper, stepped: Stepped) -> float:
+        """At the end of the step before one that is compared its gradients are kept, and before that passes are looked at."""
+        coherence = stepper.coherence
+        if coherence is None:
+            return math.inf
+        if stepped.pair.is_next_due or coherence.accumulation.is_sampling or coherence.accumulation.last is not None:
+            return 0
+        if self._coherence_at <= stepped.count + 1:
+            self._coherence_at = coherence.schedule.next_due(stepped.count + 1)
+        return stepper.clock + self._coherence_at - stepped.count
+
+    def _bind(self, stepped: Stepped, optimizer: Optimizer) -> bool:
+        """Give C the addresses of this optimizer's groups and tensors."""
+        work = stepped.work
+        if work is not None and self._bound is work and self.stepped is stepped:
+            return True
+        groups = optimizer.param_groups
+        if work is None or type(groups) is not list or not all(type(g) is dict and type(g["params"]) is list for g in groups):
+            return False
+        snapshots = work.parts[0]
+        address = snapshots.look.address
+        keeps_gil, shares = self.kernel.how(snapshots.items)
+        if not address or not keeps_gil:
+            return False
+        members = np.array([id(p) for group in groups for p in group["params"]], np.uint64)
+        described = (_Group * len(groups))(*(_Group(id(g), id(g["params"]), len(g["params"])) for g in groups))
+        self._settings = np.empty((FLUSH_STEPS, len(groups), _PER_GROUP))
+        state = self.state
+        state.optimizer, state.groups, state.group = id(optimizer), id(groups), ctypes.addressof(described)
+        state.group_count, state.members, state.asked = len(groups), members.ctypes.data, address
+        state.shares, state.settings_of = shares, self._settings.ctypes.data
+        self._kept = ((members, described, groups, list(groups), snapshots),)
+        self._bound, self.stepped = work, stepped
+        return True
+
+    def forget(self, stepped: Stepped) -> None:
+        """This optimizer is gone: keep nothing of it."""
+        if stepped is self.stepped:
+            self._bound, self.stepped, self._kept = None, None, ()
+
+    # ---- from C to Python ----
+
+    def gather(self, stepper: Stepper) -> None:
+        """Bring back what was noted of steps that are over. Call with the recorder's lock held, from any thread."""
+        state, stepped, done = self.state, self.stepped, int(self.state.done)
+        if state.phase == OFF or stepped is None:
+            return
+        is_inside = state.phase == INSIDE
+        last = int(state.clock) - is_inside
+        stepper.clock = int(state.clock)
+        stepper.optimizers.has_stepped = set() if is_inside else {stepped.number}
+        if not done:
+            return
+        state.done, self._has_done = 0, True
+        losses, times, owns = (array[:done].tolist() for array in self._numbers)
+        settings = self._settings[:done].transpose(0, 2, 1).tolist()
+        stepper.step_rows.add_usual(stepped, last - done + 1, losses, settings, times, owns)
+        stepper.total_steps += done
+        stepper.own_ns += sum(owns)
+        stepper.last_ns = int(state.last_ns) + self._perf_ahead
+        self.recorder.steps_held += done
+        self.recorder.last_step = last
+        if stepper.outputs is not None:
+            stepper.outputs.step = last
+
+    def hand_over(self, stepper: Stepper) -> None:
+        """It is time to. Call with the recorder's lock held."""
+        self.gather(stepper)
+        self.recorder.hand_over()
+        state = self.state
+        state.room, state.hand_over_ns = FLUSH_STEPS, int(state.last_ns + FLUSH_SECONDS * 1e9)
+
+    def leave(self, stepper: Stepper) -> None:
+        """The step is Python's from here on, in whatever phase it is. Call with the recorder's lock held."""
+        state, stepped = self.state, self.stepped
+        if state.phase == OFF or stepped is None:
+            return
+        self.gather(stepper)
+        self._pause = 0 if self._has_done else min(2 * self._pause + 1, _MOST_PAUSE)
+        self._rest = self._pause
+        if state.phase == PASSED:
+            stepper.step_rows.passes.note(float(state.loss))
+        elif state.phase == INSIDE:
+            stepper.step_rows.passes.note(float(state.loss))
+            stepped.depth, stepped.own_ns = 1, 0
+            stepper.optimizers.departed.clear()
+            stepper.optimizers.under_way.append(stepped)
+        if state.found >= 0 and stepped.work is not None:
+            stepped.work.parts[0].take_found(int(state.found))
+        stepper.pending_own_ns += int(state.own_ns)
+        state.found, state.own_ns, state.phase = -1, 0, OFF
