@@ -28,7 +28,8 @@ typedef struct { /* UsualState in capture/usual.py */
     int64_t done, room;   /* steps noted below, and how many can be */
     int64_t own_ns;       /* spent since the last row */
     int64_t last_ns;      /* when the last step ended */
-    int64_t hand_over_ns; /* when Python wants to hand over */
+    int64_t hand_over_ns; /* when Python wants to hand over, */
+    int64_t pause_at;     /* and the first step at whose end it has to see to the outputs */
     double loss;
     void *losses[LOSSES]; /* types of a loss's node that leave nothing to look at, */
     int32_t averages[LOSSES]; /* or, where this is 1, nothing if it is a mean */
@@ -246,7 +247,7 @@ static void next_outputs(wb_usual *usual)
     usual->scene->awaits_batch = usual->sentinel;
 }
 
-/* It has. True: its rows are written. None: they are, and it is time to hand over. Call with the recorder's lock held. */
+/* It has. True: its rows are written. None: they are, and Python has something to do now. Call with the recorder's lock held. */
 WB_PUBLIC void *wb_usual_after(void *self, void *optimizer)
 {
     const wb_python *const python = wb_lent();
@@ -267,7 +268,8 @@ WB_PUBLIC void *wb_usual_after(void *self, void *optimizer)
     if (wb_weigh(usual->asked->items, usual->asked->count, usual->clock, usual->attempt, usual->block, usual->values, usual->keep,
                  usual->shares))
         return answer(0);
-    if (usual->scene)
+    const int pauses = usual->scene && usual->clock >= usual->pause_at;
+    if (usual->scene && !pauses)
         next_outputs(usual);
     usual->phase = READY;
     usual->done = n + 1;
@@ -276,7 +278,7 @@ WB_PUBLIC void *wb_usual_after(void *self, void *optimizer)
     usual->time_of[n] = usual->last_ns;
     usual->own_of[n] = usual->own_ns + usual->last_ns - began;
     usual->own_ns = 0;
-    if (usual->done < usual->room && usual->last_ns < usual->hand_over_ns)
+    if (!pauses && usual->done < usual->room && usual->last_ns < usual->hand_over_ns)
         return answer(1);
     python->hold(python->none);
     return python->none;

@@ -242,6 +242,4 @@ def _makelent_to_c() -> _Lent | None:
     readers = (python.PyList_Size, python.PyList_GetItem, python.PyDict_GetItem, python.PyFloat_AsDouble)
     last = [ctypes.cast(function, ctypes.c_void_p).value for function in readers]
     names = (float, int, tuple, *_ASKED)
-    return _Lent(
-        exchange.describe, *addresses, id(None), *map(id, _NAMES), *more, *map(id, _LASTING), *last, *map(id, names)
-    )
+    return _Lent(exchange.describe, *addresses, id(None), *map(id, _NAMES), *more, *map(id, _LASTING), *last, *map(id, names))

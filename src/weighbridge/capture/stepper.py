@@ -253,6 +253,12 @@ class Stepper:
         except Exception as error:
             self._outputs_failed(error)
 
+    def outputs_after(self, stepped: Stepped, scale: Number) -> None:
+        """Write what was weighed of activations in this step; `scale`: that of its loss. Call with the recorder's lock held."""
+        if self.outputs is not None:
+            self.outputs.loss_scale = scale
+            self._of_outputs(self.outputs.after_step, stepped)
+
     def _outputs_failed(self, error: Exception) -> None:
         """Activations are given up; parameters are weighed on."""
         self._leave()
@@ -304,9 +310,7 @@ class Stepper:
                 found_inf = found_inf_of(optimizer)
                 is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
                 factor = self.coherence.after_step(stepped, self.clock, self.recorder, is_skipped)
-            if self.outputs is not None:
-                self.outputs.loss_scale = self.step_rows.passes.scale
-                self._of_outputs(self.outputs.after_step, stepped)
+            self.outputs_after(stepped, self.step_rows.passes.scale)
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1
             noted, counted = self._note_step(stepped, optimizer, began, factor)
@@ -328,7 +332,7 @@ class Stepper:
         with self.recorder.lock:
             told = usual.after(optimizer)
             if told is None:
-                usual.hand_over(self)
+                usual.pause(self)
             elif not told:
                 usual.leave(self)
         return told is not False

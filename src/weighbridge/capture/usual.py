@@ -44,7 +44,10 @@ class UsualState(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("phase", "found")),
-        *((name, ctypes.c_int64) for name in ("clock", "until", "done", "room", "own_ns", "last_ns", "hand_over_ns")),
+        *(
+            (name, ctypes.c_int64)
+            for name in ("clock", "until", "done", "room", "own_ns", "last_ns", "hand_over_ns", "pause_at")
+        ),
         ("loss", ctypes.c_double),
         ("losses", ctypes.c_void_p * _LOSSES),
         ("averages", ctypes.c_int32 * _LOSSES),
@@ -102,9 +105,7 @@ class Usual:
         state.clock, state.until, state.block = stepper.clock, until, recorder.block.address
         state.values = recorder.values.address if state.keep else None
         state.own_ns, stepper.pending_own_ns = stepper.pending_own_ns, 0
-        passed = time.perf_counter() - recorder.last_hand_over
-        state.hand_over_ns = now + int(max(FLUSH_SECONDS - passed, 0) * 1e9)
-        state.room = max(FLUSH_STEPS - recorder.steps_held, 1)
+        state.hand_over_ns, state.room = self._hand_over_ns(), FLUSH_STEPS - recorder.steps_held
         self._perf_ahead = time.perf_counter_ns() - now
         self._has_done = False
         self._kept = (self._kept[0], recorder.block, recorder.values)
@@ -124,24 +125,27 @@ class Usual:
         if keep < 0:
             return 0
         self.state.keep = keep
-        ends = min(ends, self._outputs(stepper, stepped), self._moments(stepper), self._coherence(stepper, stepped))
-        return int(min(ends, _NEVER))
+        if not self._outputs(stepper, stepped):
+            return 0
+        return int(min(ends, self._moments(stepper), self._coherence(stepper, stepped), _NEVER))
 
-    def _outputs(self, stepper: Stepper, stepped: Stepped) -> float:
-        """The first step at which something has to be done for activations."""
+    def _outputs(self, stepper: Stepper, stepped: Stepped) -> bool:
+        """Can C do the next step as far as activations are concerned? It can but where units are looked at one by one."""
         outputs, state = stepper.outputs, self.state
         state.scene = state.model = None
         if outputs is None:
-            return math.inf
+            return True
         group = outputs.groups.get(stepped.number)
-        if group is None or len(outputs.groups) > 1 or group.is_full or outputs.is_busy:
-            return 0
+        if group is None or len(outputs.groups) > 1 or group.looks or outputs.is_busy:
+            return False
         state.scene, state.forward, state.backward, state.batch = outputs.addresses(group)
         state.sentinel = outputs.plan.sentinel
         watched = group.hooks[0] if group.hooks and outputs.plan.sentinel else None
         if watched is not None and watched.model not in outputs.remarks.evaluated:
             state.model = id(watched.root)
-        return group.due_at - 1  # at the end of the step before it the next one is prepared
+        # Rows are written at the end of a step that is weighed, and the next such step is prepared at the end of the one before.
+        state.pause_at = int(min(stepper.clock + 1 if group.is_full else group.due_at - 1, _NEVER))
+        return True
 
     def _moments(self, stepper: Stepper) -> float:
         if stepper.moments.is_never:
@@ -215,12 +219,24 @@ class Usual:
         if stepper.outputs is not None:
             stepper.outputs.step = last
 
-    def hand_over(self, stepper: Stepper) -> None:
-        """It is time to. Call with the recorder's lock held."""
+    def pause(self, stepper: Stepper) -> None:
+        """A step is over, and there is more to do now than to note it. Call with the recorder's lock held."""
+        state, recorder, stepped = self.state, self.recorder, self.stepped
         self.gather(stepper)
-        self.recorder.hand_over()
-        state = self.state
-        state.room, state.hand_over_ns = FLUSH_STEPS, int(state.last_ns + FLUSH_SECONDS * 1e9)
+        if stepped is not None and stepper.outputs is not None and state.clock >= state.pause_at:
+            began = time.perf_counter_ns()
+            stepper.outputs_after(stepped, 1.0)
+            if not self._outputs(stepper, stepped):
+                self.leave(stepper)
+            state.own_ns += time.perf_counter_ns() - began
+        if recorder.is_time():
+            recorder.hand_over()
+        state.room = FLUSH_STEPS - recorder.steps_held
+        state.hand_over_ns = self._hand_over_ns()
+
+    def _hand_over_ns(self) -> int:
+        left = FLUSH_SECONDS - (time.perf_counter() - self.recorder.last_hand_over)
+        return time.time_ns() + int(left * 1e9)
 
     def leave(self, stepper: Stepper) -> None:
         """The step is Python's from here on, in whatever phase it is. Call with the recorder's lock held."""
