@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 import weighbridge
 from tests.capture.oracle import table
+from weighbridge.capture import active
+from weighbridge.capture.biases import Biases
 from weighbridge.capture.kernel import NativeKernel, load_kernel
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.usual import OFF, Usual
@@ -350,3 +352,16 @@ def test_an_optimizer_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
         assert gone() is None
     assert [row["step"] for row in table(run.path, "steps")] == list(range(51))
     assert [row["optimizer"] for row in table(run.path, "steps")][35:38] == [0, 1, 1]
+
+
+def test_no_row_is_lost_when_the_writer_hands_over_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Biases.rows
+
+    def handed_over_meanwhile(biases: Biases, *arguments: Any) -> Any:
+        found = rows(biases, *arguments)
+        active._active._recorder.hand_over()  # type: ignore[union-attr]  # the writer's thread does so after a pause
+        return found
+
+    monkeypatch.setattr(Biases, "rows", handed_over_meanwhile)
+    path, _ = trained(tmp_path, "sgd", ["step"] * 3)
+    assert [row["step"] for row in table(path, "biases")] == [0, 0, 1, 1, 2, 2]

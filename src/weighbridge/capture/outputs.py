@@ -33,7 +33,7 @@ from weighbridge.capture.modulekinds import (
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.pairing import Pairing
-from weighbridge.capture.plan import NEVER, Plan
+from weighbridge.capture.plan import NEVER, Occasions, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.remarks import Remarks, compiled_frames
 from weighbridge.capture.roles import plain_path
@@ -60,8 +60,9 @@ class Outputs:
         failed: Callable[[Exception], None],
     ) -> None:
         self.recorder, self.plan, self.table, self.tell, self.failed = recorder, plan, table, tell, failed
-        self.activations, self.gradients = plan.schedule("activations"), plan.schedule("activation_gradients")
-        self.units_due = plan.schedule("units") if self.activations != NEVER else NEVER
+        self.activations = Occasions(plan.schedule("activations"))
+        self.gradients = Occasions(plan.schedule("activation_gradients"))
+        self.units_due = Occasions(plan.schedule("units") if plan.schedule("activations") != NEVER else NEVER)
         self.library = Library(kernel)
         self.scene = Scene()
         self.unowned = Group(GUARD if plan.sentinel else REST, plan.histogram_bits)
@@ -212,7 +213,7 @@ class Outputs:
 
     def _next_due(self, step: int) -> float:
         """The next step of the plan after this one."""
-        return min(schedule.next_due(step + 1) for schedule in (self.units_due, self.activations, self.gradients))
+        return min(self.units_due.next_due(step + 1), self.activations.next_due(step + 1), self.gradients.next_due(step + 1))
 
     def _place_hooks(self, group: Group) -> None:
         """On the modules that have something to do in this step, and on no others."""
@@ -275,7 +276,7 @@ class Outputs:
         number = self.table.add_output(hook.model, full, type(module).__name__, tensor, next(self.order), self.step)
         axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
         units = int(tensor.shape[axis]) if tensor.dim() >= 2 and not is_on_gpu(tensor) else 0
-        units = units if units <= self.units_left and self.units_due != NEVER else 0
+        units = units if units <= self.units_left and self.units_due.schedule != NEVER else 0
         self.units_left -= units
         seat = Seat(self.library, self.scene, group.forward, number, Quantity.ACTIVATION, units, axis)
         gradient = Seat(self.library, self.scene, group.backward, number, Quantity.ACTIVATION_GRADIENT)
@@ -296,7 +297,9 @@ class Outputs:
         """Before the biases change: what they added in this step."""
         group = self.groups.get(number)
         if group is not None and group.weighs and self.units_due.due(step):
-            self.recorder.small["biases"].rows.extend(self.biases.rows(group.hooks, step, self.recorder.attempt))
+            rows = self.biases.rows(group.hooks, step, self.recorder.attempt)
+            with self.recorder.lock:  # the list is another one after the writer's thread has handed it over
+                self.recorder.small["biases"].rows.extend(rows)
 
     def after_step(self, number: int, step: int) -> None:
         """Write what was weighed since this optimizer's last step. Call with the recorder's lock held."""

@@ -73,6 +73,24 @@ class Schedule:
         return self.per_decade > 0 and (step < 10 or step in log_spaced(len(str(step)) - 1, self.per_decade))
 
 
+class Occasions:
+    """The steps of a schedule, asked for mostly in their order: the next one is worked out once, not at every step."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._from, self._at = 0, -1.0  # nothing is due between these two
+
+    def next_due(self, step: int) -> float:
+        """The first step from this one on at which something is due; infinity where there is none."""
+        if not self._from <= step <= self._at:
+            self._from, self._at = step, self.schedule.next_due(step)
+        return self._at
+
+    def due(self, step: int) -> bool:
+        """Is something due at this step?"""
+        return self.next_due(step) == step
+
+
 EVERY_STEP: Final = Schedule(every=1)
 NEVER: Final = Schedule()
 When = Schedule | int | bool  # a number: every k-th step

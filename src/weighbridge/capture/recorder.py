@@ -137,12 +137,8 @@ class Recorder:
         """One optimizer's step is complete; hand over when it is time. Call with the lock held."""
         self.last_step = step
         self.steps_held += 1
-        if self.is_time():
+        if self.steps_held >= FLUSH_STEPS or time.perf_counter() - self.last_hand_over >= FLUSH_SECONDS:
             self.hand_over()
-
-    def is_time(self) -> bool:
-        """Is it time to hand over?"""
-        return self.steps_held >= FLUSH_STEPS or time.perf_counter() - self.last_hand_over >= FLUSH_SECONDS
 
     def hand_over(self) -> None:
         """Give what is buffered to the background thread. Never waits for the disk."""

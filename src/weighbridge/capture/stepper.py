@@ -69,7 +69,11 @@ class Stepper:
     def _usual(self) -> Usual | None:
         """C for the usual step; None where C cannot do it, or a budget asks what each step costs."""
         try:
-            return Usual(self.kernel, self.recorder) if isinstance(self.kernel, NativeKernel) and not self.budget else None
+            return (
+                Usual(self.kernel, self.recorder, self.plan)
+                if isinstance(self.kernel, NativeKernel) and not self.budget
+                else None
+            )
         except OSError:
             return None
 

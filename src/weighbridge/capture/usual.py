@@ -18,6 +18,7 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture.cfunctions import ONE, CFunction
 from weighbridge.capture.kernel import NativeKernel
+from weighbridge.capture.plan import Occasions, Plan
 from weighbridge.capture.recorder import FLUSH_SECONDS, FLUSH_STEPS, Recorder
 from weighbridge.capture.stepped import Stepped
 
@@ -63,7 +64,7 @@ class UsualState(ctypes.Structure):
 class Usual:
     """The usual steps of one run. Raises OSError where C cannot do them."""
 
-    def __init__(self, kernel: NativeKernel, recorder: Recorder) -> None:
+    def __init__(self, kernel: NativeKernel, recorder: Recorder, plan: Plan) -> None:
         self.kernel, self.recorder = kernel, recorder
         self.state = UsualState(found=-1, room=FLUSH_STEPS, attempt=recorder.attempt)
         library = kernel.library
@@ -77,7 +78,7 @@ class Usual:
         self._perf_ahead = 0  # of the wall clock
         self._pause = self._rest = 0  # steps to wait before C is asked again: where it is never usual, asking costs
         self._has_done = False
-        self._moments_at = self._coherence_at = 0.0
+        self._moments, self._coherence = Occasions(plan.schedule("moments")), Occasions(plan.schedule("coherence"))
         self._numbers = (np.empty(FLUSH_STEPS), np.empty(FLUSH_STEPS, np.int64), np.empty(FLUSH_STEPS, np.int64))
         self.state.loss_of, self.state.time_of, self.state.own_of = (array.ctypes.data for array in self._numbers)
         self._settings = np.empty((FLUSH_STEPS, 0, _PER_GROUP))
@@ -127,7 +128,7 @@ class Usual:
         self.state.keep = keep
         if not self._outputs(stepper, stepped):
             return 0
-        return int(min(ends, self._moments(stepper), self._coherence(stepper, stepped), _NEVER))
+        return int(min(ends, self._moments.next_due(step), self._compared(stepper, stepped), _NEVER))
 
     def _outputs(self, stepper: Stepper, stepped: Stepped) -> bool:
         """Can C do the next step as far as activations are concerned? It can but where units are looked at one by one."""
@@ -143,27 +144,18 @@ class Usual:
         watched = group.hooks[0] if group.hooks and outputs.plan.sentinel else None
         if watched is not None and watched.model not in outputs.remarks.evaluated:
             state.model = id(watched.root)
-        # Rows are written at the end of a step that is weighed, and the next such step is prepared at the end of the one before.
+        # The end of a step that is weighed: rows are written. The end of the one before: it is prepared.
         state.pause_at = int(min(stepper.clock + 1 if group.is_full else group.due_at - 1, _NEVER))
         return True
 
-    def _moments(self, stepper: Stepper) -> float:
-        if stepper.moments.is_never:
-            return math.inf
-        if self._moments_at <= stepper.clock:
-            self._moments_at = stepper.moments.schedule.next_due(stepper.clock + 1)
-        return self._moments_at
-
-    def _coherence(self, stepper: Stepper, stepped: Stepped) -> float:
+    def _compared(self, stepper: Stepper, stepped: Stepped) -> float:
         """At the end of the step before one that is compared its gradients are kept, and before that passes are looked at."""
         coherence = stepper.coherence
         if coherence is None:
             return math.inf
         if stepped.pair.is_next_due or coherence.accumulation.is_sampling or coherence.accumulation.last is not None:
             return 0
-        if self._coherence_at <= stepped.count + 1:
-            self._coherence_at = coherence.schedule.next_due(stepped.count + 1)
-        return stepper.clock + self._coherence_at - stepped.count
+        return stepper.clock + self._coherence.next_due(stepped.count + 1) - stepped.count
 
     def _bind(self, stepped: Stepped, optimizer: Optimizer) -> bool:
         """Give C the addresses of this optimizer's groups and tensors."""
@@ -201,10 +193,7 @@ class Usual:
         state, stepped, done = self.state, self.stepped, int(self.state.done)
         if state.phase == OFF or stepped is None:
             return
-        is_inside = state.phase == INSIDE
-        last = int(state.clock) - is_inside
-        stepper.clock = int(state.clock)
-        stepper.optimizers.has_stepped = set() if is_inside else {stepped.number}
+        last = self._set_clock(stepper, stepped)
         if not done:
             return
         state.done, self._has_done = 0, True
@@ -216,23 +205,29 @@ class Usual:
         stepper.last_ns = int(state.last_ns) + self._perf_ahead
         self.recorder.steps_held += done
         self.recorder.last_step = last
+
+    def _set_clock(self, stepper: Stepper, stepped: Stepped) -> int:
+        """Tell the stepper how far C is. Gives the last step that is over."""
+        clock, is_inside = int(self.state.clock), bool(self.state.phase == INSIDE)
+        stepper.clock = clock
+        stepper.optimizers.has_stepped = set() if is_inside else {stepped.number}
         if stepper.outputs is not None:
-            stepper.outputs.step = last
+            stepper.outputs.step = clock - is_inside
+        return clock - is_inside
 
     def pause(self, stepper: Stepper) -> None:
         """A step is over, and there is more to do now than to note it. Call with the recorder's lock held."""
         state, recorder, stepped = self.state, self.recorder, self.stepped
-        self.gather(stepper)
         if stepped is not None and stepper.outputs is not None and state.clock >= state.pause_at:
             began = time.perf_counter_ns()
+            self._set_clock(stepper, stepped)
             stepper.outputs_after(stepped, 1.0)
+            state.own_ns += time.perf_counter_ns() - began
             if not self._outputs(stepper, stepped):
                 self.leave(stepper)
-            state.own_ns += time.perf_counter_ns() - began
-        if recorder.is_time():
+        if state.done >= state.room or state.last_ns >= state.hand_over_ns:
             recorder.hand_over()
-        state.room = FLUSH_STEPS - recorder.steps_held
-        state.hand_over_ns = self._hand_over_ns()
+            state.room, state.hand_over_ns = FLUSH_STEPS, self._hand_over_ns()
 
     def _hand_over_ns(self) -> int:
         left = FLUSH_SECONDS - (time.perf_counter() - self.recorder.last_hand_over)
