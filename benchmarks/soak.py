@@ -280,6 +280,8 @@ def main() -> int:
         return 0
     options.steps = int(options.seconds * STEPS_A_SECOND) if options.steps is None else options.steps
     options.warm_up = min(60.0, options.seconds / 4) if options.warm_up is None else options.warm_up
+    if options.dir is not None:
+        options.dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="weighbridge-soak-", dir=options.dir) as folder:
         seen = train(options, Path(folder), lambda text: print(text, file=sys.stderr, flush=True))
         conditions = verdict(seen, options)

@@ -18,6 +18,7 @@ import weighbridge
 from tests.capture.oracle import table
 from weighbridge.capture import active
 from weighbridge.capture.biases import Biases
+from weighbridge.capture.follower import Follower
 from weighbridge.capture.kernel import NativeKernel, load_kernel
 from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.usual import OFF, Usual
@@ -232,7 +233,7 @@ def check_same(
 ) -> None:
     path, end = trained(folder / "c", kind, events, plan)
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "_usual", lambda stepper: None)
+        patch.setattr(Follower, "_made", lambda follower, kernel: None)
         expected_path, expected_end = trained(folder / "python", kind, events, plan)
     for name in end:
         torch.testing.assert_close(end[name], expected_end[name], rtol=0, atol=0, equal_nan=True)

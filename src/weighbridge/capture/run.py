@@ -21,12 +21,12 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture import hooks
+from weighbridge.capture.follower import Follower
 from weighbridge.capture.kernel import load_kernel
 from weighbridge.capture.live import Live, Wishes, cards, wished
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.stepper import Stepper
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.errors import BadInput, NothingToWatch, TrainingStopped
 from weighbridge.format import counted, duration, size
@@ -79,7 +79,7 @@ class Run:
         self._table = TensorTable(self._recorder, self._tell, plan.wants, place.is_alone)
         kernel = self._kernel = load_kernel()
         self._helped_before = kernel.helper_seconds
-        self._stepper = Stepper(self._recorder, kernel, plan, self._table, self._fail)
+        self._stepper = Follower(self._recorder, kernel, plan, self._table, self._fail)
         self._live = Live(place.path, self._recorder, self._tell, self._stop_at_next_step) if place.rank == 0 else None
         if place.note:
             self._tell(place.note)

@@ -32,7 +32,6 @@ from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepped import Stepped, found_inf_of
 from weighbridge.capture.steprows import StepRows
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.capture.usual import Usual
 from weighbridge.capture.weighing import Weighing
 
 
@@ -60,22 +59,10 @@ class Stepper:
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = self.told_own_ns = 0
         self.outputs = self._outputs()
-        recorder.marks, recorder.gather = self._marks, self._gather
+        recorder.marks = self._marks
         self.first: FirstGraph | None = FirstGraph(recorder, table)  # until the first step is over
         if self.outputs is not None:
-            self.outputs.calls, self.outputs.catch_up = self.first.calls, self.catch_up
-        self.usual = self._usual()
-
-    def _usual(self) -> Usual | None:
-        """C for the usual step; None where C cannot do it, or a budget asks what each step costs."""
-        try:
-            return (
-                Usual(self.kernel, self.recorder, self.plan)
-                if isinstance(self.kernel, NativeKernel) and not self.budget
-                else None
-            )
-        except OSError:
-            return None
+            self.outputs.calls = self.first.calls
 
     def _outputs(self) -> Outputs | None:
         """What weighs activations; None where the plan wants none of it, or there is nothing to weigh them with."""
@@ -89,51 +76,29 @@ class Stepper:
 
     def add_model(self, model: nn.Module, name: str) -> None:
         """A model is watched from now on."""
-        self._leave()
         if self.outputs is not None:
             self.outputs.step = self.steps
             self.outputs.add_model(name, model)
 
     def remove_model(self, model: nn.Module | None) -> None:
         """It is no longer."""
-        self._leave()
         for name in self.table.remove_model(model):
             if self.outputs is not None:
                 self.outputs.remove_model(name)
 
     def let_go(self) -> None:
         """Take away everything that hangs on the user's modules."""
-        self._leave()
         if self.outputs is not None:
             self.outputs.close()
 
     @property
     def steps(self) -> int:
         """Steps on the clock so far: the number of the next one."""
-        self.catch_up()
         return self.clock + 1 if self.optimizers.has_stepped else self.clock
 
     def set_epoch(self, epoch: float) -> None:
         """Steps from now on belong to this epoch."""
-        self.catch_up()
         self.step_rows.epoch = epoch
-
-    # --- what C has done ------------------------------------------------------------------------------------------------
-
-    def catch_up(self) -> None:
-        """Bring everything here up to date."""
-        with self.recorder.lock:
-            self._gather()
-
-    def _gather(self) -> None:
-        if self.usual is not None:
-            self.usual.gather(self)
-
-    def _leave(self) -> None:
-        """What comes now is not usual."""
-        if self.usual is not None:
-            with self.recorder.lock:
-                self.usual.leave(self)
 
     # --- hooks ------------------------------------------------------------------------------------------------------
 
@@ -141,15 +106,10 @@ class Stepper:
         """A backward pass begins at this root."""
         if self.stop is not None:
             self.stop()
-        if self.usual is not None and self.usual.backward(root):
-            return
         began = time.perf_counter_ns()
-        self._leave()
         if self.by_hand is not None:
             self._step_by_hand()
         self.step_rows.add_pass(root, self.clock, self.total_steps > 0)
-        if self.usual is not None:
-            self.usual.meet(root)
         if self.first is not None:
             self._look_at_graph(self.first, root)
         if self.coherence is not None:
@@ -204,12 +164,10 @@ class Stepper:
 
     def on_clipped(self, parameter: int, factor: Number) -> None:
         """Gradients, this parameter's among them, were clipped by their norm."""
-        self._leave()
         self.step_rows.clips.append((parameter, factor))
 
     def step_skipped(self, optimizer: Optimizer) -> None:
         """A GradScaler found infinity and left the step out: it has its rows, and its update is 0."""
-        self._leave()
         self.is_skipping = True
         try:
             self.before_step(optimizer)
@@ -221,12 +179,7 @@ class Stepper:
         """An optimizer is about to step."""
         if self.stop is not None:
             self.stop()
-        if self.usual is not None:
-            with self.recorder.lock:
-                if self.usual.before(optimizer):
-                    return
         began = time.perf_counter_ns()
-        self._leave()
         if self.by_hand is not None and not isinstance(optimizer, StandIn):
             self.by_hand = None
         stepped = self.optimizers.of(optimizer)
@@ -265,7 +218,6 @@ class Stepper:
 
     def _outputs_failed(self, error: Exception) -> None:
         """Activations are given up; parameters are weighed on."""
-        self._leave()
         if self.outputs is not None:
             self.outputs.close()
             self.outputs = None
@@ -284,15 +236,12 @@ class Stepper:
 
     def _marks(self) -> Marks:
         """How far the steps are complete. Call with the recorder's lock held."""
-        self._gather()
         late = [device for stepped in list(self.optimizers.known.values()) for device in stepped.devices]
         waiting: list[Late] = [self.step_rows, *late, *([self.outputs.on_gpu] if self.outputs is not None else [])]
         return marks_of(self.clock, self.optimizers, waiting)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """The optimizer has stepped."""
-        if self.usual is not None and self._was_usual(self.usual, optimizer):
-            return
         began = time.perf_counter_ns()
         stepped = self.optimizers.of(optimizer)
         stepped.depth -= 1
@@ -327,19 +276,6 @@ class Stepper:
         if self.budget is not None:
             self._keep_to_budget(self.budget, spent)
         self.last_ns = spent
-        if self.usual is not None:
-            with self.recorder.lock:
-                self.usual.start(self, stepped, optimizer)
-
-    def _was_usual(self, usual: Usual, optimizer: Optimizer) -> bool:
-        """Has C written its rows? If not, the step is Python's from here on."""
-        with self.recorder.lock:
-            told = usual.after(optimizer)
-            if told is None:
-                usual.pause(self)
-            elif not told:
-                usual.leave(self)
-        return told is not False
 
     def _keep_to_budget(self, budget: Budget, now: int) -> None:
         """Another level of detail, where the cost of the last steps asks for it or allows it."""
@@ -364,8 +300,6 @@ class Stepper:
 
     def _left(self, stepped: Stepped) -> None:
         """This optimizer is gone."""
-        if self.usual is not None:
-            self.usual.forget(stepped)
         if self.outputs is not None:
             self.outputs.release(stepped.number)
 
@@ -385,7 +319,6 @@ class Stepper:
 
     def close(self) -> None:
         """The closing `parameter` row of every tensor that can be weighed, and the last values of the small ones."""
-        self._leave()
         self._step_by_hand()
         step = self.steps
         self.table.rescan(step)
