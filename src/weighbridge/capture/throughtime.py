@@ -1,9 +1,9 @@
 """How the loss's gradient fares on its way back through the time of a recurrent layer, in the first backward passes of a run.
 
-A recurrent layer is one module with one output, so what modules give does not show it. But its steps are in the graph: the same
-weight is used again and again, each time on what came of the time before. Hooks on these nodes weigh the gradient that arrives at
-each of them: one number per step of time, in this one pass. A layer that torch computes in one piece (LSTM; on a GPU all kinds) is
-one node; there the gradient by its input, where that is wanted, has the same decay, step by step.
+A recurrent layer is one module with one output, so what modules give does not show it. But its steps are in the graph: the
+same weight is used again and again, each time on what came of the time before. Hooks on these nodes weigh the gradient that
+arrives at each of them: one number per step of time, in this one pass. A layer that torch computes in one piece (LSTM; on a
+GPU all kinds) is one node; there the gradient by its input, where that is wanted, has the same decay, step by step.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _is_factor(graph: Graph, index: int) -> bool:
 
 
 def _drops(node: Node) -> bool:
-    """Is it `F.dropout` on the CPU: a product with a mask of 0 and 1 / (1 - p)? A mask that passes what is positive has 0 and 1."""
+    """Is it `F.dropout` on the CPU: a product with a mask of 0 and 1 / (1 - p)? One that passes what is positive has 0 and 1."""
     least, most = node.facts.get("other_least"), node.facts.get("other_most", 0.0)
     return node.op == "Mul" and node.facts.get("other_shape") == node.shape and least == 0 and most > 1
 
@@ -234,4 +234,6 @@ def is_product(first: FirstPass) -> bool:
     affine = [i for i, node in enumerate(nodes) if node.op in AFFINE]
     is_pooled = any(node.op.startswith(("MaxPool", "AdaptiveMaxPool")) for node in nodes)
     has_bias = any(_adds_parameter(first.graph, i) for i in range(len(nodes)))
-    return not (is_pooled or has_bias) and all(is_linear_before(first.graph, i) and not has_own_bias(first.graph, i) for i in affine)
+    return not (is_pooled or has_bias) and all(
+        is_linear_before(first.graph, i) and not has_own_bias(first.graph, i) for i in affine
+    )

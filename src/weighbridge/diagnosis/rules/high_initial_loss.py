@@ -99,12 +99,14 @@ def _off_centre(first: FirstPass, start: Start) -> Finding:
     bias = f"{in_code(start.place)}.bias.data"
     if abs(start.target_mean) <= start.target_std:
         message = (
-            f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. Targets lie around "
-            f"{number(start.target_mean)}, and the predictions about {number(math.sqrt(start.loss))} away from them: the last layer "
-            "starts with a constant that has to be unlearnt."
+            f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. Targets lie "
+            f"around {number(start.target_mean)}, and the predictions about {number(math.sqrt(start.loss))} away from them: "
+            "the last layer starts with a constant that has to be unlearnt."
         )
         severity: Severity = "note" if _is_pretrained(first) else "warning"
-        return _finding(start, severity, message, f"Start the last bias at the targets' mean: {bias}.fill_({start.target_mean:.4g})")
+        return _finding(
+            start, severity, message, f"Start the last bias at the targets' mean: {bias}.fill_({start.target_mean:.4g})"
+        )
     message = (
         f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. Targets have a mean "
         f"of {number(start.target_mean)}, which the last bias has to learn first."

@@ -7,9 +7,10 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                up to LIMIT, the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z
                above -CLEAR). Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
                Where the modules' outputs are not seen, the gradients of the biases (or weights) stand for them. Weights that
-               begin at 0 in the last layer, and what comes after it, do not count. Inside a recurrent layer the same along its
-               steps of time, in the first backward pass: what arrives in the first quarter of them is below LIMIT of the
-               largest, and the loss is as flat; shorter memories are enough for many tasks, so the gradient alone does not tell.
+               begin at 0 in the last layer, and what comes after it, do not count. Inside a recurrent layer the same along
+               its steps of time, in the first backward pass: what arrives in the first quarter of them is below LIMIT of the
+               largest, and the loss is as flat; shorter memories are enough for many tasks, so the gradient alone does not
+               tell.
 What to do     Initialise for the activation (`nn.init.kaiming_normal_(w, nonlinearity="relu")`), put norm layers or shortcuts
                between the layers, replace sigmoid and tanh by ReLU or GELU in deep models.
 When it errs   A tower whose output is meant to count for less than a thousandth of another's. Adam hides the effect on the
@@ -166,8 +167,8 @@ class VanishingGradient(Rule):
                     tuple(thinned([(str(t), norm) for t, norm in enumerate(norms)])),
                 ),
             ),
-            fix="For a plain RNN, an orthogonal recurrent matrix, torch.nn.init.orthogonal_(rnn.weight_hh_l0), or a GRU; for an "
-            "LSTM, a bias of 1 to 3 on the forget gate; or pool over all steps of time, or attend to them, in place of the last.",
+            fix="For a plain RNN, an orthogonal recurrent matrix, torch.nn.init.orthogonal_(rnn.weight_hh_l0), or a GRU; for "
+            "an LSTM, a bias of 1 to 3 on the forget gate; or pool over all steps, or attend to them, in place of the last.",
             depth=1.9,
         )
 

@@ -81,7 +81,9 @@ class WrongLossSign(Rule):
         steps, losses = zip(*self.run, strict=True)
         how = "a minus stands before it"
         if climbs:
-            how = "the optimizer climbs (maximize=True)" if is_set else "the weights are moved along its gradient, not against it"
+            how = (
+                "the optimizer climbs (maximize=True)" if is_set else "the weights are moved along its gradient, not against it"
+            )
         if name in (LIKELY, PROBABLE) and not climbs:
             how = "no minus stands before it"
         return Finding(
