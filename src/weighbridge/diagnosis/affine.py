@@ -106,7 +106,7 @@ def _is_factor(graph: Graph, index: int) -> bool:
 
 
 def _drops(node: Node) -> bool:
-    """Is it `F.dropout` on the CPU: a product with a mask of 0 and 1 / (1 - p)? One that passes what is positive has 0 and 1."""
+    """Is it `F.dropout` on the CPU, a product with 0 and 1 / (1 - p)? One that passes what is positive has 0 and 1."""
     least, most = node.facts.get("other_least"), node.facts.get("other_most", 0.0)
     return node.op == "Mul" and node.facts.get("other_shape") == node.shape and least == 0 and most > 1
 

@@ -24,7 +24,7 @@ from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, WeighbridgeError
-from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
+from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
 from weighbridge.server.biasworth import worth_of
@@ -77,6 +77,7 @@ class Api:
             "notes": self.notes,
             "layer": self.layer,
             "worth": self.worth,
+            "ranks": self.ranks,
             "spread": self.spread,
             "quantiles": self.quantiles,
             "lines": self.lines,
@@ -228,6 +229,12 @@ class Api:
         """What the bias of one layer is worth, where that was proved or measured (biasworth.py)."""
         with self.runs.use(one(request, "run")) as record:
             return JSONResponse(worth_of(record, one(request, "path")))
+
+    def ranks(self, request: Request) -> Response:
+        """The ranks of a run beside each other (ranksapart.py)."""
+        name = one(request, "run")
+        with self.runs.use(name) as record:
+            return JSONResponse(ranksapart.beside(record, lambda rank: self.runs.use(name, rank)))
 
     def spread(self, request: Request) -> Response:
         """How a tensor's values are spread, over steps (distributions.py)."""

@@ -26,7 +26,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.pace import promised
 from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, number, share
@@ -138,5 +138,5 @@ def _parts(block: Block, one: Taken, size: np.ndarray) -> np.ndarray:
     """At each step of the block: share of the elements whose second moment is below eps; NaN where none was followed."""
     count = np.nan_to_num(block["gradient.count"][:, one.columns])
     is_below = (size < one.setting("eps")) & (size > 0)
-    below, meant = (count * is_below).sum(axis=1), (count * (size > 0)).sum(axis=1)
+    below, meant = summed(count * is_below), summed(count * (size > 0))
     return np.where(np.isfinite(size).any(axis=1), np.where(meant > 0, below / np.maximum(meant, 1.0), 0.0), np.nan)

@@ -32,7 +32,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.lossterms import penalised
 from weighbridge.diagnosis.pace import matrices
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.firstpass import from_text
@@ -69,9 +69,10 @@ class Decaying:
 
     def __init__(self, block: Block, by: str, columns: np.ndarray) -> None:
         self.by, self.columns = by, columns
-        weights, updates = (np.sqrt((block[f"{q}.l2_norm"][:, columns] ** 2).sum(axis=1)) for q in ("parameter", "update"))
-        dots = block["update.dot_update_parameter"][:, columns].sum(axis=1)  # NaN where one of them was not weighed
-        each = -block["update.dot_update_parameter"][:, columns] / block["parameter.l2_norm"][:, columns] ** 2
+        weights, updates = (np.sqrt(summed(block[f"{q}.l2_norm"][:, columns] ** 2)) for q in ("parameter", "update"))
+        dots = summed(block["update.dot_update_parameter"][:, columns])  # NaN where one of them was not weighed
+        with np.errstate(all="ignore"):
+            each = -block["update.dot_update_parameter"][:, columns] / block["parameter.l2_norm"][:, columns] ** 2
         self.is_even = (each.shape[1] > 1) & (each.min(axis=1, initial=np.inf) * EVEN >= each.max(axis=1, initial=0.0))
         self.sums = list(zip(weights.tolist(), updates.tolist(), dots.tolist(), strict=True))
 

@@ -32,7 +32,7 @@ import numpy as np
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
 from weighbridge.diagnosis.pace import whole_cosines
 from weighbridge.diagnosis.rivals import Rivals
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import count, counted, number
 
@@ -84,7 +84,7 @@ class UninformativeData(Rule):
         self.rivals.read(block)
         pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
         cosines = {step: cosine for (step, _), cosine in whole_cosines(block, self.tensors).items()}
-        falls = -np.nansum(block["update.dot_gradient_update"], axis=1)
+        falls = -summed(np.nan_to_num(block["update.dot_gradient_update"], posinf=np.inf, neginf=-np.inf))
         for row in block.rows("steps"):
             if row["step"] == self.last or row["step"] >= self.rivals.since:  # another optimizer at the same step
                 continue
