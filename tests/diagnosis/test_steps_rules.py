@@ -130,8 +130,13 @@ def test_updates_that_point_back_along_the_weights_are_told(cosine: float, rate:
     assert [(x.place, x.told_step) for x in _decayed(cosine, rate, steps)] == [("", steps - 1)] * is_told
 
 
-def test_shrinking_without_decay_is_none_of_its() -> None:
-    assert _decayed(-1.0, 0.1, 9, decay=0.0) == []
+@pytest.mark.parametrize(("apart", "is_told"), [(1.2, True), (1.3, False)])
+def test_shrinking_without_decay_is_none_of_its_unless_all_shrink_alike(apart: float, is_told: bool) -> None:
+    sizes = {"a.weight": 0.1, "*": 0.1 * apart}
+    arrays = {"parameter.l2_norm": {"*": 1.0}, "update.l2_norm": sizes}
+    arrays |= {"update.dot_update_parameter": {name: -size for name, size in sizes.items()}}
+    told = found(DECAY, block(9, arrays, steps=step_rows(9, weight_decay=0.0, loss=1.0)))
+    assert [f.told_step for f in told] == [2] * is_told
 
 
 def test_a_model_that_has_learned_may_shrink() -> None:
