@@ -307,6 +307,13 @@ def test_momentum_must_have_built_up(share: float, momentum: float, settings: di
     assert [f.told_step for f in found(LOST, _lost([share] * 40, steps=rows, settings=settings))] == [told]
 
 
+@pytest.mark.parametrize(("share", "last", "told"), [(0.8, 0.51, [32]), (0.8, 0.49, []), (0.91, 0.49, [34])])
+def test_once_the_loss_has_halved_nearly_all_must_be_lost(share: float, last: float, told: list[int]) -> None:
+    loss = [1.0] * 10 + [last] * 70
+    shares = [0.2] * 30 + [share] * 50
+    assert [f.told_step for f in found(LOST, _lost(shares, steps=step_rows(80, loss=loss)))] == told
+
+
 def test_updates_lost_while_the_rate_rises_or_where_little_is_left_to_do_are_clear() -> None:
     rising = [0.001 * (step + 1) for step in range(40)]
     assert found(LOST, _lost([0.9] * 40, steps=step_rows(40, lr=rising))) == []
@@ -360,13 +367,14 @@ def _halved(skipped: list[bool], scale: float, interval: int) -> list[float]:
 @pytest.mark.parametrize(
     ("skipped", "first", "interval", "told"),
     [
-        ([False, True] * 20, 1024.0, 1, [11]),  # the first is a search; of 12 five more: once in 10 million times
-        ([False, False, True] * 20, 1024.0, 2, [17]),  # five of 18
-        (([False] * 9 + [True]) * 8, 1024.0, 9, []),
-        ([True] * 20, 65536.0, 2000, [19]),  # a scale of 1 after 16 halvings, then four that no scale can mend
-        ([True] * 19 + [False], 65536.0, 2000, []),
+        ([False, True] * 20, 1024.0, 1, [7]),  # the first is a search; of eight steps three more: once in 2 million times
+        ([False, False, True] * 20, 1024.0, 2, [14]),  # four of 15
+        (([False] * 9 + [True]) * 8, 1024.0, 9, [59]),
+        (([False] * 49 + [True]) * 20, 1024.0, 49, []),
+        ([True] * 19, 65536.0, 2000, [18]),  # a scale of 1 after 16 halvings, then three that no scale can mend
+        ([True] * 18 + [False], 65536.0, 2000, []),
         ([True] * 12 + [False] * 200, 65536.0, 2000, []),  # a search
-        ([True] * 5, 2.0, 2000, [4]),
+        ([True] * 5, 2.0, 2000, [3]),
     ],
 )
 def test_a_scale_that_was_too_high_before_is_no_search(

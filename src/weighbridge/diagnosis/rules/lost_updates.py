@@ -3,9 +3,9 @@
 Symptom        The loss falls slower than in float32, or stops, while gradients and learning rate look right.
 How it decides Of all elements of weights kept in bfloat16 or float16 that one optimizer steps, the share `lost`: the
                gradient is not 0 and the update is. It is exact at each step; only whether it stays so must be seen. Told
-               where it is above LIMIT at FEW recorded steps in a row, by more than these differ among each other, once
-               momentum has built up (BUILT; Adam's first steps are its longest); above NEARLY_ALL at SOON; or above LIMIT at
-               PATIENCE, in which nothing was left out.
+               where it is above NEARLY_ALL at SOON recorded steps in a row; or while the loss is above LEARNT of its first,
+               where it is above LIMIT at FEW, by more than these differ among each other and once momentum has built up
+               (BUILT; Adam's first steps are its longest), or at PATIENCE. In these steps nothing was left out.
 What to do     Keep the weights in float32 and compute in bfloat16 (`torch.autocast`); or an optimizer with stochastic
                rounding or a compensated (Kahan) sum.
 When it errs   While the learning rate rises, at the end of a schedule and once a model has converged, updates are lost and
@@ -23,13 +23,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
+from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, share
 
 LIMIT = 0.5  # most of the elements; a run with .63 still trained, one with .96 did not (design notes, N2)
 PATIENCE = 20
 FEW = 3  # by chance all of three lie on one side, farther from it than from each other, in 1 of 30 runs of a share of one half
+LEARNT = 0.5  # of the first loss: later updates grow shorter by nature, and most of them were not lost when it counted
 BUILT = 0.9  # of its momentum: an update has its full length
 NEARLY_ALL, SOON = 0.9, 5  # of so many elements there is no chance in a share; a few steps, for Adam's first are the longest
 TAIL = 0.1
@@ -49,7 +52,7 @@ class LostUpdates(Rule):
         self.steps: list[int] = []
         self.shares: list[float] = []
         self.seen, self.largest, self.rate_before, self.is_told = 0, 0.0, np.inf, False
-        self.begun, self.elements = -1, 0
+        self.begun, self.elements, self.course = -1, 0, LossCourse()
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -64,7 +67,9 @@ class LostUpdates(Rule):
         lost = np.where(block.of_steps("skipped", 1.0)[:, self.columns] == 0, lost, np.nan)
         momentum = self._heavy_ball(block)
         size = np.where(np.isnan(lost), 0.0, rate * block["gradient.l2_norm"][:, self.columns])
+        losses = {one.at: one.loss for one in taken(block)}
         for i in np.flatnonzero(~np.isnan(lost).all(axis=1)).tolist():
+            self.course.add(losses.get(i, np.nan))
             there = ~np.isnan(lost[i])
             self.begun = block.start + i if self.begun < 0 else self.begun
             highest, intended = float(rate[i][there].max()), float(np.sqrt((size[i] ** 2).sum()))
@@ -95,10 +100,13 @@ class LostUpdates(Rule):
 
     def _is_clear(self, missing: float) -> bool:
         """missing: the part of its length that momentum has not given the update yet."""
-        if len(self.steps) == PATIENCE or (len(self.steps) >= SOON and min(self.shares[-SOON:]) > NEARLY_ALL):
+        if len(self.steps) >= SOON and min(self.shares[-SOON:]) > NEARLY_ALL:
             return True
+        if self.course.has_improved(1 - LEARNT):
+            return False
         low, high = min(self.shares[-FEW:]), max(self.shares[-FEW:])
-        return len(self.steps) >= FEW and missing <= 1 - BUILT + 1e-12 and low - LIMIT > high - low
+        is_steady = len(self.steps) >= FEW and low - LIMIT > high - low
+        return len(self.steps) >= PATIENCE or (is_steady and missing <= 1 - BUILT + 1e-12)
 
     def _finding(self, lost: np.ndarray) -> Finding:
         worst = [c for c, s in zip(self.columns, lost, strict=True) if s > LIMIT]

@@ -27,7 +27,8 @@ from weighbridge.format import counted
 WINDOW = 200
 LIMIT = 10  # 5 % of WINDOW; from one in 2,000 it would take chance 10^-19 (binomial, 11 or more of 200)
 USUAL = 0.05  # a hundred times what is usual: the scale may still be falling, step by step
-AGAIN = 0.01  # twenty times what is usual: a scale that was too high comes back after 2,000 steps
+AGAIN = 0.002  # four times what is usual: a scale that was too high comes back after 2,000 steps
+LOWER = 0.75  # of the scale that was too high: a search halves it
 CHANCE = 1e-6
 WARM_UP = 20  # halvings of 65536: the scale is then below 1, and nothing that a scale can mend
 
@@ -54,7 +55,7 @@ class ScalerStarvation(Rule):
             self.has_scaler |= row["skipped"] or row["loss_scale"] not in (1.0, None)
             scale, is_skipped = float(row["loss_scale"] or 1.0), row["skipped"]
             is_early = number not in self.taken and is_skipped and self.early.get(number, 0) < WARM_UP and scale > 1
-            is_known = scale <= 1 or scale >= self.lowest.get(number, math.inf)
+            is_known = scale <= 1 or scale > LOWER * self.lowest.get(number, math.inf)
             if is_skipped:
                 self.lowest[number] = min(scale, self.lowest.get(number, math.inf))
             if is_early:
