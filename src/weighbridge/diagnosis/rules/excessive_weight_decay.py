@@ -88,7 +88,7 @@ class ExcessiveWeightDecay(Rule):
     id, title = "excessive-weight-decay", "Weight decay kills the weights"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(parameter=["l2_norm"], update=["l2_norm", "dot_update_parameter"], tables=["steps", "groups", "graph"])
-    causes = ("vanishing-gradient", "collapsed-output", "dead-units", "rank-collapse", "stalled-loss", "saturated-units")
+    causes = ("vanishing-gradient", "collapsed-output", "dead-units", "rank-collapse", "stalled-loss")
     experiment = "20 steps from the last checkpoint with weight_decay=0: if the weights still shrink, this finding is wrong."
 
     def __init__(self) -> None:
