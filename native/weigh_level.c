@@ -1,5 +1,5 @@
 /* One instruction level of the kernel: compiled once for each (build.py), chosen at load (weighbridge_kernel.c).
- * Everything here but weigh_item is static, so no code of a higher level can be linked into a lower one. */
+ * Everything here but the tables of functions is static, so no code of a higher level can be linked into a lower one. */
 #include <math.h>
 #include <string.h>
 #if defined(__AVX2__)
@@ -542,13 +542,12 @@ static inline void ask_for(const void *block, int64_t bytes)
         __builtin_prefetch((const char *)block + at, 0, 2);
 }
 
-static void weigh_alone(const wb_item *item, wb_row *row)
+static void weigh_alone(const wb_item *item, int64_t begin, int64_t end, wb_row *row)
 {
     double room[WB_BLOCK], clean[WB_BLOCK];
     const int line = line_of(item->count, item->dtype);
-    start(row, item->histogram);
-    for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
-        const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
+    for (int64_t first = begin; first < end; first += WB_BLOCK) {
+        const int n = (int)(end - first < WB_BLOCK ? end - first : WB_BLOCK);
         if (line && first + AHEAD + WB_BLOCK <= item->count)
             ask_for((const char *)(uintptr_t)item->parameter + (first + AHEAD) * size_of(item->dtype), WB_BLOCK * size_of(item->dtype));
         weigh(load(item->parameter, first, n, item->dtype, room), n, item->dtype, line, clean, row);
@@ -556,19 +555,13 @@ static void weigh_alone(const wb_item *item, wb_row *row)
 }
 
 /* Parameter before, gradient, update and cross terms, and the snapshot refreshed, all while the block is in cache. */
-static void weigh_step(const wb_item *item, wb_row rows[3], wb_cross *cross)
+static void weigh_step(const wb_item *item, int64_t begin, int64_t end, wb_row rows[3], wb_cross *cross)
 {
     float update[WB_BLOCK];
     const int dtype = item->dtype, size = size_of(dtype), line = line_of(item->count, dtype);
     const int usual = dtype == WB_F32 && item->gradient && item->gradient_dtype == WB_F32;
-
-    start(&rows[0], item->histogram);
-    start(&rows[2], item->histogram);
-    if (item->gradient)
-        start(&rows[1], item->histogram);
-    memset(cross, 0, sizeof *cross);
-    for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
-        const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
+    for (int64_t first = begin; first < end; first += WB_BLOCK) {
+        const int n = (int)(end - first < WB_BLOCK ? end - first : WB_BLOCK);
         char *before = (char *)(uintptr_t)item->snapshot + first * size;
         const char *after = (const char *)(uintptr_t)item->parameter + first * size;
         const char *gradient = (const char *)(uintptr_t)item->gradient + first * size;
@@ -578,13 +571,29 @@ static void weigh_step(const wb_item *item, wb_row rows[3], wb_cross *cross)
     }
 }
 
-void JOIN(wb_weigh_item, WB_LEVEL)(const wb_item *item, wb_row rows[3], wb_cross *cross)
+static void begin_item(const wb_item *item, wb_row rows[3], wb_cross *cross)
 {
-    if (item->snapshot)
-        weigh_step(item, rows, cross);
-    else
-        weigh_alone(item, &rows[0]);
+    start(&rows[0], item->histogram);
+    if (!item->snapshot)
+        return;
+    start(&rows[2], item->histogram);
+    if (item->gradient)
+        start(&rows[1], item->histogram);
+    cross->lost = 0;
 }
+
+static void weigh_piece(const wb_item *item, int64_t first, int64_t end, wb_row rows[3], wb_cross *cross)
+{
+    for (int r = 0; r < 3; r++)
+        rows[r].sum = rows[r].sum_abs = rows[r].sum_sq = 0;
+    cross->gradient_parameter = cross->gradient_update = cross->update_parameter = 0;
+    if (item->snapshot)
+        weigh_step(item, first, end, rows, cross);
+    else
+        weigh_alone(item, first, end, &rows[0]);
+}
+
+const wb_item_level JOIN(wb_item_level, WB_LEVEL) = {begin_item, weigh_piece};
 
 #include "weigh_output.h"
 #include "weigh_sketch.h"
