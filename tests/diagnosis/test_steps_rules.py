@@ -12,6 +12,7 @@ from tests.diagnosis.made import NAN, block, found, outcome, step_rows, tensor
 from weighbridge.diagnosis import Finding, Outcome
 from weighbridge.diagnosis.registry import rule
 from weighbridge.diagnosis.rules import (
+    dominant_epsilon,
     gradient_spike,
     gradient_underflow,
     loss_spike,
@@ -255,6 +256,25 @@ def test_eps_above_the_gradients_is_told_where_nothing_is_learned(
     rms: float, update: float, progress: float, steps: int, is_told: bool
 ) -> None:
     assert [x.told_step for x in found(EPSILON, _adam(steps, rms, update, progress))] == [steps - 1] * is_told
+
+
+@pytest.mark.parametrize(
+    ("rate", "loss", "progress", "told"),
+    [
+        (0.99, 1.0, 4.9e-3, 2),  # a step as long as the rate says is 0.099 of the weights
+        (1.01, 1.0, 4.9e-3, 19),
+        (0.99, 1.0, 5.1e-3, -1),
+        (0.99, [1.0, 1.0, 1.0, 0.89, 0.89, 0.89, 0.89] + [0.8] * 20, 4.9e-3, 2),
+    ],
+)
+def test_a_rate_that_was_not_raised_to_match_is_told_at_once(rate: float, loss: Any, progress: float, told: int) -> None:
+    """Four tensors of norm 1 and 8 numbers: sqrt(32) lr over 2."""
+    of = rate * dominant_epsilon.MEANT * 2 / np.sqrt(32)
+    arrays = {"gradient.rms": {"*": 0.9e-3}, "gradient.count": {"*": 8.0}, "parameter.l2_norm": {"*": 1.0}}
+    arrays |= {"update.l2_norm": {"*": 0.09 * of * np.sqrt(8)}, "update.dot_gradient_update": {"*": -progress / 4}}
+    arrays |= {"update.dot_update_parameter": {"*": 0.0}}
+    made = block(25, arrays, optimizer="Adam", settings=ADAM, steps=step_rows(25, loss=loss, lr=of))
+    assert [f.told_step for f in found(EPSILON, made)] == [told] * (told >= 0)
 
 
 def test_slow_steps_that_lower_the_loss_are_slow_on_purpose() -> None:

@@ -100,9 +100,9 @@ class Api:
         ]
 
     def _kept(self, request: Request, make: Callable[[RunRecord], bytes]) -> Response:
-        """An Arrow stream about one run (or, with `rank`, about what that rank alone recorded): made once for all who ask the
-        same until the run has grown."""
-        with self.runs.use(one(request, "run"), integer(request, "rank")) as record:
+        """An Arrow stream about one run (or, with `rank`, about what that rank alone recorded; with `attempt`, as that one left
+        it): made once for all who ask the same until the run has grown."""
+        with self.runs.use(one(request, "run"), integer(request, "rank"), integer(request, "attempt")) as record:
             if answers.is_gone(request):
                 return answers.sentence(499, "Whoever asked is not there any more.")
             return answers.stream(record.kept(str(request.url.path) + "?" + str(request.query_params), lambda: make(record)))
@@ -151,6 +151,7 @@ class Api:
                 "last_step": record.last_step,
                 "logged": list(record.log_keys()),
                 "ranks": list(record.ranks),
+                "attempts": [dataclasses.asdict(one) for one in record.attempts],
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
                 "less_detail": jsonable(dataclasses.asdict(record.detail)) if record.detail is not None else None,
@@ -184,16 +185,16 @@ class Api:
         )
 
     def loss(self, request: Request) -> Response:
-        """The loss in buckets."""
+        """The loss in buckets; with `attempt`, as that one left it."""
         start, stop, buckets = window(request)
-        with self.runs.use(one(request, "run")) as record:
+        with self.runs.use(one(request, "run"), attempt=integer(request, "attempt")) as record:
             part = arrays.loss_of(record, start, stop, buckets)
         return answers.arrow(arrays.table_of([part]))
 
     def logged(self, request: Request) -> Response:
-        """One logged metric in buckets."""
+        """One logged metric in buckets; as `loss`."""
         start, stop, buckets = window(request)
-        with self.runs.use(one(request, "run")) as record:
+        with self.runs.use(one(request, "run"), attempt=integer(request, "attempt")) as record:
             part = arrays.metric_of(record, one(request, "key"), start, stop, buckets)
         return answers.arrow(arrays.table_of([part]))
 
@@ -263,7 +264,7 @@ class Api:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
         start, stop, _ = window(request)
         of = request.query_params
-        with self.runs.use(one(request, "run"), integer(request, "rank")) as record:
+        with self.runs.use(one(request, "run"), integer(request, "rank"), integer(request, "attempt")) as record:
             told = arrays.told_of(record, of.getlist("tensor")[:MOST_SERIES], of.getlist("stat")[:MOST_SERIES], start, stop)
         return JSONResponse(jsonable(told))
 

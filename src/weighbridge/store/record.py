@@ -56,9 +56,10 @@ COARSE_FROM = 8
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
 
 
-def open_run(path: str | PathLike[str], rank: int | None = None) -> RunRecord:
-    """Open a run's folder for reading. Raises NotARun, NewerFormat or CorruptRun."""
-    return RunRecord(Path(path), rank)
+def open_run(path: str | PathLike[str], rank: int | None = None, attempt: int | None = None) -> RunRecord:
+    """Open a run's folder for reading: all ranks as one or one of them, and of a run that was restarted its newest history or
+    what there was before the attempt after this one began. Raises NotARun, NewerFormat or CorruptRun."""
+    return RunRecord(Path(path), rank, attempt)
 
 
 def list_runs(dir: str | PathLike[str]) -> list[RunInfo]:
@@ -75,8 +76,8 @@ class RunRecord(Described):
     what the lowest rank recorded; of what all ranks hold whole, too. Statistics of sharded tensors are merged.
     """
 
-    def __init__(self, path: Path, rank: int | None = None) -> None:
-        super().__init__(path, rank)
+    def __init__(self, path: Path, rank: int | None = None, attempt: int | None = None) -> None:
+        super().__init__(path, rank, attempt)
         self._pictures = Pictures(self._all, self._owner)
 
     def __repr__(self) -> str:

@@ -40,6 +40,7 @@ class DivergedReplicas(Rule):
     id, title = "diverged-replicas", "Copies of the model differ between ranks"
     severity, certainty, since = "error", "proof", "0.1"
     needs = Needs(ranks=[*SUMS, *USED])
+    causes = ("loss-spike", "gradient-spike", "growing-loss", "stalled-loss")
     experiment = (
         "Broadcast all parameters from rank 0 and look again after 100 steps: if they stay equal, it was the beginning."
     )

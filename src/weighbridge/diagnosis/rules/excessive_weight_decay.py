@@ -30,7 +30,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.lossterms import penalised
 from weighbridge.diagnosis.pace import matrices
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.firstpass import from_text
@@ -66,8 +66,8 @@ class Decaying:
 
     def __init__(self, block: Block, by: str, columns: np.ndarray) -> None:
         self.by, self.columns = by, columns
-        weights, updates = (np.sqrt((block[f"{q}.l2_norm"][:, columns] ** 2).sum(axis=1)) for q in ("parameter", "update"))
-        dots = block["update.dot_update_parameter"][:, columns].sum(axis=1)  # NaN where one of them was not weighed
+        weights, updates = (np.sqrt(summed(block[f"{q}.l2_norm"][:, columns] ** 2)) for q in ("parameter", "update"))
+        dots = summed(block["update.dot_update_parameter"][:, columns])  # NaN where one of them was not weighed
         self.sums = list(zip(weights.tolist(), updates.tolist(), dots.tolist(), strict=True))
 
     def decay(self, one: Taken) -> float:
@@ -82,7 +82,7 @@ class ExcessiveWeightDecay(Rule):
     id, title = "excessive-weight-decay", "Weight decay kills the weights"
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(parameter=["l2_norm"], update=["l2_norm", "dot_update_parameter"], tables=["steps", "groups", "graph"])
-    causes = ("vanishing-gradient", "collapsed-output", "dead-units", "rank-collapse", "stalled-loss", "saturated-units")
+    causes = ("vanishing-gradient", "collapsed-output", "dead-units", "rank-collapse", "stalled-loss")
     experiment = "20 steps from the last checkpoint with weight_decay=0: if the weights still shrink, this finding is wrong."
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
 from weighbridge.diagnosis.spikes import Spike, SpikeWatch
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, share
@@ -62,7 +62,18 @@ class GradientSpike(Rule):
     severity, certainty, since = "warning", "heuristic", "0.1"
     is_event = True
     needs = Needs(gradient=["l2_norm"], tables=["steps", "groups"])
-    causes = ("loss-spike", "growing-loss")
+    causes = (  # one step as many times too long, and what a rate that is too high brings
+        *(
+            "loss-spike",
+            "growing-loss",
+            "high-learning-rate",
+            "exploding-gradient",
+            "exploding-weights",
+            "exploding-activation",
+        ),
+        *("dead-units", "saturated-units", "collapsed-output", "rank-collapse", "nonfinite-origin", "stalled-loss"),
+        "stale-second-moment",
+    )
     experiment = "The same step with another batch: if the gradient is as large, it is not the data."
 
     def __init__(self) -> None:
@@ -77,7 +88,7 @@ class GradientSpike(Rule):
         wholes: dict[int, np.ndarray] = {}  # by optimizer: of all its tensors together, at each step
         for one in taken(block):
             if one.optimizer not in wholes:
-                wholes[one.optimizer] = np.sqrt((norms[:, one.columns] ** 2).sum(axis=1))
+                wholes[one.optimizer] = np.sqrt(summed(norms[:, one.columns] ** 2))
             norm = float(wholes[one.optimizer][one.at])
             if not norm > 0:
                 continue

@@ -45,12 +45,8 @@ class GradientsNotZeroed(Rule):
         "it was, this is wrong."
     )
     causes = (
-        "high-learning-rate",
-        "exploding-gradient",
-        "exploding-weights",
-        "exploding-activation",
-        "growing-loss",
-        "stalled-loss",
+        *("high-learning-rate", "exploding-gradient", "exploding-weights", "exploding-activation", "growing-loss"),
+        *("stalled-loss", "loss-spike", "gradient-spike", "dead-units", "saturated-units", "nonfinite-origin"),
     )
 
     def __init__(self) -> None:

@@ -42,13 +42,7 @@ AT_THE_END: Final = 0.999  # of the forward pass
 class HighInitialLoss(GraphRule):
     id, title = "high-initial-loss", "The loss begins far above that of a guess"
     severity, certainty, since = "warning", "test", "0.1"
-    causes = (
-        "exploding-gradient",
-        "gradient-spike",
-        "loss-spike",
-        "saturated-units",
-        "wrong-initial-scale",
-    )
+    causes = ("exploding-gradient", "wrong-initial-scale")
     experiment = "Divide the last layer's weights by ten at the start: if the loss ends where it does now, it cost nothing."
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:

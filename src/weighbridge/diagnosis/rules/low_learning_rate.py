@@ -40,6 +40,8 @@ LATEST = 40  # steps after the start (or the end of a warm-up): later, short ste
 LOWERED = 0.5  # of the highest rate so far: the end of a schedule, or one that was stepped too often
 HALVED = 0.5  # of the loss: a schedule that ends after so much has done its work
 TINY = 2e-6  # so short that noise is no excuse: half a million steps
+SET = -0.6  # depth of a setting: there before the forward pass
+REACH = 0.1  # rms of the update over the rate; above it gradients are not why steps are short: the rate is
 AT_REST = 30.0  # leverage; of a loss near 0 any change is large
 
 
@@ -131,8 +133,13 @@ class LowLearningRate(Rule):
                 SettingEvidence("lr", f"{last.rate:g}"),
             ),
             fix=f"Set lr to ten times as much, {10 * last.rate:.1g}, and again, until the loss falls.",
-            depth=2.1,
+            depth=SET if self._is_of_the_rate(last) else 2.1,
         )
+
+    def _is_of_the_rate(self, step: Step) -> bool:
+        """Are updates as long as the rate allows? Then gradients are not why they are short; lost ones would be."""
+        is_lossy = any(self.tensors[c].dtype in ("bfloat16", "float16") for c in step.columns.tolist())
+        return step.reach > REACH and not is_lossy
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if any(len(c.cosines) >= COMPARED for c in self.courses.values()):

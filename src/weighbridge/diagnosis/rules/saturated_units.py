@@ -40,7 +40,7 @@ class SaturatedUnits(Rule):
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(tables=["spread", "steps"])
     travels = "deeper"
-    causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "stalled-loss")
+    causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "low-learning-rate", "stalled-loss")
     experiment = (
         "Divide the weights before this layer by ten and train 50 steps: if the loss falls no faster, saturation is not why."
     )

@@ -51,8 +51,10 @@ class VanishingGradient(Rule):
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
     travels = "shallower"
-    causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output")
-    same = ("collapsed-output",)  # factors below 1 at each layer take the differences between samples with them, too
+    causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output", "dead-units")
+    # factors below 1 at each layer take the differences between samples with them, too; a unit behind that then is on for all
+    # of them, or off
+    same = ("collapsed-output",)
     experiment = (
         "Train 50 steps with a norm layer in front of each activation: if the finding is right, the shallow layers' "
         "gradient is "

@@ -33,16 +33,8 @@ class WrongLossSign(Rule):
     id, title = "wrong-loss-sign", "An error is made large instead of small"
     severity, certainty, since = "error", "proof", "0.1"
     causes = (
-        "growing-loss",
-        "high-learning-rate",
-        "exploding-weights",
-        "exploding-gradient",
-        "exploding-activation",
-        "dead-units",
-        "saturated-units",
-        "collapsed-output",
-        "loss-spike",
-        "gradient-spike",
+        *("growing-loss", "high-learning-rate", "exploding-weights", "exploding-gradient", "exploding-activation"),
+        *("dead-units", "saturated-units", "collapsed-output", "loss-spike", "gradient-spike", "nonfinite-origin"),
     )
     needs = Needs(tables=["graph", "steps", "groups"])
     experiment = "Print the loss and the accuracy over 20 steps: if both fall, the finding is right."
