@@ -18,6 +18,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
 SERVE = "import sys; from weighbridge.cli.main import run; sys.argv = ['weighbridge', 'ui', *sys.argv[1:]]; run()"
 MIB = 2**20
+MOST_SECONDS = 120.0  # until a page can be used; then it is told and no more waited for
 USABLE = "!!document.querySelector('.heat') && !!document.querySelector('section[aria-label=Loss] .uplot')"
 # From an act to the second frame after what it was for is there: then it is on the screen.
 TIMED = """async () => {
@@ -86,7 +87,10 @@ def opened(browser: Any) -> Any:
 def until_usable(page: Any, address: str, usable: str = USABLE) -> float:
     """Milliseconds from asking for the page until it can be used."""
     page.goto(address, wait_until="commit")
+    end = time.monotonic() + MOST_SECONDS
     while not page.evaluate(usable):
+        if time.monotonic() > end:
+            raise SystemExit(f"{address} cannot be used after {MOST_SECONDS:.0f} s: {page.inner_text('body')[:200]!r}")
         time.sleep(0.01)
     return float(page.evaluate("performance.now()"))
 

@@ -140,15 +140,25 @@ static inline int NAME(octave)(U magnitude)
     return exponent < 0 ? 0 : exponent > WB_OCTAVES + 1 ? WB_OCTAVES + 1 : (int)exponent;
 }
 
+static inline U NAME(largest)(NAME(extremes) e)
+{
+    const U most_positive = e.signed_max < 0 ? 0 : (U)e.signed_max;
+    const U most_negative = (B)e.unsigned_max < 0 ? e.unsigned_max & (U)MAGNITUDE : 0;
+    return most_positive > most_negative ? most_positive : most_negative;
+}
+
+static inline U NAME(smallest)(NAME(extremes) e)
+{
+    const U least_positive = (B)e.unsigned_min < 0 ? (U)MAGNITUDE : e.unsigned_min;
+    const U least_negative = e.signed_min < 0 ? (U)e.signed_min & (U)MAGNITUDE : (U)MAGNITUDE;
+    return least_positive < least_negative ? least_positive : least_negative;
+}
+
 /* The powers of two that elements of a block may have, from its extremes; where it has zeros, the elements are looked at
  * for their smallest. */
 static inline void NAME(octaves)(const NAME(bits) *x, int n, NAME(extremes) e, int *low, int *high)
 {
-    const U most_positive = e.signed_max < 0 ? 0 : (U)e.signed_max;
-    const U most_negative = (B)e.unsigned_max < 0 ? e.unsigned_max & (U)MAGNITUDE : 0;
-    const U least_positive = (B)e.unsigned_min < 0 ? (U)MAGNITUDE : e.unsigned_min;
-    const U least_negative = e.signed_min < 0 ? (U)e.signed_min & (U)MAGNITUDE : (U)MAGNITUDE;
-    U least = least_positive < least_negative ? least_positive : least_negative;
+    U least = NAME(smallest)(e);
     if (least == 0) {
         least = ~(U)0;
 #pragma omp simd reduction(min : least)
@@ -159,7 +169,7 @@ static inline void NAME(octaves)(const NAME(bits) *x, int n, NAME(extremes) e, i
         least++;
     }
     *low = NAME(octave)(least);
-    *high = NAME(octave)(most_positive > most_negative ? most_positive : most_negative);
+    *high = NAME(octave)(NAME(largest)(e));
 }
 
 /* The histogram's bin of each element, in lanes; then the counting. */
@@ -187,9 +197,35 @@ static inline void NAME(count_bins)(const NAME(bits) *x, int n, int is_whole, NA
     add_to_bins(bin, n, is_whole, low, high, row);
 }
 
+/* The usual case again, quicker: finite floats, all of them in the histogram's range. Returns 0, with nothing done, elsewhere. */
+static inline int NAME(count_usual)(const NAME(bits) *x, int n, int line, NAME(extremes) e, wb_row *row)
+{
+#if defined(__AVX512BW__)
+    const element_f32 *const floats = (const void *)x;
+    const int count = line ? n / WB_STRIDE : n;
+    if (sizeof(U) > 4 || row->histogram || !NAME(all_finite)(e) || (line && n < WB_BLOCK))
+        return 0;
+    U least = NAME(smallest)(e), largest = NAME(largest)(e);
+    if (least == 0 && largest)
+        least = (U)least_looked_at(floats, n, line, count);
+    if (largest) {
+        const int low = NAME(octave)(least), high = NAME(octave)(largest);
+        if (low < 1 || high > WB_OCTAVES || high - low > WIDE_RANGE)
+            return 0;
+        row->octave = high > row->octave ? high : row->octave;
+        compare_floats(floats, n, line, count, low, high, row->bins[0]);
+    }
+    row->looked_at += count;
+    return 1;
+#else
+    (void)x, (void)n, (void)line, (void)e, (void)row;
+    return 0;
+#endif
+}
+
 static inline void NAME(count_histogram)(const NAME(bits) *x, int n, int line, NAME(extremes) e, wb_row *row)
 {
-    if (row->histogram < 0)
+    if (row->histogram < 0 || NAME(count_usual)(x, n, line, e, row))
         return;
     if (!line) { /* the whole tensor */
         row->looked_at += n;

@@ -21,9 +21,17 @@ export interface RunDetail extends RunFacts {
   last_step: number;
   logged: string[];
   ranks: number[]; // that recorded something
+  attempts: Attempt[]; // more than one: the run went on after a restart
   own_seconds: number | null;
   wall_seconds: number | null;
   less_detail: { step: number; words: string; cost: number; allowed: number } | null;
+}
+
+export interface Attempt {
+  number: number;
+  first_step: number;
+  last_step: number; // that it took
+  kept_until: number; // the last of them that no later attempt took again
 }
 
 export interface Tensor {
@@ -108,8 +116,9 @@ export async function quantiles(name: string, tensor: string, quantity: string, 
 }
 
 /** The loss (key null) or a metric that the training logged. */
-export async function loss(name: string, key: string | null, window: Window, signal?: AbortSignal): Promise<Line> {
-  const answer = await ask(key === null ? "loss" : "logged", { run: name, ...(key === null ? {} : { key }), ...window }, signal);
+export async function loss(name: string, key: string | null, window: Window, signal?: AbortSignal, attempt: number | null = null): Promise<Line> {
+  const asked = { run: name, ...(key === null ? {} : { key }), ...window, ...(attempt === null ? {} : { attempt }) };
+  const answer = await ask(key === null ? "loss" : "logged", asked, signal);
   const line = lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
   return frozen() ? within(line, window) : line;
 }

@@ -38,6 +38,7 @@ test("a moment says today, or the day", () => {
 test("ticks of one axis share their decimals", () => {
   assert.deepEqual(ticks([0, 0.5, 1]), ["0.0", "0.5", "1.0"]);
   assert.deepEqual(ticks([2.24, 2.27, 2.3]), ["2.24", "2.27", "2.30"]);
+  assert.deepEqual(ticks([0, 0.25, 0.5]), ["0.00", "0.25", "0.50"]); // and say what they are
   assert.deepEqual(ticks([0, 500, 1000]), ["0", "500", "1,000"]);
   assert.deepEqual(ticks([1e-8, 1e-6]), ["10⁻⁸", "10⁻⁶"]);
   assert.deepEqual(ticks([0, 2e-5, 4e-5]), ["0", "2×10⁻⁵", "4×10⁻⁵"]);

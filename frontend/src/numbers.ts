@@ -75,7 +75,9 @@ export function ticks(values: readonly (number | null)[]): string[] {
   if (largest >= 1e5 || (largest > 0 && largest < 1e-3)) {
     return values.map((v) => (v === null ? "" : v === 0 ? "0" : tidyPower(v)));
   }
-  const decimals = Number.isFinite(gap) && gap > 0 ? Math.max(0, Math.min(8, Math.ceil(-Math.log10(gap) - 1e-9))) : 3;
+  const least = Number.isFinite(gap) && gap > 0 ? Math.max(0, Math.min(8, Math.ceil(-Math.log10(gap) - 1e-9))) : 3;
+  const isExact = shown.every((v) => Math.abs(Number(v.toFixed(least)) - v) < gap * 1e-6); // 0.25 is no 0.3
+  const decimals = isExact || !Number.isFinite(gap) ? least : Math.min(8, least + 1);
   return values.map((v) => (v === null ? "" : minus(v.toFixed(decimals)).replace(/\B(?<!\.\d*)(?=(\d{3})+(?!\d))/g, ",")));
 }
 

@@ -180,9 +180,13 @@ def test_code_and_keeping(lab: tuple[str, Path], open_page: Callable[..., Any]) 
     expect(dialog).to_contain_text("weighbridge lab --data moons --layers 2-3-1")
     press(page, "Close")
     press(page, "Keep as run")
-    page.get_by_role("link", name="Kept: moons-2-3-1-seed-2").click()
-    eventually(page, "location.pathname", "/run/moons-2-3-1-seed-2")
-    assert open_run(lab[1] / "moons-2-3-1-seed-2").losses().values.tolist() == losses(SHORT, 2)[0]
+    page.get_by_role("link", name="Compare with its twin").click()
+    eventually(page, "location.search", "?run=moons-2-3-1-seed-2&run=moons-2-3-1-seed-2-twin-bias-0")
+    page.get_by_text("bias").first.wait_for()
+    page.go_back()
+    eventually(page, "location.pathname", "/lab")
+    for name, query in (("moons-2-3-1-seed-2", SHORT), ("moons-2-3-1-seed-2-twin-bias-0", f"{SHORT}&bias=0")):
+        assert open_run(lab[1] / name).losses().values.tolist() == losses(query, 2)[0]
 
 
 def test_a_link_that_is_wrong_is_answered_in_words_and_the_next_choice_is_trained(

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tests.browser.conftest import eventually, serving
+from tests.browser.conftest import eventually, expect, serving, settled
 from tests.browser.states import changed, column
+from tests.browser.test_export import rows as csv_rows
+from tests.browser.test_export import saved
 from tests.store import made_rows
-from weighbridge.records import Quantity
+from weighbridge.records import COPY, REPLICA, Quantity
 from weighbridge.store.layout import create_run
 from weighbridge.store.writer import RankWriter
 
@@ -31,7 +34,7 @@ def test_the_picture_of_one_rank_is_chosen_and_stands_in_the_address(tmp_path: P
     with serving(tmp_path) as address:
         page = open_page(f"{address}/run/two")
         page.locator(".heat").wait_for()
-        menu = page.get_by_label("ranks")
+        menu = page.get_by_label("ranks", exact=True)
         assert menu.locator("option").all_inner_texts() == ["ranks: all as one", "rank 0 alone", "rank 1 alone"]
         menu.select_option(label="rank 1 alone")
         eventually(page, "location.search", "?rank=1")
@@ -40,3 +43,28 @@ def test_the_picture_of_one_rank_is_chosen_and_stands_in_the_address(tmp_path: P
         page.locator(".heat").wait_for()
         eventually(page, "location.search", "?rank=1&stat=parameter.rms")
         assert page.evaluate("document.documentElement.scrollWidth") == 1280
+
+
+def test_a_rank_that_differs_is_named_under_the_picture(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    run = create_run(tmp_path, "apart", {"world_size": 3})
+    for rank in range(3):
+        rows = made_rows.rows(0, 30)
+        wrong = (column(rows, "step") >= 12) & (column(rows, "tensor") == 1) & (rank == 2)
+        rows = changed(rows, sum=column(rows, "sum") + wrong)
+        described = [{**row, "placement": COPY if rank else REPLICA} for row in made_rows.tensors().to_pylist()]
+        tensors = pa.RecordBatch.from_pylist(described, made_rows.tensors().schema)
+        writer = RankWriter(run, rank)
+        writer.write({"rows": rows, "steps": made_rows.steps(0, 30), "tensors": tensors}, 0, 29)
+        writer.finish(30)
+    with serving(tmp_path) as address:
+        for width in (1280, 390):
+            page = open_page(f"{address}/run/apart", width=width)
+            panel = page.get_by_label("ranks beside each other")
+            expect(panel).to_contain_text("Rank 2 differs from ranks 0 and 1 in 1 of 3 parameters from step 12 on")
+            expect(panel.locator("tr[data-rank='2']")).to_contain_text("from step 12")
+            expect(panel.locator("tr[data-rank='1']")).to_contain_text("none")
+            settled(page)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+        found = csv_rows(saved(page, "differences between ranks", "CSV"))
+    wrong_cells = [(row["parameter"], row["rank"], row["first step"]) for row in found if row["state"] == "different"]
+    assert wrong_cells == [("layers.0.bias", "2", str(step)) for step in range(12, 30)]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.diagnosis.made import tensor
-from weighbridge.diagnosis import Diagnosis, Finding, ValueEvidence, registry
+from weighbridge.diagnosis import INPUT, Diagnosis, Finding, ValueEvidence, registry
 from weighbridge.diagnosis.causes import Links, linked, nearest_cause, roots, undetermined
 from weighbridge.diagnosis.tensors import Tensors
 
@@ -201,3 +201,37 @@ def test_of_several_causes_the_one_that_began_last_is_named() -> None:
     assert nearest_cause("s at c", made) == "two at b"
     assert nearest_cause("two at b", made) == "one at a"
     assert nearest_cause("one at a", made) == ""
+
+
+def test_what_comes_with_the_batch_follows_from_nothing_in_the_network() -> None:
+    links = {"rate": Links(("nan",)), "scale": Links(("nan",))}
+    inside, outside = finding("nan", 5, place="b"), finding("nan", 5, place=INPUT)
+    rate, scale = finding("rate", 1, certainty="test"), finding("scale", 1, certainty="test", place=INPUT)
+    assert explained(linked([rate, inside], links))["rate"] == ("nan at b",)
+    assert explained(linked([rate, outside], links))["rate"] == ()
+    assert explained(linked([scale, outside], links))["scale"] == ("nan at input",)
+
+
+def test_no_update_is_the_cause_of_what_the_first_step_shows_before_it() -> None:
+    links = {rule: Links(("gradient", "stalled-loss")) for rule in ("units", "rate", "forward")}
+    late = {"told": 39, "certainty": "heuristic"}  # its onset may be 19 steps late
+    gradient, stalled = (
+        finding("gradient", 0, depth=1.5, certainty="heuristic"),
+        finding("stalled-loss", 0, 0.99, severity="note"),
+    )
+    for cause, effects in (
+        (finding("units", 2, depth=1e-6, **late), ("stalled-loss",)),
+        (finding("rate", 0, depth=2.0, **late), ("stalled-loss",)),
+        (finding("forward", 0, depth=1.9, **late), ("stalled-loss", "gradient")),
+    ):
+        assert {*explained(linked([gradient, stalled, cause], links))[cause.rule]} == {*effects}
+
+
+def test_of_one_rule_one_finding_is_a_cause() -> None:
+    dead = [finding("dead", i, place=f"l{i}", severity="warning") for i in range(4)]
+    assert [f.key for f in roots([*dead, finding("other", 9, severity="warning")])] == ["dead at l0", "other"]
+
+
+def test_what_costs_memory_alone_stands_behind_what_harms() -> None:
+    found = [finding("redundant-bias", 0, severity="warning"), finding("guess", 5, severity="warning", certainty="heuristic")]
+    assert [f.rule for f in roots(found)] == ["guess", "redundant-bias"]

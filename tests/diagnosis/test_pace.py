@@ -15,7 +15,7 @@ from tests.diagnosis.made import block, step_rows, tensor
 from weighbridge.diagnosis.depth import steepest
 from weighbridge.diagnosis.pace import Step, matrices, steps_taken
 from weighbridge.diagnosis.ranktest import z_of_fall
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.worse import Worse
 
 WEIGHT = (tensor(0, "a.weight", shape=(2, 4)), tensor(1, "a.bias", count=2))
@@ -111,3 +111,12 @@ def test_a_loss_is_worse_when_it_is_so_by_far_or_three_times(losses: list[float]
 def test_a_first_loss_that_is_not_above_zero_is_no_measure() -> None:
     worse = Worse()
     assert not any(worse.read(loss) for loss in [0.0, 5.0, 50.0, 500.0, None])
+
+
+def test_sums_over_tensors_are_the_same_to_the_last_bit_however_steps_are_cut() -> None:
+    """A choice of columns lies in memory by column, one row of it by row: NumPy would add in another order."""
+    array = np.random.default_rng(0).lognormal(size=(40, 37))
+    columns = np.arange(1, 36, 2)
+    whole = summed(array[:, columns])
+    assert whole.tobytes() == np.concatenate([summed(array[i : i + 1, columns]) for i in range(40)]).tobytes()
+    assert whole.tobytes() != array[:, columns].sum(axis=1).tobytes()

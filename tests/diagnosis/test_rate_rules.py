@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from weighbridge.diagnosis.rules import high_learning_rate as high
 from weighbridge.diagnosis.rules import low_learning_rate as low
 from weighbridge.diagnosis.rules import stalled_loss as stalls
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.tensors import Tensors
 
 HIGH, LOW = rule("high-learning-rate"), rule("low-learning-rate")
 WEIGHTS, STALLED, GROWING = rule("exploding-weights"), rule("stalled-loss"), rule("growing-loss")
@@ -92,6 +94,29 @@ def test_a_loss_that_is_stuck_after_a_wild_step(stuck: float, told: list[int]) -
     assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == told
 
 
+@pytest.mark.parametrize(
+    ("promises", "rates", "first"),
+    [
+        ([0.1] * 12 + [5.0], None, 12),  # in one step: a batch, perhaps
+        ([0.1] * 10 + [0.31, 0.5, 5.0], None, 10),  # it swung up over three
+        ([0.1] * 10 + [0.29, 0.5, 5.0], None, 11),
+        ([0.1] * 7 + [0.5, 5.0], None, 8),  # too few to know what is usual
+        ([0.1, 5.0] + [0.1] * 10 + [5.0], None, 12),  # one long ago did no harm
+        ([0.1, 5.0] + [0.1] * 9 + [5.0], None, 1),
+        ([0.1] * 12 + [5.0], {10: high.SET * 1.01}, 10),  # somebody raised the rate: that was the beginning
+        ([0.1] * 12 + [5.0], {10: high.SET}, 12),
+        ([0.1] * 12 + [5.0], {12 - high.WINDOW - 1: 10.0}, 12),  # long before: it did no harm
+        ([0.1, 0.1, 0.1, 5.0, 0.1, 5.0], {4: 10.0}, 4),
+    ],
+)
+def test_since_when_the_rate_is_too_high(promises: list[float], rates: dict[int, float] | None, first: int) -> None:
+    lr = [0.1] * (len(promises) + 1)
+    for step, times in (rates or {}).items():
+        lr[step:] = [times * 0.1] * (len(lr) - step)
+    losses = [1.0] + [0.6] * (len(promises) - 1) + [20.0]
+    assert [f.first_step for f in found(HIGH, _steps([*promises, 0.1], 0.2, losses, lr=lr))] == [first]
+
+
 def test_of_a_loss_below_zero_nothing_is_said() -> None:
     made = _steps(5.0, 0.2, np.array([1.0, -1.0, 50.0, 50.0]))
     assert found(HIGH, made) == []
@@ -162,6 +187,17 @@ def test_short_steps_that_come_late_are_those_of_a_model_that_has_learnt() -> No
     for normal, told in ((low.LATEST - low.WINDOW, True), (low.LATEST - low.WINDOW + 1, False)):
         paces = np.where(np.arange(steps) < normal, 1e-2, low.PACE / 2)
         assert bool(found(LOW, _short(steps, paces=paces))) is told
+
+
+def test_where_the_rate_itself_makes_steps_short_it_was_there_before_the_pass() -> None:
+    """The update's root mean square over the rate: 16 elements of 1e-6 / 2 in all."""
+    own = {"paces": low.PACE / 2, "losses": np.ones(low.WINDOW)}
+    rms = low.PACE / 2 * 2**0.5 / 4
+    for rate, depth in ((rms / low.REACH * 0.99, low.SET), (rms / low.REACH * 1.01, 2.1)):
+        assert [f.depth for f in found(LOW, _short(lr=rate, **own))] == [depth]
+    made = _short(lr=rms / low.REACH * 0.99, **own)
+    halves = Tensors([dataclasses.replace(t, dtype="bfloat16") for t in TENSORS])  # updates that are lost make steps short
+    assert [f.depth for f in found(LOW, dataclasses.replace(made, tensors=halves))] == [2.1]
 
 
 def test_without_comparisons_it_cannot_judge() -> None:

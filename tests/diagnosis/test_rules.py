@@ -274,10 +274,14 @@ def _lost(shares: Any, norm: Any = 1.0, **more: Any) -> Any:
 @pytest.mark.parametrize(
     ("shares", "is_told"),
     [
-        ([0.51] * lost_updates.PATIENCE, True),
-        ([0.51] * (lost_updates.PATIENCE - 1), False),
+        ([0.51] * lost_updates.FEW, True),
+        ([0.51] * (lost_updates.FEW - 1), False),
+        ([0.62, 0.6, 0.7], False),  # they differ by as much as they are above a half
+        ([0.62, 0.61, 0.7], True),
+        ([0.51, 0.6] * (lost_updates.PATIENCE // 2), True),  # at last
+        ([0.51, 0.6] * (lost_updates.PATIENCE // 2 - 1), False),
         ([lost_updates.LIMIT] * 40, False),  # exactly on the limit
-        (([0.9] * 19 + [0.1]) * 3, False),
+        (([0.9] * 2 + [0.1]) * 20, False),
     ],
 )
 def test_lost_updates_are_told_after_so_many_steps_above_half(shares: list[float], is_told: bool) -> None:
@@ -286,11 +290,35 @@ def test_lost_updates_are_told_after_so_many_steps_above_half(shares: list[float
     assert [f.place for f in told] == ["a"] * is_told
 
 
+@pytest.mark.parametrize(
+    ("share", "momentum", "settings", "told"),
+    [
+        (0.8, 0.0, {}, 2),
+        (0.8, 0.9, {"betas": [0.9, 0.999]}, 2),  # Adam's first steps are its longest
+        (0.8, 0.4, {}, 2),  # 0.4^3 = 0.064
+        (0.8, 0.5, {}, 3),  # 0.5^3 = 0.125
+        (0.8, 0.8, {}, 10),  # 0.8^10 = 0.107, 0.8^11 = 0.086
+        (0.8, 0.99, {}, 19),
+        (0.95, 0.99, {}, 4),
+    ],
+)
+def test_momentum_must_have_built_up(share: float, momentum: float, settings: dict[str, Any], told: int) -> None:
+    rows = step_rows(40, momentum=momentum)
+    assert [f.told_step for f in found(LOST, _lost([share] * 40, steps=rows, settings=settings))] == [told]
+
+
+@pytest.mark.parametrize(("share", "last", "told"), [(0.8, 0.51, [32]), (0.8, 0.49, []), (0.91, 0.49, [34])])
+def test_once_the_loss_has_halved_nearly_all_must_be_lost(share: float, last: float, told: list[int]) -> None:
+    loss = [1.0] * 10 + [last] * 70
+    shares = [0.2] * 30 + [share] * 50
+    assert [f.told_step for f in found(LOST, _lost(shares, steps=step_rows(80, loss=loss)))] == told
+
+
 def test_updates_lost_while_the_rate_rises_or_where_little_is_left_to_do_are_clear() -> None:
     rising = [0.001 * (step + 1) for step in range(40)]
     assert found(LOST, _lost([0.9] * 40, steps=step_rows(40, lr=rising))) == []
-    shrunk = np.array([1.0] * 5 + [0.09] * 60)
-    assert found(LOST, _lost([0.9] * 65, norm=shrunk[:, None][:, 0])) == []
+    shrunk = np.array([1.0] * 2 + [0.09] * 60)
+    assert found(LOST, _lost([0.9] * 62, norm=shrunk)) == []
 
 
 def test_float32_is_not_applicable() -> None:
@@ -302,8 +330,10 @@ def test_float32_is_not_applicable() -> None:
 STARVED = rule("scaler-starvation")
 
 
-def _skips(skipped: list[bool]) -> Any:
-    return block(len(skipped), steps=step_rows(len(skipped), skipped=skipped, loss_scale=1024.0))
+def _skips(skipped: list[bool], scale: Any = None) -> Any:
+    """A scale that falls and does not come back; else the given ones."""
+    falling = [2.0 ** (60 - sum(skipped[:step])) for step in range(len(skipped))]
+    return block(len(skipped), steps=step_rows(len(skipped), skipped=skipped, loss_scale=scale or falling))
 
 
 @pytest.mark.parametrize(
@@ -322,6 +352,36 @@ def _skips(skipped: list[bool]) -> Any:
 def test_steps_left_out_are_counted_after_the_warm_up_and_in_a_window(skipped: list[bool], is_told: bool) -> None:
     assert scaler_starvation.WINDOW == 200
     assert bool(found(STARVED, _skips(skipped))) is is_told
+
+
+def _halved(skipped: list[bool], scale: float, interval: int) -> list[float]:
+    """The scale at each step, by PyTorch's rule."""
+    scales, taken = [], 0
+    for is_skipped in skipped:
+        scales.append(scale)
+        taken = 0 if is_skipped else taken + 1
+        scale = scale / 2 if is_skipped else 2 * scale if taken % interval == 0 else scale
+    return scales
+
+
+@pytest.mark.parametrize(
+    ("skipped", "first", "interval", "told"),
+    [
+        ([False, True] * 20, 1024.0, 1, [7]),  # the first is a search; of eight steps three more: once in 2 million times
+        ([False, False, True] * 20, 1024.0, 2, [14]),  # four of 15
+        (([False] * 9 + [True]) * 8, 1024.0, 9, [59]),
+        (([False] * 49 + [True]) * 20, 1024.0, 49, []),
+        ([True] * 19, 65536.0, 2000, [18]),  # a scale of 1 after 16 halvings, then three that no scale can mend
+        ([True] * 18 + [False], 65536.0, 2000, []),
+        ([True] * 12 + [False] * 200, 65536.0, 2000, []),  # a search
+        ([True] * 5, 2.0, 2000, [3]),
+    ],
+)
+def test_a_scale_that_was_too_high_before_is_no_search(
+    skipped: list[bool], first: float, interval: int, told: list[int]
+) -> None:
+    made = _skips(skipped, _halved(skipped, first, interval))
+    assert [f.told_step for f in found(STARVED, made)] == told
 
 
 # ---- evaluation-mode-while-training ----

@@ -12,6 +12,7 @@ from tests.diagnosis.made import NAN, block, found, outcome, step_rows, tensor
 from weighbridge.diagnosis import Finding, Outcome
 from weighbridge.diagnosis.registry import rule
 from weighbridge.diagnosis.rules import (
+    dominant_epsilon,
     gradient_spike,
     gradient_underflow,
     loss_spike,
@@ -130,8 +131,13 @@ def test_updates_that_point_back_along_the_weights_are_told(cosine: float, rate:
     assert [(x.place, x.told_step) for x in _decayed(cosine, rate, steps)] == [("", steps - 1)] * is_told
 
 
-def test_shrinking_without_decay_is_none_of_its() -> None:
-    assert _decayed(-1.0, 0.1, 9, decay=0.0) == []
+@pytest.mark.parametrize(("apart", "is_told"), [(1.2, True), (1.3, False)])
+def test_shrinking_without_decay_is_none_of_its_unless_all_shrink_alike(apart: float, is_told: bool) -> None:
+    sizes = {"a.weight": 0.1, "*": 0.1 * apart}
+    arrays = {"parameter.l2_norm": {"*": 1.0}, "update.l2_norm": sizes}
+    arrays |= {"update.dot_update_parameter": {name: -size for name, size in sizes.items()}}
+    told = found(DECAY, block(9, arrays, steps=step_rows(9, weight_decay=0.0, loss=1.0)))
+    assert [f.told_step for f in told] == [2] * is_told
 
 
 def test_a_model_that_has_learned_may_shrink() -> None:
@@ -198,6 +204,39 @@ def test_a_loss_that_a_renewed_target_doubles_is_no_spike_below_its_first_value(
     assert bool(found(LOSS, block(60, steps=step_rows(60, loss=losses.tolist())))) is is_told
 
 
+@pytest.mark.parametrize(
+    ("after", "told_step"),
+    [
+        ([], None),  # the run ends
+        ([1.0], 41),
+        ([3.5, 1.9], 42),  # the limit is twice what it was
+        ([3.5, 2.1], None),
+        ([3.5, 3.5, 1.0], None),  # too late: what is asked for has changed, and is being learnt
+        ([3.5, 6.5, 17.9, 6.5], None),  # it may pass its first value on the way
+        ([3.5, 18.1], 42),  # but not by FAR: that is one of its own
+    ],
+)
+def test_a_jump_that_stays_below_the_first_value_is_a_change_of_what_is_asked_for(
+    after: list[float], told_step: int | None
+) -> None:
+    """From 6 down to 1, then 4 at step 40."""
+    assert (loss_spike.BACK, loss_spike.FAR) == (2, 3.0)
+    losses = [6.0] * 3 + np.linspace(6.0, 1.0, 17).tolist() + [1.0] * 20 + [4.0] + after
+    told = found(LOSS, block(len(losses), steps=step_rows(len(losses), loss=losses)))
+    assert [x.told_step for x in told] == ([] if told_step is None else [told_step])
+    assert all(x.first_step == (40 if losses[-1] < 6.0 else told_step) for x in told)
+
+
+def test_the_norm_of_more_tensors_is_no_spike_of_fewer() -> None:
+    """b is thawed at step 30: what had no gradient before has one."""
+    usual, thawed = _series(60, 30, 1.0), _series(60, 50, 1.0, seed=1) * 10
+    later = {"a.weight": usual, "b.weight": np.where(np.arange(60) < 30, NAN, thawed)}
+    assert found(GRADIENT, block(60, {"gradient.l2_norm": later})) == []
+    later["b.weight"] = np.where(np.arange(60) == 50, 400.0, later["b.weight"])
+    (told,) = found(GRADIENT, block(60, {"gradient.l2_norm": later}))
+    assert (told.place, told.first_step) == ("b.weight", 50)
+
+
 def test_a_gradient_spike_is_the_tensor_s_with_the_largest_share() -> None:
     usual, jump = _series(40, 30, 1.0), _series(40, 30, 40.0, seed=1)
     (told,) = found(GRADIENT, block(40, {"gradient.l2_norm": {"*": usual, "b.weight": jump}}))
@@ -255,6 +294,25 @@ def test_eps_above_the_gradients_is_told_where_nothing_is_learned(
     rms: float, update: float, progress: float, steps: int, is_told: bool
 ) -> None:
     assert [x.told_step for x in found(EPSILON, _adam(steps, rms, update, progress))] == [steps - 1] * is_told
+
+
+@pytest.mark.parametrize(
+    ("rate", "loss", "progress", "told"),
+    [
+        (0.99, 1.0, 4.9e-3, 2),  # a step as long as the rate says is 0.099 of the weights
+        (1.01, 1.0, 4.9e-3, 19),
+        (0.99, 1.0, 5.1e-3, -1),
+        (0.99, [1.0, 1.0, 1.0, 0.89, 0.89, 0.89, 0.89] + [0.8] * 20, 4.9e-3, 2),
+    ],
+)
+def test_a_rate_that_was_not_raised_to_match_is_told_at_once(rate: float, loss: Any, progress: float, told: int) -> None:
+    """Four tensors of norm 1 and 8 numbers: sqrt(32) lr over 2."""
+    of = rate * dominant_epsilon.MEANT * 2 / np.sqrt(32)
+    arrays = {"gradient.rms": {"*": 0.9e-3}, "gradient.count": {"*": 8.0}, "parameter.l2_norm": {"*": 1.0}}
+    arrays |= {"update.l2_norm": {"*": 0.09 * of * np.sqrt(8)}, "update.dot_gradient_update": {"*": -progress / 4}}
+    arrays |= {"update.dot_update_parameter": {"*": 0.0}}
+    made = block(25, arrays, optimizer="Adam", settings=ADAM, steps=step_rows(25, loss=loss, lr=of))
+    assert [f.told_step for f in found(EPSILON, made)] == [told] * (told >= 0)
 
 
 def test_slow_steps_that_lower_the_loss_are_slow_on_purpose() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import weighbridge
-from tests.diagnosis.made import LAYERS, block, found, outcome, step_rows, tensor
+from tests.diagnosis.made import LAYERS, asked, block, found, outcome, step_rows, tensor
 from tests.diagnosis.trainings import Training, batches, data, seeded, sgd_mlp, train
 from weighbridge.diagnosis import INPUT, Finding, Outcome
 from weighbridge.diagnosis.registry import rule
@@ -20,6 +20,7 @@ from weighbridge.diagnosis.stream import Block
 
 DATA = rule("uninformative-data")
 LN4 = math.log(4)
+SWINGS = [LN4 + 0.08 * (-1) ** step for step in range(40)]
 
 
 def _pairs(steps: int, distance: float = 0.0, neighbour: float = 0.0, samples: int = 40, **more: Any) -> list[dict[str, Any]]:
@@ -37,20 +38,23 @@ def _told(steps: int = 15, loss: Any = LN4, promise: float = 0.01, **more: Any) 
 
 def test_a_loss_at_the_entropy_of_labels_that_go_with_nothing_is_told() -> None:
     (told,) = _told()
-    assert (told.place, told.first_step, told.told_step) == (INPUT, rules.SETTLE, rules.STEPS - 1)
+    assert (told.place, told.first_step, told.told_step) == (INPUT, 0, rules.SOON - 1)  # its samples are those from step 0 on
     assert told.evidence[0].limit == pytest.approx(math.log(4))  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("steps", "more", "is_told"),
     [
-        (14, {}, False),
-        (15, {"samples": 26}, False),  # 390
-        (15, {"samples": 27}, True),
-        (15, {"distance": 0.77}, True),  # 0.77 * sqrt(15) = 2.98
-        (15, {"distance": 0.78}, False),
-        (15, {"neighbour": 0.78}, False),
-        (15, {"neighbour": -0.78}, False),
+        (rules.SOON - 1, {}, False),
+        (rules.SOON, {}, True),
+        (rules.SOON, {"samples": 19}, False),  # 190
+        (rules.SOON, {"samples": 20}, True),
+        (rules.SOON, {"distance": 0.94}, True),  # 0.94 * sqrt(10) = 2.97 of 400 samples,
+        (rules.SOON, {"distance": 0.96}, False),
+        (rules.SOON, {"neighbour": 0.96}, False),
+        (rules.SOON, {"neighbour": -0.96}, False),
+        (rules.SOON, {"samples": 20, "distance": 0.48}, True),  # 1.52 of 200: 0.25 * sqrt(200) - 2 = 1.54
+        (rules.SOON, {"samples": 20, "distance": 0.50}, False),
         (15, {"loss": 0.981 * math.log(4)}, True),
         (40, {"loss": 0.979 * math.log(4)}, False),
         (15, {"loss": 1.24 * math.log(4)}, True),
@@ -59,6 +63,13 @@ def test_a_loss_at_the_entropy_of_labels_that_go_with_nothing_is_told() -> None:
         (15, {"promise": 0.0018}, False),  # 15 * 0.0018 / ln 4 = 0.0195
         (15, {"samples": 1}, True),  # all of a batch alike
         (40, {"loss": [math.log(4) * (1 - 0.02 * k) for k in range(40)]}, False),
+        (
+            14,
+            {"loss": SWINGS},
+            False,
+        ),  # standard error of the last 9 is at least 0.01 / sqrt(8): 4 of them are more than promised
+        (15, {"loss": SWINGS}, True),
+        (14, {"loss": SWINGS, "promise": 0.05}, True),
     ],
 )
 def test_each_condition_on_its_limit(steps: int, more: dict[str, Any], is_told: bool) -> None:
@@ -80,6 +91,15 @@ def _made(row: dict[str, Any], loss: float) -> bool:
     arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
     made = block(20, arrays, steps=step_rows(20, loss=loss), pairing=_pairs(20, **row))
     return bool(found(DATA, made))
+
+
+def test_numbers_of_the_batch_s_rows_are_no_classes() -> None:
+    """Contrastive losses: the target of each row is the place of its other view, so no batch has one twice."""
+    rows = {"first": [*map(float, range(40))], "second": [1.0] * 40}
+    assert not _made(rows, math.log(40))
+    assert _made({**rows, "first": rows["first"][:39], "second": [2.0, *[1.0] * 38]}, math.log(39))
+    eye = {"loss": "BinaryCrossEntropyWithLogits", "first": [1.0] * 40, "second": [1.0] * 40}
+    assert not _made(eye, -(0.025 * math.log(0.025) + 0.975 * math.log(0.975)))
 
 
 def test_targets_that_are_all_the_same_show_nothing() -> None:
@@ -105,7 +125,7 @@ def test_a_judge_that_cannot_tell_real_from_made_is_a_gan_s_aim() -> None:
     assert len(found(DATA, block(40, arrays, steps=same, pairing=_pairs(40)))) == 1
 
 
-@pytest.mark.parametrize(("since", "is_told"), [(rules.STEPS, True), (rules.STEPS - 1, False), (0, False)])
+@pytest.mark.parametrize(("since", "is_told"), [(rules.SOON, True), (rules.SOON - 1, False), (0, False)])
 def test_from_the_step_on_in_which_two_losses_pull_no_loss_counts(since: int, is_told: bool) -> None:
     arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
     ours = step_rows(40, loss=LN4)
@@ -170,7 +190,7 @@ def test_inputs_of_zeros_are_named(tmp_path: Path) -> None:
 
 
 def test_independence_is_claimed_of_independent_data_only() -> None:
-    """Of 300 runs with independent rows, about 1 in 370 a test passes CLEAR by chance: they are told nearly always."""
+    """Of 100 runs of 600 samples with independent rows, about 1 in 370 a test passes CLEAR by chance: nearly all are told."""
     random = np.random.default_rng(0)
     told = 0
     for _ in range(100):
@@ -180,3 +200,20 @@ def test_independence_is_claimed_of_independent_data_only() -> None:
         arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
         told += bool(found(DATA, block(15, arrays, steps=step_rows(15, loss=math.log(4)), pairing=pairs)))
     assert told >= 96
+
+
+@pytest.mark.parametrize("samples", [20, 28, 40])
+def test_what_is_seen_of_many_samples_is_not_missed_in_few(samples: int) -> None:
+    """A connection as strong as SEEN: its score has mean SEEN sqrt(n) and scatter 1, and one look in 44 misses it."""
+    random = np.random.default_rng(0)
+    told = 0
+    for _ in range(400):
+        pairs = _pairs(rules.SOON, samples=samples, batch=samples)
+        for row in pairs:
+            row["distance"], row["first"], row["second"] = 0.0, [0.0, 1.0, 2.0, 3.0], [samples / 4] * 4
+        n = samples * rules.SOON
+        pairs[0]["distance"] = math.sqrt(rules.SOON) * (rules.SEEN * math.sqrt(n) + random.normal())
+        arrays = {"update.dot_gradient_update": {"a.weight": -0.01}}
+        made = block(rules.SOON, arrays, steps=step_rows(rules.SOON, loss=LN4), pairing=pairs)
+        told += bool(asked(DATA, made).findings)
+    assert told <= 400 * 0.023 + 3 * math.sqrt(400 * 0.023)

@@ -95,6 +95,10 @@ def test_units_of_a_run_that_is_not_finite_are_not_judged() -> None:
     nothing = np.full(UNITS, np.nan)
     made = of_units([units(step, RELU, fired(40), sum=nothing, sum_sq=nothing) for step in range(8)])
     assert found(DEAD, made) == []
+    looks = [units(step, RELU, fired(40)) for step in range(8)]  # sums leave out what is not finite
+    is_nan = {"activation.nonfinite_count": {"a1/out": [0.0, 0.0] + [UNITS * BATCH] * 10}}
+    assert [f.told_step for f in found(DEAD, of_units(looks))] == [1]
+    assert found(DEAD, of_units(looks[2:], is_nan)) == []
 
 
 def test_how_long_it_takes_follows_from_the_rule_of_three() -> None:

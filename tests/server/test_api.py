@@ -264,7 +264,7 @@ def test_own_cost_is_our_share_of_the_time_between_steps(client: TestClient, buc
 
 
 def test_own_time_belongs_to_the_step_that_its_row_ends() -> None:
-    steps = pa.table({"step": [0, 1, 2], "own_ns": [5, 900, 10], "time_ns": [0, 1_000, 1_100]})
+    steps = pa.table({"step": [0, 1, 2], "attempt": [0] * 3, "own_ns": [5, 900, 10], "time_ns": [0, 1_000, 1_100]})
     record = SimpleNamespace(steps_table=lambda start, stop: steps)
     part = arrays.cost_of(record, None, None, 10)  # type: ignore[arg-type]
     assert part.step_first.tolist() == [1, 2]

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 import weighbridge
 from tests.server.conftest import arrow, client_of
 from weighbridge.server import distributions
+from weighbridge.server.layerpage import BARS
 from weighbridge.store.record import open_run
 
 STEPS = 40
@@ -78,6 +79,18 @@ def test_the_strip_has_the_gradient_of_every_weight(client: TestClient, trained:
     record = open_run(trained / "small")
     truth = [record.series(name, "gradient.rms", 3, 4).values[0] for name in ("0.weight", "2.weight")]
     assert [(one["path"], one["value"]) for one in told] == list(zip(["0", "2"], truth, strict=True))
+
+
+def test_of_many_layers_the_strip_has_those_around_the_one_that_is_shown(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(*[torch.nn.Linear(1, 1) for _ in range(2 * BARS)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with weighbridge.watch(model, run=weighbridge.init(dir=tmp_path, name="many", quiet=True)):
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+    many = client_of(tmp_path, tmp_path)
+    for path, first in ((0, 0), (BARS, BARS // 2), (2 * BARS - 1, BARS)):
+        told = many.get(f"/api/layer?run=many&path={path}").json()["strip"]
+        assert [one["path"] for one in told] == [str(i) for i in range(first, first + BARS)]
 
 
 def test_what_the_bias_adds_is_the_recorded_share(client: TestClient, trained: Path) -> None:

@@ -62,6 +62,16 @@ export function write(pen: Pen, text: string, x: number, y: number, look: Letter
   return pen.measureText(text).width;
 }
 
+let ruler: CanvasRenderingContext2D | null | undefined;
+
+/** px that the longest of these labels takes. */
+export function widest(labels: readonly string[], weight = 400): number {
+  ruler ??= document.createElement("canvas").getContext("2d");
+  if (!ruler) return 0;
+  ruler.font = `${weight} 11px ${token("sans")}`;
+  return labels.reduce((most, label) => Math.max(most, ruler!.measureText(label).width), 0);
+}
+
 /** A line of one pixel, on whole pixels. */
 export function hair(pen: Pen, x0: number, y0: number, x1: number, y1: number, ink: string, dash: number[] = []): void {
   pen.save();

@@ -32,6 +32,8 @@ export interface Inner {
 export interface Readers {
   line: () => Line;
   inner: () => Inner | null;
+  older: () => readonly Line[];
+  begins: () => readonly number[];
   yRange: () => Range;
   pinned: () => number | null;
   hovered: (index: number | null, left: number, top: number) => void;
@@ -96,6 +98,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       drawAxes: [(plot) => drawInner(plot, of.inner(), soft)],
       draw: [
         (plot) => {
+          drawOlder(plot, of.older(), of.begins(), look.kind, token("ink-3"));
           drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
           drawPin(plot, of.pinned(), token("ink"));
         },
@@ -190,6 +193,43 @@ export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath"
   for (let i = 0; i < high.mean.length; i++) pen.lineTo(x(middle(high, i)), y(high.mean[i]!));
   for (let i = low.mean.length - 1; i >= 0; i--) pen.lineTo(x(middle(low, i)), y(low.mean[i]!));
   pen.closePath();
+}
+
+/** What an earlier attempt had before its steps were taken again, dashed; a dotted line where each attempt begins. */
+function drawOlder(plot: uPlot, older: readonly Line[], begins: readonly number[], kind: ScaleKind, ink: string): void {
+  const { ctx, bbox } = plot;
+  const ratio = devicePixelRatio || 1;
+  const [x, y] = [(step: number): number => plot.valToPos(step, "x", true), (value: number): number => plot.valToPos(value, "y", true)];
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  ctx.strokeStyle = ink;
+  ctx.lineWidth = ratio;
+  ctx.setLineDash([4 * ratio, 3 * ratio]);
+  for (const line of older) {
+    traceLine(ctx, line, kind, x, y);
+    ctx.stroke();
+  }
+  ctx.setLineDash([ratio, 3 * ratio]);
+  for (const step of begins) {
+    ctx.beginPath();
+    ctx.moveTo(Math.round(x(step)) + 0.5, bbox.top);
+    ctx.lineTo(Math.round(x(step)) + 0.5, bbox.top + bbox.height);
+    ctx.stroke();
+  }
+  ctx.restore();
+}
+
+/** The path of a line's means; what has no place breaks it. */
+export function traceLine(pen: Pick<Pen, "beginPath" | "moveTo" | "lineTo">, line: Line, kind: ScaleKind, x: (step: number) => number, y: (value: number) => number): void {
+  const [at, mean] = columns(line, kind);
+  pen.beginPath();
+  mean.forEach((value, i) => {
+    if (value === null) return;
+    if ((mean[i - 1] ?? null) === null) pen.moveTo(x(at[i]!), y(value));
+    else pen.lineTo(x(at[i]!), y(value));
+  });
 }
 
 function drawPin(plot: uPlot, step: number | null, ink: string): void {

@@ -3,10 +3,10 @@ import type { Line } from "../api.ts";
 import { ticks, whole } from "../numbers.ts";
 import { cross, hair, token, write } from "./canvas.ts";
 import type { Pen } from "./pen.ts";
-import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, type Inner, type Look, type Places } from "./plot.ts";
+import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, traceLine, type Inner, type Look, type Places } from "./plot.ts";
 import { decades, readableMarks, stepMarks, type Range } from "./scale.ts";
 
-export function paintChart(pen: Pen, look: Look, { line, inner }: { line: Line; inner: Inner | null }, steps: Range, values: Range, pinned: number | null): void {
+export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begins = [] }: { line: Line; inner: Inner | null; older?: readonly Line[]; begins?: readonly number[] }, steps: Range, values: Range, pinned: number | null): void {
   const [left, right, top, foot] = [AXIS_WIDTH, look.width - PADDING.right, PADDING.top, look.height - FOOT];
   const to = (value: number): number => (look.kind === "log" ? Math.log(value) : value);
   const X = (step: number): number => left + (steps[1] > steps[0] ? (step - steps[0]) / (steps[1] - steps[0]) : 0.5) * (right - left);
@@ -27,7 +27,16 @@ export function paintChart(pen: Pen, look: Look, { line, inner }: { line: Line; 
   pen.strokeStyle = pen.fillStyle = ink;
   pen.lineWidth = 1.5;
   for (const [from, until] of stretches(mean)) stretch(from, until);
+  pen.strokeStyle = token("ink-3");
+  pen.lineWidth = 1;
+  pen.setLineDash([4, 3]);
+  for (const one of older) {
+    traceLine(pen, one, look.kind, X, Y);
+    pen.stroke();
+  }
+  pen.setLineDash([]);
   pen.restore();
+  for (const step of begins) if (step >= steps[0] && step <= steps[1]) hair(pen, X(step), top, X(step), foot, token("ink-3"), [1, 3]);
   marks();
   if (pinned !== null && pinned >= steps[0] && pinned <= steps[1]) hair(pen, X(pinned), top, X(pinned), foot, token("ink"));
 

@@ -18,6 +18,7 @@ export interface HeatChoice {
   pinned: Pin | null;
   table: boolean;
   rank: number | null; // that alone; null: all ranks as one
+  attempt: number | null; // the run as this attempt left it; null: as it is
 }
 
 export function readHeat(query: URLSearchParams): HeatChoice {
@@ -33,8 +34,13 @@ export function readHeat(query: URLSearchParams): HeatChoice {
     at: query.get("at"),
     pinned: pinOf(query.get("at")),
     table: query.get("table") === "1",
-    rank: /^\d{1,6}$/.test(query.get("rank") ?? "") ? Number(query.get("rank")) : null,
+    rank: numberOf(query.get("rank")),
+    attempt: numberOf(query.get("attempt")),
   };
+}
+
+function numberOf(text: string | null): number | null {
+  return /^\d{1,6}$/.test(text ?? "") ? Number(text) : null;
 }
 
 /** 342, or 8.weight@342. */

@@ -48,6 +48,7 @@ export interface HeatWanted extends Window {
   fold: string;
   open: readonly string[];
   rank?: number;
+  attempt?: number;
   domain: Domain | null;
 }
 

@@ -16,6 +16,13 @@ export interface Bracket {
   severity: string;
 }
 
+/** Where an attempt began, and up to which step earlier ones had been. */
+export interface Again {
+  attempt: number;
+  first: number;
+  last: number;
+}
+
 export const inkOf = (severity: string): string => token(severity === "error" || severity === "warning" ? severity : "note");
 
 /** Names at the left, W and b beside the cells, and at the right the number of one column. */
@@ -104,6 +111,18 @@ export function paintAxis(pen: Pen, at: Geometry, numbersOf: number): void {
     write(pen, whole(step), atEnd ? left + plotWidth : x, y + 11, { align: atEnd ? "right" : x < left + 4 ? "left" : "center" });
   }
   if (at.right >= NUMBERS && heat.first.length > 0) write(pen, `step ${whole(numbersOf)}`, at.width, 9, { align: "right" });
+}
+
+/** Steps that were trained twice have a bar above their cells; a dotted line where the later attempt began. */
+export function paintAgain(pen: Pen, at: Geometry, again: readonly Again[]): void {
+  for (const { first, last } of again) {
+    const x = at.xOfStep(first);
+    if (x !== null) hair(pen, x, TOP - 6, x, TOP + at.visible, token("ink"), [1, 3]);
+    const [from, to] = [x ?? at.left, at.xOfStep(Math.min(last + 1, at.heat.last.at(-1) ?? 0)) ?? at.left];
+    if (last < first || to <= from || last < (at.heat.first[0] ?? 0)) continue;
+    pen.fillStyle = token("ink-3");
+    pen.fillRect(from, TOP - 3, to - from, 2);
+  }
 }
 
 export function paintFlags(pen: Pen, at: Geometry, flags: readonly Flag[]): void {

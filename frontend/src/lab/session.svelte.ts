@@ -15,6 +15,7 @@ export class Session {
   ahead = $state(0); // trainings before this one
   keeps = $state(true); // can runs be kept here?
   kept = $state(""); // name of the run
+  keptTwin = $state(""); // and of its twin's
   refused = $state(""); // the last thing that could not be done
   trouble = $state(""); // why nothing goes on
   connected = $state(false);
@@ -47,7 +48,7 @@ export class Session {
   open(link: string): void {
     this.link = link;
     this.id++;
-    this.refused = this.kept = "";
+    this.refused = this.kept = this.keptTwin = "";
     this.findings = this.code = null;
     this.still();
     if (this.source) void this.send({ do: "open", link, id: this.id });
@@ -132,7 +133,7 @@ export class Session {
       this.frame = frame;
     } else if (told.event === "findings") this.findings = told as unknown as Findings;
     else if (told.event === "code") this.code = told as unknown as Code;
-    else if (told.event === "kept") this.kept = String(told.run);
+    else if (told.event === "kept") [this.kept, this.keptTwin] = [String(told.run), String(told.twin ?? "")];
     else if (told.event === "refused") this.refused = String(told.error);
   }
 }

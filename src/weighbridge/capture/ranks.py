@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from weighbridge.errors import WeighbridgeError
 from weighbridge.store.checked import read_sealed
-from weighbridge.store.layout import RUN_FILE, create_run, find_runs
+from weighbridge.store.layout import RUN_FILE, attempts, create_run, find_runs, process_of, rank_folder
 
 _WAIT_SECONDS: Final = 10.0
 _LAUNCH: Final = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT")
@@ -62,9 +62,10 @@ def open_place(folder: Path, name: str | None, info: dict[str, Any]) -> Place:
     if world > 1:
         info["launch"] = launch_key()
     if rank > 0:
-        found = _wait_for_rank_0(folder, info["launch"])
+        found = _wait_for_rank_0(folder, info["launch"], rank)
         if found is not None:
             return Place(found, rank, is_alone=False)
+        del info["launch"]  # nobody else shall join a run that is not rank 0's
     return _make(folder, name if rank == 0 else f"{name or 'run'}-rank-{rank}", info, rank)
 
 
@@ -77,14 +78,27 @@ def _make(folder: Path, name: str | None, info: dict[str, Any], rank: int) -> Pl
         return Place(path, rank, error=f"nothing is recorded: {error} Training goes on.")
 
 
-def _wait_for_rank_0(folder: Path, launch: str) -> Path | None:
+def _wait_for_rank_0(folder: Path, launch: str, rank: int) -> Path | None:
     until = time.monotonic() + _WAIT_SECONDS
     while time.monotonic() < until:
-        for run in find_runs(folder) if folder.is_dir() else []:
-            try:
-                if read_sealed(run / RUN_FILE)["info"].get("launch") == launch:
-                    return run
-            except (OSError, KeyError, WeighbridgeError):
-                continue  # just being made, or not ours to judge
+        if found := _runs_of(folder, launch, rank):
+            return found[0]
         time.sleep(0.05)
     return None
+
+
+def _runs_of(folder: Path, launch: str, rank: int) -> list[Path]:
+    """The runs of this launch into which this rank has not written yet, oldest first.
+
+    Launches by hand often share address and port: a run whose rank 0 has ended is of an earlier one.
+    """
+    found = []
+    for run in find_runs(folder) if folder.is_dir() else []:
+        try:
+            told = read_sealed(run / RUN_FILE)
+            is_ours = told["info"].get("launch") == launch and process_of(told).lives() is not False
+            if is_ours and not attempts(rank_folder(run, rank)):
+                found.append((told["started_ns"], run))
+        except (OSError, KeyError, WeighbridgeError):
+            continue  # just being made, or not ours to judge
+    return [run for _, run in sorted(found)]

@@ -6,12 +6,15 @@ An edge from A to B needs all of these:
       update). The onset of a finding that is no proof is an estimate: it may lie up to `slack` steps too late, unless this
       would turn a chain of causes into a circle. Two onsets are known, and nothing that began later comes before them: what
       happens in one step and is seen in it (`is_event`: a spike, the first NaN), of which even in its own step only a proof
-      can be the cause; and what the first forward pass shows, which was there before any gradient and any step, unless the
-      rule of A says that both are one thing, seen forward and backward (`same`);
+      can be the cause; and what the first step shows before its update, which no update can have made: of what its forward
+      pass shows, nothing in its backward pass is the cause either, unless the rule of A says that both are one thing, seen
+      forward and backward (`same`). A symptom is not seen in one step: its onset is that of the steps it is told of;
+    - B does not come with the batch: what is at the input was made outside of the network, and follows from nothing in it;
     - B lies where an effect of A can have come: within one step activations carry it to deeper layers and gradients to
       shallower ones (`travels` of B's rule); steps later it can be anywhere.
 A cause is a finding that follows from no other, and is more than a note or a symptom. A proof of an error is one even where
-heuristics explain it: they say why it may have come about, and it says what is so. It stands behind them.
+heuristics explain it: they say why it may have come about, and it says what is so. It stands behind them. Of one rule one
+finding is shown as a cause, the likeliest: six dead layers are one card.
 """
 
 from __future__ import annotations
@@ -21,15 +24,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from weighbridge.diagnosis.rule import CERTAINTIES, SEVERITIES, Finding, Rule
+from weighbridge.diagnosis.rule import CERTAINTIES, INPUT, SEVERITIES, Finding, Rule
 
 MOST: Final = 3  # more cards than this are a list, not a cause
 SYMPTOMS: Final = frozenset({"stalled-loss", "growing-loss"})  # what a cause is looked for; never the answer themselves
+COSTS: Final = frozenset({"redundant-bias"})  # memory alone: nothing goes wrong of it, so it stands behind all that harms
 WEIGHTS: Final[Mapping[str, float]] = {"error": 3.0, "warning": 1.0, "note": 0.2, "": 0.2}  # a share of training at stake
 TRUST: Final[Mapping[str, float]] = {"proof": 1.0, "test": 0.8, "heuristic": 0.5, "": 0.5}
 BONUS: Final[Mapping[str, float]] = {"proof": 1.0, "test": 0.5}  # for a root: evidence that stands alone
 BEHIND: Final = 0.99  # of the score of what explains it: a proof that stands all the same
-IN_LOSS: Final = 0.99  # depth of what the loss shows: below it is the forward pass through the modules
+IN_LOSS: Final = 0.99  # depth of what the loss shows: below it is the forward pass through the modules,
+IN_UPDATE: Final = 1.95  # and from here on the step is taken
 FADING: Final = 0.7  # an effect two edges away counts less than one beside the root
 APART: Final = 0.2  # two candidates nearer than this share of the better one cannot be told apart
 Travels = Literal["deeper", "shallower", "anywhere"]
@@ -73,15 +78,16 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
     """Of each finding those that follow directly. Edges forward in time first: no circle can arise among them."""
 
     def may(one: Finding, two: Finding) -> bool:
-        return two.rule in links.get(one.rule, Links()).causes and _reaches(one, two, links, spans)
+        is_from_outside = two.place == INPUT != one.place
+        return not is_from_outside and two.rule in links.get(one.rule, Links()).causes and _reaches(one, two, links, spans)
 
     def comes_before(one: Finding, two: Finding) -> bool:
         is_event = links.get(two.rule, Links()).is_event
         return not is_event or one.first_step < two.first_step or one.certainty == "proof"
 
     def may_be_late(one: Finding, two: Finding) -> bool:
-        is_first = two.first_step == 0 and two.depth < IN_LOSS and two.rule not in links.get(one.rule, Links()).same
-        return _is_near(one, two) and not (is_first or links.get(two.rule, Links()).is_event)
+        is_event = links.get(two.rule, Links()).is_event
+        return _is_near(one, two) and not is_event and not _was_before(two, one, links)
 
     follows: list[list[int]] = []
     for i, one in enumerate(inorder):
@@ -91,6 +97,14 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
             if may(one, inorder[j]) and may_be_late(one, inorder[j]) and i not in _distances(follows, j):
                 follows[i].append(j)
     return follows
+
+
+def _was_before(two: Finding, one: Finding, links: Mapping[str, Links]) -> bool:
+    """Was `two` there in the first step already, before `one` could do anything to it?"""
+    if two.first_step > 0 or two.rule in SYMPTOMS or two.rule in links.get(one.rule, Links()).same:
+        return False
+    is_update_s = one.first_step > 0 or one.depth >= IN_UPDATE
+    return two.depth < (IN_UPDATE if is_update_s else IN_LOSS)
 
 
 def _reaches(one: Finding, two: Finding, links: Mapping[str, Links], spans: Mapping[str, Span]) -> bool:
@@ -123,9 +137,11 @@ def _distances(follows: Sequence[Sequence[int]], start: int) -> dict[int, int]:
 
 
 def roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """The causes, the likeliest first, at most three."""
+    """The causes, the likeliest first, at most three, and of each rule one: what costs memory alone behind all others."""
     scores = _scores(findings)
-    return tuple(sorted(scores, key=lambda f: (-scores[f], f.first_step, f.depth))[:MOST])
+    inorder = sorted(scores, key=lambda f: (f.rule in COSTS, -scores[f], f.first_step, f.depth))
+    firsts = {f.rule: f for f in reversed(inorder)}
+    return tuple(f for f in inorder if firsts[f.rule] is f)[:MOST]
 
 
 def undetermined(findings: Sequence[Finding]) -> str:

@@ -25,7 +25,7 @@ from typing import Final
 
 import numpy as np
 
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
 
@@ -49,6 +49,7 @@ class Step:
     promise: float
     pace: float
     leverage: float
+    reach: float  # rms of the update over the rate, over all weight matrices: 0.2 to 1 where an optimizer divides by gradients
     is_whole: bool  # the update of all its tensors was weighed
     columns: np.ndarray  # int [held]: the tensors of the optimizer
     parts: np.ndarray  # float64 [held]: -<g, u> of each of them
@@ -97,28 +98,30 @@ class _Sums:
     def __init__(self, block: Block, columns: np.ndarray, weights: np.ndarray) -> None:
         self.columns = columns
         self.parts = np.nan_to_num(-block["update.dot_gradient_update"][:, columns], posinf=math.inf, neginf=-math.inf)
-        self.promised = self.parts.sum(axis=1)
+        self.promised = summed(self.parts)
         is_moved = ~np.isnan(block["update.l2_norm"][:, columns])
         has_gradient = ~np.isnan(block["gradient.l2_norm"][:, columns])
         self.is_whole = (is_moved | ~has_gradient).all(axis=1) & has_gradient.any(axis=1)
         mine = columns[weights[columns]]
+        self.count = sum(block.tensors[c].count for c in mine.tolist())
         self.size, self.moved, self.slope = (
-            np.sqrt(np.nansum(block[name][:, mine] ** 2, axis=1))
+            np.sqrt(summed(np.nan_to_num(block[name][:, mine] ** 2, posinf=np.inf)))
             for name in ("parameter.l2_norm", "update.l2_norm", "gradient.l2_norm")
         )
 
     def step(self, one: Taken) -> Step:
         at, loss, clip = one.at, one.loss, one.clip_factor
         size, clip = float(self.size[at]), clip if clip and math.isfinite(clip) else 1.0
-        has_share = loss > 0
+        has_share, rate = loss > 0, max((rate for rate in one.row["lr"] or () if rate is not None), default=math.nan)
         return Step(
             step=one.step,
             optimizer=one.optimizer,
             loss=loss,
-            rate=max((rate for rate in one.row["lr"] or () if rate is not None), default=math.nan),
+            rate=rate,
             promise=float(self.promised[at]) / clip / loss if has_share else math.nan,
             pace=float(self.moved[at]) / size if size > 0 else math.nan,
             leverage=float(self.slope[at]) / clip * size / loss if has_share else math.nan,
+            reach=float(self.moved[at]) / (rate * math.sqrt(self.count)) if rate > 0 and self.count else math.nan,
             is_whole=bool(self.is_whole[at]),
             columns=self.columns,
             parts=self.parts[at],

@@ -120,6 +120,15 @@ def _of_group(value: Any, number: int) -> Any:
     return value[number] if number < len(value) else None
 
 
+def summed(array: np.ndarray) -> np.ndarray:
+    """Sum over tensors at each step: float64 [steps, tensors] to [steps].
+
+    NumPy adds in the order of memory, which a choice of columns changes; here it is one, so that the last bit is the same
+    however steps are cut into blocks.
+    """
+    return np.asarray(np.ascontiguousarray(array).sum(axis=1))
+
+
 def rows_by_step(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
     """Rows of a small table, by their step; in the order in which they come."""
     found: dict[int, list[Mapping[str, Any]]] = {}

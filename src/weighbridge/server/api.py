@@ -24,7 +24,7 @@ from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, WeighbridgeError
-from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, shapes, versus
+from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
 from weighbridge.server.biasworth import worth_of
@@ -77,6 +77,7 @@ class Api:
             "notes": self.notes,
             "layer": self.layer,
             "worth": self.worth,
+            "ranks": self.ranks,
             "spread": self.spread,
             "quantiles": self.quantiles,
             "lines": self.lines,
@@ -99,9 +100,9 @@ class Api:
         ]
 
     def _kept(self, request: Request, make: Callable[[RunRecord], bytes]) -> Response:
-        """An Arrow stream about one run (or, with `rank`, about what that rank alone recorded): made once for all who ask the
-        same until the run has grown."""
-        with self.runs.use(one(request, "run"), integer(request, "rank")) as record:
+        """An Arrow stream about one run (or, with `rank`, about what that rank alone recorded; with `attempt`, as that one left
+        it): made once for all who ask the same until the run has grown."""
+        with self.runs.use(one(request, "run"), integer(request, "rank"), integer(request, "attempt")) as record:
             if answers.is_gone(request):
                 return answers.sentence(499, "Whoever asked is not there any more.")
             return answers.stream(record.kept(str(request.url.path) + "?" + str(request.query_params), lambda: make(record)))
@@ -150,6 +151,7 @@ class Api:
                 "last_step": record.last_step,
                 "logged": list(record.log_keys()),
                 "ranks": list(record.ranks),
+                "attempts": [dataclasses.asdict(one) for one in record.attempts],
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
                 "less_detail": jsonable(dataclasses.asdict(record.detail)) if record.detail is not None else None,
@@ -183,16 +185,16 @@ class Api:
         )
 
     def loss(self, request: Request) -> Response:
-        """The loss in buckets."""
+        """The loss in buckets; with `attempt`, as that one left it."""
         start, stop, buckets = window(request)
-        with self.runs.use(one(request, "run")) as record:
+        with self.runs.use(one(request, "run"), attempt=integer(request, "attempt")) as record:
             part = arrays.loss_of(record, start, stop, buckets)
         return answers.arrow(arrays.table_of([part]))
 
     def logged(self, request: Request) -> Response:
-        """One logged metric in buckets."""
+        """One logged metric in buckets; as `loss`."""
         start, stop, buckets = window(request)
-        with self.runs.use(one(request, "run")) as record:
+        with self.runs.use(one(request, "run"), attempt=integer(request, "attempt")) as record:
             part = arrays.metric_of(record, one(request, "key"), start, stop, buckets)
         return answers.arrow(arrays.table_of([part]))
 
@@ -229,6 +231,12 @@ class Api:
         with self.runs.use(one(request, "run")) as record:
             return JSONResponse(worth_of(record, one(request, "path")))
 
+    def ranks(self, request: Request) -> Response:
+        """The ranks of a run beside each other (ranksapart.py)."""
+        name = one(request, "run")
+        with self.runs.use(name) as record:
+            return JSONResponse(ranksapart.beside(record, lambda rank: self.runs.use(name, rank)))
+
     def spread(self, request: Request) -> Response:
         """How a tensor's values are spread, over steps (distributions.py)."""
         start, stop, most = window(request)
@@ -256,7 +264,7 @@ class Api:
         """Several statistics of some tensors over some steps, each as one number with its least and greatest."""
         start, stop, _ = window(request)
         of = request.query_params
-        with self.runs.use(one(request, "run"), integer(request, "rank")) as record:
+        with self.runs.use(one(request, "run"), integer(request, "rank"), integer(request, "attempt")) as record:
             told = arrays.told_of(record, of.getlist("tensor")[:MOST_SERIES], of.getlist("stat")[:MOST_SERIES], start, stop)
         return JSONResponse(jsonable(told))
 

@@ -107,10 +107,10 @@ def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int
     """Our own time as a share of each step's, which ends where its row is written; of a bucket the share of both sums."""
     table = record.steps_table(start, stop)
     steps, first = np.unique(table.column("step").to_numpy(), return_index=True)
-    own, times = (table.column(name).to_numpy()[first] for name in ("own_ns", "time_ns"))
+    own, times, attempts = (table.column(name).to_numpy()[first] for name in ("own_ns", "time_ns", "attempt"))
     wall = np.diff(times).astype(np.float64)  # whole numbers until here: a float holds no time since 1970
     own, steps = own[1:].astype(np.float64), steps[1:]  # when the first step began is not known
-    known = wall > 0  # clocks can be set back
+    known = (wall > 0) & (np.diff(attempts) == 0)  # clocks can be set back; nothing ran between two attempts
     own, wall, steps = own[known], wall[known], steps[known]
     part = in_buckets(steps, own / wall, buckets)
     starts = np.searchsorted(steps, part.step_first)

@@ -38,6 +38,7 @@ RARE: Final = 0.01  # a unit that is above zero for less than this share of inpu
 FLAT: Final = 0.01  # a mean slope below this lets hardly any gradient through; as rule saturated-units
 CONSTANT: Final = 1e-6  # spread over mean; float64 sums of float32 outputs cancel to about 1e-8
 MOST_UNITS: Final = 4096
+BARS: Final = 100  # layers in the small picture of the depth
 FIRST: Final = Wish()
 
 
@@ -72,7 +73,7 @@ def layer_at(record: RunRecord, path: str, step: int | None, wish: Wish = FIRST)
         "not_kept": _not_kept(record, weight, bias),
         "marks": _marks(numbers, units),
         "bias_share": _bias_share(record, bias, step),
-        "strip": strip(record, layers, step),
+        "strip": strip(record, layers, at, step),
     }
     told: dict[str, Any] = jsonable(answer)
     return told
@@ -84,16 +85,17 @@ def main_pair(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
     return weight, next((t for t in layer.parameters if is_bias(t)), None)
 
 
-def strip(record: RunRecord, layers: list[Layer], step: int) -> list[dict[str, Any]]:
-    """Of every layer with parameters the rms of its weight's gradient at this step."""
+def strip(record: RunRecord, layers: list[Layer], at: int, step: int) -> list[dict[str, Any]]:
+    """Of the layers with parameters around this one (BARS at most) the rms of the weight's gradient at this step."""
     found = record.at_step(step, ["gradient.rms"])["gradient.rms"]
     place = {tensor.id: i for i, tensor in enumerate(record.tensors)}
-    told = []
-    for layer in layers:
-        weight = next(iter(layer.parameters), None)
-        if weight is not None:
-            told.append({"path": layer.path, "model": layer.model, "value": float(found[place[weight.id]])})
-    return told
+    having = [layer for layer in layers if layer.parameters]
+    here = sum(bool(layer.parameters) for layer in layers[:at])
+    first = max(0, min(here - BARS // 2, len(having) - BARS))
+    return [
+        {"path": layer.path, "model": layer.model, "value": float(found[place[layer.parameters[0].id]])}
+        for layer in having[first : first + BARS]
+    ]
 
 
 def _neighbour(layers: list[Layer], at: int, way: int) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from weighbridge.store.record import RunRecord
+from weighbridge.store.views import Attempt
 
 JUMP: Final = 1.5  # a learning rate that changes by this factor from one step to the next did not follow a smooth schedule
 MOST: Final = 24
@@ -18,14 +20,18 @@ def notes_of(record: RunRecord) -> list[dict[str, Any]]:
     """Each with step and text, in order of steps; the most recent ones where there are too many."""
     found = [_note(event.step, _words(event.kind, event.message)) for event in record.events() if event.kind in _TOLD]
     table = record.steps_table()
-    steps, attempts = table.column("step").to_numpy(), table.column("attempt").to_numpy()
-    found += [_note(int(steps[i]), f"restarted from step {steps[i]:,}") for i in np.flatnonzero(np.diff(attempts) > 0) + 1]
+    found += [_restart(before, one) for before, one in itertools.pairwise(record.attempts)]
     found += _jumps(table)
     return sorted(found, key=lambda note: int(note["step"]))[-MOST:]
 
 
 def _note(step: int, text: str) -> dict[str, Any]:
     return {"step": max(step, 0), "text": text}
+
+
+def _restart(before: Attempt, one: Attempt) -> dict[str, Any]:
+    again = f"; {one.first_step:,} to {before.last_step:,} trained again" if before.last_step >= one.first_step else ""
+    return _note(one.first_step, f"attempt {one.number} begins at step {one.first_step:,}{again}")
 
 
 def _words(kind: str, message: str) -> str:

@@ -34,7 +34,7 @@ class Runs:
         """`keeps`: what was found out about a run that has ended may be kept in its folder (digest.py)."""
         self.root, self.keeps = root, keeps
         self._own_name: str | None = None  # of a folder that is itself a run
-        self._open: OrderedDict[tuple[str, int | None], _Open] = OrderedDict()  # by name and rank
+        self._open: OrderedDict[tuple[str, int | None, int | None], _Open] = OrderedDict()  # by name, rank and attempt
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -67,7 +67,7 @@ class Runs:
     def open_names(self) -> list[str]:
         """Those that somebody looks at, or did of late."""
         with self._lock:
-            return list(dict.fromkeys(name for name, _ in self._open))
+            return list(dict.fromkeys(name for name, *_ in self._open))
 
     def close(self, name: str) -> None:
         """Nobody may look at it any more."""
@@ -76,16 +76,16 @@ class Runs:
                 del self._open[key]
 
     @contextmanager
-    def use(self, name: str, rank: int | None = None) -> Iterator[RunRecord]:
-        """The open run (all ranks as one, or one of them), for this thread alone while the block lasts. Raises
-        WeighbridgeError; blocks."""
-        path, key = self.path(name), (name, rank)
+    def use(self, name: str, rank: int | None = None, attempt: int | None = None) -> Iterator[RunRecord]:
+        """The open run (all ranks as one, or one of them; as it is, or as an earlier attempt left it), for this thread alone
+        while the block lasts. Raises WeighbridgeError; blocks."""
+        path, key = self.path(name), (name, rank, attempt)
         with self._lock:
             entry = self._open.get(key)
             if entry is not None:
                 self._open.move_to_end(key)
         if entry is None:
-            opened = _Open(open_run(path, rank))
+            opened = _Open(open_run(path, rank, attempt))
             with self._lock:
                 entry = self._open.setdefault(key, opened)
                 while len(self._open) > OPEN_AT_MOST:

@@ -18,7 +18,7 @@ from weighbridge.store.query import RowQuery
 from weighbridge.store.shards import Merge, merge
 from weighbridge.store.status import last_flush_of, state_of
 from weighbridge.store.tables import Part, RankTables
-from weighbridge.store.views import Tensor
+from weighbridge.store.views import Attempt, Tensor
 
 Answer = TypeVar("Answer")
 
@@ -26,14 +26,14 @@ Answer = TypeVar("Answer")
 class AllRanks:
     """All ranks of a run, or the one that is asked for. `lead`: the lowest, whose word counts where ranks are not merged."""
 
-    def __init__(self, path: Path, rank: int | None) -> None:
-        self.path, self.rank = path, rank
+    def __init__(self, path: Path, rank: int | None, attempt: int | None = None) -> None:
+        self.path, self.rank, self.attempt = path, rank, attempt
         self.numbers: tuple[int, ...] = tuple(layout.ranks(path))
         if rank is not None and rank not in self.numbers:
             there = ", ".join(map(str, self.numbers)) or "none"
             raise BadInput(f"{path} holds no rank {rank}. Ranks that recorded something: {there}.")
         self._lead = rank if rank is not None else (self.numbers[0] if self.numbers else 0)
-        self.lead = RankTables(layout.rank_folder(path, self._lead))
+        self.lead = self._tables(self._lead)
         self.query = RowQuery(self.lead)
         self._all = {self._lead: self.lead}
         self._lock = threading.RLock()
@@ -59,8 +59,11 @@ class AllRanks:
             return False
         self.numbers = tuple(layout.ranks(self.path))
         new = [rank for rank in self.numbers if rank not in self._all]
-        self._all |= {rank: RankTables(layout.rank_folder(self.path, rank)) for rank in new}
+        self._all |= {rank: self._tables(rank) for rank in new}
         return bool(new)
+
+    def _tables(self, rank: int) -> RankTables:
+        return RankTables(layout.rank_folder(self.path, rank), self.attempt)
 
     def ask(self, question: Callable[[], Answer]) -> Answer:
         """Ask the query engine; once more if somebody compacted a segment away meanwhile."""
@@ -125,11 +128,26 @@ class AllRanks:
         """All units of the table of rows."""
         return [part for tables in self._all.values() for part in tables.parts["rows"]]
 
+    def attempts(self) -> list[Attempt]:
+        """Those of the lowest rank that took a step, in order."""
+        found: dict[int, list[Part]] = {}
+        for part in self.lead.parts["steps"]:
+            found.setdefault(part.attempt, []).append(part)
+        return [
+            Attempt(
+                number,
+                min(part.first_step for part in parts),
+                max(part.last_step for part in parts),
+                max(min(part.last_step, part.limit - 1) for part in parts),
+            )
+            for number, parts in sorted(found.items())
+        ]
+
     def states(self, run: dict[str, Any]) -> list[tuple[int, str, int]]:
         """Of each rank: its number, its state (as RunInfo.state) and the last step that it recorded."""
         states = []
         for rank in self.numbers:
-            tables = self._all.get(rank) or RankTables(layout.rank_folder(self.path, rank))
+            tables = self._all.get(rank) or self._tables(rank)
             state = state_of(run, tables.folder, last_flush_of(tables.folder))
             states.append((rank, state, max((min(p.last_step, p.limit - 1) for p in tables.parts["steps"]), default=-1)))
         return states

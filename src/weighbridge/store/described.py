@@ -15,16 +15,16 @@ from weighbridge.store.allranks import AllRanks
 from weighbridge.store.grid import joined
 from weighbridge.store.recent import RECENT
 from weighbridge.store.status import info_of, require_run, steps_of
-from weighbridge.store.views import Event, RunInfo, Tensor
+from weighbridge.store.views import Attempt, Event, RunInfo, Tensor
 
 
 class Described:
     """The part of a RunRecord that reads no rows."""
 
-    def __init__(self, path: Path, rank: int | None = None) -> None:
-        self.path, self.rank = path, rank
+    def __init__(self, path: Path, rank: int | None = None, attempt: int | None = None) -> None:
+        self.path, self.rank, self.attempt = path, rank, attempt
         self._run = require_run(path)
-        self._all = AllRanks(path, rank)
+        self._all = AllRanks(path, rank, attempt)
         self._query = self._all.query
         self._owner = RECENT.owner(self)
 
@@ -32,6 +32,11 @@ class Described:
     def ranks(self) -> tuple[int, ...]:
         """The numbers of all ranks that recorded something."""
         return self._all.numbers
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        """A run that went on after a restart: each of its attempts, and how many of its steps still count."""
+        return self._all.ask(self._all.attempts)
 
     # ---- the run ----
 

@@ -54,13 +54,17 @@ def logged(table: pa.Table, key: str) -> Series | None:
 def own_cost(table: pa.Table) -> tuple[float, float]:
     """Seconds of ours on the training thread, and seconds on the wall, from the end of the first step to the last.
 
-    A row tells when its step ended, not when it began, so the first one's time of ours has no wall time to stand against.
+    A row tells when its step ended, not when it began, so the first one's time of ours has no wall time to stand against. Of a
+    run that was restarted each attempt counts for itself: nothing ran between them.
     """
-    if not table.num_rows:
-        return 0.0, 0.0
-    times, own = (table.column(name).to_numpy() for name in ("time_ns", "own_ns"))
-    began = times.min()
-    return float(own[times > began].sum()) / 1e9, float(times.max() - began) / 1e9
+    times, own, attempts = (table.column(name).to_numpy() for name in ("time_ns", "own_ns", "attempt"))
+    ours, wall = 0.0, 0.0
+    for attempt in np.unique(attempts):
+        of = attempts == attempt
+        began = times[of].min()
+        ours += float(own[of & (times > began)].sum()) / 1e9
+        wall += float(times[of].max() - began) / 1e9
+    return ours, wall
 
 
 def events(table: pa.Table) -> list[Event]:

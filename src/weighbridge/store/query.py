@@ -81,11 +81,15 @@ class RowQuery:
         for batch in table.to_batches() if table is not None else ():
             yield {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
 
-    def grid(self, quantity: Quantity, wanted: Sequence[Statistic], start: int, stop: int) -> Arrays:
-        """step, tensor and these statistics (by name) of one quantity for start <= step < stop; single rows only."""
+    def grid(
+        self, quantity: Quantity, wanted: Sequence[Statistic], start: int, stop: int, steps: np.ndarray | None = None
+    ) -> Arrays:
+        """step, tensor and these statistics (by name) of one quantity for start <= step < stop (or of these steps only); single
+        rows only."""
         plan = self._plan_rows(start, stop)
         columns = ", ".join(f'CAST({sql(one)} AS DOUBLE) AS "{one.name}"' for one in wanted)
         where = f"part = {WHOLE} AND quantity = {int(quantity)} AND step >= {int(start)} AND step < {int(stop)}"
+        where += f" AND step IN ({', '.join(map(str, steps.tolist()))})" if steps is not None else ""
         return self._arrays(plan, rows_sql(plan, f"step, tensor, {columns}", where))
 
     def last(self, quantity: Quantity, statistic: Statistic, start: int, stop: int) -> Arrays:

@@ -56,9 +56,10 @@ COARSE_FROM = 8
 __all__ = ["Buckets", "Event", "HeatMap", "RunInfo", "RunRecord", "Series", "Tensor", "TensorSummary", "list_runs", "open_run"]
 
 
-def open_run(path: str | PathLike[str], rank: int | None = None) -> RunRecord:
-    """Open a run's folder for reading. Raises NotARun, NewerFormat or CorruptRun."""
-    return RunRecord(Path(path), rank)
+def open_run(path: str | PathLike[str], rank: int | None = None, attempt: int | None = None) -> RunRecord:
+    """Open a run's folder for reading: all ranks as one or one of them, and of a run that was restarted its newest history or
+    what there was before the attempt after this one began. Raises NotARun, NewerFormat or CorruptRun."""
+    return RunRecord(Path(path), rank, attempt)
 
 
 def list_runs(dir: str | PathLike[str]) -> list[RunInfo]:
@@ -75,8 +76,8 @@ class RunRecord(Described):
     what the lowest rank recorded; of what all ranks hold whole, too. Statistics of sharded tensors are merged.
     """
 
-    def __init__(self, path: Path, rank: int | None = None) -> None:
-        super().__init__(path, rank)
+    def __init__(self, path: Path, rank: int | None = None, attempt: int | None = None) -> None:
+        super().__init__(path, rank, attempt)
         self._pictures = Pictures(self._all, self._owner)
 
     def __repr__(self) -> str:
@@ -161,23 +162,28 @@ class RunRecord(Described):
         steps = _placed(tensors, found["tensor"], found["step"].astype(np.float64))
         return _placed(tensors, found["tensor"], found["value"]), np.where(np.isnan(steps), -1, steps).astype(np.int64)
 
-    def grids(self, statistics: Sequence[str], start: int, stop: int, ids: Sequence[int]) -> dict[str, np.ndarray]:
-        """Per statistic float64 [steps, tensors] for start <= step < stop and the tensors of these ids; NaN = not recorded.
+    def grids(
+        self, statistics: Sequence[str], start: int, stop: int, ids: Sequence[int], steps: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Per statistic float64 [steps, tensors] for start <= step < stop (or these of them, in order) and the tensors of these
+        ids; NaN = not recorded.
 
         Single rows only: a step of which only buckets are left is not recorded. Raises UnknownStatistic for what has no formula
         over one row.
         """
-        found = {name: np.full((stop - start, len(ids)), np.nan) for name in statistics}
+        rows = stop - start if steps is None else len(steps)
+        found = {name: np.full((rows, len(ids)), np.nan) for name in statistics}
         place = np.full(max(ids, default=0) + 2, -1)
         place[list(ids)] = np.arange(len(ids))
         wanted: dict[Quantity, list[Statistic]] = {}
         for quantity, statistic in map(parse, statistics):
             wanted.setdefault(quantity, []).append(statistic)
         for quantity, listed in wanted.items():
-            answer = self._all.ask(functools.partial(self._query.grid, quantity, listed, start, stop))
+            answer = self._all.ask(functools.partial(self._query.grid, quantity, listed, start, stop, steps))
             column = place[np.minimum(answer["tensor"], len(place) - 1)]
             known = slice(None) if (column >= 0).all() else column >= 0
-            at = ((answer["step"] - start) * len(ids) + column)[known]
+            row = answer["step"] - start if steps is None else np.searchsorted(steps, answer["step"])
+            at = (row * len(ids) + column)[known]
             for one in listed if len(at) else ():
                 found[f"{quantity.word}.{one.name}"].reshape(-1)[at] = answer[one.name][known]
         read_only(*found.values())

@@ -93,7 +93,8 @@ def steps_of(tables: RankTables) -> int:
     finish = finish_of(tables.folder)
     last = max((min(part.last_step, part.limit - 1) for part in tables.parts["steps"]), default=-1)
     newest = max((part.attempt for part in tables.parts["steps"]), default=0)
-    return int(finish["steps"]) if finish and finish["attempt"] >= newest else last + 1
+    is_of_it = finish is not None and (finish["attempt"] <= tables.attempt if tables.attempt is not None else True)
+    return int(finish["steps"]) if finish and is_of_it and finish["attempt"] >= newest else last + 1
 
 
 def _parameters(tables: RankTables) -> set[int]:

@@ -68,8 +68,9 @@ class Part:
 class RankTables:
     """All tables of one rank; `refresh` looks for newly acknowledged flushes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, attempt: int | None = None) -> None:
+        """`attempt`: as they were before a later one began."""
+        self.folder, self.attempt = folder, attempt
         self.parts: dict[str, list[Part]] = {table: [] for table in TABLES}
         self.version = 0  # changes whenever something new was seen
         self._known: dict[tuple[str, int, bool], Part] = {}
@@ -92,7 +93,7 @@ class RankTables:
             for unit in found:
                 part, is_new = self._part(unit)
                 changed |= is_new
-                if part is not None:
+                if part is not None and (self.attempt is None or part.attempt <= self.attempt):
                     parts[table].append(part)
         if changed:
             self.version += 1

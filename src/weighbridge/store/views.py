@@ -27,6 +27,16 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one process recorded of a run that went on after a restart."""
+
+    number: int
+    first_step: int
+    last_step: int  # that it took
+    kept_until: int  # the last of them that a later attempt did not take again; before first_step where none is left
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """Something watched, as the run's table of tensors describes it."""
 

@@ -23,6 +23,7 @@ from weighbridge.capture.live import wished
 from weighbridge.diagnosis import registry
 from weighbridge.errors import BadInput, WeighbridgeError
 from weighbridge.teaching import answers, link, networks, twin
+from weighbridge.teaching.again import recorded_again
 from weighbridge.teaching.answer import run_name
 from weighbridge.teaching.script import script
 from weighbridge.teaching.training import Loop
@@ -50,6 +51,7 @@ class Player:
         self.run = weighbridge.init(dir=scratch, name=name, config=self.loop.config(), quiet=True)
         self.run.watch(self.loop.model, self.loop.optimizer, wishes=wished(live=False))  # diagnosed here, as far as it has come
         self.kept: Path | None = None
+        self.kept_twin: Path | None = None
         self.diagnosed = -1  # steps at the last look of the rules
 
     # ---- what it is told ---------------------------------------------------------------------------------------------
@@ -92,13 +94,17 @@ class Player:
                 raise BadInput(f"{word} cannot be changed while it trains; lr and batch can.")
 
     def keep(self, folder: Path) -> str:
-        """Finish the run and move it among the others. Returns its name there."""
+        """Finish the run and move it among the others, its twin beside it (`kept_twin`). Returns its name there."""
         if self.kept is not None:
             return self.kept.name
         if self.steps == 0:
             raise BadInput("Nothing has been trained yet: play first, then keep the run.")
         self.run.finish()
         self.kept = _moved(Path(self.run.path), folder)
+        if self.wish.twin is not None:
+            changed = "-".join(self.wish.twin.change)
+            found = recorded_again(self.loops[1], Path(self.run.path).parent, f"{self.kept.name}-twin-{changed}")
+            self.kept_twin = _moved(found, folder) if found is not None else None
         return self.kept.name
 
     def close(self) -> None:

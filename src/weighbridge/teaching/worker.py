@@ -137,7 +137,8 @@ class Worker:
                 "This page shows a single run. Start weighbridge ui over a folder of runs, and the Lab can keep its own there."
             )
         self.is_playing = False
-        self.tell("kept", run=self.player.keep(self.keep))
+        name, twin = self.player.keep(self.keep), self.player.kept_twin
+        self.tell("kept", run=name, twin=twin.name if twin is not None else "")
         self._frame()
 
     def _play(self) -> None:

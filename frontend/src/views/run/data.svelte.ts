@@ -1,7 +1,10 @@
 // The numbers of one run: what is chosen is fetched together, again whenever the run has grown.
 import * as api from "../../api.ts";
 import type { Range } from "../../chart/scale.ts";
+import { frozen } from "../../state/frozen.ts";
 import { Pace } from "../../state/pace.ts";
+
+const OLDER = 4; // attempts whose steps that were taken again are drawn
 
 export interface Wanted {
   tensors: string[];
@@ -16,6 +19,7 @@ export class RunData {
   catalogue = $state.raw<api.Statistic[]>([]);
   lines = $state.raw(new Map<string, api.Line>()); // by `key`
   loss = $state.raw<api.Line | null>(null);
+  older = $state.raw<api.Line[]>([]); // the same of steps that a later attempt took again
   trouble = $state(""); // of the run itself
   lossTrouble = $state("");
   seriesTrouble = $state("");
@@ -75,14 +79,26 @@ export class RunData {
       ]);
       this.catalogue = catalogue;
       this.tensors = tensors?.length === detail.tensors ? tensors : await api.tensors(this.name, signal);
+      const before = this.detail?.attempts.length ?? 1;
       this.detail = detail;
+      if (detail.attempts.length > before) this.lossPace.now();
     });
   }
 
   private async fetchLoss(signal: AbortSignal): Promise<void> {
     await this.guarded(signal, (sentence) => (this.lossTrouble = sentence), async () => {
-      this.loss = await api.loss(this.name, this.wanted.metric, this.window(), signal);
+      const { metric } = this.wanted;
+      this.loss = await api.loss(this.name, metric, this.window(), signal);
+      const again = (this.detail?.attempts ?? []).filter((one) => one.last_step > one.kept_until).slice(-OLDER);
+      if (frozen() || (!again.length && !this.older.length)) return;
+      this.older = await Promise.all(again.map((one) => api.loss(this.name, metric, this.within(one), signal, one.number)));
     });
+  }
+
+  /** The steps of an attempt that were taken again, as far as they are shown. */
+  private within(one: api.Attempt): api.Window {
+    const { start = 0, stop = Infinity } = this.window();
+    return { start: Math.max(start, one.kept_until + 1), stop: Math.min(stop, one.last_step + 1) };
   }
 
   private async fetchSeries(signal: AbortSignal): Promise<void> {

@@ -76,9 +76,9 @@ class _Layer:
 class DeadUnits(Rule):
     id, title = "dead-units", "Most units of a layer never fire"
     severity, certainty, since = "warning", "test", "0.1"
-    needs = Needs(gradient=["zero_fraction"], tables=["units", "spread", "steps"])
+    needs = Needs(activation=["nonfinite_count"], gradient=["zero_fraction"], tables=["units", "spread", "steps"])
     travels = "deeper"
-    causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "stalled-loss")
+    causes = ("collapsed-output", "rank-collapse", "vanishing-gradient", "low-learning-rate", "stalled-loss")
     experiment = (
         "Train 50 steps from the start with a tenth of the learning rate and LeakyReLU(0.01): if the loss "
         "falls no better, units are not why."
@@ -130,7 +130,7 @@ class DeadUnits(Rule):
         column = self.tensors.column.get(row["tensor"])
         if column is None or not (column in self.producers or column in self.plain) or len(row["active"]) < 2:
             return
-        if not np.isfinite(row["sum_sq"]).all():
+        if block["activation.nonfinite_count"][step - block.start, column] > 0 or not np.isfinite(row["sum_sq"]).all():
             return  # NaN is not above 0 either, and no death of a unit
         self.looks += 1
         silent = np.asarray(row["active"]) == 0

@@ -4,8 +4,10 @@ Symptom        Training is slow or stands still although the learning rate is a 
 How it decides Adam's step is lr m / (sqrt(v) + eps). In most of the elements that an optimizer moves, those of tensors whose
                root mean second moment is below eps (so nearly all of their elements are: the root of the mean is at least
                the mean of the roots), and the update is below PACE of the learning rate. Told after PATIENCE such steps
-               where -<g, u>, the most that a step lowers the loss by (first order), is at most STOPPED of the loss; or after
-               LONG where it is at most SLOW and the loss has not fallen by IMPROVED.
+               where -<g, u>, the most that a step lowers the loss by (first order), is at most STOPPED of the loss; or where
+               it is at most SLOW, the loss has not fallen by IMPROVED, and the rate is none that was raised to match a large
+               eps: a step as long as it says would change the weights by at most MEANT of their size. Or after LONG where it
+               is at most SLOW and the loss has not fallen.
 What to do     Lower eps to 1e-8 or less; where gradients themselves are that small, scale the loss up.
 When it errs   Large eps with a learning rate raised to match is momentum SGD on purpose: its loss falls, and nothing is
                said. So it is where a model has converged and its gradients are gone.
@@ -26,8 +28,8 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.pace import promised
 from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
-from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.stream import Block, summed
+from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, number, share
 
@@ -35,6 +37,7 @@ MOST = 0.5  # of the elements
 PACE = 0.1  # of the learning rate; Adam's updates are 0.2 (noise alone, beta1 = 0.9) to 1 of it
 PATIENCE = 3
 STOPPED = 5e-4  # of the loss per step, as in overtight-clipping
+MEANT = 0.1  # a hundredth is usual; ten such steps turn weights over, and nobody means that
 LONG, SLOW, IMPROVED = 20, 5e-3, 0.1  # steps of at most SLOW: all of them together could have brought IMPROVED
 SHOWN = 8
 
@@ -98,7 +101,8 @@ class DominantEpsilon(Rule):
             progress = promised(block, one)
             state.stopped = state.stopped + 1 if progress <= STOPPED else 0
             state.slow = state.slow + 1 if progress <= SLOW else 0
-            if state.stopped >= PATIENCE or (state.slow >= LONG and not state.course.has_improved(IMPROVED)):
+            enough = PATIENCE if _meant(block, one, meant) <= MEANT else LONG
+            if state.stopped >= PATIENCE or (state.slow >= enough and not state.course.has_improved(IMPROVED)):
                 self.is_told = True
                 yield self._finding(one, state, size, is_below, part, self._pace(block, one, meant))
 
@@ -124,6 +128,7 @@ class DominantEpsilon(Rule):
                 ValueEvidence("share of elements below eps", part, MOST),
                 ValueEvidence("update over learning rate", pace, PACE),
                 TableEvidence("root mean second moment", ("tensor", "size", "eps"), rows),
+                ValueEvidence("steps in a row", state.run, PATIENCE, "steps"),
                 SettingEvidence("eps", number(largest)),
             ),
             fix="eps=1e-8 or less in the optimizer; where the gradients are as small as that, scale the loss up.",
@@ -134,9 +139,16 @@ class DominantEpsilon(Rule):
         return None if self.has_eps else (Outcome.NOT_APPLICABLE, "no optimizer of Adam's kind")
 
 
+def _meant(block: Block, one: Taken, count: np.ndarray) -> float:
+    """Size of a step as long as the learning rate says, over that of the weights that it moves."""
+    weight = np.where(count > 0, block["parameter.l2_norm"][one.at, one.columns], 0.0)
+    size = norm_of(weight)
+    return float(np.sqrt(np.nansum(count * one.lr**2))) / size if size > 0 else math.inf
+
+
 def _parts(block: Block, one: Taken, size: np.ndarray) -> np.ndarray:
     """At each step of the block: share of the elements whose second moment is below eps; NaN where none was followed."""
     count = np.nan_to_num(block["gradient.count"][:, one.columns])
     is_below = (size < one.setting("eps")) & (size > 0)
-    below, meant = (count * is_below).sum(axis=1), (count * (size > 0)).sum(axis=1)
+    below, meant = summed(count * is_below), summed(count * (size > 0))
     return np.where(np.isfinite(size).any(axis=1), np.where(meant > 0, below / np.maximum(meant, 1.0), 0.0), np.nan)

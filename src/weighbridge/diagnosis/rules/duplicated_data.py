@@ -31,6 +31,7 @@ class DuplicatedData(Rule):
     id, title = "duplicated-data", "All ranks are given the same data"
     severity, certainty, since = "warning", "proof", "0.1"
     needs = Needs(ranks=["parameter.sum"])
+    causes = ("stalled-loss",)
     experiment = "Print the first label of the first batch on each rank: if they differ, this finding is wrong."
 
     def __init__(self) -> None:

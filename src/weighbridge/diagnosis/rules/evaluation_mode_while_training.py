@@ -30,7 +30,7 @@ class EvaluationModeWhileTraining(Rule):
     id, title = "evaluation-mode-while-training", "The model is trained in evaluation mode"
     severity, certainty, since = "warning", "proof", "0.1"
     needs = Needs(tables=["events", "steps"])
-    causes = ("stalled-loss", "growing-loss")
+    causes = ("stalled-loss", "growing-loss", "loss-spike", "gradient-spike")
     experiment = (
         "Call model.train() and train 50 steps from the same start: if the loss is the same to the last bit, no layer"
         " cared for the mode."

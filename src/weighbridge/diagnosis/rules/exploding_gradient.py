@@ -28,7 +28,7 @@ from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, se
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.sizes import ends, normed
-from weighbridge.diagnosis.stream import Block, rows_by_step
+from weighbridge.diagnosis.stream import Block, rows_by_step, summed
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.diagnosis.worse import Worse
 from weighbridge.firstpass import FirstPass, from_text
@@ -95,7 +95,7 @@ class ExplodingGradient(Rule):
         self.passes += [from_text(row["detail"]) for row in block.rows("graph")]
         self.rivals.read(block)
         has_slopes = np.isfinite(slopes).any(axis=1)
-        wholes = np.sqrt(np.nansum(gradients[:, self.is_parameter] ** 2, axis=1)).tolist()
+        wholes = np.sqrt(summed(np.nan_to_num(gradients[:, self.is_parameter] ** 2, posinf=np.inf))).tolist()
         for i in range(len(block)):
             for row in taken.get(block.start + i, ()):
                 self.progress.read(row)

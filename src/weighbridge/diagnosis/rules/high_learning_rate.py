@@ -45,6 +45,8 @@ HELD_UP = 0.7
 SWING, SWINGS = 0.25, 2  # a step that leaps over must raise the loss, and not only once
 LEFT = 0.5  # lower down the best of rates leap, too, and come back (edge of stability)
 STUCK = 0.95
+RISEN = 3.0  # times the usual promise: of steps just before a wild one, it had begun there
+SET = 2.0  # times the rate before: somebody has set it, and what comes within WINDOW steps comes of that
 CULPRIT = 0.9  # share of the promise of one group, to name it
 SHOWN = 24
 
@@ -57,7 +59,10 @@ class _Course:
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     wild: deque[bool] = field(default_factory=lambda: deque(maxlen=WINDOW))
     shown: deque[Step] = field(default_factory=lambda: deque(maxlen=SHOWN))
-    first_wild: int = -1
+    first_wild: int = -1  # of the last of them, where they came again after a calm
+    rate: float = math.nan  # of the last step
+    set_at: int = -1  # the step at which it was last raised by SET
+    is_calm: bool = True  # no step was wild of late
     count: int = 0
     held_up: int = -1  # the count at which so many steps were wild
     last_wild: tuple[int, float] = (-(10**9), 0.0)  # its count of steps, and the promise
@@ -65,6 +70,30 @@ class _Course:
     has_learnt: bool = False
     is_signed: bool = False
     is_told: bool = False
+
+    @property
+    def since(self) -> int:
+        """The step from which the rate was too high: that at which it was set, where wild steps came of it soon."""
+        return self.set_at if self.set_at >= 0 and 0 <= self.first_wild - self.set_at <= WINDOW else self.first_wild
+
+    def look_at(self, step: Step, is_wild: bool) -> None:
+        """Since when steps are wild: at a much lower rate, or more than WINDOW steps ago, they did no harm."""
+        if step.rate > SET * self.rate > 0:
+            self.set_at, self.is_calm = step.step, True
+        self.rate = step.rate
+        self.is_calm |= self.count - self.last_wild[0] > WINDOW
+        if is_wild and self.is_calm:
+            self.first_wild, self.is_calm = self._risen(step), False
+
+    def _risen(self, step: Step) -> int:
+        """The first of the steps up to this one whose promises stand out: a rate swings up over several, a bad batch in one."""
+        before = [one.promise for one in self.shown]
+        usual, first = (float(np.median(before)) if len(before) >= WINDOW else math.inf), step.step
+        for one in reversed(self.shown):
+            if not one.promise > RISEN * usual > 0:
+                break
+            first = one.step
+        return first
 
     @property
     def swings(self) -> bool:
@@ -125,8 +154,7 @@ class HighLearningRate(Rule):
         course.count += 1
         why = self._shown_by_loss(course, step.loss)
         is_wild = step.promise > PROMISE and (step.pace > PACE or math.isinf(step.promise))
-        if is_wild and course.first_wild < 0:
-            course.first_wild = step.step
+        course.look_at(step, is_wild)
         if is_wild:
             course.last_wild = course.count, step.promise
             course.worst = max((s for s in (course.worst, step) if s), key=lambda s: s.promise)
@@ -160,7 +188,7 @@ class HighLearningRate(Rule):
         place = self._place(worst, block)
         return Finding(
             place=place,
-            first_step=course.first_wild,
+            first_step=course.since,
             told_step=step.step,
             message=f"Step {worst.step} changed the weights by {number(worst.pace)} of their size and would have taken "
             f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first "

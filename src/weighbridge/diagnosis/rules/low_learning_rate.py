@@ -40,6 +40,8 @@ LATEST = 40  # steps after the start (or the end of a warm-up): later, short ste
 LOWERED = 0.5  # of the highest rate so far: the end of a schedule, or one that was stepped too often
 HALVED = 0.5  # of the loss: a schedule that ends after so much has done its work
 TINY = 2e-6  # so short that noise is no excuse: half a million steps
+SET = -0.6  # depth of a setting: there before the forward pass
+REACH = 0.1  # rms of the update over the rate; above it gradients are not why steps are short: the rate is
 AT_REST = 30.0  # leverage; of a loss near 0 any change is large
 
 
@@ -51,6 +53,7 @@ class _Course:
     steps: list[Step] = field(default_factory=list)  # the last WINDOW that were short
     cosines: list[float] = field(default_factory=list)
     count: int = 0  # steps at this rate
+    total: int = 0
     first_loss: float = math.nan
     is_done: bool = False
 
@@ -96,15 +99,18 @@ class LowLearningRate(Rule):
         """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or a pace of nothing?"""
         if not step.rate <= course.rate:  # the first step, or warm-up
             course.rate, course.count = step.rate, 0
-            course.steps.clear()
+            if course.total < LATEST or not _is_tiny(step):  # else a warm-up that never gets anywhere
+                course.steps.clear()
         course.count += 1
+        course.total += 1
         course.first_loss = step.loss if math.isnan(course.first_loss) else course.first_loss
         is_lowered = step.rate < LOWERED * course.rate
         has_learnt = is_lowered and not step.loss > HALVED * course.first_loss
         is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
         has_begun = bool(course.steps) and is_lowered  # what was lowered too soon is watched until it is clear
         course.is_done = has_learnt or (course.count > LATEST and not has_begun)
-        if course.is_done or not is_short or step.rate == 0:
+        is_over = step.rate == 0 and is_lowered and not has_learnt  # nothing moves, and there is much to gain
+        if course.is_done or not (is_short or is_over) or (step.rate == 0 and not is_over):
             course.steps.clear()
             return False
         course.steps = [*course.steps, step][-WINDOW:]
@@ -131,8 +137,13 @@ class LowLearningRate(Rule):
                 SettingEvidence("lr", f"{last.rate:g}"),
             ),
             fix=f"Set lr to ten times as much, {10 * last.rate:.1g}, and again, until the loss falls.",
-            depth=2.1,
+            depth=SET if self._is_of_the_rate(last) else 2.1,
         )
+
+    def _is_of_the_rate(self, step: Step) -> bool:
+        """Are updates as long as the rate allows? Then gradients are not why they are short; lost ones would be."""
+        is_lossy = any(self.tensors[c].dtype in ("bfloat16", "float16") for c in step.columns.tolist())
+        return step.reach > REACH and not is_lossy
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if any(len(c.cosines) >= COMPARED for c in self.courses.values()):

@@ -68,7 +68,11 @@ class NonfiniteOrigin(Rule):
     experiment = (
         "Run this step again with torch.autograd.set_detect_anomaly(True): it names the same operation, or this is wrong."
     )
-    causes = ("scaler-starvation", "gradient-not-applied", "lost-updates")
+    causes = (  # from then on all is NaN, or wild
+        *("scaler-starvation", "gradient-not-applied", "lost-updates", "stalled-loss", "growing-loss", "high-learning-rate"),
+        *("exploding-weights", "exploding-gradient", "exploding-activation", "dead-units", "saturated-units"),
+        *("collapsed-output", "rank-collapse"),
+    )
 
     def __init__(self) -> None:
         self.harmless: set[tuple[int, int]] = set()  # what was not finite before and did no harm

@@ -28,7 +28,7 @@ from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import share
 
-SATURATING: Final = ("tanh", "sigmoid")
+SATURATING: Final = ("tanh", "sigmoid", "hardtanh")
 MOST: Final = 0.5  # of a layer's units, as for dead ones; of its numbers: tanh of x ~ N(0, 4.5^2), sigmoid of x ~ N(0, 6.8^2)
 MUCH: Final = 0.75  # of its numbers
 PATIENCE: Final = 2  # looks in a row
@@ -40,7 +40,7 @@ class SaturatedUnits(Rule):
     severity, certainty, since = "warning", "test", "0.1"
     needs = Needs(tables=["spread", "steps"])
     travels = "deeper"
-    causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "stalled-loss")
+    causes = ("rank-collapse", "collapsed-output", "vanishing-gradient", "low-learning-rate", "stalled-loss")
     experiment = (
         "Divide the weights before this layer by ten and train 50 steps: if the loss falls no faster, saturation is not why."
     )

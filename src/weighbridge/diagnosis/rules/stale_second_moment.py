@@ -82,7 +82,10 @@ class StaleSecondMoment(Rule):
         moment2=["mean"],
         tables=["steps", "groups"],
     )
-    causes = ("gradient-spike", "loss-spike", "growing-loss")
+    causes = (  # steps are longer than the rate says
+        *("gradient-spike", "loss-spike", "growing-loss", "high-learning-rate", "exploding-gradient", "exploding-weights"),
+        *("exploding-activation", "dead-units", "saturated-units", "nonfinite-origin", "stalled-loss"),
+    )
     experiment = "20 steps from the last checkpoint with beta2=0.95: if the loss jumps as before, this finding is wrong."
 
     def __init__(self) -> None:

@@ -47,6 +47,7 @@ class UnfitOutputActivation(GraphRule):
         "saturated-units",
         "collapsed-output",
         "vanishing-gradient",
+        "low-learning-rate",
     )
     experiment = "Take the output's activation out and train as long: if the loss ends where it does now, it is not in the way."
 

@@ -2,19 +2,23 @@
 
 Symptom        The loss settles where a guess that knows no input would be (ln of the number of classes, the variance of the
                targets) and stays there, although gradients, updates and learning rate look healthy.
-How it decides Three things together. Over SAMPLES samples or more, two tests of independence find nothing (each below CLEAR
-               standard deviations): distances between inputs against those between targets, and targets of nearest
-               neighbours. The mean of the last RECENT losses (from step SETTLE on) is, within two standard errors, at least
-               that of the best constant guess, computed from the targets that were met, and at most ABOVE of it. And steps
-               were taken that promised PROMISED of the loss, and successive gradients do not point the same way (median of
-               the last COMPARED cosines below AGREE): what tells targets apart gives new batches the same gradient. Inputs
-               that are all the same in every batch count as samples that show nothing.
+How it decides Three things together. Two tests of independence find nothing: distances between inputs against those between
+               targets, and targets of nearest neighbours. Over n samples a connection of strength r lies r sqrt(n) standard
+               deviations from nothing; both must lie MISSED below that of SEEN, and at most CLEAR from 0, so that of what is
+               as strong as SEEN one look in 44 misses it, be it early or late. The mean of the last RECENT losses (from step
+               SETTLE on) is, within two standard errors, at least that of the best constant guess, computed from the targets
+               that were met, and at most ABOVE of it. And steps were taken that promised PROMISED of the loss, and
+               successive gradients do not point the same way (median of the last COMPARED cosines below AGREE): what tells
+               targets apart gives new batches the same gradient. Asked from STEPS on, or from SOON where the promised fall
+               is POWER times the standard error of the loss, so that it would have been seen. Inputs that are all the same
+               in every batch count as samples that show nothing.
 What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
                noise, looks like this at its beginning. Not judged: losses that are weighted, smoothed or summed, targets
-               that no loss function of torch was given, batches of one sample, inputs on a device, several losses that pull
-               at one model (GANs).
+               that no loss function of torch was given, classes of which no batch had one twice (contrastive losses number
+               the samples of a batch), batches of one sample, inputs on a device, several losses that pull at one model
+               (GANs).
 References     Szekely and Rizzo 2014, "Partial distance correlation with methods for dissimilarities"; Cover and Hart 1967,
                "Nearest neighbor pattern classification"; Zhang et al. 2017, "Understanding deep learning requires rethinking
                generalization" (training on random labels).
@@ -32,14 +36,16 @@ import numpy as np
 from weighbridge.diagnosis import INPUT, Finding, Needs, Outcome, Rule, ValueEvidence
 from weighbridge.diagnosis.pace import whole_cosines
 from weighbridge.diagnosis.rivals import Rivals
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import count, counted, number
 
-SAMPLES = 400  # a test sees a correlation of 3 / sqrt(400) = 0.15
-CLEAR = 3.0  # standard deviations: nothing that is independent passes it in more than 1 of 700 runs
+SEEN, MISSED = 0.25, 2.0  # strength of a connection, and standard deviations below its mean: 2.3 % of a normal distribution
+CLEAR = 3.0  # standard deviations, from 400 samples on: nothing that is independent passes it in more than 1 of 700 runs
+SAMPLES = 196  # below, the limit of SEEN is so low (1.5) that chance passes it in a quarter of all runs
 SETTLE = 5  # steps in which a fresh model's own guess fades
 STEPS = 15  # with a loss
+SOON, POWER = 10, 4.0  # steps; standard errors
 RECENT = 50  # steps whose losses are compared with the guess: what is learnt slowly shows in the last ones
 VISITS = 200  # steps instead, where embeddings are learnt: a row changes only when its token comes again
 BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
@@ -62,12 +68,14 @@ class UninformativeData(Rule):
         self.samples = self.alike = self.met = 0
         self.kinds: set[str] = set()
         self.counts: dict[float, float] = {}
+        self.has_repeats = False  # has a batch had one class twice? Else they may be the numbers of its rows
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
         self.losses: deque[float] = deque(maxlen=RECENT)
         self.last = -1  # step
         self.rivals = Rivals()
         self.cosines: deque[float] = deque(maxlen=COMPARED)
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
+        self.promised = 0.0  # the same from SETTLE on
         self.seen = (
             math.inf,
             math.nan,
@@ -76,7 +84,7 @@ class UninformativeData(Rule):
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
         has_tables = any(t.module.startswith("Embedding") for t in tensors)
-        self.needed = VISITS if has_tables else STEPS
+        self.needed = VISITS if has_tables else SOON
 
     def read(self, block: Block) -> Iterator[Finding]:
         if self.is_told:
@@ -84,7 +92,7 @@ class UninformativeData(Rule):
         self.rivals.read(block)
         pairs = {row["step"]: row for row in block.rows("pairing") if _varies(row)}
         cosines = {step: cosine for (step, _), cosine in whole_cosines(block, self.tensors).items()}
-        falls = -np.nansum(block["update.dot_gradient_update"], axis=1)
+        falls = -summed(np.nan_to_num(block["update.dot_gradient_update"], posinf=np.inf, neginf=-np.inf))
         for row in block.rows("steps"):
             if row["step"] == self.last or row["step"] >= self.rivals.since:  # another optimizer at the same step
                 continue
@@ -103,6 +111,7 @@ class UninformativeData(Rule):
 
     def _add(self, row: Mapping[str, Any]) -> None:
         self.kinds.add(row["loss"])
+        self.first = row["step"] if self.first < 0 else self.first
         if row["samples"] == 1:
             self.alike += row["batch"]
         for name, total in self.sums.items():
@@ -115,14 +124,15 @@ class UninformativeData(Rule):
             now = np.array([row["first"], row["second"]])
             self.moments = now if self.moments is None or self.moments.shape != now.shape else self.moments + now
         self.met += row["batch"]
+        self.has_repeats |= max(row["second"]) > 1
         self.seen = (max(abs(score) for score in self.scores().values()), self.floor())
 
     def _add_loss(self, loss: float, falls: float, step: int) -> None:
         self.steps += 1
         self.promise += falls / abs(loss) if loss else math.inf
         if self.steps > SETTLE:
-            self.first = step if self.first < 0 else self.first
             self.losses.append(loss)
+            self.promised += falls
 
     def scores(self) -> dict[str, float]:
         """Of each test: standard deviations away from independence."""
@@ -130,7 +140,8 @@ class UninformativeData(Rule):
 
     def floor(self) -> float:
         """The loss of the best guess that knows no input; NaN where it is not known."""
-        if len(self.kinds) != 1:
+        is_of_classes = any(kind.startswith(("Nll", "Binary")) for kind in self.kinds)
+        if len(self.kinds) != 1 or (is_of_classes and not self.has_repeats):
             return math.nan
         (kind,) = self.kinds
         if kind.startswith("Nll"):
@@ -150,10 +161,16 @@ class UninformativeData(Rule):
             return False
         score, floor = self.seen
         agrees = self.alike < self.samples and len(self.cosines) == COMPARED and float(np.median(self.cosines)) > AGREE
-        if score > CLEAR or agrees or not floor > 0:
+        if score > self._limit() or agrees or not floor > 0:
             return False
         mean, error = self._level()
+        if self.steps < STEPS and self.promised < POWER * error:
+            return False
         return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor
+
+    def _limit(self) -> float:
+        """Standard deviations from independence that so many samples may show."""
+        return min(CLEAR, SEEN * math.sqrt(self.samples) - MISSED)
 
     def _level(self) -> tuple[float, float]:
         """Mean of the last losses, and its standard error."""
@@ -176,9 +193,10 @@ class UninformativeData(Rule):
             evidence=(
                 ValueEvidence("mean loss", mean, self.floor()),
                 ValueEvidence("its standard error", error),
-                ValueEvidence("distances: standard deviations from independence", scores["distance"], CLEAR),
-                ValueEvidence("neighbours: standard deviations from independence", scores["neighbour"], CLEAR),
+                ValueEvidence("distances: standard deviations from independence", scores["distance"], self._limit()),
+                ValueEvidence("neighbours: standard deviations from independence", scores["neighbour"], self._limit()),
                 ValueEvidence("samples", self.samples, SAMPLES, "samples"),
+                ValueEvidence("losses since the model has settled", len(self.losses), None, "steps"),
             ),
             fix="Look at ten samples with their labels as the loader gives them: are they still together, do inputs differ?",
             depth=-0.8,

@@ -188,7 +188,7 @@ class WrongInitialScale(Rule):
             ),
             fix=f"torch.nn.init.kaiming_normal_({in_code(self.tensors[worst].name)}, nonlinearity='relu'), or leave "
             f"PyTorch's own.",
-            depth=0.0,
+            depth=-0.5,  # weights are there before the first pass
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
