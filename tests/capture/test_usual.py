@@ -177,6 +177,19 @@ class Training:
 
     def moves_its_groups(self) -> None:
         self.optimizer.load_state_dict(self.optimizer.state_dict())
+        self.optimizer.param_groups[0]["lr"] *= 0.5
+        self.step()
+
+    def leaves_out_a_parameter(self) -> None:
+        bias = self.optimizer.param_groups[0]["params"].pop()
+        self.step()
+        self.optimizer.param_groups[0]["params"].append(bias)
+
+    def is_told_of_infinity(self) -> None:
+        if self.optimizer.defaults.get("fused"):
+            self.optimizer.found_inf = torch.tensor(1.0)  # type: ignore[attr-defined]
+            self.step()
+            del self.optimizer.found_inf  # type: ignore[attr-defined]
         self.step()
 
     def exchanges_a_parameter_of_a_group(self) -> None:
@@ -247,6 +260,11 @@ def check_same(
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "adam", "fused"])
 def test_c_writes_what_python_would(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_same(tmp_path, monkeypatch, kind, ["step"] * 130)
+
+
+def test_a_fused_step_that_a_scaler_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events = ["step"] * 33 + ["is_told_of_infinity"] * 2 + ["step"] * 3
+    check_same(tmp_path, monkeypatch, "fused", events)
 
 
 @pytest.mark.parametrize("unusual", UNUSUAL)
