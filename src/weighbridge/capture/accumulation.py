@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.leftovers import Leftovers
 from weighbridge.capture.losses import factors, multiple
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.sketch import EPSILONS, Items, gather
@@ -35,6 +36,7 @@ class Accumulation:
         self.is_sampling = False
         self.looks = 0  # since the last step
         self.weighed: list[Weighed] = []
+        self.leftovers = Leftovers()
         self._start(None)
 
     def _start(self, sums: Sums | None) -> None:
@@ -54,6 +56,7 @@ class Accumulation:
 
     def before_pass(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root. Whatever the gradients have become since the last one, it adds to that."""
+        self.leftovers.before_pass()
         if not self.is_sampling:
             if self.last is not None:
                 self._let_go()

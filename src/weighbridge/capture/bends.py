@@ -36,6 +36,7 @@ FLAT: Final[Mapping[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]]] = 
     "GeluBackward0": ("gelu", lambda a: a.abs() < 1e-4),  # x < -4.1
     "SiluBackward0": ("silu", lambda a: a.abs() < 9e-4),  # x < -9.2
 }
+BOUNDED: Final = {"HardtanhBackward0": ("_saved_min_val", "_saved_max_val"), "ClampBackward1": ("_saved_min", "_saved_max")}
 Names = dict[int, Any]  # sequence number of an autograd node: whose output it made
 
 
@@ -60,10 +61,23 @@ def bend_of(given: Any, made: Names) -> tuple[Any, Bend] | None:
         if node is None or node.name() not in SHAPES:
             break
         node = node.next_functions[0][0]
-    if node is None or node.name() not in FLAT:
+    function = None if node is None else FLAT.get(node.name()) or _cut_off(node)
+    if node is None or function is None:
         return None
     maker = _maker(node.next_functions[0][0], made)
-    return None if maker is None else (maker, _measured(given.detach(), *FLAT[node.name()]))
+    return None if maker is None else (maker, _measured(given.detach(), *function))
+
+
+def _cut_off(node: Any) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None:
+    """Of numbers that are cut off at two bounds, or at 0 (as ReLU and ReLU6 do); None for any other function."""
+    low, high = (getattr(node, name, None) for name in BOUNDED.get(node.name(), ("", "")))
+    if not isinstance(low, int | float):
+        return None
+    if low == 0:
+        return FLAT["ReluBackward0"]
+    if not isinstance(high, int | float) or not low < high:
+        return None
+    return "hardtanh", lambda a: (a <= low) | (a >= high)
 
 
 def of_tanh(result: torch.Tensor) -> Bend:
@@ -72,16 +86,21 @@ def of_tanh(result: torch.Tensor) -> Bend:
 
 
 def _maker(node: Any, made: Names) -> Any:
-    """Whose output this node made, sums and norms followed by their first part."""
+    """Whose output this node made, sums and norms followed by their first part, and constant factors."""
     for _ in range(MOST_NODES):
         if node is None:
             return None
         if (found := made.get(node._sequence_nr())) is not None:
             return found
-        if node.name() not in SHAPES | SUMS:
+        if node.name() not in SHAPES | SUMS and not _is_factor(node):
             return None
         node = node.next_functions[0][0]
     return None
+
+
+def _is_factor(node: Any) -> bool:
+    """Is it a product with what is no output of a module: a temperature, a mask?"""
+    return node.name() in ("MulBackward0", "DivBackward0") and node.next_functions[1][0] is None
 
 
 def _measured(result: torch.Tensor, name: str, is_flat: Callable[[torch.Tensor], torch.Tensor]) -> Bend:

@@ -14,6 +14,7 @@ import numpy as np
 from weighbridge.capture.accumulation import Accumulation
 from weighbridge.capture.budget import Thinned
 from weighbridge.capture.kernel import Kernel
+from weighbridge.capture.leftovers import Leftover
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.shards import local
@@ -34,6 +35,7 @@ class Pair:
         self.thinned = Thinned()
         self.is_due = self.is_next_due = False
         self.kept: Kept | None = None
+        self.leftover = Leftover()
 
 
 class Kept:
@@ -79,7 +81,8 @@ class Coherence:
         pair.is_due, pair.thinned.one_in = pair.is_next_due, self.one_in
         pair.is_next_due = self.schedule.due(stepped.count + 1) and pair.thinned.passes()
         self.accumulation.is_sampling = pair.is_next_due
-        return pair.is_due or pair.is_next_due or self.accumulation.has_measured
+        is_kept = self.accumulation.leftovers.after_step(stepped)
+        return pair.is_due or pair.is_next_due or self.accumulation.has_measured or is_kept
 
     def after_step(self, stepped: Stepped, step: int, recorder: Recorder, is_skipped: bool) -> float:
         """It was due. Gives the factor that its gradients were multiplied with after the last backward pass; NaN
@@ -87,6 +90,7 @@ class Coherence:
         pair = stepped.pair
         before, pair.kept = pair.kept, None
         self.accumulation.has_stepped = True
+        self.accumulation.leftovers.tell(stepped, step, recorder)
         if stepped.devices and not self.has_told:
             self.has_told = True
             recorder.event(step, "reduced", f"{NOT_ON_DEVICES}: they are read in CPU memory only")

@@ -25,6 +25,7 @@ from weighbridge.capture.late import Late, held, is_capturing
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import plain_path
 from weighbridge.capture.tensors import TensorTable
+from weighbridge.capture.throughtime import KIND, Course, follow
 from weighbridge.firstpass import FirstPass, Parameter, Scale, Start, to_text
 
 MOST_PASSES: Final = 4
@@ -45,13 +46,20 @@ class FirstGraph:
         self.recorder, self.table = recorder, table
         self.calls = Calls()
         self.seen: set[frozenset[tuple[str, int]]] = set()
-        self.waiting: deque[_Waiting] = deque()
+        self.awaited: deque[_Waiting] = deque()
+        self.courses: list[Course] = []  # through time, of passes whose backward pass runs or has run
         self.is_over = False  # nothing more is looked at; something may be awaited
+
+    @property
+    def waiting(self) -> bool:
+        """Has a device yet to give something?"""
+        return bool(self.awaited or self.courses)
 
     def on_backward(self, root: torch.Tensor, step: int) -> None:
         """A backward pass begins at this root, in this step of the clock."""
         if step > 0 or len(self.seen) >= MOST_PASSES:
             self.is_over = True
+            self.courses = [course for course in self.courses if course.is_complete]  # their passes have run
         self.fetch(step)
         if self.is_over or root.grad_fn is None or is_capturing(root.device):
             return
@@ -84,26 +92,32 @@ class FirstGraph:
         if not graph.leaves:
             return
         facts = asked(graph, nodes)
+        self.courses += follow(graph, nodes)
         called = {prefix.get(call.model, "") + call.path for call in self.calls.calls}
         parameters = [one for name, model in models for one in parameters_of(model, prefix[name], names, called)]
         first = FirstPass(graph, tuple(one for one, _ in parameters), *_described(models, prefix))
         equal = {one.name: same for one, p in parameters if (same := rows_alike(p)) is not None}
         awaited = [number for one in facts for number in one.numbers] + [*equal.values()]
         late = Late([held(number.to(root.device)) for number in awaited]) if awaited else None
-        self.waiting.append(_Waiting(first, facts, equal, late))
+        self.awaited.append(_Waiting(first, facts, equal, late))
 
     def give_up(self) -> None:
         """Look at nothing more, and wait for nothing."""
         self.is_over = True
-        self.waiting.clear()
+        self.awaited.clear()
+        self.courses.clear()
 
     def fetch(self, step: int, wait: bool = False) -> None:
         """Write the passes whose numbers have arrived, as of this step."""
-        while self.waiting and ((late := self.waiting[0].late) is None or late.has_arrived(wait)):
-            one = self.waiting.popleft()
+        while self.awaited and ((late := self.awaited[0].late) is None or late.has_arrived(wait)):
+            one = self.awaited.popleft()
             text = to_text(_complete(one, iter(late.numbers() if late is not None else [])))
             with self.recorder.lock:
                 self.recorder.small["graph"].rows.append((step, self.recorder.attempt, text))
+        arrived = [course for course in self.courses if course.has_arrived(wait)]
+        for course in arrived:
+            self.courses.remove(course)
+            self.recorder.event(step, KIND, "gradient through the time of a recurrent layer", detail=course.detail())
 
 
 def _complete(one: _Waiting, numbers: Iterator[float]) -> FirstPass:

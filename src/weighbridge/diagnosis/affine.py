@@ -8,7 +8,7 @@ from typing import Final
 from weighbridge.diagnosis.flow import BATCH_NORMS
 from weighbridge.diagnosis.graphrule import module_of
 from weighbridge.firstpass import FirstPass
-from weighbridge.lossgraph import AFFINE, NORMS, PARTS, RESHAPES, Edge, Graph
+from weighbridge.lossgraph import AFFINE, NORMS, PARTS, RESHAPES, Edge, Graph, Node
 
 SAME_LINE: Final = RESHAPES | {"NativeDropout"}  # between two affine layers these leave all linear
 MOVES: Final = frozenset({"T", "Transpose", "Permute", "Expand", "Slice", "Select", "Split", "Cat", "Stack"})
@@ -102,7 +102,13 @@ def _is_vector(graph: Graph, edge: Edge | None) -> bool:
 
 def _is_factor(graph: Graph, index: int) -> bool:
     node = graph.nodes[index]
-    return node.op in ("Mul", "Div") and node.inputs[1] is None and node.facts.get("other_shape") == ()
+    return node.op in ("Mul", "Div") and node.inputs[1] is None and (node.facts.get("other_shape") == () or _drops(node))
+
+
+def _drops(node: Node) -> bool:
+    """Is it `F.dropout` on the CPU, a product with 0 and 1 / (1 - p)? One that passes what is positive has 0 and 1."""
+    least, most = node.facts.get("other_least"), node.facts.get("other_most", 0.0)
+    return node.op == "Mul" and node.facts.get("other_shape") == node.shape and least == 0 and most > 1
 
 
 def weight_of(graph: Graph, index: int) -> str:
@@ -227,4 +233,7 @@ def is_product(first: FirstPass) -> bool:
     nodes = first.graph.nodes
     affine = [i for i, node in enumerate(nodes) if node.op in AFFINE]
     is_pooled = any(node.op.startswith(("MaxPool", "AdaptiveMaxPool")) for node in nodes)
-    return not is_pooled and all(is_linear_before(first.graph, i) and not has_own_bias(first.graph, i) for i in affine)
+    has_bias = any(_adds_parameter(first.graph, i) for i in range(len(nodes)))
+    return not (is_pooled or has_bias) and all(
+        is_linear_before(first.graph, i) and not has_own_bias(first.graph, i) for i in affine
+    )

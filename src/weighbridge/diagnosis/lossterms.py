@@ -137,6 +137,17 @@ def _known(graph: Graph, index: int) -> str:
     return OF_DIFFERENCE[node.op] if is_even and is_of_target else ""
 
 
+def is_softmax_by_hand(graph: Graph, index: int) -> bool:
+    """Is it exp(z) / sum(exp(z)) along an axis?"""
+    node = graph.nodes[index]
+    if node.op != "Div":
+        return False
+    above, below = graph.behind(index, 0), graph.behind(index, 1, RESHAPES | {"Expand"})
+    if above is None or below is None or graph.nodes[above].op != "Exp" or graph.nodes[below].op != "Sum":
+        return False
+    return graph.behind(below) == above
+
+
 def _is_positive(graph: Graph, index: int) -> bool:
     """Is it above 0, whatever the weights are?"""
     node = graph.nodes[index]

@@ -20,6 +20,7 @@ References     Le Scao et al. 2022, "BLOOM", and Jiang et al. 2025, "Training wi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from weighbridge.format import counted
 from weighbridge.records import COPY, LOCAL, REPLICA
 
 AGREED = 2  # steps: gradients of different batches are never equal by chance, and step 0 may be all zeros
+APART = 20  # steps in a row; whoever averages weights now and then (local SGD) does it more often
 SHOWN = 8
 SUMS = ("parameter.sum", "parameter.l1_norm")
 USED = ("gradient.sum", "gradient.l1_norm")
@@ -47,6 +49,7 @@ class DivergedReplicas(Rule):
 
     def __init__(self) -> None:
         self.agreed = 0
+        self.apart: int | None = None  # steps since parameters that had begun equal differ; None = they did not begin so
         self.is_told = self.has_ranks = self.has_copies = False
 
     def start(self, tensors: Tensors) -> None:
@@ -60,12 +63,35 @@ class DivergedReplicas(Rule):
             copies = self.tensors.is_parameter & _columns(block.ranks, (REPLICA, COPY))
             local = self.tensors.is_parameter & _columns(block.ranks, (LOCAL,))
             self.agreed += _have_equal_gradients(block.ranks, i, local)
+            yield from self._never_averaged(block, i, local)
             meant = copies | (local if self.agreed >= AGREED else np.zeros_like(local))
             self.has_copies |= bool(meant.any())
             differ = np.flatnonzero(meant & _differs(block.ranks, i, SUMS))
-            if len(differ):
+            if len(differ) and not self.is_told:
                 self.is_told = True
                 yield self._finding(block.ranks, block.start + i, i, differ)
+
+    def _never_averaged(self, block: Block, at: int, local: np.ndarray) -> Iterator[Finding]:
+        """The same weights at first, on every rank, gradients that never agree, and weights that go apart for good."""
+        ranks = block.ranks
+        is_there = local & np.isfinite([one.arrays["parameter.sum"][at] for one in ranks]).all(axis=0)
+        if self.agreed or self.is_told or not is_there.any():
+            return
+        differ = is_there & _differs(ranks, at, SUMS)
+        if not differ.any():
+            self.apart = 0
+        elif self.apart is not None:
+            self.apart += 1
+        if self.apart == APART:
+            self.is_told = True
+            found = self._finding(ranks, block.start + at, at, np.flatnonzero(differ))
+            message = (
+                f"All ranks began with the same weights, and have gone apart for {APART} steps; their gradients were never the "
+                "same: nobody averages them."
+            )
+            fix = "Wrap the model in DistributedDataParallel, or all_reduce each gradient before every step."
+            first = block.start + at - APART + 1
+            yield replace(found, message=message, fix=fix, first_step=first, severity="warning", certainty="test")
 
     def _finding(self, ranks: tuple[Ranked, ...], step: int, at: int, columns: np.ndarray) -> Finding:
         places = self.tensors.together(columns.tolist(), self.tensors.is_parameter)

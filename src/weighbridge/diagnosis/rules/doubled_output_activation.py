@@ -19,6 +19,7 @@ from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth
+from weighbridge.diagnosis.lossterms import is_softmax_by_hand
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass
@@ -65,6 +66,8 @@ class DoubledOutputActivation(GraphRule):
 
 def _is_doubled(graph: Graph, before: int, index: int) -> bool:
     one, two = graph.nodes[before], graph.nodes[index]
+    if is_softmax_by_hand(graph, before):
+        return two.op == "LogSoftmax" and one.shape == two.shape
     if (one.op, two.op) not in DOUBLES:
         return False
     if one.op not in SOFTMAXES or two.op not in SOFTMAXES:
@@ -79,7 +82,7 @@ def _finding(first: FirstPass, before: int, index: int) -> Finding:
     if one.op == "LogSoftmax":
         severity, message = "note", "log_softmax is applied to the output of a log_softmax: the second changes nothing."
         evidence = ValueEvidence("times applied", 2, limit=1)
-    elif (one.op, two.op) == SOFTMAXES:
+    elif (one.op, two.op) == SOFTMAXES or is_softmax_by_hand(first.graph, before):
         floor = math.log1p((two.shape[two.facts.get("dim", -1)] - 1) / math.e)
         message = f"Softmax before cross-entropy, which applies it again: the loss cannot fall below {floor:.3f}."
         evidence = ValueEvidence("least possible loss (without it 0)", floor)
@@ -87,5 +90,6 @@ def _finding(first: FirstPass, before: int, index: int) -> Finding:
         again = AGAIN.get(two.op, two.op.lower())
         message = f"{one.op} before {again}, which wants unbounded inputs and gets numbers in [0, 1]: its gradients are small."
         evidence = ValueEvidence("largest possible input", 1.0)
-    fix = f"Take the {one.op.lower()} in {in_code(one.module)} out; the loss wants what comes before it."
+    name = "softmax" if one.op == "Div" else one.op.lower()
+    fix = f"Take the {name} in {in_code(one.module)} out; the loss wants what comes before it."
     return Finding(one.module, BEFORE, BEFORE, message, (evidence,), fix, severity=severity, depth=depth(first, before))

@@ -4,10 +4,12 @@ Symptom        Weights shrink towards 0, outputs become the same for all inputs,
 How it decides For all weights that decay together, by the optimizer or by a penalty in the loss (its graph shows a term that
                knows the weights alone): the update points back along the weights, cosine(u, w) below -RADIAL (a gradient is
                nearly at right angles to the weights), and shortens them by more than RATE per step, in PATIENCE recorded
-               steps in a row. Or weights lose more than RATE per step outside the optimizer, which is exact: they are
-               shorter than the last step left them. Or they have lost half of their norm since the first step, with decay
-               that alone accounts for as much. And the loss is no better than IMPROVED below where it began, or has lost
-               LOST of what it had won; where the penalty is a part of it, it tells nothing and is not asked.
+               steps in a row. Decay that is added to the gradients by hand does the same without a word in the optimizer; it
+               is known by taking the same share of every matrix (within EVEN). Or weights lose more than RATE per step
+               outside the optimizer, which is exact: they are shorter than the last step left them. Or they have lost half of
+               their norm since the first step, with decay that alone accounts for as much. And the loss is no better than
+               IMPROVED below where it began, or has lost LOST of what it had won; where the penalty is a part of it, it tells
+               nothing and is not asked.
 What to do     Divide `weight_decay`, or the factor of the penalty, by 10 or more; lr times weight_decay is the share of every
                weight that is lost per step, usually 10^-6 to 10^-4. With Adam use AdamW: added to the gradient, decay is
                blown up to steps of lr.
@@ -43,6 +45,7 @@ PATIENCE = 3
 HALF = 0.5
 IMPROVED = 0.3  # a constant guess is this much better than a freshly made model at most (digits: 2.45 to 2.30)
 LOST = 0.5
+EVEN = 1.25  # the largest share that a step takes of a matrix over the smallest: decay is alike for all, a gradient is not
 SHOWN = 20
 
 
@@ -69,6 +72,9 @@ class Decaying:
         self.by, self.columns = by, columns
         weights, updates = (np.sqrt(summed(block[f"{q}.l2_norm"][:, columns] ** 2)) for q in ("parameter", "update"))
         dots = summed(block["update.dot_update_parameter"][:, columns])  # NaN where one of them was not weighed
+        with np.errstate(all="ignore"):
+            each = -block["update.dot_update_parameter"][:, columns] / block["parameter.l2_norm"][:, columns] ** 2
+        self.is_even = (each.shape[1] > 1) & (each.min(axis=1, initial=np.inf) * EVEN >= each.max(axis=1, initial=0.0))
         self.sums = list(zip(weights.tolist(), updates.tolist(), dots.tolist(), strict=True))
 
     def decay(self, one: Taken) -> float:
@@ -131,7 +137,7 @@ class ExcessiveWeightDecay(Rule):
         by_hand = 1 - weight / left if left > 0 else 0.0
         state.decayed += held.decay(one)
         cosine, rate = dot / (weight * update), -dot / weight**2
-        is_radial = by != BY_HAND and cosine < -RADIAL
+        is_radial = cosine < -RADIAL and (by != BY_HAND or bool(held.is_even[one.at]))
         is_shrunk = by_hand > RATE and weight < (1 - RATE) * state.before
         state.before = weight
         if is_shrunk or (is_radial and rate > RATE):

@@ -5,7 +5,9 @@ How it decides Exact but for rounding. A bias is added to what its module gives,
                over the loss's gradient by that output: S = A. Where nothing was zeroed, S of step k is S of the step before
                plus A of step k, times the factor of clipping. Told where this holds and S = A does not, at PATIENCE
                recorded steps in a row, A itself not 0: a term of the loss that knows only the weights (L1, L2) gives a bias
-               behind which A is 0 the same gradient at each step, and S = S of the step before says nothing then.
+               behind which A is 0 the same gradient at each step, and S = S of the step before says nothing then. Or capture
+               has seen it: of one parameter of the optimizer, on the CPU, the gradient used was still there, and not 0, at
+               the beginning of every backward pass until the next step, which a pass had added to (`gradients_kept`).
 What to do     Call `optimizer.zero_grad()` once per step, before `backward` or after `step`.
 When it errs   It does not: accumulation over several backward passes is in A too. Where no bias tells (no biases, only the
                last layer before a softmax, whose S is 0; outputs in half precision) the rule says that it cannot judge.
@@ -15,11 +17,12 @@ References     Chain rule for y = W x + b: dL/db = sum of dL/dy over batch and p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence
+from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.streaks import Streaks
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
@@ -32,6 +35,8 @@ ROUNDING = {
     "float16": 2.0**-9,
 }  # of a sum, over the sum of sizes
 APART = 8.0  # times the rounding by which the two readings must differ to be told apart
+FIX = "Call optimizer.zero_grad() once per step, before loss.backward()."
+EVENT = "gradients_kept"  # written by capture, once per optimizer
 ADDED = ("Linear", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d")
 ADDED_NORM = ("LayerNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm")
 
@@ -39,7 +44,7 @@ ADDED_NORM = ("LayerNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNo
 class GradientsNotZeroed(Rule):
     id, title = "gradients-not-zeroed", "Gradients are not zeroed between steps"
     severity, certainty, since = "error", "proof", "0.1"
-    needs = Needs(gradient=["sum", "l1_norm"], activation_gradient=["sum", "l1_norm"], tables=["steps", "groups"])
+    needs = Needs(gradient=["sum", "l1_norm"], activation_gradient=["sum", "l1_norm"], tables=["steps", "groups", "events"])
     experiment = (
         "Put optimizer.zero_grad() before the backward pass: if the norm of the gradient at the second step stays as "
         "it was, this is wrong."
@@ -50,7 +55,7 @@ class GradientsNotZeroed(Rule):
     )
 
     def __init__(self) -> None:
-        self.streaks = Streaks(PATIENCE)
+        self.streaks, self.is_seen = Streaks(PATIENCE), False
         self.last, self.last_size = np.zeros(0), np.zeros(0)
         self.shown: dict[int, list[tuple[int, float, float, float]]] = {}
 
@@ -66,6 +71,7 @@ class GradientsNotZeroed(Rule):
         )
 
     def read(self, block: Block) -> Iterator[Finding]:
+        yield from (self._seen(row) for row in block.rows("events") if row["kind"] == EVENT)
         if not self.biases:
             return
         found, size = block["gradient.sum"][:, self.biases], block["gradient.l1_norm"][:, self.biases]
@@ -98,6 +104,21 @@ class GradientsNotZeroed(Rule):
             yield self._finding(columns.tolist(), step)
         self.shown = {column: rows[-PATIENCE:] for column, rows in self.shown.items()}
 
+    def _seen(self, event: Mapping[str, Any]) -> Finding:
+        self.is_seen = True
+        column, steps = self.tensors.column.get(event["tensor"]), event["detail"]["steps"]
+        name = self.tensors.name(column) if column is not None else "a parameter"
+        return Finding(
+            place="",
+            first_step=max(0, event["step"] - steps + 1),
+            told_step=event["step"],
+            message=f"At {steps} steps in a row the gradient of {name} that the step before had used was still there when the "
+            "backward pass added the next one to it.",
+            evidence=(ValueEvidence("steps in a row whose gradient holds that of the step before", steps, steps),),
+            fix=FIX,
+            depth=1.9,
+        )
+
     def _finding(self, columns: list[int], step: int) -> Finding:
         name = self.tensors.name(columns[0])
         rows = [row for row in self.shown[columns[0]] if row[0] <= step][-PATIENCE:]
@@ -115,11 +136,13 @@ class GradientsNotZeroed(Rule):
                 ),
                 SeriesEvidence("sum of the gradient used", tuple(r[0] for r in rows), tuple(r[1] for r in rows)),
             ),
-            fix="Call optimizer.zero_grad() once per step, before loss.backward().",
+            fix=FIX,
             depth=1.9,
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
+        if self.is_seen:
+            return None
         if not self.biases:
             return Outcome.NOT_APPLICABLE, "no bias whose module's output was recorded"
         if not self.streaks.is_enough:

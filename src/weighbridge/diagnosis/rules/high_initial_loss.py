@@ -6,8 +6,9 @@ How it decides On the first batch. Cross-entropy: above TIMES_TRIVIAL times ln C
                LEAST_STD within a sample. Squared error: above TIMES_VARIANCE times the variance of the targets, and
                predictions spread as far above them. In both the last layer makes this of inputs that are LEAST_GAIN times
                smaller (raw inputs and wide middle layers have rules of their own). Always by more than ERRORS standard
-               errors of the mean loss, over LEAST_SAMPLES samples or more. Targets that only lie far from 0 are a note: the
-               last bias has to learn their mean.
+               errors of the mean loss, over LEAST_SAMPLES samples or more. Predictions that are no wider spread but lie
+               elsewhere: where the targets lie around 0 (mean within their deviation), it is the model that begins far off;
+               targets that only lie far from 0 are a note: the last bias has to learn their mean.
 What to do     Look at the inputs' scale, and start the last layer small.
 When it errs   Pretrained models whose classes were put in another order. A last layer that is tied to an embedding is a
                note; so is a model part of which is frozen: what was trained before has no start of its own.
@@ -16,6 +17,7 @@ References     Karpathy 2019, "A Recipe for Training Neural Networks" ("verify l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -55,7 +57,7 @@ class HighInitialLoss(GraphRule):
                     yield _spread(first, start, "giving all classes the same")
             elif start.kind == "squared error" and _is_far(start, TIMES_VARIANCE):
                 if start.prediction_std**2 < start.target_std**2 * TIMES_VARIANCE:
-                    yield _off_centre(start)
+                    yield _off_centre(first, start)
                 elif is_made_here:
                     yield _spread(first, start, "the mean of the targets")
 
@@ -71,8 +73,11 @@ def _spread(first: FirstPass, start: Start, what: str) -> Finding:
         f"(standard deviation {number(start.prediction_std)}): the first steps only undo this."
     )
     fix = f"Look at the inputs' scale, and start {place} small: nn.init.normal_({place}.weight, std=0.01)"
-    is_note = _is_tied(first, start) or not all(parameter.is_trainable for parameter in first.parameters)
-    return _finding(start, "note" if is_note else "warning", message, fix)
+    return _finding(start, "note" if _is_tied(first, start) or _is_pretrained(first) else "warning", message, fix)
+
+
+def _is_pretrained(first: FirstPass) -> bool:
+    return not all(parameter.is_trainable for parameter in first.parameters)
 
 
 def _is_tied(first: FirstPass, start: Start) -> bool:
@@ -84,13 +89,24 @@ def _is_tied(first: FirstPass, start: Start) -> bool:
     return leaf is not None and any("Embedding" in graph.nodes[user].op for user, _ in graph.users[leaf])
 
 
-def _off_centre(start: Start) -> Finding:
+def _off_centre(first: FirstPass, start: Start) -> Finding:
+    bias = f"{in_code(start.place)}.bias.data"
+    if abs(start.target_mean) <= start.target_std:
+        message = (
+            f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. Targets lie "
+            f"around {number(start.target_mean)}, and the predictions about {number(math.sqrt(start.loss))} away from them: "
+            "the last layer starts with a constant that has to be unlearnt."
+        )
+        severity: Severity = "note" if _is_pretrained(first) else "warning"
+        return _finding(
+            start, severity, message, f"Start the last bias at the targets' mean: {bias}.fill_({start.target_mean:.4g})"
+        )
     message = (
         f"The loss starts at {number(start.loss)}; the mean of the targets gives {number(start.trivial)}. Targets have a mean "
         f"of {number(start.target_mean)}, which the last bias has to learn first."
     )
-    bias = f"{in_code(start.place)}.bias.data.fill_({start.target_mean:.4g})"
-    return _finding(start, "note", message, f"Subtract the targets' mean, or start the last bias with it: {bias}")
+    fix = f"Subtract the targets' mean, or start the last bias with it: {bias}.fill_({start.target_mean:.4g})"
+    return _finding(start, "note", message, fix)
 
 
 def _finding(start: Start, severity: Severity, message: str, fix: str) -> Finding:

@@ -54,6 +54,7 @@ class _Course:
     steps: list[Step] = field(default_factory=list)  # the last WINDOW that were short
     cosines: list[float] = field(default_factory=list)
     count: int = 0  # steps at this rate
+    total: int = 0
     first_loss: float = math.nan
     is_done: bool = False
 
@@ -99,15 +100,18 @@ class LowLearningRate(Rule):
         """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or a pace of nothing?"""
         if not step.rate <= course.rate:  # the first step, or warm-up
             course.rate, course.count = step.rate, 0
-            course.steps.clear()
+            if course.total < LATEST or not _is_tiny(step):  # else a warm-up that never gets anywhere
+                course.steps.clear()
         course.count += 1
+        course.total += 1
         course.first_loss = step.loss if math.isnan(course.first_loss) else course.first_loss
         is_lowered = step.rate < LOWERED * course.rate
         has_learnt = is_lowered and not step.loss > HALVED * course.first_loss
         is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
         has_begun = bool(course.steps) and is_lowered  # what was lowered too soon is watched until it is clear
         course.is_done = has_learnt or (course.count > LATEST and not has_begun)
-        if course.is_done or not is_short or step.rate == 0:
+        is_over = step.rate == 0 and is_lowered and not has_learnt  # nothing moves, and there is much to gain
+        if course.is_done or not (is_short or is_over) or (step.rate == 0 and not is_over):
             course.steps.clear()
             return False
         course.steps = [*course.steps, step][-WINDOW:]

@@ -29,7 +29,7 @@ from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import share
 
-SATURATING: Final = ("tanh", "sigmoid")
+SATURATING: Final = ("tanh", "sigmoid", "hardtanh")
 MOST: Final = 0.5  # of a layer's units, as for dead ones; of its numbers: tanh of x ~ N(0, 4.5^2), sigmoid of x ~ N(0, 6.8^2)
 MUCH: Final = 0.75  # of its numbers
 PATIENCE: Final = 2  # looks in a row

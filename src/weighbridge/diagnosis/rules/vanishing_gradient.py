@@ -7,7 +7,10 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                up to LIMIT, the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z
                above -CLEAR). Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
                Where the modules' outputs are not seen, the gradients of the biases (or weights) stand for them. Weights that
-               begin at 0 in the last layer, and what comes after it, do not count.
+               begin at 0 in the last layer, and what comes after it, do not count. Inside a recurrent layer the same along
+               its steps of time, in the first backward pass: what arrives in the first quarter of them is below LIMIT of the
+               largest, and the loss is as flat; shorter memories are enough for many tasks, so the gradient alone does not
+               tell.
 What to do     Initialise for the activation (`nn.init.kaiming_normal_(w, nonlinearity="relu")`), put norm layers or shortcuts
                between the layers, replace sigmoid and tanh by ReLU or GELU in deep models.
 When it errs   A tower whose output is meant to count for less than a thousandth of another's. Adam hides the effect on the
@@ -21,7 +24,8 @@ References     Glorot & Bengio 2010, "Understanding the difficulty of training d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,13 +48,15 @@ PATIENCE = 3  # recorded steps: weights that begin at 0 pass nothing at the firs
 CLOSING = 1.5  # growth over PATIENCE steps by which a gap is closing: one that begins at 0 grows as 1, 2, 3
 ABRUPT = 0.5  # share of the whole fall at one place, from which that place is the answer and not the whole depth
 LEAST = 3  # places, to speak of a depth
+EVENT = "through_time"  # written by capture: norms of the gradient, the earliest step of time first
+QUARTER = 0.25  # of the steps of time: more than the first one or two is forgotten
 Seen = tuple[int, float, list[int], np.ndarray]  # step, ratio, places, sizes
 
 
 class VanishingGradient(Rule):
     id, title = "vanishing-gradient", "The gradient vanishes on its way to the shallow layers"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps"])
+    needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "events"])
     travels = "shallower"
     causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output", "dead-units")
     # factors below 1 at each layer take the differences between samples with them, too; a unit behind that then is on for all
@@ -67,6 +73,7 @@ class VanishingGradient(Rule):
         self.seen: dict[tuple[str, bool], deque[Seen]] = {}
         self.losses: deque[float] = deque(maxlen=2 * FLAT)
         self.told: set[str] = set()
+        self.times: dict[str, Mapping[str, Any]] = {}  # what was seen of recurrent layers, by module; told ones are gone
         self.is_recorded = False
 
     def start(self, tensors: Tensors) -> None:
@@ -81,10 +88,17 @@ class VanishingGradient(Rule):
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"] and row["loss"] is not None}
         self.rivals.read(block)
+        for event in (row["detail"] for row in block.rows("events") if row["kind"] == EVENT):
+            self.is_recorded = True
+            if 0 < _kept_through_time(event["norms"]) < LIMIT:
+                self.times.setdefault(event["module"], event)
         has_slopes = np.isfinite(slopes).any(axis=1)
         for i in range(len(block)):
             if block.start + i in losses:
                 self.losses.append(losses[block.start + i])
+                if self.times and block.start + i < self.rivals.since and self._is_flat():
+                    yield from (self._through_time(event, block.start + i) for event in self.times.values())
+                    self.times = {}
             for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
@@ -144,6 +158,29 @@ class VanishingGradient(Rule):
             return started(self.tensors, column, more=relu)
         return f"nn.init.kaiming_normal_({in_code(self.tensors.name(column))}{relu})"
 
+    def _through_time(self, event: Mapping[str, Any], step: int) -> Finding:
+        norms = event["norms"]
+        kept, steps = _kept_through_time(norms), len(norms)
+        return Finding(
+            place=event["module"],
+            first_step=0,
+            told_step=step,
+            message=f"Of the loss's gradient {number(kept)} comes back to the first quarter of {steps} steps of time "
+            f"({number(LIMIT)} is the limit), and in {len(self.losses)} steps the loss has not fallen: what came early in a "
+            "sequence cannot be learnt.",
+            evidence=(
+                ValueEvidence("gradient in the first quarter of the time over the largest", kept, LIMIT),
+                TableEvidence(
+                    f"norm of the loss's gradient inside {event['module'] or 'the model'} by step of time, at the first step",
+                    ("step of time", "norm"),
+                    tuple(thinned([(str(t), norm) for t, norm in enumerate(norms)])),
+                ),
+            ),
+            fix="For a plain RNN, an orthogonal recurrent matrix, torch.nn.init.orthogonal_(rnn.weight_hh_l0), or a GRU; for "
+            "an LSTM, a bias of 1 to 3 on the forget gate; or pool over all steps, or attend to them, in place of the last.",
+            depth=1.9,
+        )
+
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_recorded else (Outcome.NOT_ENOUGH_DATA, f"gradients of fewer than {LEAST} layers in a row")
 
@@ -154,6 +191,13 @@ def _starved(sizes: np.ndarray) -> float:
     behind = np.maximum.accumulate(sizes[::-1])[::-1][1:]
     ratios = ahead[behind > 0] / behind[behind > 0]
     return float(ratios.min()) if len(ratios) else 1.0
+
+
+def _kept_through_time(norms: Sequence[float | None]) -> float:
+    """The largest in the first quarter of the time, over the largest of all; NaN where one is not finite."""
+    sizes = np.array([np.nan if norm is None else norm for norm in norms])
+    largest = float(sizes.max())
+    return float(sizes[: max(1, int(QUARTER * len(sizes)))].max()) / largest if largest > 0 else np.nan
 
 
 def _is_head_alone(profile: Profile, places: list[int], sizes: np.ndarray) -> bool:

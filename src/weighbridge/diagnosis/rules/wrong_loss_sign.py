@@ -6,7 +6,8 @@ How it decides Exact, on the graph of the first loss and its value: the root lea
                to a target, ...), all of them with a minus, and the loss is below 0, at PATIENCE steps in a row; or to one
                with a factor of unknown sign. Or it leads to a log-probability, or to the probability of the targets'
                classes, and no sign turns it around. Penalties on the weights do not count. With `maximize=True` in the
-               optimizer the same the other way.
+               optimizer the same the other way, and where an update written by hand goes along the gradient (their cosine
+               is above CLIMBS) from its first step on: momentum carries one that descends uphill now and then.
 What to do     Take the minus out (`F.cross_entropy` and the other loss functions of torch have theirs already); take
                `maximize=True` out where a loss is minimised.
 When it errs   Errors that are made large on purpose stand beside a pass that makes another small (GANs): with passes of
@@ -21,12 +22,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence
 from weighbridge.diagnosis.lossterms import LIKELY, PENALTY, PROBABLE, Term, terms
 from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.firstpass import from_text
 
 PATIENCE = 3
+CLIMBS = 0.5  # any optimizer that descends has a cosine below 0 at its first step, and on the whole after it; behind a valley
+# momentum carries it uphill for some steps
 
 
 class WrongLossSign(Rule):
@@ -36,11 +42,12 @@ class WrongLossSign(Rule):
         *("growing-loss", "high-learning-rate", "exploding-weights", "exploding-gradient", "exploding-activation"),
         *("dead-units", "saturated-units", "collapsed-output", "loss-spike", "gradient-spike", "nonfinite-origin"),
     )
-    needs = Needs(tables=["graph", "steps", "groups"])
+    needs = Needs(gradient=["l2_norm"], update=["l2_norm", "dot_gradient_update"], tables=["graph", "steps", "groups"])
     experiment = "Print the loss and the accuracy over 20 steps: if both fall, the finding is right."
 
     def __init__(self) -> None:
         self.kinds: list[tuple[str, int]] = []  # per kind of pass: what its root leads to, and with which sign
+        self.descends: set[int] = set()  # optimizers of which a step went down
         self.run: list[tuple[int, float]] = []  # steps in a row, and their loss
         self.is_told = False
 
@@ -50,8 +57,9 @@ class WrongLossSign(Rule):
             return
         name, sign = self.kinds[0]
         rising = {g.optimizer for g in block.groups if g.settings.get("maximize")}
+        uphill = {(one.step, one.optimizer) for one in taken(block) if self._climbs(block, one)}
         for row in block.rows("steps"):
-            climbs = row["optimizer"] in rising
+            climbs = row["optimizer"] in rising or (row["step"], row["optimizer"]) in uphill
             loss = 0.0 if row["loss"] is None else float(row["loss"])
             # What is not known of a factor, the loss tells: its sign is that before an error, as errors are not negative.
             # A loss that is below 0 although no factor turned it has weights of classes, or targets that do not fit it.
@@ -60,12 +68,23 @@ class WrongLossSign(Rule):
             self.run = [*self.run, (row["step"], loss)] if is_wrong else []
             if len(self.run) == PATIENCE:
                 self.is_told = True
-                yield self._finding(name, climbs)
+                yield self._finding(name, climbs, row["optimizer"] in rising)
                 return
 
-    def _finding(self, name: str, climbs: bool) -> Finding:
+    def _climbs(self, block: Block, one: Taken) -> bool:
+        """Does this step go along the gradient, as all before it?"""
+        cosine = _cosine(block, one)
+        if cosine < -CLIMBS:
+            self.descends.add(one.optimizer)
+        return cosine > CLIMBS and one.optimizer not in self.descends
+
+    def _finding(self, name: str, climbs: bool, is_set: bool) -> Finding:
         steps, losses = zip(*self.run, strict=True)
-        how = "the optimizer climbs (maximize=True)" if climbs else "a minus stands before it"
+        how = "a minus stands before it"
+        if climbs:
+            how = (
+                "the optimizer climbs (maximize=True)" if is_set else "the weights are moved along its gradient, not against it"
+            )
         if name in (LIKELY, PROBABLE) and not climbs:
             how = "no minus stands before it"
         return Finding(
@@ -77,7 +96,11 @@ class WrongLossSign(Rule):
                 SeriesEvidence("loss", steps, losses, 0.0),
                 TableEvidence("what the root of the loss leads to", ("operation",), ((name,),)),
             ),
-            fix="Take maximize=True out." if climbs else "Turn the sign of the loss around before backward().",
+            fix="Take maximize=True out."
+            if is_set
+            else "Subtract lr times the gradient from the weights: p -= lr * p.grad."
+            if climbs
+            else "Turn the sign of the loss around before backward().",
             depth=0.98,
         )
 
@@ -87,6 +110,15 @@ class WrongLossSign(Rule):
         if len(self.kinds) > 1:
             return Outcome.NOT_APPLICABLE, "there are backward passes of several kinds"
         return None if self.kinds[0][0] else (Outcome.NOT_APPLICABLE, "the loss is no single error of a known kind")
+
+
+def _cosine(block: Block, one: Taken) -> float:
+    """Between the gradient that an optimizer used and its update, over all its tensors; 0 where one is not known."""
+    dots, gradients, updates = (
+        block[name][one.at, one.columns] for name in ("update.dot_gradient_update", "gradient.l2_norm", "update.l2_norm")
+    )
+    size = norm_of(gradients) * norm_of(updates)
+    return float(np.nansum(dots)) / size if 0 < size < np.inf else 0.0
 
 
 def judged(parts: Sequence[Term]) -> tuple[str, int]:

@@ -1,0 +1,103 @@
+"""Gradients that nobody takes away between steps. Oracle: the loop itself, which zeroes them or does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import weighbridge
+from weighbridge.capture.leftovers import KIND
+from weighbridge.store.record import open_run
+
+
+class Loop:
+    """Two networks without biases, an optimizer each, and what is done to their gradients before each pass."""
+
+    def __init__(self, zero: Callable[[Loop, int], None], where: Path, steps: int = 8, begin: int = 0) -> None:
+        torch.manual_seed(0)
+        self.model = nn.ModuleDict({"a": nn.Linear(3, 4, bias=False), "b": nn.Linear(4, 1, bias=False)})
+        self.one, self.two = (torch.optim.SGD(self.model[k].parameters(), lr=0.01) for k in "ab")
+        weighbridge.init(dir=where, name="run")
+        with weighbridge.watch(self.model) as run:
+            for step in range(steps):
+                zero(self, step)
+                self.model["b"](self.model["a"](torch.randn(5, 3))).square().mean().backward()
+                self.one.step()
+                self.two.step()
+        self.path = run.path
+
+    def events(self) -> list[tuple[int, int]]:
+        """(step, optimizer) of each event."""
+        rows = open_run(self.path).whole("events").to_pylist()
+        return [(row["step"], json.loads(row["detail"])["optimizer"]) for row in rows if row["kind"] == KIND]
+
+
+def _all(loop: Loop, step: int) -> None:
+    loop.model.zero_grad()
+
+
+def _in_place(loop: Loop, step: int) -> None:
+    loop.model.zero_grad(set_to_none=False)
+
+
+def _by_data(loop: Loop, step: int) -> None:
+    for p in loop.model.parameters():
+        if p.grad is not None:
+            p.grad.data.zero_()  # changes no version
+
+
+@pytest.mark.parametrize("zero", [_all, _in_place, _by_data])
+def test_what_is_zeroed_in_any_way_is_clean(zero: Callable[[Loop, int], None], tmp_path: Path) -> None:
+    assert Loop(zero, tmp_path).events() == []
+
+
+def test_an_optimizer_whose_gradients_stay_is_told_at_the_third_step_that_uses_them(tmp_path: Path) -> None:
+    assert Loop(lambda loop, step: None, tmp_path).events() == [(3, 0), (3, 1)]
+
+
+def test_only_the_one_that_is_forgotten(tmp_path: Path) -> None:
+    assert Loop(lambda loop, step: loop.one.zero_grad(), tmp_path).events() == [(3, 1)]
+
+
+def test_from_the_step_on_in_which_zeroing_ends(tmp_path: Path) -> None:
+    assert Loop(lambda loop, step: loop.model.zero_grad() if step < 4 else None, tmp_path).events() == [(6, 0), (6, 1)]
+
+
+def test_one_step_without_zeroing_breaks_no_silence(tmp_path: Path) -> None:
+    assert Loop(lambda loop, step: loop.model.zero_grad() if step % 3 else None, tmp_path).events() == []
+
+
+def test_micro_steps_and_a_second_pass_add_up_on_purpose(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = torch.optim.Adam(model.parameters())
+    weighbridge.init(dir=tmp_path, name="run")
+    with weighbridge.watch(model) as run:
+        for step in range(24):
+            model(torch.randn(4, 3)).square().mean().backward()
+            if step % 4 == 3:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=False)
+    assert [r for r in open_run(run.path).whole("events").to_pylist() if r["kind"] == KIND] == []
+
+
+def test_a_critic_is_left_with_the_generator_s_gradient_and_zeroes_it_before_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"g": nn.Linear(2, 2, bias=False), "d": nn.Linear(2, 1, bias=False)})
+    g, d = (torch.optim.Adam(model[k].parameters(), lr=1e-3) for k in "gd")
+    weighbridge.init(dir=tmp_path, name="run")
+    with weighbridge.watch(model) as run:
+        for _ in range(10):
+            fake = model["g"](torch.randn(8, 2))
+            d.zero_grad(set_to_none=False)
+            (model["d"](fake.detach()).mean() - model["d"](torch.randn(8, 2)).mean()).backward()
+            d.step()
+            g.zero_grad(set_to_none=False)
+            (-model["d"](fake)).mean().backward()
+            g.step()
+    assert [r for r in open_run(run.path).whole("events").to_pylist() if r["kind"] == KIND] == []
