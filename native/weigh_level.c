@@ -1,5 +1,5 @@
 /* One instruction level of the kernel: compiled once for each (build.py), chosen at load (weighbridge_kernel.c).
- * Everything here but weigh_item is static, so no code of a higher level can be linked into a lower one. */
+ * Everything here but the tables of functions is static, so no code of a higher level can be linked into a lower one. */
 #include <math.h>
 #include <string.h>
 #if defined(__AVX2__)
@@ -368,6 +368,32 @@ static inline void add_lanes(lanes *to, doubles_vector x)
     to->sum_sq += x * x;
 }
 
+/* Of a block of three tensors. */
+typedef struct {
+    lanes w, g, u;
+    doubles_vector gp, gu, up;
+} sums_together;
+
+/* Elements of as many lanes as there are. */
+static inline void add_together(sums_together *to, const element_f32 *before, const element_f32 *gradient, const float *update)
+{
+    const doubles_vector w = widened(before), g = widened(gradient), u = widened(update);
+    add_lanes(&to->w, w);
+    add_lanes(&to->g, g);
+    add_lanes(&to->u, u);
+    to->gp += g * w;
+    to->gu += g * u;
+    to->up += u * w;
+}
+
+/* The next block comes while this one is summed. */
+static inline void ask_for_lines(const element_f32 *before, const element_f32 *after, const element_f32 *gradient)
+{
+    __builtin_prefetch(before + WB_BLOCK, 1);
+    __builtin_prefetch(after + WB_BLOCK);
+    __builtin_prefetch(gradient + WB_BLOCK);
+}
+
 static inline sums_f32 add_rest(lanes *lanes, const element_f32 *x, int from, int n)
 {
     sums_f32 sums = {total(lanes->sum), total(lanes->sum_abs), total(lanes->sum_sq)};
@@ -390,7 +416,7 @@ static inline void meet(range *r, __mmask16 which, __m512 x)
 {
     r->low = _mm512_mask_min_ps(r->low, which, r->low, x);
     r->high = _mm512_mask_max_ps(r->high, which, r->high, x);
-    r->least = _mm512_mask_min_ps(r->least, which, r->least, _mm512_abs_ps(x));
+    r->least = _mm512_mask_range_ps(r->least, which, r->least, x, 0b1010);
 }
 
 static inline int32_t bits_of(float x)
@@ -409,26 +435,47 @@ static inline extremes_f32 extremes_of(const range *r)
                           (uint32_t)(high < 0 ? INT32_MIN | least : least)};
 }
 
-/* Fills `update`, and finds the extremes of all three. */
-static inline void subtract_and_look(const element_f32 *before, const element_f32 *after, const element_f32 *gradient, int n,
-                                     float *update, extremes_f32 found[3])
+/* Up to 16 elements. Fills `update`. */
+static inline void subtract_and_meet(const element_f32 *before, const element_f32 *after, const element_f32 *gradient,
+                                     __mmask16 which, float *update, range met[3])
+{
+    const __m512 x = _mm512_maskz_loadu_ps(which, before);
+    const __m512 difference = _mm512_sub_ps(_mm512_maskz_loadu_ps(which, after), x);
+    _mm512_mask_storeu_ps(update, which, difference);
+    meet(&met[0], which, x);
+    meet(&met[1], which, _mm512_maskz_loadu_ps(which, gradient));
+    meet(&met[2], which, difference);
+}
+
+/* Fills `update`, finds the extremes of all three, and sums the elements before the one that is returned. */
+static inline int look_and_sum(const element_f32 *before, const element_f32 *after, const element_f32 *gradient, int n,
+                               float *update, extremes_f32 found[3], sums_together *sums)
 {
     const __m512 most = _mm512_set1_ps(INFINITY), none = _mm512_set1_ps(-INFINITY);
-    range w = {most, none, most}, g = w, u = w;
-    for (int i = 0; i < n; i += 16) {
-        const __mmask16 which = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)-1;
-        const __m512 x = _mm512_maskz_loadu_ps(which, before + i);
-        const __m512 difference = _mm512_sub_ps(_mm512_maskz_loadu_ps(which, after + i), x);
-        _mm512_mask_storeu_ps(update + i, which, difference);
-        meet(&w, which, x);
-        meet(&g, which, _mm512_maskz_loadu_ps(which, gradient + i));
-        meet(&u, which, difference);
+    range met[3] = {{most, none, most}, {most, none, most}, {most, none, most}};
+    int i = 0;
+    for (; i + 16 <= n; i += 16) {
+        ask_for_lines(before + i, after + i, gradient + i);
+        subtract_and_meet(before + i, after + i, gradient + i, (__mmask16)-1, update + i, met);
+        add_together(sums, before + i, gradient + i, update + i);
+        add_together(sums, before + i + 8, gradient + i + 8, update + i + 8);
     }
-    found[0] = extremes_of(&w);
-    found[1] = extremes_of(&g);
-    found[2] = extremes_of(&u);
+    if (i < n) {
+        const __mmask16 which = (__mmask16)((1u << (n - i)) - 1);
+        subtract_and_meet(before + i, after + i, gradient + i, which, update + i, met);
+        float rest[3][16]; /* zeros behind them add nothing */
+        _mm512_storeu_ps(rest[0], _mm512_maskz_loadu_ps(which, before + i));
+        _mm512_storeu_ps(rest[1], _mm512_maskz_loadu_ps(which, gradient + i));
+        _mm512_storeu_ps(rest[2], _mm512_maskz_loadu_ps(which, update + i));
+        add_together(sums, rest[0], rest[1], rest[2]);
+        add_together(sums, rest[0] + 8, rest[1] + 8, rest[2] + 8);
+    }
+    for (int r = 0; r < 3; r++)
+        found[r] = extremes_of(&met[r]);
+    return n;
 }
 #else
+/* Fills `update`, and finds the extremes of all three. */
 static inline void subtract_and_look(const element_f32 *restrict before, const element_f32 *restrict after,
                                      const element_f32 *restrict gradient, int n, float *restrict update,
                                      extremes_f32 found[3])
@@ -449,6 +496,20 @@ static inline void subtract_and_look(const element_f32 *restrict before, const e
     found[1] = (extremes_f32){g_smax, g_smin, g_umax, g_umin};
     found[2] = (extremes_f32){u_smax, u_smin, u_umax, u_umin};
 }
+
+/* As above; in two loops, because there are fewer registers. */
+static inline int look_and_sum(const element_f32 *before, const element_f32 *after, const element_f32 *gradient, int n,
+                               float *update, extremes_f32 found[3], sums_together *sums)
+{
+    subtract_and_look(before, after, gradient, n, update, found);
+    int i = 0;
+    for (; i + WB_LANES <= n; i += WB_LANES) {
+        if (i % (WB_LINE / 4) == 0)
+            ask_for_lines(before + i, after + i, gradient + i);
+        add_together(sums, before + i, gradient + i, update + i);
+    }
+    return i;
+}
 #endif
 
 /* The usual case again, a third faster: float parameter and gradient, nothing but finite numbers. All three rows and the
@@ -457,29 +518,12 @@ static inline void subtract_and_look(const element_f32 *restrict before, const e
 static int weigh_together(const void *before, const void *after, const void *gradient, int n, int line, float *update,
                           wb_row rows[3], wb_cross *cross)
 {
-    const element_f32 *restrict bw = before, *restrict aw = after, *restrict bg = gradient;
+    const element_f32 *const bw = before, *const bg = gradient;
     extremes_f32 found[3];
-    subtract_and_look(bw, aw, bg, n, update, found);
-
-    lanes w_lanes = {0}, g_lanes = {0}, u_lanes = {0};
-    doubles_vector gp = {0}, gu = {0}, up = {0};
-    int whole = 0;
-    for (; whole + WB_LANES <= n; whole += WB_LANES) {
-        if (whole % (WB_LINE / 4) == 0) { /* the next block comes while this one is summed */
-            __builtin_prefetch(bw + WB_BLOCK + whole, 1);
-            __builtin_prefetch(aw + WB_BLOCK + whole);
-            __builtin_prefetch(bg + WB_BLOCK + whole);
-        }
-        const doubles_vector w = widened(bw + whole), g = widened(bg + whole), u = widened(update + whole);
-        add_lanes(&w_lanes, w);
-        add_lanes(&g_lanes, g);
-        add_lanes(&u_lanes, u);
-        gp += g * w;
-        gu += g * u;
-        up += u * w;
-    }
-    const sums_f32 w_sums = add_rest(&w_lanes, bw, whole, n), g_sums = add_rest(&g_lanes, bg, whole, n),
-                   u_sums = add_rest(&u_lanes, update, whole, n);
+    sums_together sums = {0};
+    const int whole = look_and_sum(bw, after, bg, n, update, found, &sums);
+    const sums_f32 w_sums = add_rest(&sums.w, bw, whole, n), g_sums = add_rest(&sums.g, bg, whole, n),
+                   u_sums = add_rest(&sums.u, update, whole, n);
     if (!isfinite(w_sums.sum_sq + g_sums.sum_sq + u_sums.sum_sq))
         return 0;
     for (int i = whole; i < n; i++) {
@@ -494,9 +538,9 @@ static int weigh_together(const void *before, const void *after, const void *gra
     add_block_f32((const void *)update, n, NORMAL_F32, line, found[2], u_sums, &rows[2]);
     if (rows[2].zero != still)
         cross->lost += count_lost(gradient, 0, update, n, WB_F32);
-    cross->gradient_parameter += total(gp);
-    cross->gradient_update += total(gu);
-    cross->update_parameter += total(up);
+    cross->gradient_parameter += total(sums.gp);
+    cross->gradient_update += total(sums.gu);
+    cross->update_parameter += total(sums.up);
     return 1;
 }
 
@@ -542,13 +586,12 @@ static inline void ask_for(const void *block, int64_t bytes)
         __builtin_prefetch((const char *)block + at, 0, 2);
 }
 
-static void weigh_alone(const wb_item *item, wb_row *row)
+static void weigh_alone(const wb_item *item, int64_t begin, int64_t end, wb_row *row)
 {
     double room[WB_BLOCK], clean[WB_BLOCK];
     const int line = line_of(item->count, item->dtype);
-    start(row, item->histogram);
-    for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
-        const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
+    for (int64_t first = begin; first < end; first += WB_BLOCK) {
+        const int n = (int)(end - first < WB_BLOCK ? end - first : WB_BLOCK);
         if (line && first + AHEAD + WB_BLOCK <= item->count)
             ask_for((const char *)(uintptr_t)item->parameter + (first + AHEAD) * size_of(item->dtype), WB_BLOCK * size_of(item->dtype));
         weigh(load(item->parameter, first, n, item->dtype, room), n, item->dtype, line, clean, row);
@@ -556,19 +599,13 @@ static void weigh_alone(const wb_item *item, wb_row *row)
 }
 
 /* Parameter before, gradient, update and cross terms, and the snapshot refreshed, all while the block is in cache. */
-static void weigh_step(const wb_item *item, wb_row rows[3], wb_cross *cross)
+static void weigh_step(const wb_item *item, int64_t begin, int64_t end, wb_row rows[3], wb_cross *cross)
 {
     float update[WB_BLOCK];
     const int dtype = item->dtype, size = size_of(dtype), line = line_of(item->count, dtype);
     const int usual = dtype == WB_F32 && item->gradient && item->gradient_dtype == WB_F32;
-
-    start(&rows[0], item->histogram);
-    start(&rows[2], item->histogram);
-    if (item->gradient)
-        start(&rows[1], item->histogram);
-    memset(cross, 0, sizeof *cross);
-    for (int64_t first = 0; first < item->count; first += WB_BLOCK) {
-        const int n = (int)(item->count - first < WB_BLOCK ? item->count - first : WB_BLOCK);
+    for (int64_t first = begin; first < end; first += WB_BLOCK) {
+        const int n = (int)(end - first < WB_BLOCK ? end - first : WB_BLOCK);
         char *before = (char *)(uintptr_t)item->snapshot + first * size;
         const char *after = (const char *)(uintptr_t)item->parameter + first * size;
         const char *gradient = (const char *)(uintptr_t)item->gradient + first * size;
@@ -578,13 +615,29 @@ static void weigh_step(const wb_item *item, wb_row rows[3], wb_cross *cross)
     }
 }
 
-void JOIN(wb_weigh_item, WB_LEVEL)(const wb_item *item, wb_row rows[3], wb_cross *cross)
+static void begin_item(const wb_item *item, wb_row rows[3], wb_cross *cross)
 {
-    if (item->snapshot)
-        weigh_step(item, rows, cross);
-    else
-        weigh_alone(item, &rows[0]);
+    start(&rows[0], item->histogram);
+    if (!item->snapshot)
+        return;
+    start(&rows[2], item->histogram);
+    if (item->gradient)
+        start(&rows[1], item->histogram);
+    cross->lost = 0;
 }
+
+static void weigh_piece(const wb_item *item, int64_t first, int64_t end, wb_row rows[3], wb_cross *cross)
+{
+    for (int r = 0; r < 3; r++)
+        rows[r].sum = rows[r].sum_abs = rows[r].sum_sq = 0;
+    cross->gradient_parameter = cross->gradient_update = cross->update_parameter = 0;
+    if (item->snapshot)
+        weigh_step(item, first, end, rows, cross);
+    else
+        weigh_alone(item, first, end, &rows[0]);
+}
+
+const wb_item_level JOIN(wb_item_level, WB_LEVEL) = {begin_item, weigh_piece};
 
 #include "weigh_output.h"
 #include "weigh_sketch.h"

@@ -28,6 +28,7 @@ enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_
 /* Elements in one block: what is read, the update and the bins of a block stay in a first-level cache. A multiple of
  * the histogram's period (8 lines of 32 half-precision elements), so that every block begins with a line looked at. */
 #define WB_BLOCK 1024
+#define WB_PIECE (16 * WB_BLOCK) /* elements that one of two threads takes at once: about 15 us */
 
 typedef struct {
     uint64_t parameter; /* address, after the step */
@@ -83,14 +84,22 @@ typedef struct {
     int64_t lost;
 } wb_cross;
 
-/* rows: [0] the tensor alone or the parameter before, [1] gradient, [2] update. Refreshes the snapshot. */
-typedef void wb_weigh_item(const wb_item *item, wb_row rows[3], wb_cross *cross);
+/* rows: [0] the tensor alone or the parameter before, [1] gradient, [2] update. A first piece begins them anew; each adds
+ * its counts, extremes and bins, and leaves its own sums alone in them. */
+typedef void wb_begin_item(const wb_item *item, wb_row rows[3], wb_cross *cross);
+/* Elements from `first`, a multiple of WB_PIECE, to `end`. Refreshes the snapshot. */
+typedef void wb_weigh_piece(const wb_item *item, int64_t first, int64_t end, wb_row rows[3], wb_cross *cross);
+
+typedef struct {
+    wb_begin_item *begin;
+    wb_weigh_piece *weigh;
+} wb_item_level;
 
 int wb_differs(const wb_item *item); /* the parameter's bytes from its snapshot's */
 
-wb_weigh_item wb_weigh_item_plain;
+extern const wb_item_level wb_item_level_plain;
 #ifdef WB_X86_LEVELS
-wb_weigh_item wb_weigh_item_avx2, wb_weigh_item_avx512;
+extern const wb_item_level wb_item_level_avx2, wb_item_level_avx512;
 #endif
 
 #endif

@@ -88,18 +88,26 @@ def test_an_optimizer_that_lengthens_its_steps_doubles_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "loss", "looks", "is_told"),
+    ("kind", "share", "loss", "looks", "is_told"),
     [
-        ("squared error", 0.5, 2, True),
-        ("cross-entropy", 0.5, 2, False),
-        ("cross-entropy", 0.5, collapsed_output.PLATEAU, True),
-        ("cross-entropy", 0.5, collapsed_output.PLATEAU - 1, False),
-        ("cross-entropy", 1.0, 2, True),
+        ("squared error", 0.001, 0.1, 3, True),  # with one answer for all it cannot be below the targets' variance of 1
+        ("squared error", 0.001, 0.6, 2, False),
+        ("squared error", 0.001, 0.6, collapsed_output.PLATEAU - 1, False),
+        ("squared error", 0.001, 0.6, collapsed_output.PLATEAU, True),
+        ("cross-entropy", 0.001, 0.5, 2, False),
+        ("cross-entropy", 0.001, 0.95, 2, False),  # it may begin where the guess is
+        ("cross-entropy", 1e-13, 0.95, 2, True),  # nothing passes
+        ("cross-entropy", 1e-13, 0.95, 1, False),
+        ("cross-entropy", 0.001, 0.5, collapsed_output.LONG + 1, True),
+        ("cross-entropy", 0.001, 0.5, collapsed_output.LONG, False),
+        ("cross-entropy", 0.001, 1.0, 2, True),
     ],
 )
-def test_how_often_classes_come_is_learnt_first(kind: str, loss: float, looks: int, is_told: bool) -> None:
+def test_how_often_classes_come_and_the_mean_are_learnt_first(
+    kind: str, share: float, loss: float, looks: int, is_told: bool
+) -> None:
     """The output has varied and is all but the same now, while the loss has fallen to this."""
-    seen = [spread(step, C) for step in range(3)] + [spread(step, C, 0.001) for step in range(3, 3 + looks)]
+    seen = [spread(step, C) for step in range(3)] + [spread(step, C, share) for step in range(3, 3 + looks)]
     inputs = [spread(step, -1) for step in range(3 + looks)]
     made = looked(*inputs, *seen, steps=3 + looks, loss=[1.0] * 3 + [loss] * looks)
     graph = rows(Drawing().done([Start(kind, 0, "c", 1.0, 1.0, 0.1, 32)]))

@@ -204,6 +204,39 @@ def test_a_loss_that_a_renewed_target_doubles_is_no_spike_below_its_first_value(
     assert bool(found(LOSS, block(60, steps=step_rows(60, loss=losses.tolist())))) is is_told
 
 
+@pytest.mark.parametrize(
+    ("after", "told_step"),
+    [
+        ([], None),  # the run ends
+        ([1.0], 41),
+        ([3.5, 1.9], 42),  # the limit is twice what it was
+        ([3.5, 2.1], None),
+        ([3.5, 3.5, 1.0], None),  # too late: what is asked for has changed, and is being learnt
+        ([3.5, 6.5, 17.9, 6.5], None),  # it may pass its first value on the way
+        ([3.5, 18.1], 42),  # but not by FAR: that is one of its own
+    ],
+)
+def test_a_jump_that_stays_below_the_first_value_is_a_change_of_what_is_asked_for(
+    after: list[float], told_step: int | None
+) -> None:
+    """From 6 down to 1, then 4 at step 40."""
+    assert (loss_spike.BACK, loss_spike.FAR) == (2, 3.0)
+    losses = [6.0] * 3 + np.linspace(6.0, 1.0, 17).tolist() + [1.0] * 20 + [4.0] + after
+    told = found(LOSS, block(len(losses), steps=step_rows(len(losses), loss=losses)))
+    assert [x.told_step for x in told] == ([] if told_step is None else [told_step])
+    assert all(x.first_step == (40 if losses[-1] < 6.0 else told_step) for x in told)
+
+
+def test_the_norm_of_more_tensors_is_no_spike_of_fewer() -> None:
+    """b is thawed at step 30: what had no gradient before has one."""
+    usual, thawed = _series(60, 30, 1.0), _series(60, 50, 1.0, seed=1) * 10
+    later = {"a.weight": usual, "b.weight": np.where(np.arange(60) < 30, NAN, thawed)}
+    assert found(GRADIENT, block(60, {"gradient.l2_norm": later})) == []
+    later["b.weight"] = np.where(np.arange(60) == 50, 400.0, later["b.weight"])
+    (told,) = found(GRADIENT, block(60, {"gradient.l2_norm": later}))
+    assert (told.place, told.first_step) == ("b.weight", 50)
+
+
 def test_a_gradient_spike_is_the_tensor_s_with_the_largest_share() -> None:
     usual, jump = _series(40, 30, 1.0), _series(40, 30, 40.0, seed=1)
     (told,) = found(GRADIENT, block(40, {"gradient.l2_norm": {"*": usual, "b.weight": jump}}))

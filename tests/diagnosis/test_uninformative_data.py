@@ -93,6 +93,15 @@ def _made(row: dict[str, Any], loss: float) -> bool:
     return bool(found(DATA, made))
 
 
+def test_numbers_of_the_batch_s_rows_are_no_classes() -> None:
+    """Contrastive losses: the target of each row is the place of its other view, so no batch has one twice."""
+    rows = {"first": [*map(float, range(40))], "second": [1.0] * 40}
+    assert not _made(rows, math.log(40))
+    assert _made({**rows, "first": rows["first"][:39], "second": [2.0, *[1.0] * 38]}, math.log(39))
+    eye = {"loss": "BinaryCrossEntropyWithLogits", "first": [1.0] * 40, "second": [1.0] * 40}
+    assert not _made(eye, -(0.025 * math.log(0.025) + 0.975 * math.log(0.975)))
+
+
 def test_targets_that_are_all_the_same_show_nothing() -> None:
     assert not _told(40, first=[1.0], second=[40.0])
     assert not _made({"loss": "MseLoss", "first": [40.0], "second": [40.0]}, 1e-9)

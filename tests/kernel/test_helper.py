@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
@@ -75,10 +76,62 @@ def test_two_threads_write_the_rows_of_one_in_the_same_order(helped: NativeKerne
     same(weigh(helped, seed, SHARED), weigh(helped, seed, ALONE))
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("histogram", [-1, 0, 1, 2])
+def test_two_threads_share_one_tensor(helped: NativeKernel, histogram: int, level: int) -> None:
+    """Whoever weighs a piece of it: the same sums, to the last bit, counts, bins and snapshot."""
+    if level >= helped.levels:
+        pytest.skip("this processor has no such level")
+    helped.use_level(level)
+    random = np.random.default_rng(level)
+    try:
+        for count, code, where in ((16_385, F32, 16_384), (60_000, F64, 20_000), (400_003, F32, 399_000), (400_003, F32, 5)):
+            after, before, gradient = (random.standard_normal(count) * np.exp2(random.integers(-9, 9, count)) for _ in range(3))
+            after[:: count // 7], gradient[where], gradient[where + 1 :: 1009] = before[:: count // 7], np.inf, 0.0
+            found = []
+            for how in (ALONE, HELPED, SHARED, HELPED):
+                placed = [place(x, code) for x in (after, before, gradient)]
+                items = item_of(*placed, histogram=histogram)
+                share(helped, items, how)
+                block = RowBlock(3, 3 * 516, 516)
+                spent = helped.helper_seconds
+                helped.weigh(items, 1, 0, block)
+                assert how != HELPED or helped.helper_seconds > spent
+                found.append((block.take(), placed[1].raw))
+                assert placed[1].raw == placed[0].raw
+            for other in found[1:]:
+                same(found[0], other)
+    finally:
+        helped.use_level(-1)
+
+
 def test_the_helper_does_take_some(helped: NativeKernel) -> None:
     before = helped.helper_seconds
     weigh(helped, 0, HELPED)
     assert helped.helper_seconds > before
+
+
+def test_a_helper_that_costs_more_than_it_saves_rests_for_a_while(helped: NativeKernel) -> None:
+    """As where the other cores are busy, and it is put aside in the middle of a piece."""
+    helped.library.wb_helper_gained.argtypes = [ctypes.c_int64]
+    helped.library.wb_helper_gained(1 << 60)  # however much it has saved before
+    helped.library.wb_helper_gained(-25_000_000)
+    before = helped.helper_seconds
+    for _ in range(4):
+        same(weigh(helped, 1, SHARED), weigh(helped, 1, ALONE))
+    assert helped.helper_seconds == before
+    small, _ = model(2, 1)
+    share(helped, small, SHARED)
+    block = RowBlock(3000, 3000 * 132)
+    for _ in range(996):
+        helped.weigh(small, 0, 0, block)
+    tensors = [place(np.ones(3_000_000), F32) for _ in range(2)]
+    large = item_of(*tensors)  # milliseconds of work: time enough to come
+    share(helped, large, SHARED)
+    block = RowBlock(2000, 2000 * 132)
+    while helped.helper_seconds == before and block.rows < 1990:
+        helped.weigh(large, 0, 0, block)
+    assert helped.helper_seconds > before, "it is asked again after a while"
 
 
 def test_the_room_for_its_rows_grows_with_the_model_and_serves_again(helped: NativeKernel) -> None:
@@ -152,3 +205,5 @@ def test_small_work_is_not_shared(native: NativeKernel, monkeypatch: pytest.Monk
     small, large = np.zeros(2, ITEM), np.zeros(2, ITEM)
     small["count"], large["count"] = kernels.SHARED_ELEMENTS // 2 - 1, kernels.SHARED_ELEMENTS // 2
     assert [native._look_at(items)[2] for items in (small, large, large[:1].copy())] == [0, 1, 0]
+    large["count"] *= 2
+    assert native._look_at(large[:1].copy())[2] == 1, "a tensor is shared, too"

@@ -133,7 +133,7 @@ def test_jumps_of_the_learning_rate_and_restarts_are_noted(tmp_path: Path) -> No
         {"steps": made_rows.steps(8, 12, attempt=1), "rows": made_rows.rows(8, 12, attempt=1)}, 8, 11
     )
     told = notes_of(open_run(run))
-    assert {"step": 8, "text": "restarted from step 8"} in told
+    assert {"step": 8, "text": "attempt 1 begins at step 8; 8 to 9 trained again"} in told
 
 
 def test_a_smooth_schedule_is_no_event(tmp_path: Path) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import weighbridge
 from tests.server.conftest import arrow, client_of, make_run
+from weighbridge.diagnosis.kept import diagnosis_to_json
 from weighbridge.errors import BadInput
-from weighbridge.server import onefile
+from weighbridge.server import diagnosing, onefile
+from weighbridge.server.digest import keep_diagnosis
+from weighbridge.store.record import open_run
 
 
 @pytest.fixture
@@ -112,3 +116,14 @@ def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path, static: 
 def test_too_many_runs_are_refused(folder: Path, static: Path) -> None:
     with pytest.raises(BadInput, match="name 8 at most"):
         onefile.one_file([folder / "first"] * 9, static)
+
+
+def test_what_was_kept_of_the_rules_is_not_asked_again(folder: Path, static: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = open_run(folder / "first")
+    keep_diagnosis(record.path, record.info.state, record.info.steps, diagnosis_to_json(weighbridge.diagnose(record.path)))
+    truth = content_of(onefile.one_file([folder / "first"], static))["answers"]["findings?run=first"]
+    monkeypatch.setattr(diagnosing, "diagnose", lambda _: pytest.fail("the rules were asked again"))
+    assert content_of(onefile.one_file([folder / "first"], static))["answers"]["findings?run=first"] == truth
+    (folder / "first" / "diagnosis.json").unlink()
+    monkeypatch.undo()
+    assert content_of(onefile.one_file([folder / "first"], static))["answers"]["findings?run=first"] == truth

@@ -101,14 +101,52 @@ def a_straight_line(player: Player) -> None:
     assert "missing-activation" in [one["rule"] for one in player.diagnose()["findings"]]
 
 
+def a_border_through_zero(player: Player) -> None:
+    assert player.wish.sizes == (2, 1)
+    weight, bias = (p.detach().double() for p in player.loop.model.parameters())
+    assert float(bias.abs() / weight.norm()) > 0.7  # how far from (0, 0) the border is: the data's is 1.5 / sqrt(2) away
+    assert "bias" not in str(dict(player.loops[1].model.named_parameters()).keys())
+    assert losses(player)[1] > 1.5 * losses(player)[0]
+
+
+def no_border_for_xor(player: Player) -> None:
+    assert losses(player)[0] > 0.95 * player.guess
+    assert losses(player)[1] < 0.1
+    assert player.frame()["twin"]["said"]["title"] == "With 4 hidden units it learns, and this network does not"
+
+
+def too_large(player: Player) -> None:
+    rules = {one["rule"] for one in player.diagnose()["findings"]}
+    assert {"wrong-initial-scale", "exploding-gradient"} <= rules
+    assert player.loop.training.step_losses[0] > 10 * player.guess
+    assert losses(player)[0] > 0.95 * player.guess
+    assert losses(player)[1] < 0.1
+
+
+def no_way_back(player: Player) -> None:
+    assert "dead-units" in {one["rule"] for one in player.diagnose()["findings"]}
+    assert losses(player)[0] > 0.95 * player.guess
+    assert losses(player)[1] < 0.1
+
+
+def nothing_to_shift(player: Player) -> None:
+    assert losses(player)[0] < 0.7 * player.guess
+    assert losses(player)[1] == pytest.approx(losses(player)[0], rel=1e-3)
+
+
 SHOWS: list[Callable[[Player], None]] = [
     of_the_tutorial,
     one_layer_in_three,
+    a_border_through_zero,
+    no_border_for_xor,
     no_ring,
     nothing_comes_through,
     all_the_same,
+    too_large,
+    no_way_back,
     too_far,
     no_difference,
+    nothing_to_shift,
     a_straight_line,
 ]
 

@@ -163,7 +163,7 @@ class NativeKernel:
             raise TypeError("items must be a contiguous array of dtype ITEM")
         size = int((items["count"] * np.take(ITEM_SIZES, items["dtype"])).sum()) * 4  # read three times, written once
         function = self._weigh_long if size >= RELEASE_GIL_BYTES else self._weigh
-        shares = int(self.has_helper and len(items) > 1 and int(items["count"].sum()) >= SHARED_ELEMENTS)
+        shares = int(self.has_helper and int(items["count"].sum()) >= SHARED_ELEMENTS)
         self._known = (items, items.ctypes.data, function, shares)
         return self._known[1:]
 

@@ -28,7 +28,7 @@ def lab(
     data: Annotated[
         str,
         _option(
-            "tutorial, ring, xor, moons, spiral, bends, iris, wine, digits, diabetes, breast_cancer, or a CSV file.",
+            "tutorial, ring, xor, moons, spiral, line, bends, iris, wine, digits, diabetes, breast_cancer, or a CSV file.",
             "--data",
             default="tutorial",
         ),

@@ -81,6 +81,15 @@ class Progress:
         way = self._ways.get(optimizer)
         return way is None or way.fall < FALLEN or way.has_risen
 
+    def is_no_lower(self, optimizer: int | None) -> bool:
+        """Is this optimizer's loss where it began, or well above its lowest? None: that of all of them."""
+        asked = [way for number, way in self._ways.items() if optimizer in (None, number)]
+        return all(way.fall <= 0 or way.has_risen for way in asked)
+
+    def now(self) -> float:
+        """Mean of the last losses, of the optimizer with the highest; -inf without one."""
+        return max((fmean(way.last) for way in self._ways.values()), default=-inf)
+
     @property
     def is_worse(self) -> bool:
         """Is the last loss of every optimizer above its lowest mean? What has just happened did no good."""

@@ -103,10 +103,10 @@ class Diagnoser:
         return name in self._said and bool(self._said[name].error)
 
     def keep(self, name: str, record: RunRecord) -> None:
-        """Ask now, and wait for it: `ask` then has the answer."""
-        info = record.info
+        """Ask now, and wait for it, unless it was asked before and kept with the run: `ask` then has the answer."""
+        info, found = record.info, answered(record)
         with self._lock:
-            self._said[name] = _Said(info.steps, info.state, diagnose(record))
+            self._said[name] = _Said(info.steps, info.state, found)
 
     def wait(self, seconds: float) -> bool:
         """Until everything asked for is answered; for tests."""
@@ -164,6 +164,12 @@ class Diagnoser:
             if self._runs.keeps:
                 keep_diagnosis(record.path, said.state, said.steps, diagnosis_to_json(said.diagnosis))
             self._tell(name, told_of(record, said.diagnosis))
+
+
+def answered(record: RunRecord) -> Diagnosis:
+    """What the rules say of a run: kept with it where they were asked when it had ended, else they are asked now."""
+    kept = _kept(record).diagnosis
+    return kept if kept is not None else diagnose(record)
 
 
 def _kept(record: RunRecord) -> _Said:

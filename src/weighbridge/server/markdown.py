@@ -17,12 +17,12 @@ import numpy as np
 from weighbridge import __version__, drawing
 from weighbridge import format as plain
 from weighbridge.diagnosis import Diagnosis, Finding, HistogramEvidence, Outcome, SeriesEvidence, SettingEvidence, TableEvidence
-from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.rule import SEVERITIES
 from weighbridge.drawing.chart import Line
 from weighbridge.drawing.colours import INK
 from weighbridge.server import pictures, versus
 from weighbridge.server.arrays import in_buckets
+from weighbridge.server.diagnosing import answered
 from weighbridge.server.runs import SomeRuns
 from weighbridge.store.record import RunRecord
 
@@ -63,7 +63,7 @@ class _Page:
 
     def run(self, name: str, record: RunRecord, mark: str) -> Iterator[str]:
         """One run: its facts, the causes with what shows them, all findings, loss and pictures."""
-        found = diagnose(record)
+        found = answered(record)
         yield f"{mark} {escaped(name)}"
         yield _facts(record, found)
         yield from self.said(name, found, mark + "#")

@@ -32,6 +32,20 @@ TUTORIALS: Final = (
 )
 LESSONS: Final = (
     Lesson(
+        "A bias shifts the line",
+        "One unit answers with one straight border. Watch it leave the middle as 0.bias grows; that of its twin, which has no "
+        "bias, always goes through (0, 0).",
+        "data=line&layers=none",
+        300,
+    ),
+    Lesson(
+        "XOR needs a hidden layer",
+        "No straight border tells these classes apart, bias or not. Its twin has four hidden units. Take the biases away and "
+        "it cannot, either.",
+        "data=xor&layers=none&twin=layers:4",
+        600,
+    ),
+    Lesson(
         "A ring without biases",
         "A ring looks the same from both sides. Compare its answers at x and at −x with those of its twin, which has biases.",
         "bias=0",
@@ -50,6 +64,18 @@ LESSONS: Final = (
         900,
     ),
     Lesson(
+        "Weights that start too large",
+        "Each layer makes signal and gradient larger, until the loss jumps and the units die. Its twin starts by He's rule.",
+        "layers=8,8,8,8&act=relu&start=normal:2&twin=start:he",
+        100,
+    ),
+    Lesson(
+        "Dead units",
+        "Biases that start at −3 keep every ReLU below zero: no answer, no gradient, no way back. Which values never move?",
+        "layers=8&act=relu&bstart=constant:-3&twin=bstart:torch",
+        300,
+    ),
+    Lesson(
         "Learning rate times thirty",
         "Each step goes past the valley. Look at the loss and at the size of the weights; its twin takes steps of 0.3.",
         "lr=9&twin=lr:0.3",
@@ -59,6 +85,13 @@ LESSONS: Final = (
         "A bias before batch norm",
         "Batch norm subtracts the mean, and with it whatever the bias added. Its twin has no bias there.",
         "norm=batch&twin=bias:001",
+        300,
+    ),
+    Lesson(
+        "Centred data",
+        "Inputs and targets have their means taken away, so there is nothing to shift: its twin without a bias is as good. "
+        "Under “more”, set centre to none.",
+        "data=diabetes&layers=none",
         300,
     ),
     Lesson(

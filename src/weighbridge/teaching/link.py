@@ -102,6 +102,8 @@ def _wish(given: Mapping[str, str], change: tuple[str, str] = ("", "")) -> Wish:
     options["bias"] = _bias(words["bias"], len(hidden) + 1)
     if words["start"] == "torch":
         options["init"] = "default"
+    if words.get("bstart") == "torch":
+        options["init_bias"] = "default"
     if options["optimizer"].lower().startswith("lbfgs"):
         raise BadInput(
             "opt=lbfgs asks for the loss several times in a step, which this page does not show. "

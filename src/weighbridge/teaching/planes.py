@@ -23,6 +23,13 @@ def bent() -> tuple[np.ndarray, np.ndarray]:
     return x, np.stack([1 + np.abs(x[:, 0]), 1 + x[:, 1] * x[:, 2]], axis=1)
 
 
+def line() -> tuple[np.ndarray, np.ndarray]:
+    """Class 1 beyond a straight line that does not pass through zero."""
+    x = np.random.default_rng(0).uniform(-2.2, 2.2, (240, 2))
+    beyond = x.sum(axis=1) > 1.5
+    return x + np.where(beyond, 0.1, -0.1)[:, None], beyond.astype(np.int64)
+
+
 def ring() -> tuple[np.ndarray, np.ndarray]:
     """A disc of class 1 inside a ring of class 0: looks the same from x and from -x."""
     random = np.random.default_rng(0)
@@ -67,4 +74,5 @@ PLANES: Final[dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]]] = {
     "xor": xor,
     "moons": moons,
     "spiral": spiral,
+    "line": line,
 }

@@ -46,7 +46,17 @@ def lead(wish: Wish) -> str:
         return "Without norm" if of.norm == "none" else f"With {of.norm} norm"
     if word in ("start", "bstart"):
         return f"With {'weights' if word == 'start' else 'biases'} that start as {value}"
-    plain = {"lr": "learning rate", "opt": "optimizer", "batch": "batch", "layers": "layers", "seed": "seed"}
+    if word == "layers":
+        hidden = wish.twin.sizes[1:-1]
+        units = ", ".join(map(str, hidden))
+        return (
+            f"With hidden layers of {units} units"
+            if len(hidden) > 1
+            else f"With {units} hidden units"
+            if hidden
+            else "Without hidden layers"
+        )
+    plain = {"lr": "learning rate", "opt": "optimizer", "batch": "batch", "seed": "seed"}
     return f"With {plain.get(word, word)} {value}"
 
 

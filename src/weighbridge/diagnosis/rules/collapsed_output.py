@@ -4,9 +4,12 @@ Symptom        All predictions are alike; a generator draws one picture; embeddi
 How it decides Of a part of each output the variance over samples, as a share of its mean square: 1 - the mean cosine of two
                samples, if their norms are alike. What ends the model, or what an optimizer trains, has collapsed
                - if it varied once: below ALIKE (mean cosine above 0.99), and its standard deviation has fallen to a fifth of
-                 what it was, at PATIENCE looks, or to a hundredth at one. With the cross-entropy of given classes, and below
-                 MANY features, only if the loss does not fall, or at PLATEAU looks: a model of language, or of rare classes,
-                 first learns how often each class comes, and a single slope that changes its sign goes through 0; or
+                 what it was, at PATIENCE looks, or to a hundredth at one. A model first learns how often each class comes, or
+                 the mean of its targets, and a single slope that changes its sign goes through 0. So with the squared error
+                 of given targets whose variance the loss has not fallen below, and below MANY features, only if the loss
+                 does not fall, or at PLATEAU looks. With the cross-entropy of given classes, whose loss may begin where
+                 that guess is, only if it is no lower than it was, or after LONG steps; of outputs that are exactly the same
+                 (nothing passes), if it does not fall; or
                - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
                  first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
                  differ, are no fault of the network.
@@ -34,7 +37,7 @@ from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.spreads import BATCH, Seen, by_step
 from weighbridge.diagnosis.stream import Block, Group
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.firstpass import from_text
+from weighbridge.firstpass import Start, from_text
 from weighbridge.format import number
 
 ALIKE: Final = 0.01  # SimSiam's measure below a tenth of its healthy value: std of normalised outputs < 0.1 / sqrt(d)
@@ -42,7 +45,10 @@ SAME: Final = 1e-4  # where nothing tells of a fall: a standard deviation of 1 %
 FALLEN, FALLEN_AT_ONCE = 0.04, 1e-4  # of its largest variance
 EXACT: Final = 1e-12  # rounding of float32
 PATIENCE: Final = 2
-PLATEAU: Final = 10  # looks: a hundred steps
+PLATEAU: Final = 10  # looks
+LONG: Final = 100  # steps: the order of classes in a sequence is learned after such plateaus
+OF_A_GUESS: Final = 0.5  # of the variance of the targets: the mean as the only answer leaves all of it (half of it, if the loss
+# is half the squared error); below it the targets have moved, as those of a second branch do
 SEVERAL: Final = 20  # what a deep network of PyTorch's own initial weights gives begins so (each layer with ReLU leaves a sixth
 # of the variance: 10^-4 behind five of them), and within 20 steps of a rate that does anything it has grown
 SEVERAL_EXACT: Final = 3  # a head that starts at 0 is the same for all at its first look, with warm-up at its second
@@ -67,6 +73,7 @@ class CollapsedOutput(Rule):
     def __init__(self) -> None:
         self.progress, self.rivals = Progress(), Rivals()
         self.has_classes = False  # is the loss the cross-entropy of given ones?
+        self.spread_of_targets = np.inf  # variance; inf = not known, or no squared error
         self.first: dict[int, float] = {}  # variance at the first look,
         self.largest: dict[int, float] = {}  # and the largest so far
         self.always: dict[int, int] = {}  # looks from the first on at which it was the same; -1 = it has differed
@@ -80,8 +87,7 @@ class CollapsedOutput(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         self.rivals.read(block)
-        starts = [start for row in block.rows("graph") for start in from_text(row["detail"]).starts]
-        self.has_classes |= any(start.kind == "cross-entropy" for start in starts)
+        self._note_losses([start for row in block.rows("graph") for start in from_text(row["detail"]).starts])
         for step, seen, _ in by_step(block, self.progress):
             for column, one in seen.items():
                 if column != BATCH:
@@ -89,7 +95,7 @@ class CollapsedOutput(Rule):
             for end, optimizer in self._ends(block.groups).items():
                 if end in self.told or end not in seen or (step >= self.rivals.since and seen[end].features < MANY):
                     continue
-                if self._has_collapsed(end, seen[end], optimizer):
+                if self._has_collapsed(step, end, seen[end], optimizer):
                     column = self._first(end, seen, self.fallen)
                 elif self._never_differed(end, seen[end]) and self._is_stalled(optimizer):
                     column = self._first(end, seen, self.always)
@@ -111,13 +117,27 @@ class CollapsedOutput(Rule):
         self.fallen[column] = self.fallen.get(column, 0) + 1 if fell else 0
         self.shown[column] = [*self.shown.get(column, [])[1 - KEPT :], (step, share)]
 
-    def _has_collapsed(self, column: int, one: Seen, optimizer: int | None) -> bool:
-        is_sudden = self.fallen[column] == 1 and one.variance <= FALLEN_AT_ONCE * self.largest[column]
-        is_enough = self.fallen[column] >= PATIENCE or is_sudden
-        may_pass = self.has_classes or one.features < MANY  # a single slope that changes its sign goes through 0
-        if may_pass and self.fallen[column] < PLATEAU and not self._is_stalled(optimizer):
+    def _note_losses(self, starts: Sequence[Start]) -> None:
+        self.has_classes |= any(start.kind == "cross-entropy" for start in starts)
+        known = [s.trivial for s in starts if s.kind == "squared error" and s.trivial > 0]
+        self.spread_of_targets = min([self.spread_of_targets, *known])
+
+    def _has_collapsed(self, step: int, column: int, one: Seen, optimizer: int | None) -> bool:
+        looks = self.fallen[column]
+        is_sudden = looks == 1 and one.variance <= FALLEN_AT_ONCE * self.largest[column]
+        if self.has_classes:
+            is_dead = one.between_samples < EXACT
+            is_long = looks >= PLATEAU and step - self.from_step[column] >= LONG
+            is_harm = self._is_stalled(optimizer) if is_dead else self.progress.is_no_lower(optimizer)
+            return looks >= PATIENCE and (is_harm or is_long) and self._is_many(one)
+        may_pass = one.features < MANY or self.progress.now() > OF_A_GUESS * self.spread_of_targets
+        if may_pass and looks < PLATEAU and not self._is_stalled(optimizer):
             return False
-        return is_enough and (one.features >= MANY or self.progress.fall() < HALVED)
+        return (looks >= PATIENCE or is_sudden) and self._is_many(one)
+
+    def _is_many(self, one: Seen) -> bool:
+        """Few outputs with targets far from 0 are nearly the same by nature."""
+        return one.features >= MANY or self.progress.fall() < HALVED
 
     def _never_differed(self, column: int, one: Seen) -> bool:
         always = self.always[column]

@@ -9,9 +9,9 @@ How it decides The norm of the gradient that the optimizer used (after any clipp
                batches, and differ as widely (of a smooth loss above 0, the gradient's square is at most 2 L times the loss).
                The place is the tensor with the largest share of the squared norm.
 What to do     Look at the batch of this step. Clip by the norm (`clip_grad_norm_`) at a few times its usual size.
-When it errs   Not before 10 steps. Where gradients scatter widely by nature (batches of one sample, reinforcement learning),
-               their own scatter and extremes are the measure. A spike that clipping has cut off does no harm and is not
-               told.
+When it errs   Not before 10 steps; they are counted anew when a tensor gets its first gradient (layers that are thawed).
+               Where gradients scatter widely by nature (batches of one sample, reinforcement learning), their own scatter and
+               extremes are the measure. A spike that clipping has cut off does no harm and is not told.
 References     Nesterov 2018, Lectures on Convex Optimization, theorem 2.1.5 (gradient and loss). OLMo Team 2025, "2 OLMo 2
                Furious", section 3 (spike score: more than 7 sigma); Takase et al. 2023, "Spike No More"; Rousseeuw and Croux
                1993 on the median absolute deviation.
@@ -48,8 +48,18 @@ class State:
     watch: SpikeWatch = field(default_factory=lambda: SpikeWatch(LEAST))
     steps: int = 0
     largest: float = 0.0  # norm, after the first steps
+    had: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # by column: has it had a gradient?
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     course: LossCourse = field(default_factory=LossCourse)
+
+    def meets_new(self, columns: np.ndarray, count: int) -> bool:
+        """Has one of these of so many tensors its first gradient? Then the norm is not that of the same tensors as before."""
+        had = np.zeros(count, bool)
+        had[: len(self.had)] = self.had
+        self.had = had
+        is_new = not had[columns].all()
+        had[columns] = True
+        return is_new
 
     def is_of_a_hard_batch(self, loss: float) -> bool:
         """Has the loss, which is not yet in the course, risen as well, and undone little of what was won?"""
@@ -94,6 +104,8 @@ class GradientSpike(Rule):
                 continue
             state = self.states[one.optimizer]
             state.steps += 1
+            if state.meets_new(one.columns[norms[one.at, one.columns] > 0], len(self.tensors)):
+                state.watch = SpikeWatch(LEAST)
             state.last.append((one.step, norm))
             spike = state.watch.add(norm)
             is_largest = norm > state.largest

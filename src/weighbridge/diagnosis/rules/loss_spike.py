@@ -3,8 +3,10 @@
 Symptom        The curve of the loss has a peak, or leaves its course for good.
 How it decides The loss, as a logarithm, over the median of the steps just before: above LEAST times, above 7 robust sigmas
                (median absolute deviation) of the last 200 steps, 2.5 times as far out as any of them, and more than UNDONE
-               of all that was won since the beginning is undone; below FAR times, all of it. A spike of the gradient in a
-               step before is its cause.
+               of all that was won since the beginning is undone; below FAR times, all of it. While it is no higher than at the
+               start, it is told only when it has come down again: within BACK steps a loss is below LEAST times what it was
+               before. Where it stays up, what is asked for has changed (a Q-learner's target network was renewed). A spike of
+               the gradient in a step before is its cause.
 What to do     Look at the batch of this step, and at what the step before did. If the loss does not come back: go on from a
                checkpoint about 100 steps earlier without the next few hundred batches, or with a lower learning rate.
 When it errs   Not before 10 steps, and not where the loss is or was 0 or negative, which has no ratio. Where it scatters
@@ -16,6 +18,7 @@ References     Chowdhery et al. 2022, "PaLM", section 5.1 (rewind and skip); OLM
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,8 +35,8 @@ from weighbridge.format import counted, factor, number
 
 LEAST = 2.0  # times; a bad batch of a healthy run rarely doubles the loss
 UNDONE = 0.25  # of the way from the first loss to the one before: a hard batch of a model that fits all others undoes less
-FAR = 3.0  # times; between LEAST and this the loss must be worse than at the very start: targets that are renewed (the
-# target network of a Q-learner) double a loss, too
+FAR = 3.0  # times; between LEAST and this the loss must be worse than at the very start
+BACK = 2  # steps: the batch after a bad one is a good one
 SHOWN = 8
 
 
@@ -45,6 +48,16 @@ class State:
     course: LossCourse = field(default_factory=LossCourse)
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     is_positive: bool = True
+    waiting: tuple[Finding, int, float] | None = None  # what is to be said, until this many steps, if a loss is below this
+    has_changed: bool = False  # it has waited, and the loss is still up
+
+    def is_back(self, loss: float, steps: int) -> Finding | None:
+        """Has a spike come down again? It is forgotten where it has not in time."""
+        if self.waiting is None or steps > self.waiting[1]:
+            self.waiting = None
+        elif loss < self.waiting[2]:
+            return self.waiting[0]
+        return None
 
 
 class LossSpike(Rule):
@@ -61,20 +74,33 @@ class LossSpike(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         for one in taken(block, skipped=True):
-            state = self.states[one.optimizer]
-            if not np.isfinite(one.loss) or self.is_told:
-                continue
-            state.is_positive &= one.loss > 0
-            before = state.course.now
-            state.last.append((one.step, one.loss))
-            state.course.add(one.loss)
-            spike = state.watch.add(one.loss)
-            if spike is None or not state.is_positive:
-                continue
-            is_far = spike.times >= FAR or one.loss > state.course.first
-            if is_far and one.loss - before > UNDONE * (state.course.first - before):
-                self.is_told = True
-                yield _finding(one, spike, state, before)
+            if np.isfinite(one.loss) and not self.is_told:
+                finding = self._judged(one, self.states[one.optimizer])
+                if finding is not None:
+                    self.is_told = True
+                    yield finding
+
+    def _judged(self, one: Taken, state: State) -> Finding | None:
+        state.is_positive &= one.loss > 0
+        before = state.course.now
+        state.last.append((one.step, one.loss))
+        state.course.add(one.loss)
+        spike = state.watch.add(one.loss)
+        back = state.is_back(one.loss, state.course.steps)
+        if back is not None:
+            return dataclasses.replace(back, told_step=one.step)
+        state.has_changed &= spike is not None
+        is_far = spike is not None and (spike.times >= FAR or one.loss > state.course.first)
+        if spike is None or not is_far or not state.is_positive:
+            return None
+        if one.loss - before <= UNDONE * (state.course.first - before):
+            return None
+        finding = _finding(one, spike, state, before)
+        if one.loss > state.course.first * (FAR if state.has_changed else 1.0):
+            return finding
+        if not state.has_changed:
+            state.waiting, state.has_changed = (finding, state.course.steps + BACK, LEAST * before), True
+        return None
 
     def lacking(self) -> tuple[Outcome, str] | None:
         seen = max((state.course.steps for state in self.states.values()), default=0)

@@ -64,6 +64,7 @@ class ParameterWithoutGradient(Rule):
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
         is_stepped &= is_there.any(axis=1)[:, None]  # gradients are weighed in this step
+        is_stepped &= self.is_meant  # what was frozen in a step, and is thawed later, missed none
         sizes = block["activation.count"]
         for i in range(len(block)):
             if not (self.is_meant & ~self.has_one & ~self.is_told).any():  # each has had one: there is nothing to wait for

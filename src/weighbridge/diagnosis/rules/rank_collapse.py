@@ -13,6 +13,8 @@ What to do     Residual connections around attention and deep blocks; norms; ini
                (orthogonal); a lower learning rate.
 When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
                fallen nothing is said. Layers behind a bottleneck of fewer than WIDE units have few directions by design.
+               Of several heads side by side (a detector's, with a bias that says "nothing here") none is on the way to
+               another: an affine layer whose outputs the last one cannot take is left out.
 References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Attention is not all you need: pure attention
                loses rank doubly exponentially with depth". Papyan et al. 2020 (neural collapse: C classes end in C - 1
                directions). Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning" (directions are learnt
@@ -106,7 +108,18 @@ class RankCollapse(Rule):
         mine = [c for c in self.layers.outputs if self.tensors[c].model == model and c in seen]
         affine = [i for i, c in enumerate(mine) if self.tensors[c].module in AFFINE and self.layers.weight(c) is not None]
         self.needs_more = bool(affine) and self.layers.units(mine[affine[-1]]) > NEEDS_ONE
-        return mine[: affine[-1]] if affine else []
+        path = mine[: affine[-1]] if affine else []
+        while path and self._is_head_of_its_own(path[-1], mine[affine[-1]]):
+            path.pop()
+        return path
+
+    def _is_head_of_its_own(self, column: int, last: int) -> bool:
+        """Is it affine, and gives what the last affine module cannot take, flattened or not? So both read what is before."""
+        weight, taken = self.layers.weight(column), self.layers.weight(last)
+        if weight is None or taken is None or self.tensors[column].module not in AFFINE:
+            return False
+        given, wanted = self.tensors[weight].shape[0], self.tensors[taken].shape[1:2]
+        return bool(wanted) and given != wanted[0] and (given < WIDE or wanted[0] % given > 0)
 
     def _lost_directions(self, path: list[int], seen: dict[int, Seen]) -> int | None:
         """The first output from which on all are in one direction up to the last; None = there is none, or by design."""

@@ -16,8 +16,9 @@ What to do     Look at ten samples with their labels, as they come out of the lo
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
                noise, looks like this at its beginning. Not judged: losses that are weighted, smoothed or summed, targets
-               that no loss function of torch was given, batches of one sample, inputs on a device, several losses that pull
-               at one model (GANs).
+               that no loss function of torch was given, classes of which no batch had one twice (contrastive losses number
+               the samples of a batch), batches of one sample, inputs on a device, several losses that pull at one model
+               (GANs).
 References     Szekely and Rizzo 2014, "Partial distance correlation with methods for dissimilarities"; Cover and Hart 1967,
                "Nearest neighbor pattern classification"; Zhang et al. 2017, "Understanding deep learning requires rethinking
                generalization" (training on random labels).
@@ -67,6 +68,7 @@ class UninformativeData(Rule):
         self.samples = self.alike = self.met = 0
         self.kinds: set[str] = set()
         self.counts: dict[float, float] = {}
+        self.has_repeats = False  # has a batch had one class twice? Else they may be the numbers of its rows
         self.moments: np.ndarray | None = None  # [2, columns]: sums and sums of squares
         self.losses: deque[float] = deque(maxlen=RECENT)
         self.last = -1  # step
@@ -122,6 +124,7 @@ class UninformativeData(Rule):
             now = np.array([row["first"], row["second"]])
             self.moments = now if self.moments is None or self.moments.shape != now.shape else self.moments + now
         self.met += row["batch"]
+        self.has_repeats |= max(row["second"]) > 1
         self.seen = (max(abs(score) for score in self.scores().values()), self.floor())
 
     def _add_loss(self, loss: float, falls: float, step: int) -> None:
@@ -137,7 +140,8 @@ class UninformativeData(Rule):
 
     def floor(self) -> float:
         """The loss of the best guess that knows no input; NaN where it is not known."""
-        if len(self.kinds) != 1:
+        is_of_classes = any(kind.startswith(("Nll", "Binary")) for kind in self.kinds)
+        if len(self.kinds) != 1 or (is_of_classes and not self.has_repeats):
             return math.nan
         (kind,) = self.kinds
         if kind.startswith("Nll"):
