@@ -101,8 +101,8 @@ class ParameterInNoOptimizer(Rule):
             place=place,
             first_step=step,
             told_step=step,
-            message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} were replaced, and the optimizer still steps "
-            f"those that stood there before: from step {step} on what the model uses never changes.",
+            message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} were replaced, and the optimizer still "
+            f"steps those that stood there before: from step {step} on what the model uses never changes.",
             evidence=(
                 TableEvidence(
                     "replaced", ("parameter", "elements"), tuple((self.tensors.name(c), self.tensors[c].count) for c in columns)
