@@ -155,3 +155,36 @@ def test_a_compiled_step_has_nothing_of_ours_in_its_graph_and_its_rows(tmp_path:
         oracle.close()
     check(run.path, oracle)
     assert graphs
+
+
+def test_a_climb_before_the_first_step_of_an_optimizer_is_no_step(tmp_path: Path) -> None:
+    """Sharpness-aware minimisation: uphill by the gradient, a second pass, back, and the optimizer steps."""
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
+    with watched(tmp_path, model) as (run, oracle):
+        for step in range(4):
+            backward(model, step)
+            climb = [0.05 * p.grad for p in model.parameters()]
+            with torch.no_grad():
+                torch._foreach_add_([*model.parameters()], climb)
+            optimizer.zero_grad()
+            backward(model, step)
+            with torch.no_grad():
+                torch._foreach_sub_([*model.parameters()], climb)
+            oracle.step(optimizer)
+            optimizer.zero_grad()
+    assert [row["step"] for row in table(run.path, "steps")] == [0, 1, 2, 3]
+    assert events(run.path, "by_hand") == []
+
+
+def test_an_ascent_by_hand_is_recorded_from_its_second_step_on(tmp_path: Path) -> None:
+    model = small()
+    weighbridge.init(dir=tmp_path, name="up", quiet=True)
+    with weighbridge.watch(model) as run:
+        for step in range(6):
+            backward(model, step)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.01 * parameter.grad
+            model.zero_grad()
+    assert len(table(Path(run.path), "steps")) == 5

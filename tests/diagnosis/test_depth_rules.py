@@ -352,3 +352,14 @@ def test_what_was_not_recorded_is_no_zero() -> None:
     assert outcome(VANISHING, _slopes([NAN] * 9 + [1e-9, 1.0])) is Outcome.NOT_ENOUGH_DATA
     some = [NAN if i % 3 == 1 else size for i, size in enumerate(_even(1e-6))]
     assert [f.place for f in found(VANISHING, _slopes(some))] == ["0"]
+
+
+@pytest.mark.parametrize(("kind", "is_told"), [("BatchNorm1d", False), ("InstanceNorm2d", False), ("LayerNorm", True)])
+def test_biases_that_a_norm_takes_out_do_not_stand_for_their_layers(kind: str, is_told: bool) -> None:
+    """Where outputs are not seen. The mean over the samples leaves such a bias a gradient of rounding."""
+    tensors = []
+    for at, module in enumerate(("Linear", kind, "Linear", "Linear", "Linear")):
+        shape = (4, 4) if module == "Linear" else (4,)
+        tensors += [tensor(2 * at, f"{at}.weight", module, shape=shape), tensor(2 * at + 1, f"{at}.bias", module, shape=(4,))]
+    norms = {"0.bias": 1e-9, **{f"{at}.bias": 1.0 for at in range(1, 5)}}
+    assert bool(found(VANISHING, block(60, {"gradient.l2_norm": norms}, tuple(tensors)))) is is_told

@@ -133,3 +133,12 @@ def test_a_generator_that_climbs_its_judge_s_error_is_none(tmp_path: Path) -> No
     assert [f for f in weighbridge.diagnose(train(training, tmp_path, 20)) if f.rule == "wrong-loss-sign"] == []
     assert isinstance(model, nn.Module)
     assert len(data("digits")[0]) > 100
+
+
+@pytest.mark.parametrize(("down", "is_told"), [(0, True), (1, False)])
+def test_momentum_carries_a_descent_uphill_for_some_steps(down: int, is_told: bool) -> None:
+    """Norms of 1, so the dot product is the cosine. So many steps down first, then six up."""
+    sizes = {"gradient.l2_norm": {"a.weight": 1.0}, "update.l2_norm": {"a.weight": 1.0}}
+    dots = {"update.dot_gradient_update": {"a.weight": [-0.9] * down + [0.9] * 6}}
+    made = block(down + 6, sizes | dots, graph=rows(_pass("MseLoss")), steps=step_rows(down + 6, loss=2.0))
+    assert bool(found(SIGN, made)) is is_told

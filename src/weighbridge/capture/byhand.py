@@ -38,7 +38,7 @@ class ByHand:
     def __init__(self, table: TensorTable, copy_bytes: int) -> None:
         self.table, self.copy_bytes = table, copy_bytes
         self.optimizer = StandIn()
-        self.is_certain = False
+        self.is_certain = self.has_risen = False
         self.before: dict[int, torch.Tensor] = {}  # by tensor: as the last backward pass found it
         self.gradients: dict[int, torch.Tensor] = {}
 
@@ -62,7 +62,7 @@ class ByHand:
         weighed = [w for w in self._weighed() if w.tensor in self.before and _alike(w.parameter, self.before[w.tensor])]
         if all(_same(w.parameter, self.before[w.tensor]) for w in weighed):
             return False
-        if not self.is_certain and not abs(self._cosine(weighed)) >= FIRST_COSINE:
+        if not self.is_certain and not self._goes_along_the_gradient(weighed):
             return False
         self.is_certain = True
         self.optimizer.param_groups = [{"params": [w.parameter for w in weighed]}]
@@ -70,6 +70,12 @@ class ByHand:
 
     def _weighed(self) -> list[Weighed]:
         return [w for w in self.table.alive() if w.is_direct and not w.is_copy and w.parameter.requires_grad]
+
+    def _goes_along_the_gradient(self, weighed: list[Weighed]) -> bool:
+        """Uphill only at the second time: sharpness-aware minimisation (Foret et al. 2021) climbs before its first real step."""
+        cosine = self._cosine(weighed)
+        may_be_a_climb, self.has_risen = cosine > 0 and not self.has_risen, self.has_risen or cosine > 0
+        return abs(cosine) >= FIRST_COSINE and not may_be_a_climb
 
     def _cosine(self, weighed: list[Weighed]) -> float:
         """Between the gradient and the change, over all parameters together."""

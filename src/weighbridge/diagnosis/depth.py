@@ -77,15 +77,22 @@ def _normed(tensors: Tensors, columns: Sequence[int], is_weighted: Sequence[bool
 
 def parameters(tensors: Tensors) -> list[Profile]:
     """One per model: its biases where it has several (the gradient of a bias is the loss's gradient by what its layer gives,
-    summed), else its weight matrices; in the order in which the model names them."""
+    summed), else its weight matrices; in the order in which the model names them. Not those that a norm takes out again."""
     found = []
     for model in dict.fromkeys(t.model for t in tensors):
         mine = [c for c, t in enumerate(tensors) if t.model == model and not t.is_output and not t.note and t.requires_grad]
-        biases = [c for c in mine if tensors[c].role == "bias"]
+        biases = [c for c in mine if tensors[c].role == "bias" and not _is_taken_out(tensors, c)]
         weights = [c for c in mine if len(tensors[c].shape) > 1]
         columns = tuple(biases if len(biases) >= len(weights) else weights)
         found.append(Profile(model, columns, (True,) * len(columns), (False,) * len(columns), False))
     return found
+
+
+def _is_taken_out(tensors: Tensors, bias: int) -> bool:
+    """Does a norm over the samples come next by name? Its mean takes the bias out, whose gradient is 0 but for rounding."""
+    behind = range(bias + 1, len(tensors))
+    following = next((c for c in behind if tensors.owner(c) != tensors.owner(bias) and not tensors[c].is_output), None)
+    return following is not None and tensors[following].module.startswith(("BatchNorm", "InstanceNorm", "SyncBatchNorm"))
 
 
 def levels(profile: Profile, row: np.ndarray) -> tuple[list[int], np.ndarray]:

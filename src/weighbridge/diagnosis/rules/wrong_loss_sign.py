@@ -7,7 +7,7 @@ How it decides Exact, on the graph of the first loss and its value: the root lea
                with a factor of unknown sign. Or it leads to a log-probability, or to the probability of the targets'
                classes, and no sign turns it around. Penalties on the weights do not count. With `maximize=True` in the
                optimizer the same the other way, and where an update written by hand goes along the gradient (their cosine
-               is above CLIMBS).
+               is above CLIMBS) from its first step on: momentum carries one that descends uphill now and then.
 What to do     Take the minus out (`F.cross_entropy` and the other loss functions of torch have theirs already); take
                `maximize=True` out where a loss is minimised.
 When it errs   Errors that are made large on purpose stand beside a pass that makes another small (GANs): with passes of
@@ -31,7 +31,8 @@ from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.firstpass import from_text
 
 PATIENCE = 3
-CLIMBS = 0.5  # any optimizer that descends has a cosine below 0 at its first step, and on the whole after it
+CLIMBS = 0.5  # any optimizer that descends has a cosine below 0 at its first step, and on the whole after it; behind a valley
+# momentum carries it uphill for some steps
 
 
 class WrongLossSign(Rule):
@@ -46,6 +47,7 @@ class WrongLossSign(Rule):
 
     def __init__(self) -> None:
         self.kinds: list[tuple[str, int]] = []  # per kind of pass: what its root leads to, and with which sign
+        self.descends: set[int] = set()  # optimizers of which a step went down
         self.run: list[tuple[int, float]] = []  # steps in a row, and their loss
         self.is_told = False
 
@@ -55,7 +57,7 @@ class WrongLossSign(Rule):
             return
         name, sign = self.kinds[0]
         rising = {g.optimizer for g in block.groups if g.settings.get("maximize")}
-        uphill = {(one.step, one.optimizer) for one in taken(block) if _cosine(block, one) > CLIMBS}
+        uphill = {(one.step, one.optimizer) for one in taken(block) if self._climbs(block, one)}
         for row in block.rows("steps"):
             climbs = row["optimizer"] in rising or (row["step"], row["optimizer"]) in uphill
             loss = 0.0 if row["loss"] is None else float(row["loss"])
@@ -68,6 +70,13 @@ class WrongLossSign(Rule):
                 self.is_told = True
                 yield self._finding(name, climbs, row["optimizer"] in rising)
                 return
+
+    def _climbs(self, block: Block, one: Taken) -> bool:
+        """Does this step go along the gradient, as all before it?"""
+        cosine = _cosine(block, one)
+        if cosine < -CLIMBS:
+            self.descends.add(one.optimizer)
+        return cosine > CLIMBS and one.optimizer not in self.descends
 
     def _finding(self, name: str, climbs: bool, is_set: bool) -> Finding:
         steps, losses = zip(*self.run, strict=True)
