@@ -3,6 +3,8 @@
     taskset -c 1 python benchmarks/kernel.py        (about 20 s, one thread; add --levels for every instruction level)
 
 GB/s count the bytes of the tensors read and the snapshot written. Median of the repetitions, best in brackets.
+"The same bytes plainly": the three tensors of a step are summed by torch and its snapshot is copied, nothing else; where
+that takes nearly as long as weighing, the memory of the machine is the limit.
 """
 
 from __future__ import annotations
@@ -72,13 +74,26 @@ def weigh_ns(kernel: Kernel, tensors: Tensors) -> tuple[float, float]:
     return whole - copy, best - copy
 
 
+def plainly_ns(tensors: Tensors) -> tuple[float, float]:
+    """What a step cannot do without: read parameter, snapshot and gradient, write the snapshot."""
+    parameter, snapshot, gradient = (torch.from_numpy(array) for array in tensors.data)
+
+    def once() -> None:
+        snapshot.sum()
+        gradient.sum()
+        snapshot.copy_(parameter)
+
+    return median_ns(once)
+
+
 def rate(size: float, nanoseconds: tuple[float, float]) -> str:
     return f"{size / nanoseconds[0]:6.1f} ({size / nanoseconds[1]:.1f})"
 
 
 def memory(kernel: Kernel) -> None:
     print(
-        "| size of a tensor | read | torch.sum | memcpy | one row | step: 3 rows + snapshot |\n|---|---:|---:|---:|---:|---:|"
+        "| size of a tensor | read | torch.sum | memcpy | one row | step: 3 rows + snapshot | the same bytes plainly |\n"
+        "|---|---:|---:|---:|---:|---:|---:|"
     )
     for words, elements in SIZES.items():
         alone, step = Tensors(1, elements, step=False), Tensors(1, elements // 4)
@@ -90,17 +105,25 @@ def memory(kernel: Kernel) -> None:
             rate(array.nbytes * 2, median_ns(lambda: np.copyto(to, array))),  # noqa: B023
             rate(alone.bytes, weigh_ns(kernel, alone)),
             rate(step.bytes, weigh_ns(kernel, step)),
+            rate(step.bytes, plainly_ns(step)),
         ]
         print(f"| {words} | {' | '.join(cells)} |", flush=True)
 
 
 def items(kernel: Kernel) -> None:
-    print("| items | elements | us a call | ns an item | ns a row | ns an element |\n|---:|---:|---:|---:|---:|---:|")
-    for number, elements in ((1, 2), (1, 8), (2000, 4), (2000, 64), (2000, 4096), (100, 65_536)):
-        taken, _ = weigh_ns(kernel, Tensors(number, elements))
+    print(
+        "| items | elements | us a call | ns an item | ns a row | ns an element (best) | the same bytes plainly |\n"
+        "|---:|---:|---:|---:|---:|---:|---:|"
+    )
+    for number, elements in ((1, 2), (1, 8), (2000, 4), (2000, 64), (2000, 4096), (100, 65_536), (1, 669_706)):
+        tensors = Tensors(number, elements)
+        taken, best = weigh_ns(kernel, tensors)
+        plain = plainly_ns(tensors)[1] / number / elements
         each = taken / number
         print(
-            f"| {number} | {elements} | {taken / 1000:.1f} | {each:.0f} | {each / 3:.0f} | {each / elements:.2f} |", flush=True
+            f"| {number} | {elements} | {taken / 1000:.1f} | {each:.0f} | {each / 3:.0f} | {each / elements:.2f} "
+            f"({best / number / elements:.2f}) | {plain:.2f} |",
+            flush=True,
         )
 
 

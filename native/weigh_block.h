@@ -50,6 +50,48 @@ static inline NAME(extremes) NAME(look)(const NAME(bits) *x, int n, NAME(sums) *
     return (NAME(extremes)){signed_max, signed_min, unsigned_max, unsigned_min};
 }
 
+#if defined(__AVX512F__)
+/* The same as extremes of the bits, of finite numbers. Which sign the smallest magnitude has does not matter to anybody. */
+static inline NAME(extremes) NAME(extremes_of)(const range *r)
+{
+    const int32_t low = bits_of(_mm512_reduce_min_ps(r->low)), high = bits_of(_mm512_reduce_max_ps(r->high)),
+                  least = bits_of(_mm512_reduce_min_ps(r->least));
+    return (NAME(extremes)){high < 0 ? low : high, low < 0 ? INT32_MIN | least : least, (uint32_t)(low < 0 ? low : high),
+                            (uint32_t)(high < 0 ? INT32_MIN | least : least)};
+}
+#endif
+
+/* The usual case again, quicker: floats, all of them finite. Returns 0, with nothing found, elsewhere. */
+static inline int NAME(look_usual)(const NAME(bits) *x, int n, NAME(sums) *sums, NAME(extremes) *found)
+{
+#if defined(__AVX512F__)
+    if (sizeof(U) > 4)
+        return 0;
+    const element_f32 *floats = (const void *)x;
+    const __m512 most = _mm512_set1_ps(INFINITY);
+    range met = {most, _mm512_set1_ps(-INFINITY), most};
+    lanes front = {0}, back = {0};
+    float rest[16];
+    for (int left = n; left > 0; left -= 16, floats += 16) {
+        const __mmask16 which = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)-1;
+        const __m512 sixteen = _mm512_maskz_loadu_ps(which, floats);
+        if (left < 16) { /* zeros behind them add nothing */
+            _mm512_storeu_ps(rest, sixteen);
+            floats = rest;
+        }
+        meet(&met, which, sixteen);
+        add_lanes(&front, widened(floats));
+        add_lanes(&back, widened(floats + 8));
+    }
+    *sums = (NAME(sums)){total(front.sum + back.sum), total(front.sum_abs + back.sum_abs), total(front.sum_sq + back.sum_sq)};
+    *found = NAME(extremes_of)(&met);
+    return isfinite(sums->sum_sq); /* no square of a float is too large for a double */
+#else
+    (void)x, (void)n, (void)sums, (void)found;
+    return 0;
+#endif
+}
+
 static inline int NAME(all_finite)(NAME(extremes) e)
 {
     return e.signed_max < INFINITE && (B)(e.unsigned_max & (U)MAGNITUDE) < INFINITE;
@@ -263,7 +305,12 @@ static inline void NAME(add_block)(const NAME(bits) *x, int n, B normal, int lin
 static const NAME(bits) *NAME(weigh)(const NAME(bits) *x, int n, B normal, int line, NAME(bits) *clean, wb_row *row)
 {
     NAME(sums) sums;
-    const NAME(extremes) e = NAME(look)(x, n, &sums);
+    NAME(extremes) e;
+    if (NAME(look_usual)(x, n, &sums, &e)) {
+        NAME(add_block)(x, n, normal, line, e, sums, row);
+        return x;
+    }
+    e = NAME(look)(x, n, &sums);
     if (NAME(all_finite)(e)) {
         NAME(add_block)(x, n, normal, line, e, sums, row);
         return x;

@@ -139,6 +139,64 @@ static inline void add_to_bins(uint8_t *bin, int n, int is_whole, int low, int h
     add_one_by_one(bin, n, row);
 }
 
+/* One instruction that converts while it loads. gcc 12 makes two halves and puts them together out of a plain conversion. */
+static inline doubles_vector widened(const element_f32 *x)
+{
+#if defined(__AVX512F__)
+    return (doubles_vector)_mm512_cvtps_pd(_mm256_loadu_ps((const float *)x));
+#elif defined(__AVX2__)
+    return (doubles_vector)_mm256_cvtps_pd(_mm_loadu_ps((const float *)x));
+#else
+    floats_vector narrow;
+    memcpy(&narrow, x, sizeof narrow);
+    return __builtin_convertvector(narrow, doubles_vector);
+#endif
+}
+
+static inline double total(doubles_vector x)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_pd((__m512d)x);
+#else
+    double sum = x[0];
+    for (int i = 1; i < WB_LANES; i++)
+        sum += x[i];
+    return sum;
+#endif
+}
+
+typedef struct {
+    doubles_vector sum, sum_abs, sum_sq;
+} lanes;
+
+static inline void add_lanes(lanes *to, doubles_vector x)
+{
+    to->sum += x;
+    to->sum_abs += (doubles_vector)((words_vector)x & ~(uint64_t)0 >> 1);
+    to->sum_sq += x * x;
+}
+
+#if defined(__AVX512F__)
+/* Smallest and largest value, smallest magnitude: floating-point extremes run in two units here, those of integers in one. */
+typedef struct {
+    __m512 low, high, least;
+} range;
+
+static inline void meet(range *r, __mmask16 which, __m512 x)
+{
+    r->low = _mm512_mask_min_ps(r->low, which, r->low, x);
+    r->high = _mm512_mask_max_ps(r->high, which, r->high, x);
+    r->least = _mm512_mask_range_ps(r->least, which, r->least, x, 0b1010);
+}
+
+static inline int32_t bits_of(float x)
+{
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+#endif
+
 #define T float
 #define B int32_t
 #define U uint32_t
@@ -331,43 +389,6 @@ static int64_t count_lost(const void *gradient, int wide_gradient, const void *u
         x##_umin = u < x##_umin ? u : x##_umin; \
     } while (0)
 
-/* One instruction that converts while it loads. gcc 12 makes two halves and puts them together out of a plain conversion. */
-static inline doubles_vector widened(const element_f32 *x)
-{
-#if defined(__AVX512F__)
-    return (doubles_vector)_mm512_cvtps_pd(_mm256_loadu_ps((const float *)x));
-#elif defined(__AVX2__)
-    return (doubles_vector)_mm256_cvtps_pd(_mm_loadu_ps((const float *)x));
-#else
-    floats_vector narrow;
-    memcpy(&narrow, x, sizeof narrow);
-    return __builtin_convertvector(narrow, doubles_vector);
-#endif
-}
-
-static inline double total(doubles_vector x)
-{
-#if defined(__AVX512F__)
-    return _mm512_reduce_add_pd((__m512d)x);
-#else
-    double sum = x[0];
-    for (int i = 1; i < WB_LANES; i++)
-        sum += x[i];
-    return sum;
-#endif
-}
-
-typedef struct {
-    doubles_vector sum, sum_abs, sum_sq;
-} lanes;
-
-static inline void add_lanes(lanes *to, doubles_vector x)
-{
-    to->sum += x;
-    to->sum_abs += (doubles_vector)((words_vector)x & ~(uint64_t)0 >> 1);
-    to->sum_sq += x * x;
-}
-
 /* Of a block of three tensors. */
 typedef struct {
     lanes w, g, u;
@@ -407,34 +428,6 @@ static inline sums_f32 add_rest(lanes *lanes, const element_f32 *x, int from, in
 }
 
 #if defined(__AVX512F__)
-/* Smallest and largest value, smallest magnitude: floating-point extremes run in two units here, those of integers in one. */
-typedef struct {
-    __m512 low, high, least;
-} range;
-
-static inline void meet(range *r, __mmask16 which, __m512 x)
-{
-    r->low = _mm512_mask_min_ps(r->low, which, r->low, x);
-    r->high = _mm512_mask_max_ps(r->high, which, r->high, x);
-    r->least = _mm512_mask_range_ps(r->least, which, r->least, x, 0b1010);
-}
-
-static inline int32_t bits_of(float x)
-{
-    int32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-/* The same as extremes of the bits, of finite numbers. Which sign the smallest magnitude has does not matter to anybody. */
-static inline extremes_f32 extremes_of(const range *r)
-{
-    const int32_t low = bits_of(_mm512_reduce_min_ps(r->low)), high = bits_of(_mm512_reduce_max_ps(r->high)),
-                  least = bits_of(_mm512_reduce_min_ps(r->least));
-    return (extremes_f32){high < 0 ? low : high, low < 0 ? INT32_MIN | least : least, (uint32_t)(low < 0 ? low : high),
-                          (uint32_t)(high < 0 ? INT32_MIN | least : least)};
-}
-
 /* Up to 16 elements. Fills `update`. */
 static inline void subtract_and_meet(const element_f32 *before, const element_f32 *after, const element_f32 *gradient,
                                      __mmask16 which, float *update, range met[3])
@@ -471,7 +464,7 @@ static inline int look_and_sum(const element_f32 *before, const element_f32 *aft
         add_together(sums, rest[0] + 8, rest[1] + 8, rest[2] + 8);
     }
     for (int r = 0; r < 3; r++)
-        found[r] = extremes_of(&met[r]);
+        found[r] = extremes_of_f32(&met[r]);
     return n;
 }
 #else

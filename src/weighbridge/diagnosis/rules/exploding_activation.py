@@ -24,7 +24,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.depth import Profile, outputs, steepest, thinned
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.tensors import Tensors, in_code
 from weighbridge.diagnosis.worse import Worse
 from weighbridge.format import number
 
@@ -36,6 +36,8 @@ ABRUPT = 0.5
 LEAST = 3
 HISTORY = 20
 TINY = 1e-30
+
+_AGAIN = "20 steps from the last checkpoint with a third of the learning rate: if it grows as fast, the rate is not why."
 
 
 class ExplodingActivation(Rule):
@@ -155,8 +157,10 @@ class ExplodingActivation(Rule):
                     f"rms of what {place or 'the model'} gives", tuple(s for s, _ in seen), tuple(v for _, v in seen)
                 ),
             ),
-            fix="Look at what is named before it: weights that grow, or a learning rate that is too high.",
+            fix="Look at what is named before it: weights that grow, or a learning rate that is too high. A norm layer behind "
+            f"{in_code(place)} keeps its size.",
             depth=0.5,
+            experiment=_AGAIN,
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:

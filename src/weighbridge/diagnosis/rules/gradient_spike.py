@@ -132,7 +132,8 @@ class GradientSpike(Rule):
                 *spike.shown("norm of the gradient", state.last),
                 TableEvidence("whose it is", ("tensor", "norm", "share of the square"), rows),
             ),
-            fix=f"Look at the batch of step {one.step}; clip gradients by their norm, at a few times its usual size.",
+            fix=f"Look at the batch of step {one.step}; clip gradients by their norm, at three times its usual size: "
+            f"torch.nn.utils.clip_grad_norm_(model.parameters(), {3 * norm / spike.times:.1g}) before optimizer.step().",
             depth=1.5,
         )
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import setting
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken, whole_cosines
 from weighbridge.diagnosis.stream import Block
@@ -95,7 +96,7 @@ class LowLearningRate(Rule):
                 course.cosines.append(cosines[step.step, step.optimizer])
             if self._is_short(course, step):
                 course.is_done = True
-                yield self._finding(course)
+                yield self._finding(course, block)
 
     def _is_short(self, course: _Course, step: Step) -> bool:
         """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or a pace of nothing?"""
@@ -118,7 +119,7 @@ class LowLearningRate(Rule):
         course.steps = [*course.steps, step][-WINDOW:]
         return len(course.steps) == WINDOW and (course.agree or is_lowered or all(_is_tiny(s) for s in course.steps))
 
-    def _finding(self, course: _Course) -> Finding:
+    def _finding(self, course: _Course, block: Block) -> Finding:
         steps, last = course.steps, course.steps[-1]
         pace, promise = (float(np.median([getattr(s, name) for s in steps])) for name in ("pace", "promise"))
         cosine = float(np.median(course.cosines or [math.nan]))
@@ -138,7 +139,8 @@ class LowLearningRate(Rule):
                 SeriesEvidence("loss", tuple(s.step for s in steps), tuple(s.loss for s in steps)),
                 SettingEvidence("lr", f"{last.rate:g}"),
             ),
-            fix=f"Set lr to ten times as much, {10 * last.rate:.1g}, and again, until the loss falls.",
+            fix=f"{setting(block.groups, last.optimizer, 'lr', f'{10 * last.rate:.1g}')}, ten times as much, and again, until "
+            "the loss falls.",
             depth=SET if self._is_of_the_rate(last) else 2.1,
         )
 
