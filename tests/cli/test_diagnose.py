@@ -141,7 +141,7 @@ def test_json_has_all_of_it(ill: Path) -> None:
     assert told["causes"] == ["gradients-not-zeroed", "parameter-in-no-optimizer at 2"]
     assert [rule["rule"] for rule in told["rules"]] == IDS
     assert told["steps"] == 30
-    assert {e["kind"] for f in told["findings"] for e in f["evidence"]} == {"value", "table", "series"}
+    assert {e["kind"] for f in told["findings"] for e in f["evidence"]} == {"value", "table"}
 
 
 def test_not_a_number_is_a_word_in_json(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:

@@ -105,6 +105,8 @@ def test_a_loss_that_is_stuck_after_a_wild_step(stuck: float, told: list[int]) -
         ([0.1, 5.0] + [0.1] * 9 + [5.0], None, 1),
         ([0.1] * 12 + [5.0], {10: high.SET * 1.01}, 10),  # somebody raised the rate: that was the beginning
         ([0.1] * 12 + [5.0], {10: high.SET}, 12),
+        ([0.1] * 10 + [0.5, 0.1, 5.0], {11: 10.0}, 11),
+        ([0.1] * 10 + [0.5, 0.5, 5.0], {11: 10.0}, 11),  # what swung before was another rate
         ([0.1] * 12 + [5.0], {12 - high.WINDOW - 1: 10.0}, 12),  # long before: it did no harm
         ([0.1, 0.1, 0.1, 5.0, 0.1, 5.0], {4: 10.0}, 4),
     ],

@@ -28,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import started
 from weighbridge.diagnosis.layers import AFFINE, NORMS, Layers
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.stream import Block, rows_by_step
@@ -304,9 +305,11 @@ class DeadUnits(Rule):
         )
 
     def _fix(self, column: int) -> str:
+        kind = ", nonlinearity='relu'"
         return (
-            "Lower the learning rate or warm it up, and look at how this layer starts: biases at 0, weights by "
-            "kaiming_normal_(nonlinearity='relu'); or use an activation with a slope everywhere, such as LeakyReLU or GELU."
+            "Lower the learning rate or warm it up, and look at how this layer starts: "
+            f"{started(self.tensors, column, more=kind)}. Or use an activation with a slope everywhere, such as LeakyReLU or "
+            "GELU."
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:

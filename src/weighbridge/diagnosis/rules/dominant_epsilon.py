@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import setting
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.pace import promised
 from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
@@ -104,7 +105,7 @@ class DominantEpsilon(Rule):
             enough = PATIENCE if _meant(block, one, meant) <= MEANT else LONG
             if state.stopped >= PATIENCE or (state.slow >= enough and not state.course.has_improved(IMPROVED)):
                 self.is_told = True
-                yield self._finding(one, state, size, is_below, part, self._pace(block, one, meant))
+                yield self._finding(block, one, state, size, is_below, part, self._pace(block, one, meant))
 
     def _pace(self, block: Block, one: Taken, meant: np.ndarray) -> float:
         """Size of the update over the learning rate, where there are gradients."""
@@ -112,7 +113,9 @@ class DominantEpsilon(Rule):
         most = float(np.nansum(meant * one.lr**2 * np.isfinite(update)))
         return float(np.sqrt(np.nansum(update) / most)) if most > 0 else np.inf
 
-    def _finding(self, one: Taken, state: State, size: np.ndarray, is_below: np.ndarray, part: float, pace: float) -> Finding:
+    def _finding(
+        self, block: Block, one: Taken, state: State, size: np.ndarray, is_below: np.ndarray, part: float, pace: float
+    ) -> Finding:
         eps = one.setting("eps")
         worst = sorted(np.flatnonzero(is_below).tolist(), key=lambda i: size[i])[:SHOWN]
         rows = tuple((self.tensors.name(int(one.columns[i])), float(size[i]), float(eps[i])) for i in worst)
@@ -131,7 +134,8 @@ class DominantEpsilon(Rule):
                 ValueEvidence("steps in a row", state.run, PATIENCE, "steps"),
                 SettingEvidence("eps", number(largest)),
             ),
-            fix="eps=1e-8 or less in the optimizer; where the gradients are as small as that, scale the loss up.",
+            fix=f"{setting(block.groups, one.optimizer, 'eps', '1e-8')} or less; where the gradients are as small as that, "
+            "scale the loss up.",
             depth=2.0,
         )
 

@@ -53,7 +53,7 @@ class EvaluationModeWhileTraining(Rule):
                     message=f"From step {event['step']} on an optimizer steps {part or 'the model'} while it is in evaluation "
                     f"mode: "
                     f"{counted(len(affected), 'module')} ({first}, {affected[first]}"
-                    f"{', ...' if len(affected) > 1 else ''}) behave as in evaluation.",
+                    f"{', ...) behave' if len(affected) > 1 else ') behaves'} as in evaluation.",
                     evidence=(
                         SettingEvidence(f"{in_code(part)}.training" if part else "model.training", "False"),
                         TableEvidence("behave differently", ("module", "type"), tuple(affected.items())),

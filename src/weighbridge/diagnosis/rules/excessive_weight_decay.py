@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import setting
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.lossterms import penalised
 from weighbridge.diagnosis.pace import matrices
@@ -112,7 +113,7 @@ class ExcessiveWeightDecay(Rule):
                 continue
             if one.optimizer not in held:
                 held[one.optimizer] = Decaying(block, *self._decaying(one))
-            found = self._look(one, state, held[one.optimizer])
+            found = self._look(block, one, state, held[one.optimizer])
             if found is not None:
                 self.is_told = True
                 yield found
@@ -125,7 +126,7 @@ class ExcessiveWeightDecay(Rule):
             return BY_OPTIMIZER, one.columns[one.weight_decay > 0]
         return BY_HAND, one.columns[self.matrices[one.columns]]
 
-    def _look(self, one: Taken, state: State, held: Decaying) -> Finding | None:
+    def _look(self, block: Block, one: Taken, state: State, held: Decaying) -> Finding | None:
         by, (weight, update, dot) = held.by, held.sums[one.at]
         self.has_decay |= by != BY_HAND
         left, state.left = state.left, math.sqrt(max(weight**2 + 2 * dot + update**2, 0.0)) if dot == dot else math.nan
@@ -148,9 +149,9 @@ class ExcessiveWeightDecay(Rule):
         if len(state.run) < PATIENCE and not has_halved:
             return None
         is_bad = is_by_penalty or not state.course.has_improved(IMPROVED) or state.course.has_worsened(LOST)
-        return self._finding(one, state, held.columns, weight, BY_HAND if is_shrunk else by) if is_bad else None
+        return self._finding(block, one, state, held.columns, weight, BY_HAND if is_shrunk else by) if is_bad else None
 
-    def _finding(self, one: Taken, state: State, columns: np.ndarray, weight: float, by: str) -> Finding:
+    def _finding(self, block: Block, one: Taken, state: State, columns: np.ndarray, weight: float, by: str) -> Finding:
         roles = {self.tensors[c].role for c in columns}
         among = self.tensors.is_parameter & self.tensors.where(t.role in roles for t in self.tensors)
         places = self.tensors.together(columns.tolist(), among)
@@ -171,8 +172,8 @@ class ExcessiveWeightDecay(Rule):
                 SettingEvidence("weight_decay", number(decay)),
             ),
             fix=_FIXES.get(by)
-            or f"weight_decay={number(decay / 100)} or less (lr times weight_decay is the share lost per step; 10⁻⁶ to 10⁻⁴ "
-            "is usual), and AdamW in place of Adam.",
+            or f"{setting(block.groups, one.optimizer, 'weight_decay', f'{decay / 100:.1g}')} or less: lr times weight_decay "
+            f"is the share lost per step, 10⁻⁶ to 10⁻⁴ is usual.{_OF_ADAM if 'Adam' in one.held.kinds else ''}",
             depth=2.0,
         )
 
@@ -180,6 +181,7 @@ class ExcessiveWeightDecay(Rule):
         return None if self.has_decay else (Outcome.NOT_APPLICABLE, "no parameter has weight decay")
 
 
+_OF_ADAM = " AdamW in place of Adam, whose division makes L2 of any size the same."
 _FIXES = {
     BY_PENALTY: "A hundredth of the factor before the penalty, or weight_decay in AdamW in its place.",
     BY_HAND: "Multiply by a factor nearer to 1 (1 - 10⁻⁴), or leave it to weight_decay of AdamW.",

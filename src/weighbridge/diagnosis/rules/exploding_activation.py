@@ -3,9 +3,10 @@
 Symptom        The loss is huge from the start, or jumps; float16 overflows; then NaN.
 How it decides The rms of what the modules give, in the order in which they ran, before the last layer: the largest over that
                of the first (or over 1, where that is larger). Above AT_ONCE at one recorded step, or above LIMIT at PATIENCE
-               in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken it
-               out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is
-               clearly worse than at the start (twice its first value three times in a row, or ten times once).
+               in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken
+               it out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is
+               clearly worse than at the start (twice its first value three times in a row, or ten times once), or below 0 and
+               ten times as large.
 What to do     Smaller initial weights; norm layers; scale each residual branch by 1 / sqrt(number of blocks).
 When it errs   Targets so large that hidden layers must be, too.
 References     He et al. 2015, "Delving deep into rectifiers", section 2.2; Poole et al. 2016, "Exponential expressivity in
@@ -23,7 +24,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.depth import Profile, outputs, steepest, thinned
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.tensors import Tensors, in_code
 from weighbridge.diagnosis.worse import Worse
 from weighbridge.format import number
 
@@ -35,6 +36,8 @@ ABRUPT = 0.5
 LEAST = 3
 HISTORY = 20
 TINY = 1e-30
+
+_AGAIN = "20 steps from the last checkpoint with a third of the learning rate: if it grows as fast, the rate is not why."
 
 
 class ExplodingActivation(Rule):
@@ -154,8 +157,10 @@ class ExplodingActivation(Rule):
                     f"rms of what {place or 'the model'} gives", tuple(s for s, _ in seen), tuple(v for _, v in seen)
                 ),
             ),
-            fix="Look at what is named before it: weights that grow, or a learning rate that is too high.",
+            fix="Look at what is named before it: weights that grow, or a learning rate that is too high. A norm layer behind "
+            f"{in_code(place)} keeps its size.",
             depth=0.5,
+            experiment=_AGAIN,
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:

@@ -206,8 +206,10 @@ class ExplodingGradient(Rule):
                 SeriesEvidence("norm of the gradient", steps, norms),
             ),
             fix="Look at what is named before it (a learning rate that is too high does this); clip: "
-            "torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).",
+            f"torch.nn.utils.clip_grad_norm_(model.parameters(), {3 * norms[-1] / times:.1g}), three times what was usual.",
             depth=1.5,
+            experiment="20 steps from the last checkpoint with a third of the learning rate: if it grows as fast, the rate is "
+            "not why.",
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:

@@ -30,10 +30,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import setting
 from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
-from weighbridge.format import number
+from weighbridge.format import factor, number
 
 PROMISE = 1.0  # all of the loss in one step: no step can keep it. From 4 on the loss must rise (pace.py)
 PACE = 0.05  # two signs are asked for: a hundredth is usual, seven hundredths were the best run of the design notes' table
@@ -62,6 +63,7 @@ class _Course:
     first_wild: int = -1  # of the last of them, where they came again after a calm
     rate: float = math.nan  # of the last step
     set_at: int = -1  # the step at which it was last raised by SET
+    raised: float = 1.0  # times what it was
     is_calm: bool = True  # no step was wild of late
     count: int = 0
     held_up: int = -1  # the count at which so many steps were wild
@@ -76,10 +78,17 @@ class _Course:
         """The step from which the rate was too high: that at which it was set, where wild steps came of it soon."""
         return self.set_at if self.set_at >= 0 and 0 <= self.first_wild - self.set_at <= WINDOW else self.first_wild
 
+    @property
+    def how_set(self) -> str:
+        """In words, where somebody has raised it."""
+        return (
+            f" Its learning rate was raised {factor(self.raised)} at step {self.set_at}." if self.since == self.set_at else ""
+        )
+
     def look_at(self, step: Step, is_wild: bool) -> None:
         """Since when steps are wild: at a much lower rate, or more than WINDOW steps ago, they did no harm."""
         if step.rate > SET * self.rate > 0:
-            self.set_at, self.is_calm = step.step, True
+            self.set_at, self.raised, self.is_calm = step.step, step.rate / self.rate, True
         self.rate = step.rate
         self.is_calm |= self.count - self.last_wild[0] > WINDOW
         if is_wild and self.is_calm:
@@ -90,7 +99,7 @@ class _Course:
         before = [one.promise for one in self.shown]
         usual, first = (float(np.median(before)) if len(before) >= WINDOW else math.inf), step.step
         for one in reversed(self.shown):
-            if not one.promise > RISEN * usual > 0:
+            if one.step < self.set_at or not one.promise > RISEN * usual > 0:
                 break
             first = one.step
         return first
@@ -185,14 +194,14 @@ class HighLearningRate(Rule):
     def _finding(self, course: _Course, step: Step, why: str, block: Block) -> Finding:
         worst = course.worst or step
         steps, losses = [s.step for s in course.shown], [s.loss for s in course.shown]
-        place = self._place(worst, block)
+        place, group = self._place(worst, block)
         return Finding(
             place=place,
             first_step=course.since,
             told_step=step.step,
             message=f"Step {worst.step} changed the weights by {number(worst.pace)} of their size and would have taken "
             f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first "
-            f"{number(course.first_loss)}).",
+            f"{number(course.first_loss)}).{course.how_set}",
             evidence=(
                 ValueEvidence("promised share of the loss in one step, the largest", worst.promise, PROMISE),
                 ValueEvidence("size of that step over the size of the weights", worst.pace, PACE),
@@ -200,21 +209,20 @@ class HighLearningRate(Rule):
                 SeriesEvidence("promised share of the loss", tuple(steps), tuple(s.promise for s in course.shown), PROMISE),
                 SettingEvidence("lr", f"{worst.rate:g}"),
             ),
-            fix=f"Set lr to a third, {worst.rate / 3:.1g}, and lower until the loss falls from the first steps on; with "
-            f"warm-up it may be "
-            "higher.",
+            fix=f"{setting(block.groups, worst.optimizer, 'lr', f'{worst.rate / 3:.1g}', group)}, a third of now, and lower "
+            "until the loss falls from the first steps on; with warm-up it may be higher.",
             depth=2.0,
         )
 
-    def _place(self, worst: Step, block: Block) -> str:
-        """The module of one group, where it alone holds nearly all of the promise and there are others."""
+    def _place(self, worst: Step, block: Block) -> tuple[str, int | None]:
+        """The module of one group and its number, where it alone holds nearly all of the promise and there are others."""
         mine = [g for g in block.groups if g.optimizer == worst.optimizer]
         parts = np.minimum(np.abs(worst.parts), np.finfo(float).max / len(worst.parts))
         for group in mine:
             if len(mine) > 1 and parts[np.isin(worst.columns, group.columns)].sum() > CULPRIT * parts.sum():
                 places = self.tensors.together(group.columns, self.tensors.is_parameter)
-                return places[0][0] if len(places) == 1 else ""
-        return ""
+                return places[0][0] if len(places) == 1 else "", group.number
+        return "", None
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if any(c.count > 1 for c in self.courses.values()):

@@ -123,7 +123,8 @@ class LostUpdates(Rule):
                 ValueEvidence("elements looked at in each of these steps", self.elements, None, "elements"),
                 SeriesEvidence("share of updates lost", tuple(self.steps), tuple(self.shares), LIMIT),
             ),
-            fix="Keep the weights in float32 and compute with torch.autocast(..., dtype=torch.bfloat16).",
+            fix="model.float() before the optimizer is made, and forward pass and loss under torch.autocast(device_type, "
+            "dtype=torch.bfloat16): the weights stay in float32.",
             depth=2.0,
         )
 

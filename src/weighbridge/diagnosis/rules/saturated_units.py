@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import started
 from weighbridge.diagnosis.layers import Layers
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.spreads import looks
@@ -90,8 +91,8 @@ class SaturatedUnits(Rule):
                 ValueEvidence("share of saturated units", row["flat_units"], MOST),
                 TableEvidence(f"at step {row['step']}", columns, (numbers,)),
             ),
-            fix="Standardise the inputs, start the weights before it with nn.init.xavier_normal_, lower the learning rate, or "
-            "put a norm before the activation.",
+            fix=f"Standardise the inputs, start this layer smaller: {started(self.tensors, column, 'xavier_normal_')}; lower "
+            "the learning rate, or put a norm before the activation.",
             depth=self.tensors[column].order / 1e6,
         )
 

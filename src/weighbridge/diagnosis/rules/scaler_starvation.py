@@ -33,6 +33,11 @@ CHANCE = 1e-6
 WARM_UP = 20  # halvings of 65536: the scale is then below 1, and nothing that a scale can mend
 
 
+_BFLOAT16 = "Or compute in bfloat16, which needs no scaler: torch.autocast(device_type, dtype=torch.bfloat16)."
+_WHERE_IT_RISES = f"Leave growth_interval and backoff_factor at their defaults: torch.amp.GradScaler(). {_BFLOAT16}"
+_WHERE_IT_FALLS = f"Look for the layer whose outputs or gradients overflow in float16. {_BFLOAT16}"
+
+
 class ScalerStarvation(Rule):
     id, title = "scaler-starvation", "The gradient scaler leaves out many steps"
     severity, certainty, since = "warning", "test", "0.1"
@@ -86,8 +91,7 @@ class ScalerStarvation(Rule):
                 ValueEvidence("of these at a scale that had been too high before, or at most 1", again, None, "steps"),
                 SeriesEvidence("scale at the steps left out", tuple(self.scales), tuple(self.scales.values())),
             ),
-            fix="Compute in bfloat16, which needs no scaler: torch.autocast(device_type, dtype=torch.bfloat16). With float16, "
-            "look for the layer whose outputs or gradients overflow.",
+            fix=_WHERE_IT_RISES if again > left_out / 2 and min(self.scales.values()) > 1 else _WHERE_IT_FALLS,
             depth=1.95,
         )
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import setting
 from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, taken
@@ -127,9 +128,9 @@ class StaleSecondMoment(Rule):
             told = (self.length[columns] >= PATIENCE) & (has_risen | (is_old & state.is_far_above_the_first))
             if told.any():
                 self.is_told = True
-                yield self._finding(one, told, behind, pace)
+                yield self._finding(block, one, told, behind, pace)
 
-    def _finding(self, one: Taken, told: np.ndarray, behind: np.ndarray, pace: np.ndarray) -> Finding:
+    def _finding(self, block: Block, one: Taken, told: np.ndarray, behind: np.ndarray, pace: np.ndarray) -> Finding:
         listed = sorted(np.flatnonzero(told).tolist(), key=lambda i: -behind[i])
         places = self.tensors.together([int(one.columns[i]) for i in listed], self.tensors.is_parameter)
         worst = self.tensors.name(int(one.columns[listed[0]]))
@@ -147,7 +148,8 @@ class StaleSecondMoment(Rule):
                 TableEvidence("out of date", ("tensor", "RMS", "update over learning rate"), rows),
                 SettingEvidence("beta2", number(beta, 6)),
             ),
-            fix="betas=(0.9, 0.95), or clip gradients by their norm; a longer warm-up where it happens at the beginning.",
+            fix=f"{setting(block.groups, one.optimizer, 'betas', '(0.9, 0.95)')}, or clip gradients by their norm; a longer "
+            "warm-up where it happens at the beginning.",
             depth=2.0,
         )
 

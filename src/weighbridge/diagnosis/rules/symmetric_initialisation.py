@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.incode import started
 from weighbridge.diagnosis.layers import AFFINE, RECURRENT, Layers
 from weighbridge.diagnosis.parameters import symmetric
 from weighbridge.diagnosis.stream import Block, rows_by_step
@@ -140,7 +141,7 @@ class SymmetricInitialisation(Rule):
                     ),
                 ),
             ),
-            fix=f"nn.init.kaiming_normal_(model.get_submodule({name!r}).weight)",
+            fix=started(self.tensors, column),
             severity="error" if still else "warning",
             certainty="proof" if still else "test",
             depth=self.tensors[column].order / 1e6,
@@ -187,7 +188,7 @@ class SymmetricInitialisation(Rule):
                 ValueEvidence("layers with weights and gradients of exactly 0", len(found), limit=1),
                 ValueEvidence("steps in a row", PATIENCE),
             ),
-            fix=f"nn.init.kaiming_normal_(model.get_submodule({name!r}).weight)",
+            fix=started(self.tensors, column),
             depth=self.tensors[column].order / 1e6,
         )
 

@@ -31,10 +31,11 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.incode import started
 from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.diagnosis.tensors import Tensors, in_code
 from weighbridge.format import number
 
 LIMIT = 1e-3  # Zhang et al. 2021 (AUTOTRAINER), first over last layer. A layer so slow turns in a thousand times as many steps
@@ -145,11 +146,17 @@ class VanishingGradient(Rule):
                     tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
                 ),
             ),
-            fix="Initialise for the activation, for example torch.nn.init.kaiming_normal_(layer.weight, "
-            "nonlinearity='relu'), and put "
-            "a norm layer or a shortcut between the layers; in place of sigmoid or tanh, ReLU or GELU.",
+            fix=f"Initialise each layer for its activation, {self._start(profile, first)}; put a norm layer or a shortcut "
+            "between the layers; in place of sigmoid or tanh, ReLU or GELU.",
             depth=1.9,
         )
+
+    def _start(self, profile: Profile, at: int) -> str:
+        """Of the first layer, as an example; a parameter on its own has its own name."""
+        relu, column = ", nonlinearity='relu'", profile.columns[at]
+        if profile.is_of_outputs:
+            return started(self.tensors, column, more=relu)
+        return f"nn.init.kaiming_normal_({in_code(self.tensors.name(column))}{relu})"
 
     def _through_time(self, event: Mapping[str, Any], step: int) -> Finding:
         norms = event["norms"]
