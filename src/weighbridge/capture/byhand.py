@@ -72,7 +72,7 @@ class ByHand:
         return [w for w in self.table.alive() if w.is_direct and not w.is_copy and w.parameter.requires_grad]
 
     def _goes_along_the_gradient(self, weighed: list[Weighed]) -> bool:
-        """Uphill only at the second time: sharpness-aware minimisation (Foret et al. 2021) climbs before its first real step."""
+        """Uphill only at the second time: sharpness-aware minimisation (Foret et al. 2021) climbs before its first step."""
         cosine = self._cosine(weighed)
         may_be_a_climb, self.has_risen = cosine > 0 and not self.has_risen, self.has_risen or cosine > 0
         return abs(cosine) >= FIRST_COSINE and not may_be_a_climb
