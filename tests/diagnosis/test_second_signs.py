@@ -92,6 +92,8 @@ def test_an_optimizer_that_lengthens_its_steps_doubles_weights() -> None:
     [
         ("squared error", 0.001, 0.1, 3, True),  # with one answer for all it cannot be below the targets' variance of 1
         ("squared error", 0.001, 0.6, 2, False),
+        ("squared error", 0.001, 0.95, 2, False),
+        ("squared error", 0.001, 1.0, 2, True),
         ("squared error", 0.001, 0.6, collapsed_output.PLATEAU - 1, False),
         ("squared error", 0.001, 0.6, collapsed_output.PLATEAU, True),
         ("cross-entropy", 0.001, 0.5, 2, False),

@@ -227,6 +227,30 @@ def test_a_jump_that_stays_below_the_first_value_is_a_change_of_what_is_asked_fo
     assert all(x.first_step == (40 if losses[-1] < 6.0 else told_step) for x in told)
 
 
+@pytest.mark.parametrize(
+    ("times", "after", "told_step"),
+    [
+        (6.0, [0.9, 0.9, 2.0], None),  # too late
+        (6.0, [0.9, 1.2], 32),
+        (6.0, [1.2], 31),
+        (6.0, [1.0, 1.0], None),  # as high as before
+        (6.0, [], None),
+        (11.0, [0.9], 30),  # no batch does that
+        (6.0, [NAN], 31),  # not known: it may be
+    ],
+)
+def test_a_small_spike_of_the_gradient_is_told_where_the_loss_gets_worse(
+    times: float, after: list[float], told_step: int | None
+) -> None:
+    assert (gradient_spike.GREAT, gradient_spike.SHOWS) == (10.0, 2)
+    losses = [1.0] * 30 + [0.9] + after
+    norms = _series(len(losses), 30, times)
+    told = found(
+        GRADIENT, block(len(losses), {"gradient.l2_norm": {"a.weight": norms}}, steps=step_rows(len(losses), loss=losses))
+    )
+    assert [(x.first_step, x.told_step) for x in told] == ([] if told_step is None else [(30, told_step)])
+
+
 def test_the_norm_of_more_tensors_is_no_spike_of_fewer() -> None:
     """b is thawed at step 30: what had no gradient before has one."""
     usual, thawed = _series(60, 30, 1.0), _series(60, 50, 1.0, seed=1) * 10

@@ -5,11 +5,11 @@ How it decides Of a part of each output the variance over samples, as a share of
                samples, if their norms are alike. What ends the model, or what an optimizer trains, has collapsed
                - if it varied once: below ALIKE (mean cosine above 0.99), and its standard deviation has fallen to a fifth of
                  what it was, at PATIENCE looks, or to a hundredth at one. A model first learns how often each class comes, or
-                 the mean of its targets, and a single slope that changes its sign goes through 0. So with the squared error
-                 of given targets whose variance the loss has not fallen below, and below MANY features, only if the loss
-                 does not fall, or at PLATEAU looks. With the cross-entropy of given classes, whose loss may begin where
-                 that guess is, only if it is no lower than it was, or after LONG steps; of outputs that are exactly the same
-                 (nothing passes), if it does not fall; or
+                 the mean of its targets, and a single slope that changes its sign goes through 0. So below MANY features only
+                 if the loss does not fall, or at PLATEAU looks. With the squared error of given targets whose variance the
+                 loss has not fallen below, and with the cross-entropy of given classes, the loss may have begun where that
+                 guess is: only if it is no lower than at first, or at PLATEAU looks, of classes after LONG steps; where
+                 outputs for classes are exactly the same (nothing passes), if it does not fall; or
                - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
                  first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
                  differ, are no fault of the network.
@@ -130,8 +130,9 @@ class CollapsedOutput(Rule):
             is_long = looks >= PLATEAU and step - self.from_step[column] >= LONG
             is_harm = self._is_stalled(optimizer) if is_dead else self.progress.is_no_lower(optimizer)
             return looks >= PATIENCE and (is_harm or is_long) and self._is_many(one)
-        may_pass = one.features < MANY or self.progress.now() > OF_A_GUESS * self.spread_of_targets
-        if may_pass and looks < PLATEAU and not self._is_stalled(optimizer):
+        is_guess = self.progress.now() > OF_A_GUESS * self.spread_of_targets
+        is_harm = self.progress.is_no_lower(optimizer) if is_guess else self._is_stalled(optimizer)
+        if (is_guess or one.features < MANY) and looks < PLATEAU and not is_harm:
             return False
         return (looks >= PATIENCE or is_sudden) and self._is_many(one)
 

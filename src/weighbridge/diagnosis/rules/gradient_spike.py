@@ -7,7 +7,8 @@ How it decides The norm of the gradient that the optimizer used (after any clipp
                same batch is LEAST times what it was, too, the batch is a hard one, and that is harm only if more than UNDONE
                of all that was won is undone: near the end of a training gradients are as small as the losses of their
                batches, and differ as widely (of a smooth loss above 0, the gradient's square is at most 2 L times the loss).
-               The place is the tensor with the largest share of the squared norm.
+               Below GREAT times it is told only if its batch, or one of the SHOWS steps after it, has a loss above the last
+               RECENT ones. The place is the tensor with the largest share of the squared norm.
 What to do     Look at the batch of this step. Clip by the norm (`clip_grad_norm_`) at a few times its usual size.
 When it errs   Not before 10 steps; they are counted anew when a tensor gets its first gradient (layers that are thawed).
                Where gradients scatter widely by nature (batches of one sample, reinforcement learning), their own scatter and
@@ -19,6 +20,8 @@ References     Nesterov 2018, Lectures on Convex Optimization, theorem 2.1.5 (gr
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +40,8 @@ from weighbridge.format import counted, factor, share
 LEAST = 3.0  # times; half an order of magnitude: less is what batches do
 UNDONE = 0.25  # of the way from the first loss to the one before, as for a spike of the loss
 EARLY = 3  # steps whose gradients are still those of the initialisation
+GREAT = 10.0  # times: no batch does that
+SHOWS, RECENT = 2, 10  # steps after which its harm would show; steps whose losses are usual
 SHOWN = 8
 MOST_TOLD = 3  # of one run: whoever has seen three needs no fourth
 
@@ -51,6 +56,18 @@ class State:
     had: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # by column: has it had a gradient?
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     course: LossCourse = field(default_factory=LossCourse)
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    found: Finding | None = None  # a spike, until it is said or has shown no harm
+    is_sure: bool = False
+    until: int = 0  # steps
+
+    def harmful(self, loss: float) -> Finding | None:
+        """The last spike, if this loss says that it did harm: it is the highest of late, or not known."""
+        found, is_bad = self.found, not loss <= max(self.losses, default=math.inf)
+        if found is not None and (self.is_sure or is_bad or self.steps >= self.until):
+            self.found = None
+            return found if self.is_sure or is_bad else None
+        return None
 
     def meets_new(self, columns: np.ndarray, count: int) -> bool:
         """Has one of these of so many tensors its first gradient? Then the norm is not that of the same tensors as before."""
@@ -112,10 +129,15 @@ class GradientSpike(Rule):
             if state.steps > EARLY:
                 state.largest = max(state.largest, norm)
             is_hard = state.is_of_a_hard_batch(one.loss)
-            state.course.add(one.loss)
             if spike is not None and is_largest and not is_hard and self.told < MOST_TOLD:
+                state.found = self._finding(one, norms[one.at, one.columns], norm, spike, state)
+                state.is_sure, state.until = spike.times >= GREAT, state.steps + SHOWS
+            harmful = state.harmful(one.loss)
+            state.losses.append(one.loss)
+            state.course.add(one.loss)
+            if harmful is not None:
                 self.told += 1
-                yield self._finding(one, norms[one.at, one.columns], norm, spike, state)
+                yield dataclasses.replace(harmful, told_step=one.step)
 
     def _finding(self, one: Taken, norms: np.ndarray, norm: float, spike: Spike, state: State) -> Finding:
         shares = (norms / norm) ** 2
