@@ -39,19 +39,24 @@ def spans(page: Any, file: Path) -> list[tuple[str, float, float, float]]:
     return found
 
 
+def check_apart(texts: list[tuple[str, float, float, float]], width: float) -> None:
+    """Inside the picture, and none over another."""
+    for words, left, right, _ in texts:
+        assert left >= 0, (words, left)
+        assert right <= width, (words, right)
+    for one in texts:
+        for other in texts:
+            if one is not other and abs(one[3] - other[3]) < 6 and one[1] <= other[1]:
+                assert one[2] <= other[1], (one, other)
+
+
 def check_room(page: Any, name: str) -> list[str]:
     """All words of the picture, after they were found to lie inside it and beside each other."""
     file = saved(page, name, "SVG")
     root = ElementTree.parse(file).getroot()
     body = page.locator(f'.charted:has([aria-label="save or share: {name}"]) .picture').first.bounding_box()
     texts = spans(page, file)
-    for words, left, right, _ in texts:
-        assert left >= 0, (words, left)
-        assert right <= body["width"], (words, right)
-    for one in texts:
-        for other in texts:
-            if one is not other and abs(one[3] - other[3]) < 6 and one[1] <= other[1]:
-                assert one[2] <= other[1], (one, other)
+    check_apart(texts, body["width"])
     assert root.find(f".//{SVG}clipPath") is None  # nothing is cut to its room
     return [words for words, *_ in texts]
 
@@ -88,3 +93,30 @@ def test_late_steps_have_room_beside_the_ridges(tmp_path: Path, open_page: Calla
             page.wait_for_selector("[aria-label^='weight: how many values are where']")
             settled(page)
             assert any(word.startswith("99,9") for word in check_room(page, "weight over time"))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_names_of_two_models_have_room_beside_the_picture(tmp_path: Path, open_page: Callable[..., Any], width: int) -> None:
+    models = {name: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)) for name in ("generator", "critic")}
+    with weighbridge.init(dir=tmp_path, name="two", quiet=True) as run:
+        for name, model in models.items():
+            run.watch(model, name=name)
+        for _ in range(3):
+            for model in models.values():
+                model(torch.ones(3, 4)).square().mean().backward()
+                torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with serving(tmp_path) as address:
+        page = open_page(f"{address}/run/two", width=width)
+        page.locator(".heat").wait_for()
+        settled(page)
+        box = page.locator(".heat").bounding_box()
+        told = page.locator("section.map [aria-label^='save or share: ']").get_attribute("aria-label")
+        texts = spans(page, saved(page, told.removeprefix("save or share: "), "SVG"))
+        check_apart(texts, box["width"])
+        assert any(words.startswith("critic:" if width > 390 else "crit") for words, *_ in texts)
+        page.goto(f"{address}/run/two/layer/critic:0")
+        page.get_by_role("heading", name="critic:0").wait_for()
+        page.goto(f"{address}/run/two/network")
+        page.locator("ol li").first.wait_for()
+        if width > 390:
+            page.get_by_text("generator:0").wait_for()

@@ -141,3 +141,11 @@ def test_what_cannot_be_read_is_a_sentence_and_the_others_go_on(
     page.wait_for_selector("text=restart")
     eventually(page, "document.body.innerText.includes('newer')")
     page.close()
+
+
+def test_nothing_is_wider_than_a_phone_with_long_names(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    name = next(path.name for path in shown[0].iterdir() if path.name.startswith("sweep"))
+    layer = "transformer.encoder.blocks.17.attention.output_projection_after_the_heads"
+    for address in (f"run/{name}/layer/{layer}", f"compare?run=one&run=zero&run={name}"):
+        page = settled(open_page(f"{shown[1]}/{address}", width=390))
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, address

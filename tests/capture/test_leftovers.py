@@ -101,3 +101,15 @@ def test_a_critic_is_left_with_the_generator_s_gradient_and_zeroes_it_before_its
             (-model["d"](fake)).mean().backward()
             g.step()
     assert [r for r in open_run(run.path).whole("events").to_pylist() if r["kind"] == KIND] == []
+
+
+def test_steps_without_a_pass_between_add_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    weighbridge.init(dir=tmp_path, name="run")
+    with weighbridge.watch(model) as run:
+        model(torch.randn(4, 3)).square().mean().backward()
+        for _ in range(6):
+            optimizer.step()
+    assert [r for r in open_run(run.path).whole("events").to_pylist() if r["kind"] == KIND] == []

@@ -114,3 +114,19 @@ def test_losses_and_weights_are_the_same_with_it(tmp_path: Path) -> None:
             run.finish()
         ends.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_layer_that_is_used_again_and_beside_itself_has_no_one_time(tmp_path: Path) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.head = nn.Linear(3, 3), nn.Linear(3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = x[:, 0]
+            for _ in range(TIME):
+                h = torch.tanh(self.one(h))
+            return self.head(h + self.one(x[:, 1]))
+
+    torch.manual_seed(0)
+    assert _events(Both(), tmp_path, torch.randn(5, TIME, 3)) == []

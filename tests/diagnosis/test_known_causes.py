@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import weighbridge
 from tests.diagnosis.known_runs import RUNS, Known
 from tests.diagnosis.test_beside import recorded, replayed
 from tests.diagnosis.trainings import seeded
-from weighbridge.diagnosis import Diagnosis, Finding
+from weighbridge.diagnosis import Diagnosis, Finding, TableEvidence, ValueEvidence
 
 ORIGIN = "nonfinite-origin"  # a proof of an error: it stands behind what explains it (causes.py)
 
@@ -38,12 +39,23 @@ def wrong(known: Known, diagnosis: Diagnosis) -> list[str]:
     return found + [f"not explained: {rule}" for rule in known.below if rule not in below]
 
 
+COUNTED = re.compile(r"[1-9][\d,]* (samples?|inputs?|steps?|elements?)\b")
+
+
+def says_how_many(finding: Finding) -> bool:
+    """Is it told how many samples, inputs, elements or steps a test had?"""
+    named = [f"{one.value:.0f} {one.unit or one.name}" for one in finding.evidence if isinstance(one, ValueEvidence)]
+    tables = [f"{one.name} {one.columns}" for one in finding.evidence if isinstance(one, TableEvidence)]
+    return any(COUNTED.search(text) for text in [finding.message, *named, *tables]) or "'samples'" in " ".join(tables)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_known_cause_is_told_and_live_as_afterwards(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = RUNS[name]
     path, jobs = recorded(seeded(known.make), tmp_path, monkeypatch, known.steps, seed=len(name))
     after = weighbridge.diagnose(path)
     assert wrong(known, after) == [], str(after)
+    assert [str(one) for one in after if one.certainty == "test" and not says_how_many(one)] == []
     live, late = replayed(path, jobs, seed=len(name))
     assert repr(live.record()) == repr(after.record())
     assert late == 0

@@ -79,6 +79,17 @@ def test_weights_that_become_large_while_the_loss_falls_have_targets_to_reach() 
     assert found(WEIGHTS, _grown(rms))
 
 
+@pytest.mark.parametrize(("promise", "is_told"), [(0.011, False), (0.012, True), (-0.01, True), (np.nan, True)])
+def test_weights_whose_steps_promise_little_of_the_loss_have_far_to_go(promise: float, is_told: bool) -> None:
+    """Targets of a million in their own units. 64 times is passed at step 85; 90 steps of 0.0112 promise all of it."""
+    made = _grown(0.5 * (1 + 0.75 * np.arange(90)))
+    made.arrays["update.dot_gradient_update"][:] = np.nan
+    for name in ("a.weight", "b.weight"):
+        column = next(c for c in range(len(made.tensors)) if made.tensors.name(c) == name)
+        made.arrays["update.dot_gradient_update"][:, column] = -promise / 2
+    assert bool(found(WEIGHTS, made)) is is_told
+
+
 def test_an_optimizer_that_lengthens_its_steps_doubles_weights() -> None:
     rms = 0.5 * 1.2 ** np.arange(20)
     made = _grown(rms, loss=np.geomspace(1.0, 0.1, 20))

@@ -292,3 +292,73 @@ def test_the_same_start_and_gradients_that_never_agree() -> None:
     assert _ranks([1.0] + [1.5] * (apart - 1), [0.7] * apart) == []  # a step less
     assert _ranks([1.5] * 40, [0.7] * 40) == []  # models of their own
     assert _ranks(([1.5] * 7 + [1.0]) * 6, [0.7] * 48) == []  # averaged now and then: local SGD
+
+
+# ---- parameter-in-no-optimizer, in mid-run ----
+
+NO_OPTIMIZER = "parameter-in-no-optimizer"
+
+
+def _thaw(model: nn.Sequential) -> None:
+    model[0].requires_grad_(True)
+
+
+def _replace(model: nn.Sequential) -> None:
+    for layer in (model[0], model[2]):
+        layer.weight = nn.Parameter(layer.weight.detach().clone())
+
+
+@pytest.mark.parametrize("is_ill", [True, False])
+@pytest.mark.parametrize(("change", "places"), [(_thaw, {"0"}), (_replace, {"0.weight", "2.weight"})])
+def test_what_changes_in_mid_run_and_no_optimizer_is_told_of(
+    change: Callable[[nn.Sequential], None], places: set[str], is_ill: bool, tmp_path: Path
+) -> None:
+    training = seeded(sgd_mlp)
+    model = training.model
+    if change is _thaw:
+        model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+
+    def step(i: int) -> None:
+        nonlocal optimizer
+        if i == 12:
+            change(model)
+            if not is_ill:
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        optimizer.zero_grad()
+        training.loss(next(training.batches)).backward()
+        optimizer.step()
+
+    told = _told(model, step, tmp_path, 40, NO_OPTIMIZER)
+    assert {place for place, _, _ in told} == (places if is_ill else set())
+    assert all(severity == "warning" and step <= 20 for _, step, severity in told)
+
+
+# ---- losses without a lowest value, schedules that end too soon ----
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_worse"),
+    [
+        ([1.0, -11.0, -11.0, -11.0], True),
+        ([1.0, -11.0, -11.0], False),
+        ([1.0, -10.0, -10.0, -10.0], False),
+        ([-1.0] * 9, False),
+    ],
+)
+def test_a_loss_that_falls_without_end_is_no_better(losses: list[float], is_worse: bool) -> None:
+    from weighbridge.diagnosis.worse import Worse
+
+    worse = Worse()
+    assert [worse.read(loss) for loss in losses][-1] is is_worse
+
+
+@pytest.mark.parametrize(("decay", "is_told"), [(0.5, True), (0.999, False)])
+def test_a_schedule_that_ends_too_soon_though_one_batch_is_easy(decay: float, is_told: bool, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    training.optimizers = [torch.optim.SGD(training.model.parameters(), lr=0.02)]
+    training.schedule = torch.optim.lr_scheduler.ExponentialLR(training.optimizers[0], decay)
+    plain, count = training.loss, iter(range(1000))
+    training.loss = lambda batch: plain(batch) * (0.3 if next(count) == 12 else 1.0)
+    told = [f for f in weighbridge.diagnose(train(training, tmp_path, 40)) if f.rule == "low-learning-rate"]
+    assert bool(told) == is_told

@@ -10,7 +10,7 @@ import pytest
 
 from tests.server.conftest import make_run
 from tests.store import made_rows
-from weighbridge.server.compactor import Compactor
+from weighbridge.server.compactor import Compactor, elsewhere
 from weighbridge.server.runs import Runs
 from weighbridge.store.layout import create_run
 from weighbridge.store.writer import RankWriter
@@ -94,3 +94,25 @@ def test_a_run_deleted_meanwhile_is_no_matter(tmp_path: Path) -> None:
     shutil.rmtree(run)
     assert Compactor(runs).look() == 0
     assert not os.path.exists(run)
+
+
+def test_a_process_of_its_own_does_the_same(tmp_path: Path) -> None:
+    here, there = killed_run(tmp_path, "here"), killed_run(tmp_path, "there")
+    runs = Runs(tmp_path)
+    with runs.use("here"):
+        assert Compactor(runs).look() == elsewhere(there, 60.0) > 0
+    assert elsewhere(there, 60.0) == 0  # nothing is left to do
+    files = [sorted(path.relative_to(run) for path in run.rglob("*.parquet")) for run in (here, there)]
+    assert files[0] == files[1]
+    assert files[0]
+
+
+def test_what_that_process_cannot_do_is_raised_and_left_as_it_is(tmp_path: Path) -> None:
+    broken = killed_run(tmp_path, "broken")
+    segment = sorted(broken.glob("rank-0/rows-*.arrows"))[0]
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
+    with pytest.raises(OSError, match=r"CorruptRun|damaged"):
+        elsewhere(broken, 60.0)
+    assert segment.read_bytes() == bytes(data)

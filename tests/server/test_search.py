@@ -10,7 +10,7 @@ import pytest
 from weighbridge.errors import BadInput
 from weighbridge.server.catalogue import Entry
 from weighbridge.server.lines import health_of
-from weighbridge.server.listing import differing, edge_of, grouped, listing, ordered
+from weighbridge.server.listing import differing, edge_of, edge_of_steps, grouped, listing, ordered
 from weighbridge.server.search import parse
 from weighbridge.store.labels import Labels
 
@@ -125,3 +125,8 @@ def test_one_loss_that_blew_up_hides_no_other() -> None:
     assert edge_of([2.0, 2.2, 1e9]) == 3.3
     assert edge_of([2.0]) == 2.0
     assert edge_of([]) == 1.0
+
+
+@pytest.mark.parametrize(("steps", "edge"), [([], 0), ([300], 300), ([300, 1500, 60], 1500), ([300, 300, 1_000_000], 0)])
+def test_a_run_much_longer_than_most_does_not_make_dashes_of_the_others(steps: list[int], edge: int) -> None:
+    assert edge_of_steps(steps) == edge

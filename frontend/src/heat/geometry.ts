@@ -1,5 +1,5 @@
 // Where everything of the picture stands, in CSS pixels, and which cell is at a place.
-import { columnOf, flowOf, titleOf, type Heat, type HeatRow } from "./heat.ts";
+import { columnOf, flowOf, labelOf, type Heat, type HeatRow } from "./heat.ts";
 import { layOut, rowAt, type Layout } from "./layout.ts";
 
 export const TOP = 20; // flags
@@ -26,6 +26,7 @@ export type Hovered = Cell & Spot;
 export class Geometry {
   readonly isNarrow: boolean;
   readonly longestName: number; // letters
+  readonly isOfSeveral: boolean; // models
   readonly layout: Layout;
   readonly visible: number; // px of rows that can be seen at once
   readonly left: number;
@@ -42,6 +43,7 @@ export class Geometry {
     [this.heat, this.rows, this.from, this.width] = [heat, rows, from, width];
     this.isNarrow = width < NARROW;
     this.longestName = this.isNarrow ? 9 : width > 1000 ? 28 : 20;
+    this.isOfSeveral = rows.some((row) => row.model !== rows[0]!.model);
     this.layout = layOut(rows, MOST);
     this.visible = Math.max(24, Math.min(this.layout.height, MOST));
     this.mini = heat.rows.length > MINIMAP_FROM ? MINIMAP : 0;
@@ -52,7 +54,7 @@ export class Geometry {
   }
 
   private gutter(): number {
-    const longest = Math.max(0, ...this.rows.map((row) => Math.min(titleOf(row).length, this.longestName)));
+    const longest = Math.max(0, ...this.rows.map((row) => Math.min(labelOf(row, this.isOfSeveral).length, this.longestName)));
     const flow = this.isNarrow ? 0 : Math.max(0, ...this.rows.map((row) => flowOf(row).length));
     return Math.round(longest * 7.3 + Math.min(flow, 12) * 6 + (this.isNarrow ? 36 : 66));
   }

@@ -78,6 +78,11 @@ export function titleOf(row: HeatRow): string {
   return row.folded ? row.name : ownerOf(row.name) || row.name;
 }
 
+/** The same, with its model's name where there are several. */
+export function labelOf(row: HeatRow, several: boolean): string {
+  return (several ? `${row.model}:` : "") + titleOf(row);
+}
+
 /** W, b, ... ; nothing where a row is neither. */
 export function letterOf(row: HeatRow): string {
   return row.role === "output" ? "" : row.folded ? (row.bias ? "b" : "W") : letter(row);

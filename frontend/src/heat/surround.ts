@@ -6,7 +6,7 @@ import { cut } from "../names.ts";
 import { whole } from "../numbers.ts";
 import { merged, type Flag } from "./flags.ts";
 import { NUMBERS, TOP, type Geometry } from "./geometry.ts";
-import { ABSENT, flowOf, IDENTICAL, letterOf, NONFINITE, titleOf, written, ZERO, type Heat } from "./heat.ts";
+import { ABSENT, flowOf, IDENTICAL, labelOf, letterOf, NONFINITE, written, ZERO, type Heat } from "./heat.ts";
 import { labelled } from "./layout.ts";
 
 const SPREAD = 5; // px, between the cells and the numbers
@@ -29,14 +29,12 @@ export const inkOf = (severity: string): string => token(severity === "error" ||
 export function paintLabels(pen: Pen, at: Geometry, scroll: number, column: number): void {
   const { rows, layout, isNarrow, longestName } = at;
   const letters = at.left - (isNarrow ? 26 : 38);
-  const many = rows.some((row) => row.model !== rows[0]!.model);
   const isSeen = (y: number): boolean => y > TOP - 10 && y < TOP + at.visible + 10;
   for (const i of labelled(layout, rows, layout.height > at.visible ? 20 : 13)) {
     const row = rows[i]!;
     const y = at.middleOf(i, scroll);
     if (!isSeen(y)) continue;
-    const name = (many ? `${row.model}:` : "") + titleOf(row);
-    write(pen, cut(name, longestName), at.mini, y, { mono: true, size: 12, colour: token("ink") });
+    write(pen, cut(labelOf(row, at.isOfSeveral), longestName), at.mini, y, { mono: true, size: 12, colour: token("ink") });
     if (!isNarrow) write(pen, cut(flowOf(row), 12), letters - 8, y, { align: "right", colour: token("ink-3") });
   }
   let free = -Infinity;

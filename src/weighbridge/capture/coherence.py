@@ -88,6 +88,7 @@ class Coherence:
         """It was due. Gives the factor that its gradients were multiplied with after the last backward pass; NaN
         where it is not known. Call with the recorder's lock held."""
         pair = stepped.pair
+        self.accumulation.table.rescan(step)  # layers that came, or were thawed, without a word to any optimizer
         before, pair.kept = pair.kept, None
         self.accumulation.has_stepped = True
         self.accumulation.leftovers.tell(stepped, step, recorder)

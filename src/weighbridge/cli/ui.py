@@ -133,7 +133,7 @@ def _serve(root: Path, host: str, listener: socket.socket, read_only: bool) -> N
     import uvicorn
 
     from weighbridge.server.app import create_app
-    from weighbridge.server.compactor import Compactor
+    from weighbridge.server.compactor import Compactor, elsewhere
     from weighbridge.server.gate import LOOPBACK_NAMES
     from weighbridge.server.runs import Runs
     from weighbridge.store.trash import sweep
@@ -145,7 +145,7 @@ def _serve(root: Path, host: str, listener: socket.socket, read_only: bool) -> N
     runs = Runs(root, keeps=not read_only)
     if not read_only:
         sweep(root)  # what an earlier one had no time to remove
-        Compactor(runs).start()
+        Compactor(runs, elsewhere).start()
     app = create_app(runs, names=frozenset(names), any_address=outside, asks_ahead=True, locked=locked)
     # Streams of events never end by themselves: a second is enough for all else to be sent.
     config = uvicorn.Config(

@@ -19,6 +19,7 @@ BATCH: Final = -1  # in place of a column: what came into the model
 class Seen:
     """One output at one step; NaN where it says nothing."""
 
+    samples: int
     features: int
     between_samples: float  # variance over samples, of the mean square: 0 = the same for all samples; 1 = mean of 0
     variance: float  # the same per number
@@ -32,6 +33,7 @@ class Seen:
         numbers, total = row["samples"] * row["positions"] * row["features"], row["sum_sq"]
         has_spread = row["trace_sq"] > 0 and row["trace"] > ROUNDING * total
         return cls(
+            samples=row["samples"],
             features=row["features"],
             between_samples=row["sample_sq"] / total if total > 0 else np.nan,
             variance=row["sample_sq"] / numbers if numbers else np.nan,

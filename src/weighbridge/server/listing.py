@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -17,6 +18,7 @@ from weighbridge.server.search import FACTS, STATES, Search, number_of, value_of
 DIFFERING_AT_MOST: Final = 12  # settings that are named
 VALUES_AT_MOST: Final = 500  # a setting with more values is not grouped by
 TOP_OVER_USUAL: Final = 1.5
+MUCH_LONGER: Final = 20  # than the median run
 SORTS: Final = ("started", "name", "state", "findings", *FACTS)
 GROUPS: Final = ("state", "tag", "group", "project")
 NONE: Final = "none"
@@ -38,7 +40,7 @@ def listing(entries: Sequence[Entry], search: Search, sort: str, group: str) -> 
             "metrics": [key for key, _ in sorted(metrics.items(), key=lambda item: (-item[1], item[0]))],
             "tags": sorted({tag for entry in entries for tag in entry.labels.tags}),
             "top": edge_of(tops),
-            "steps": max((entry.line.get("steps", 0) for entry in fit), default=0),
+            "steps": edge_of_steps([entry.line.get("steps", 0) for entry in fit]),
         }
     )
     return told
@@ -136,6 +138,13 @@ def differing(entries: Sequence[Entry]) -> list[str]:
     first = read[0] if read else {}
     found = [key for key in has if has[key] < len(read) or any(s.get(key) != first.get(key) for s in read)]
     return sorted(found, key=lambda key: -has[key])[:DIFFERING_AT_MOST]
+
+
+def edge_of_steps(steps: list[int]) -> int:
+    """The right edge of all small curves: the longest run's. 0 = each has its own: beside one that is MUCH_LONGER than most,
+    those would be a dash."""
+    longest = max(steps, default=0)
+    return longest if longest <= MUCH_LONGER * statistics.median(steps or [0]) else 0
 
 
 def edge_of(tops: Sequence[float]) -> float:

@@ -13,6 +13,7 @@ import itertools
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,27 @@ def compact_run(run: Path, seconds: float | None = None) -> int:
     return done
 
 
+def is_due(run: Path) -> bool:
+    """Is there a segment that can be compacted? Reads sidecars only."""
+    about = require_run(run)
+    for rank in layout.ranks(run):
+        folder = layout.rank_folder(run, rank)
+        is_live = state_of(about, folder, last_flush_of(folder)) == LIVE
+        waiting = [unit for found in units(folder).values() for unit in found if not unit.is_compacted]
+        if any(_is_ready(unit, SegmentReader(unit.stem), is_live) for unit in waiting):
+            return True
+    return False
+
+
+def _is_ready(unit: Unit, reader: SegmentReader, is_live: bool) -> bool:
+    """Can it no longer grow?"""
+    try:
+        reader.poll()
+    except FileNotFoundError:  # another compactor was here first
+        return False
+    return bool(reader.flushes) and (reader.is_closed or not unit.is_last or not is_live)
+
+
 def compact_folder(folder: Path, until: float = float("inf"), *, is_live: bool) -> int:
     """The same for one rank; `until` is of time.monotonic."""
     _sweep(folder)
@@ -84,11 +106,7 @@ def compact_folder(folder: Path, until: float = float("inf"), *, is_live: bool) 
 def compact_unit(unit: Unit, *, is_live: bool = True) -> bool:
     """Compact one segment if it can no longer grow. Raises CorruptRun; a segment that is wrong is left as it is."""
     reader = SegmentReader(unit.stem)
-    try:
-        reader.poll()
-    except FileNotFoundError:  # another compactor was here first
-        return False
-    if not reader.flushes or not (reader.is_closed or not unit.is_last or not is_live):
+    if not _is_ready(unit, reader, is_live):
         return False
     working = unit.stem.with_name(f".{unit.stem.name}.{secrets.token_hex(4)}{WORKING_SUFFIX}")
     try:
@@ -193,3 +211,7 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
         except FileNotFoundError:
             continue
+
+
+if __name__ == "__main__":  # python -m weighbridge.store.compact RUN SECONDS: what it took of memory goes with it
+    print(compact_run(Path(sys.argv[1]), float(sys.argv[2])))

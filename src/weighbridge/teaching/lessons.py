@@ -33,7 +33,7 @@ TUTORIALS: Final = (
 LESSONS: Final = (
     Lesson(
         "A bias shifts the line",
-        "One unit answers with one straight border. Watch it leave the middle as 0.bias grows; that of its twin, which has no "
+        "One unit answers with one straight border. Watch it leave the middle as 0.bias moves; that of its twin, which has no "
         "bias, always goes through (0, 0).",
         "data=line&layers=none",
         300,

@@ -20,7 +20,7 @@ export interface Listing {
   metrics: string[];
   tags: string[];
   top: number; // upper edge of all curves
-  steps: number; // right edge
+  steps: number; // right edge; 0 = each run has its own
 }
 
 export interface Health {

@@ -193,6 +193,7 @@ class CollapsedOutput(Rule):
             f"rms, while the inputs differ.",
             evidence=(
                 ValueEvidence("variance over samples / mean square", one.between_samples, ALIKE),
+                ValueEvidence("samples in this look", one.samples, None, "samples"),
                 SeriesEvidence("variance over samples / mean square", steps, shares, ALIKE),
             ),
             fix="Look for the cause before it: dead or saturated units, weights decayed to 0, too high a learning "

@@ -3,9 +3,10 @@
 Symptom        The loss is huge from the start, or jumps; float16 overflows; then NaN.
 How it decides The rms of what the modules give, in the order in which they ran, before the last layer: the largest over that
                of the first (or over 1, where that is larger). Above AT_ONCE at one recorded step, or above LIMIT at PATIENCE
-               in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken it
-               out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is
-               clearly worse than at the start (twice its first value three times in a row, or ten times once).
+               in a row, and the model's last layer gives at least KEPT of it, too: a norm layer in between would have taken
+               it out. Or over steps: the rms of one is above LIMIT times its median over the steps before, and the loss is
+               clearly worse than at the start (twice its first value three times in a row, or ten times once), or below 0 and
+               ten times as large.
 What to do     Smaller initial weights; norm layers; scale each residual branch by 1 / sqrt(number of blocks).
 When it errs   Targets so large that hidden layers must be, too.
 References     He et al. 2015, "Delving deep into rectifiers", section 2.2; Poole et al. 2016, "Exponential expressivity in

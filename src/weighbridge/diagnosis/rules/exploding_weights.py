@@ -5,10 +5,11 @@ Symptom        Norms of weights double again and again; outputs and loss follow,
 How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
                no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
-               (twice its first value three times in a row, or ten times once), or above FAR, while the loss does not fall
-               (nor do its ranks: test of Mann and Whitney, z above -CLEAR). Several doublings in one step are one leap.
-               Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate in
-               warm-up, too.
+               (twice its first value three times in a row, or ten times once; or below 0 and ten times as large), or above
+               FAR, while the loss does not fall (nor do its ranks: test of Mann and Whitney, z above -CLEAR) and its steps
+               promised NEAR of it in all: where they promise less, the targets are far (of a million, in their own units).
+               Several doublings in one step are one leap. Growth at a constant rate, however fast, takes twice as long for
+               each doubling; that of a learning rate in warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
                lower the learning rate.
 When it errs   Deliberate growth: a temperature kept as a matrix. A weight that starts near 0 and has to become large (a
@@ -41,6 +42,7 @@ LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
 RANKED, LOOKED_BACK, CLEAR = 8, 50, 1.0  # losses of each half, and of both at most; standard errors (ranktest.py)
+NEAR = 1.0  # all of the loss, by all steps together: what grows for nothing has promised that long ago
 FAR = 64.0  # whatever the course, where it does no good: six doublings
 LENGTHENING = "Rprop"
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
@@ -49,7 +51,7 @@ SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly be
 class ExplodingWeights(Rule):
     id, title = "exploding-weights", "Weights grow without bound"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(parameter=["rms"], tables=["steps", "groups"])
+    needs = Needs(parameter=["rms"], update=["dot_gradient_update"], tables=["steps", "groups"])
     causes = (
         *("nonfinite-origin", "growing-loss", "stalled-loss", "exploding-activation", "exploding-gradient", "saturated-units"),
         *("dead-units", "low-learning-rate", "attention-logit-growth", "loss-spike", "gradient-spike"),
@@ -66,6 +68,7 @@ class ExplodingWeights(Rule):
         self.worse, self.progress = Worse(), Progress()
         self.losses: deque[float] = deque(maxlen=LOOKED_BACK)
         self.seen = 0
+        self.promised = 0.0  # of the loss, by all steps; NaN = not known
         self.has_moved = False  # what a step is held against
 
     def start(self, tensors: Tensors) -> None:
@@ -81,6 +84,7 @@ class ExplodingWeights(Rule):
         rows = block["parameter.rms"]
         is_there = np.isfinite(rows[:, self.columns])
         self.seen += int(is_there.any(axis=1).sum())
+        falls = -block["update.dot_gradient_update"][:, self.columns].sum(axis=1)
         looks = self._looks(rows, 0)
         for i in range(len(block)):
             taken = by_step.get(block.start + i)
@@ -88,6 +92,7 @@ class ExplodingWeights(Rule):
             if taken is not None:
                 self.progress.read(taken)
                 self.losses.append(np.nan if taken["loss"] is None else taken["loss"])
+                self.promised += falls[i] / abs(self.losses[-1] or np.nan)
             if looks[i]:
                 yield from self._look(block.start + i, rows[i], self.columns[is_there[i]], is_worse)
                 if self.has_moved:
@@ -124,7 +129,8 @@ class ExplodingWeights(Rule):
         """Is it a weight that has grown while the loss did not fall, not even slowly?"""
         losses, half = np.array(self.losses), len(self.losses) // 2
         is_flat = half >= RANKED and z_of_fall(losses[:half], losses[half:]) > -CLEAR
-        return self.tensors[column].role == "weight" and self.progress.is_stalled and is_flat
+        is_far_from_it = 0 < self.promised < NEAR
+        return self.tensors[column].role == "weight" and self.progress.is_stalled and is_flat and not is_far_from_it
 
     def _doubles(self, column: int) -> bool:
         """Has it doubled at three steps after one another, each doubling in few steps, the last hardly slower than the fastest?

@@ -113,12 +113,18 @@ class GradientUnderflow(Rule):
             "ones have become 0.",
             evidence=(
                 ValueEvidence("part of the elements at the lower end of float16", part, MOST),
+                ValueEvidence(f"elements in float16, at each of {PATIENCE} steps", self._elements(block, at), None, "elements"),
                 TableEvidence("gradients", ("tensor", "zeros", "mean size of the others"), tuple(rows)),
             ),
             fix="scaler = torch.amp.GradScaler(); scaler.scale(loss).backward(); scaler.step(optimizer); scaler.update(). Or "
             "compute in bfloat16.",
             depth=1.2,
         )
+
+    def _elements(self, block: Block, at: int) -> int:
+        """How many were looked at."""
+        counts = [block[f"{QUANTITIES[self.tensors[c].is_output]}.count"][at, c] for c in self.half.tolist()]
+        return int(np.nansum(counts))
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if not len(self.half):

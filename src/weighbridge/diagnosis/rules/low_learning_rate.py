@@ -2,12 +2,13 @@
 
 Symptom        The loss stays where it began, although successive gradients agree and all layers receive them.
 How it decides Within LATEST steps of the start, or of the end of a warm-up, at WINDOW steps in a row: the pace (size of the
-               step over that of the weights) is below PACE, the promise (the share of the loss that the step takes away if the
-               loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a relative change of
-               the weights) above LEVERAGE: there is something to gain. And successive gradients point the same way, their
-               cosine above COSINE in the median: it is no noise. Below TINY, noise is no excuse. Nor is it where the rate has
-               been lowered within LATEST steps and the loss is not HALVED: a schedule that is stepped at each batch in place
-               of each epoch ends before the training has begun.
+               step over that of the weights) is below PACE, the promise (the share of the loss that the step takes away if
+               the loss is a straight line) below PROMISE, and the leverage (relative change of the loss for a relative change
+               of the weights) above LEVERAGE: there is something to gain. And successive gradients point the same way, their
+               cosine above COSINE in the median: it is no noise. Below TINY, noise is no excuse. Nor is it LATEST steps after
+               the start, where the rate still rises. Nor is it where the rate has been lowered within LATEST steps and the
+               loss is not HALVED: a schedule that is stepped at each batch in place of each epoch ends before the training
+               has begun.
 What to do     Ten times the learning rate, again and again, until the loss falls or swings; then a third.
 When it errs   A rate that waits for a warm-up by whole epochs, and finetuning of a model that has nothing left to learn, look
                alike in their first steps; the second has gradients without a common direction.
@@ -26,6 +27,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
 from weighbridge.diagnosis.incode import setting
+from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken, whole_cosines
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
@@ -55,7 +57,7 @@ class _Course:
     cosines: list[float] = field(default_factory=list)
     count: int = 0  # steps at this rate
     total: int = 0
-    first_loss: float = math.nan
+    losses: LossCourse = field(default_factory=LossCourse)
     is_done: bool = False
 
     @property
@@ -100,13 +102,13 @@ class LowLearningRate(Rule):
         """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or a pace of nothing?"""
         if not step.rate <= course.rate:  # the first step, or warm-up
             course.rate, course.count = step.rate, 0
-            if course.total < LATEST or not _is_tiny(step):  # else a warm-up that never gets anywhere
+            if not 0 <= course.total - LATEST < 2 * WINDOW or not _is_tiny(step):  # else a warm-up that never gets anywhere
                 course.steps.clear()
         course.count += 1
         course.total += 1
-        course.first_loss = step.loss if math.isnan(course.first_loss) else course.first_loss
+        course.losses.add(step.loss)
         is_lowered = step.rate < LOWERED * course.rate
-        has_learnt = is_lowered and not step.loss > HALVED * course.first_loss
+        has_learnt = is_lowered and not course.losses.now > HALVED * course.losses.first  # medians: one batch may be easy
         is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
         has_begun = bool(course.steps) and is_lowered  # what was lowered too soon is watched until it is clear
         course.is_done = has_learnt or (course.count > LATEST and not has_begun)

@@ -2,14 +2,15 @@
 
 Symptom        A layer keeps the numbers that it was initialised with; the others have to learn around it.
 How it decides Exact: the parameter requires a gradient, a loss of the first step depends on it (its graph), and SOON steps
-               have passed in which no optimizer that steps held it. Where the graph was not taken down: the loss's gradient by
-               what its module gives is not 0, and WAIT steps have passed.
+               have passed in which no optimizer that steps held it. Where the graph was not taken down: the loss's gradient
+               by what its module gives is not 0, and WAIT steps have passed. In mid-run: the model has put another parameter
+               in its place, and the optimizer goes on stepping the one before (`replaced`, seen by capture).
 What to do     Build the optimizer after the last change of the model, or add the parameter to it (`add_param_group`). Where
                the parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward
                pass.
 When it errs   A backbone left out on purpose with gradients on is told as a note: all that is left out lies before all that
-               is trained, and is more than half of the model. Parameters whose module gives nothing that was recorded are
-               not judged.
+               is trained, is more than half of the model, and was not thawed in mid-run. Parameters whose module gives
+               nothing that was recorded are not judged.
 References     Jiang et al. 2025, "Training with Confidence: Catching Silent Errors in Deep Learning Training with Automated
                Proactive Checks" (TrainCheck); PyTorch documentation, torch.optim, "Constructing it".
 """
@@ -30,24 +31,28 @@ from weighbridge.format import counted, share
 
 SOON = 3  # steps, where the graph of a first loss holds the parameter: whoever steps with its gradients has done so by then
 WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
+REPLACED = "replaced"  # event of capture, one per parameter
 MOST_OF = 0.5  # of the model's elements: what is left out on purpose is a backbone, a forgotten layer is not
 
 
 class ParameterInNoOptimizer(Rule):
     id, title = "parameter-in-no-optimizer", "A trainable parameter is in no optimizer"
     severity, certainty, since = "warning", "proof", "0.1"
-    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups", "graph"])
+    needs = Needs(parameter=["count"], activation_gradient=["rms"], tables=["steps", "groups", "graph", "events"])
     causes = ("stalled-loss", "low-learning-rate")
     experiment = "Look for the parameter in optimizer.param_groups, by identity: if it is there, this is wrong."
 
     def __init__(self) -> None:
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
         self.first_step = -1
+        self.frozen, self.thawed = set[int](), set[int]()
         self.is_trial = False  # asked before training, by `inspect`
         self.in_graph: set[str] = set()  # parameters that a loss of the first step depends on
 
     def start(self, tensors: Tensors) -> None:
-        self.tensors = tensors
+        frozen = {c for c, t in enumerate(tensors) if not t.requires_grad and not t.is_output}
+        self.thawed = (self.thawed | self.frozen) - frozen  # somebody means them to learn
+        self.tensors, self.frozen = tensors, frozen
         self.is_used, self.is_told = tensors.grown(self.is_used), tensors.grown(self.is_told)
         self.outputs = {
             c: tensors.outputs_of(c) for c in np.flatnonzero(tensors.is_parameter).tolist() if tensors[c].requires_grad
@@ -59,6 +64,7 @@ class ParameterInNoOptimizer(Rule):
             self.is_trial |= first.has_gradients
             self.in_graph |= set() if first.has_gradients else first.graph.leaves.keys()
             yield from unoptimized(first)
+        yield from self._replaced(block)
         gradient = block["activation_gradient.rms"]
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
@@ -77,6 +83,35 @@ class ParameterInNoOptimizer(Rule):
                 left_out = [c for c in candidates if self._is_left_out(c)]
                 candidates = [c for c in candidates if c not in left_out]
                 yield from self._tell(left_out, held, block.start + i)
+
+    def _replaced(self, block: Block) -> Iterator[Finding]:
+        """Parameters of the model that took the place of those which an optimizer still steps."""
+        found: dict[int, list[int]] = {}
+        for row in block.rows("events"):
+            column = self.tensors.column.get(row["tensor"]) if row["kind"] == REPLACED else None
+            if column in self.outputs and not self.is_told[column]:
+                found.setdefault(row["step"], []).append(column)
+        for step, columns in found.items():
+            self.is_told[columns] = True
+            for place, mine in self.tensors.together(columns, self.tensors.is_parameter):
+                yield self._of_replaced(place, mine, step)
+
+    def _of_replaced(self, place: str, columns: list[int], step: int) -> Finding:
+        return Finding(
+            place=place,
+            first_step=step,
+            told_step=step,
+            message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} were replaced, and the optimizer still "
+            f"steps those that stood there before: from step {step} on what the model uses never changes.",
+            evidence=(
+                TableEvidence(
+                    "replaced", ("parameter", "elements"), tuple((self.tensors.name(c), self.tensors[c].count) for c in columns)
+                ),
+            ),
+            fix="Build the optimizer anew after parameters were replaced, or change their numbers in place: with "
+            "torch.no_grad(): parameter.copy_(new).",
+            depth=-0.5,
+        )
 
     def _is_left_out(self, column: int) -> bool:
         is_used = bool(self.is_used[self.outputs[column]].any())
@@ -111,6 +146,8 @@ class ParameterInNoOptimizer(Rule):
     def _is_backbone(self, left_out: list[int], held: set[int]) -> bool:
         """Does all of it lie before all that is trained, and is it most of the model?"""
         trained = [self.tensors[c].order for c in held if not self.tensors[c].is_output]
+        if self.thawed & {*left_out}:
+            return False
         is_before = bool(trained) and max(self.tensors[c].order for c in left_out) < min(trained) if left_out else False
         return is_before and sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
 
