@@ -44,6 +44,7 @@ typedef struct { /* UsualState in capture/usual.py */
     wb_scene *scene; /* NULL = no outputs are watched */
     wb_pace *forward, *backward, *batch;
     void *model; /* a weak reference; NULL = nobody asks for its mode */
+    void *emptied; /* a parameter whose gradient of the last step has to be gone when a pass begins; NULL = nobody asks */
     double *loss_of; /* of each step done: its loss, */
     int64_t *time_of, *own_of; /* when it ended, and what it cost us, */
     double *settings_of; /* and PER_GROUP numbers of each group */
@@ -127,13 +128,34 @@ static int read_loss(const wb_python *python, void *loss, double *value)
     return 1;
 }
 
+/* Is the gradient of the last step gone, or 0 in every bit? */
+static int is_emptied(const wb_python *python, void *parameter)
+{
+    void *const gradient = python->attribute(parameter, python->gradient);
+    if (!gradient) {
+        python->forget_error();
+        return 0;
+    }
+    int is_empty = gradient == python->none, in_order;
+    dl_tensor t;
+    if (!is_empty && wb_describe(python, gradient, &t)) {
+        const int64_t size = wb_count_of(&t, &in_order) * t.bits / 8;
+        const char *const data = (const char *)t.data + t.offset;
+        is_empty = in_order;
+        for (int64_t i = 0; is_empty && i < size; i++)
+            is_empty = !data[i];
+    }
+    python->release(gradient);
+    return is_empty;
+}
+
 /* backward was called on this tensor. True: it is noted. */
 WB_PUBLIC void *wb_usual_backward(void *self, void *loss)
 {
     const wb_python *const python = wb_lent();
     wb_usual *const usual = usual_at(self);
     const int64_t began = wb_now_ns();
-    if (usual->phase != READY || !is_bare(python, usual, loss) || !read_loss(python, loss, &usual->loss))
+    if (usual->phase != READY || (usual->emptied && !is_emptied(python, usual->emptied)) || !is_bare(python, usual, loss) || !read_loss(python, loss, &usual->loss))
         return answer(0);
     usual->phase = PASSED;
     usual->own_ns += wb_now_ns() - began;

@@ -78,6 +78,15 @@ class Training:
         (self.loss() / 2).backward()
         self.step()
 
+    def forgets_to_empty_gradients(self) -> None:
+        self.loss().backward()
+        self.optimizer.step()
+
+    def empties_with_zeros(self) -> None:
+        self.optimizer.zero_grad(set_to_none=False)
+        self.loss().backward()
+        self.optimizer.step()
+
     def evaluates(self) -> None:
         self.model.eval()
         with torch.no_grad():
@@ -271,6 +280,22 @@ def test_a_fused_step_that_a_scaler_stops(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_is_not_usual_is_pythons(unusual: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events = ["step"] * 33 + [unusual] + ["step"] * 9 + [unusual] * 3 + ["step"] * 5
     check_same(tmp_path, monkeypatch, "momentum", events)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        ["step", "clips"],
+        ["step", "step", "edits_weights"],
+        ["forgets_to_empty_gradients", "step"],
+        ["empties_with_zeros"],
+        ["step", "empties_with_zeros", "clips"],
+        ["forgets_to_empty_gradients"] * 4,
+    ],
+    ids=" ".join,
+)
+def test_in_turns(turn: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_same(tmp_path, monkeypatch, "sgd", ["step"] * 22 + (turn * 24)[:72])
 
 
 @pytest.mark.parametrize("seed", range(6))

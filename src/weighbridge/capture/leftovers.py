@@ -39,6 +39,16 @@ class Leftover:
         """Is it to be told now?"""
         return self.in_a_row >= PATIENCE and not self.is_told
 
+    def was_clean(self, has_stepped: bool, is_in_step: bool) -> None:
+        """C has asked: it was gone when each pass began. `has_stepped`: steps ended since; `is_in_step`: a pass has begun."""
+        if has_stepped:
+            self.in_a_row = 0
+        if is_in_step:
+            self.is_clean = True
+        elif has_stepped:
+            gradient = None if self.parameter is None else self.parameter.grad
+            self.is_clean, self.version = gradient is None, -1 if gradient is None else gradient._version
+
 
 class Leftovers:
     """Follows the optimizers of a run."""

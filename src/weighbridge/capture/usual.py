@@ -56,7 +56,7 @@ class UsualState(ctypes.Structure):
         ("group_count", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("members", "asked", "block", "values")),
         *((name, ctypes.c_int32) for name in ("keep", "shares", "attempt", "sentinel")),
-        *((name, ctypes.c_void_p) for name in ("scene", "forward", "backward", "batch", "model")),
+        *((name, ctypes.c_void_p) for name in ("scene", "forward", "backward", "batch", "model", "emptied")),
         *((name, ctypes.c_void_p) for name in ("loss_of", "time_of", "own_of", "settings_of")),
     ]
 
@@ -106,6 +106,8 @@ class Usual:
         state.clock, state.until, state.block = stepper.clock, until, recorder.block.address
         state.values = recorder.values.address if state.keep else None
         state.own_ns, stepper.pending_own_ns = stepper.pending_own_ns, 0
+        emptied = stepped.pair.leftover.parameter if stepper.coherence is not None else None
+        state.emptied = None if emptied is None else id(emptied)
         state.hand_over_ns, state.room = self._hand_over_ns(), FLUSH_STEPS - recorder.steps_held
         self._perf_ahead = time.perf_counter_ns() - now
         self._has_done = False
@@ -241,6 +243,8 @@ class Usual:
         self.gather(stepper)
         self._pause = 0 if self._has_done else min(2 * self._pause + 1, _MOST_PAUSE)
         self._rest = self._pause
+        if state.emptied:
+            stepped.pair.leftover.was_clean(self._has_done, state.phase != READY)
         if state.phase == PASSED:
             stepper.step_rows.passes.note(float(state.loss))
         elif state.phase == INSIDE:
