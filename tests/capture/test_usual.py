@@ -140,6 +140,14 @@ class Training:
         (self.loss() * 3.0).backward()
         self.optimizer.step()
 
+    def scales_its_loss(self) -> None:
+        self.optimizer.zero_grad()
+        (self.loss() * torch.tensor(1024.0)).backward()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= 1024
+        self.optimizer.step()
+
     def sums_its_loss(self) -> None:
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(self.x), self.y, reduction="sum").backward()
