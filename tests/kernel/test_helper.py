@@ -120,11 +120,12 @@ def test_a_helper_that_costs_more_than_it_saves_rests_for_a_while(helped: Native
     for _ in range(4):
         same(weigh(helped, 1, SHARED), weigh(helped, 1, ALONE))
     assert helped.helper_seconds == before
-    small, _ = model(2, 1)
+    small, alive = model(2, 1)
     share(helped, small, SHARED)
     block = RowBlock(3000, 3000 * 132)
     for _ in range(996):
         helped.weigh(small, 0, 0, block)
+    assert alive, "its tensors have to live until here"
     tensors = [place(np.ones(3_000_000), F32) for _ in range(2)]
     large = item_of(*tensors)  # milliseconds of work: time enough to come
     share(helped, large, SHARED)

@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-ABI: Final = 6  # WB_ABI in native/weighbridge_kernel.h
+ABI: Final = 7  # WB_ABI in native/weighbridge_kernel.h
 SOURCES: Final = (
     "build.py",
     "plain_arithmetic.h",

@@ -186,6 +186,7 @@ class Usual:
     def forget(self, stepped: Stepped) -> None:
         """This optimizer is gone: keep nothing of it."""
         if stepped is self.stepped:
+            self.state.phase = OFF
             self._bound, self.stepped, self._kept = None, None, ()
 
     # ---- from C to Python ----
