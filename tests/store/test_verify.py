@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_rows import event, logs, rows, steps, tensors, values
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from weighbridge.cli.main import app
 from weighbridge.errors import CorruptRun, NewerFormat, NotARun, WeighbridgeError
+from weighbridge.store import verify
 from weighbridge.store.checked import read_sealed, write_sealed
 from weighbridge.store.compact import compact_run
 from weighbridge.store.layout import create_run
@@ -129,3 +131,20 @@ def test_a_newer_format_is_not_touched(run: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["verify", str(copy)]).exit_code == 2
     with pytest.raises(NotARun):
         verify_run(tmp_path)
+
+
+def test_a_run_that_is_compacted_while_it_is_looked_at_is_sound(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copytree(run, tmp_path / "run"))
+    looked = verify._lines
+    compacted = []
+
+    def compacted_meanwhile(*arguments: Any) -> Any:
+        if not compacted:
+            compacted.append(compact_run(path))
+        return looked(*arguments)
+
+    monkeypatch.setattr(verify, "_lines", compacted_meanwhile)
+    assert verify_run(path) == []
+    assert compacted[0] > 0
