@@ -21,9 +21,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = RunRecord.__init__
 
-    def counted(self: RunRecord, path: Path, rank: int | None = None) -> None:
+    def counted(self: RunRecord, path: Path, *which: int | None) -> None:
         names.append(path.name)
-        real(self, path, rank)
+        real(self, path, *which)
 
     monkeypatch.setattr(RunRecord, "__init__", counted)
     return names
