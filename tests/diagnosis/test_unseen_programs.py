@@ -303,11 +303,13 @@ def test_weights_shrunk_by_hand_or_by_a_penalty_are_told(tmp_path: Path) -> None
 
 
 def test_a_few_steps_show_that_nearly_all_updates_are_lost() -> None:
-    def told(*shares: float) -> list[int]:
+    def told(*late: float) -> list[int]:  # the loss is below half of its first: from then on more than half does not count
+        shares = [0.0] * 12 + list(late)
         half = [tensor(0, "a.weight", dtype="bfloat16")]
         arrays: dict[str, dict[str, Numbers]] = {"gradient.l2_norm": {"*": 1.0}, "update.lost_fraction": {"*": shares}}
-        return [f.told_step for f in found(rule("lost-updates"), block(len(shares), arrays, half))]
+        fallen = step_rows(len(shares), loss=[1.0] + [0.2] * (len(shares) - 1))
+        return [f.told_step for f in found(rule("lost-updates"), block(len(shares), arrays, half, steps=fallen))]
 
-    assert told(*[0.95] * 6) == [4]
+    assert told(*[0.95] * 6) == [16]
     assert told(*[0.9] * 6) == []  # exactly on the limit
     assert told(*[0.95, 0.95, 0.85, 0.95, 0.95, 0.95]) == []
