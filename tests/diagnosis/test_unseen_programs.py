@@ -307,7 +307,7 @@ def test_a_few_steps_show_that_nearly_all_updates_are_lost() -> None:
         shares = [0.0] * 12 + list(late)
         half = [tensor(0, "a.weight", dtype="bfloat16")]
         arrays: dict[str, dict[str, Numbers]] = {"gradient.l2_norm": {"*": 1.0}, "update.lost_fraction": {"*": shares}}
-        fallen = step_rows(len(shares), loss=[1.0] + [0.2] * (len(shares) - 1))
+        fallen = step_rows(len(shares), loss=[1.0] * 6 + [0.2] * (len(shares) - 6))
         return [f.told_step for f in found(rule("lost-updates"), block(len(shares), arrays, half, steps=fallen))]
 
     assert told(*[0.95] * 6) == [16]
