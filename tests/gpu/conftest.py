@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from weighbridge.capture import devices, devicetable, optimizers, outputs, seats, weighing
+from weighbridge.capture import cfunctions, devices, devicetable, optimizers, outputs, seats, weighing
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 CAN_RUN = IS_INTERPRETED or torch.cuda.is_available()
@@ -47,4 +47,4 @@ def _tensors_of_the_cpu_count_as_the_gpu_s(monkeypatch: pytest.MonkeyPatch) -> N
         for module in (seats, outputs):
             monkeypatch.setattr(module, "is_readable", lambda tensor: False)
             monkeypatch.setattr(module, "is_on_gpu", lambda tensor: seats.is_plain(tensor) and tensor.is_floating_point())
-        monkeypatch.setattr(seats, "lent_to_c", lambda: None)
+        monkeypatch.setattr(cfunctions, "lent_to_c", lambda: None)
