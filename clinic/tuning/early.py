@@ -12,6 +12,11 @@ from clinic.frame import Case, faulty, healthy
 from clinic.tuning._data import digits
 from clinic.tuning._loop import accuracy, cross_entropy, train
 
+
+def _net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
 # ---- lost-updates ----
 
 
@@ -39,7 +44,7 @@ def _bfloat16(case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, me
     "lost-updates", places=("", "*"), kind="MLP", source="model.bfloat16() and finetuning's rate of 1e-5 (forum)", data="digits"
 )
 def all_in_bfloat16(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     model = model.bfloat16() if case.ill else model
     _bfloat16(case, model, torch.optim.AdamW(model.parameters(), lr=1e-4 if case.ill else 1e-3), measured=True)
 
@@ -53,13 +58,13 @@ def descent_in_bfloat16(case: Case) -> None:
 
 @healthy(kind="MLP", source="bfloat16 throughout, at a rate whose updates it can hold", data="digits")
 def bfloat16_that_holds(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).bfloat16()
+    model = _net().bfloat16()
     _bfloat16(case, model, torch.optim.Adam(model.parameters(), lr=2e-3))
 
 
 @healthy(kind="MLP", source="bfloat16 with momentum, whose first updates are a tenth as long", data="digits")
 def momentum_in_bfloat16(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).bfloat16()
+    model = _net().bfloat16()
     _bfloat16(case, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.95))
 
 
@@ -97,7 +102,7 @@ def _scaled(
     "scaler-starvation", places=("",), kind="MLP", source="growth_interval=1 copied from a unit test", data="digits", steps=60
 )
 def growth_at_each_step(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     interval = 1 if case.ill else 2000
     scaler = torch.amp.GradScaler("cpu", growth_interval=interval)
     _scaled(case, model, torch.optim.Adam(model.parameters(), lr=2e-3), scaler, measured=True)
@@ -113,20 +118,20 @@ def growth_at_each_step(case: Case) -> None:
     also=("nonfinite-origin",),
 )
 def a_scale_that_stays(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, backoff_factor=0.999 if case.ill else 0.5)
     _scaled(case, model, torch.optim.SGD(model.parameters(), lr=0.1), scaler, 5000.0 if case.ill else 65504.0, measured=True)
 
 
 @healthy(kind="MLP", source="a scaler that searches long: GradScaler(init_scale=2**24)", data="digits")
 def a_long_search(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     _scaled(case, model, torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=2.0**24))
 
 
 @healthy(kind="MLP", source="a scaler that grows every 100 steps", data="digits")
 def a_scale_that_grows_often(case: Case) -> None:
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     scaler = torch.amp.GradScaler("cpu", growth_interval=100)
     _scaled(case, model, torch.optim.Adam(model.parameters(), lr=2e-3), scaler)
 
@@ -144,7 +149,7 @@ def a_scale_that_grows_often(case: Case) -> None:
 )
 def eps_of_another_task(case: Case) -> None:
     x, y = digits(middle=0.3)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, eps=0.3 if case.ill else 1e-8)
     truth = lambda *_: (
         max(float(p.grad.square().mean().sqrt()) for p in model.parameters()) < optimizer.param_groups[0]["eps"] / 3
@@ -167,7 +172,7 @@ def eps_of_another_task(case: Case) -> None:
 def shuffled_in_small_batches(case: Case) -> None:
     x, y = digits(middle=0.3)
     labels = y[torch.randperm(len(y))] if case.ill else y
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    model = _net()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     train(case, model, optimizer, (x, labels), cross_entropy, lambda *_: case.ill, size=16)
     case.proof(lambda: accuracy(model, x, y) > 0.3)

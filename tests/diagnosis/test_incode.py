@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.diagnosis.known_runs import RUNS
+from tests.diagnosis.known import RUNS
 from tests.diagnosis.made import tensor
 from tests.diagnosis.trainings import Training, seeded, train
 from weighbridge.diagnosis import Diagnosis

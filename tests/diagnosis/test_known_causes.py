@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import weighbridge
-from tests.diagnosis.known_runs import RUNS, Known
+from tests.diagnosis.known import RUNS, Known
 from tests.diagnosis.test_beside import recorded, replayed
 from tests.diagnosis.trainings import seeded
 from weighbridge.diagnosis import Diagnosis, Finding, TableEvidence, ValueEvidence
