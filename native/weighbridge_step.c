@@ -3,6 +3,7 @@
  * that is not usual. The order of the questions is Python's own (capture/stepper.py). Call with the GIL held. */
 #include <math.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "weighbridge_look.h"
 #include "weighbridge_output.h"
@@ -141,9 +142,7 @@ static int is_emptied(const wb_python *python, void *parameter)
     if (!is_empty && wb_describe(python, gradient, &t)) {
         const int64_t size = wb_count_of(&t, &in_order) * t.bits / 8;
         const char *const data = (const char *)t.data + t.offset;
-        is_empty = in_order;
-        for (int64_t i = 0; is_empty && i < size; i++)
-            is_empty = !data[i];
+        is_empty = in_order && (size == 0 || (!data[0] && !memcmp(data, data + 1, (size_t)size - 1)));
     }
     python->release(gradient);
     return is_empty;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,7 @@ class Follower(Stepper):
     """A stepper with C in front of it. Whoever asks how far it is first gets what C has done meanwhile."""
 
     usual: Usual | None = None  # where C cannot do it, or a budget asks what each step costs
+    stop: Callable[[], None] | None = None  # ends the training: raises TrainingStopped
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

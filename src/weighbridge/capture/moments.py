@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture.budget import Thinned
 from weighbridge.capture.kernel import ITEM, Kernel, code_of
-from weighbridge.capture.plan import NEVER, Plan
+from weighbridge.capture.plan import Occasions, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.shards import is_sharded, local
 from weighbridge.capture.snapshots import as_real
@@ -32,21 +32,17 @@ class Moments:
     def __init__(self, kernel: Kernel, plan: Plan, table: TensorTable) -> None:
         self.kernel, self.table = kernel, table
         self.told: set[int] = set()  # optimizers whose state was said to be of no form that is known here
-        self.schedule = plan.schedule("moments")
-        self.is_never = self.schedule == NEVER
+        self.occasions = Occasions(plan.schedule("moments"))
         self.histogram = plan.histogram_bits
         self.thinned = Thinned()
         self._asked = (-1, False)
-        self._due_at = 0.0  # not before this step
 
     def is_due(self, step: int) -> bool:
         """Is the state weighed at this step?"""
-        if self.is_never or step < self._due_at:
+        if not self.occasions.due(step):
             return False
         if self._asked[0] != step:
-            is_due = self.schedule.due(step)
-            self._due_at = self.schedule.next_due(step)
-            self._asked = (step, is_due and self.thinned.passes())
+            self._asked = (step, self.thinned.passes())
         return self._asked[1]
 
     def weigh(self, stepped: Stepped, optimizer: Optimizer, step: int, recorder: Recorder) -> None:

@@ -52,7 +52,6 @@ class Stepper:
         self.weighing = Weighing(recorder, kernel, plan, table, self.optimizers)
         self.step_rows = StepRows(recorder)
         self.is_skipping = False
-        self.stop: Callable[[], None] | None = None  # ends the training: raises TrainingStopped
         self.clock = 0
         self.total_steps = 0
         self.by_hand: ByHand | None = ByHand(table, plan.snapshot_bytes)  # until an optimizer steps
@@ -104,8 +103,6 @@ class Stepper:
 
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root."""
-        if self.stop is not None:
-            self.stop()
         began = time.perf_counter_ns()
         if self.by_hand is not None:
             self._step_by_hand()
@@ -177,8 +174,6 @@ class Stepper:
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""
-        if self.stop is not None:
-            self.stop()
         began = time.perf_counter_ns()
         if self.by_hand is not None and not isinstance(optimizer, StandIn):
             self.by_hand = None

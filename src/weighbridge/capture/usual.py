@@ -78,7 +78,7 @@ class Usual:
         self._perf_ahead = 0  # of the wall clock
         self._pause = self._rest = 0  # steps to wait before C is asked again: where it is never usual, asking costs
         self._has_done = False
-        self._moments, self._coherence = Occasions(plan.schedule("moments")), Occasions(plan.schedule("coherence"))
+        self._coherence = Occasions(plan.schedule("coherence"))
         self._numbers = (np.empty(FLUSH_STEPS), np.empty(FLUSH_STEPS, np.int64), np.empty(FLUSH_STEPS, np.int64))
         self.state.loss_of, self.state.time_of, self.state.own_of = (array.ctypes.data for array in self._numbers)
         self._settings = np.empty((FLUSH_STEPS, 0, _PER_GROUP))
@@ -118,7 +118,7 @@ class Usual:
         """The first step that is not usual, as far as can be known now; 0 where the next one is not."""
         work, rows, step = stepped.work, stepper.step_rows, stepper.clock + 1
         is_alone = len(stepper.optimizers.known) == 1 and not stepped.devices and not stepped.copies and stepped.lent is None
-        is_still = stepper.budget is None and stepper.by_hand is None and stepper.first is None and stepper.stop is None
+        is_still = stepper.budget is None and stepper.by_hand is None and stepper.first is None
         is_empty = not rows.clips and not rows.under_way and not rows.passes.count and rows.passes.scale == 1.0
         if not (is_alone and is_still and is_empty) or work is None or not work.is_plain or len(work.parts) > 1:
             return 0
@@ -130,7 +130,7 @@ class Usual:
         self.state.keep = keep
         if not self._outputs(stepper, stepped):
             return 0
-        return int(min(ends, self._moments.next_due(step), self._compared(stepper, stepped), _NEVER))
+        return int(min(ends, stepper.moments.occasions.next_due(step), self._compared(stepper, stepped), _NEVER))
 
     def _outputs(self, stepper: Stepper, stepped: Stepped) -> bool:
         """Can C do the next step as far as activations are concerned? It can but where units are looked at one by one."""
