@@ -90,6 +90,12 @@ class Training:
         self.loss().backward()
         self.optimizer.step()
 
+    def goes_backward_twice(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss().backward()
+        self.loss().backward()
+        self.optimizer.step()
+
     def evaluates(self) -> None:
         self.model.eval()
         with torch.no_grad():
@@ -107,7 +113,7 @@ class Training:
         self.step()
 
     def lets_another_step(self) -> None:
-        self.other(torch.ones(1, 2)).sum().backward()
+        F.cross_entropy(self.other(torch.ones(1, 2)), torch.tensor([0])).backward()
         self.foreign.step()
         self.step()
 
@@ -171,6 +177,10 @@ class Training:
     def begins_an_epoch(self) -> None:
         self.run.log(epoch=self.step_number)
         self.step()
+
+    def loops_over_epochs(self) -> None:
+        for _ in self.run.epochs(2):
+            self.step()
 
     def flushes(self) -> None:
         self.run.flush()
@@ -313,6 +323,7 @@ def test_what_is_not_usual_is_pythons(unusual: str, tmp_path: Path, monkeypatch:
     [
         ["step", "clips"],
         ["step", "step", "edits_weights"],
+        ["step", "clips", "step", "edits_weights"],
         ["forgets_to_empty_gradients", "step"],
         ["empties_with_zeros"],
         ["step", "empties_with_zeros", "clips"],
