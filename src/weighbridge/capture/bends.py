@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 
 from weighbridge.capture.spread import evenly
@@ -36,7 +37,7 @@ FLAT: Final[Mapping[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]]] = 
     "GeluBackward0": ("gelu", lambda a: a.abs() < 1e-4),  # x < -4.1
     "SiluBackward0": ("silu", lambda a: a.abs() < 9e-4),  # x < -9.2
 }
-BOUNDED: Final = {"HardtanhBackward0": ("_saved_min_val", "_saved_max_val"), "ClampBackward1": ("_saved_min", "_saved_max")}
+CUT_OFF: Final = {"HardtanhBackward0": ("_saved_min_val", "_saved_max_val"), "ClampBackward1": ("_saved_min", "_saved_max")}
 Names = dict[int, Any]  # sequence number of an autograd node: whose output it made
 
 
@@ -61,16 +62,16 @@ def bend_of(given: Any, made: Names) -> tuple[Any, Bend] | None:
         if node is None or node.name() not in SHAPES:
             break
         node = node.next_functions[0][0]
-    function = None if node is None else FLAT.get(node.name()) or _cut_off(node)
+    function = None if node is None else FLAT.get(node.name()) or cut_off(node)
     if node is None or function is None:
         return None
-    maker = _maker(node.next_functions[0][0], made)
+    maker = maker_of(node.next_functions[0][0], made)
     return None if maker is None else (maker, _measured(given.detach(), *function))
 
 
-def _cut_off(node: Any) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None:
+def cut_off(node: Any) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None:
     """Of numbers that are cut off at two bounds, or at 0 (as ReLU and ReLU6 do); None for any other function."""
-    low, high = (getattr(node, name, None) for name in BOUNDED.get(node.name(), ("", "")))
+    low, high = (getattr(node, name, None) for name in CUT_OFF.get(node.name(), ("", "")))
     if not isinstance(low, int | float):
         return None
     if low == 0:
@@ -85,7 +86,7 @@ def of_tanh(result: torch.Tensor) -> Bend:
     return _measured(result.detach(), *FLAT["TanhBackward0"])
 
 
-def _maker(node: Any, made: Names) -> Any:
+def maker_of(node: Any, made: Names) -> Any:
     """Whose output this node made, sums and norms followed by their first part, and constant factors."""
     for _ in range(MOST_NODES):
         if node is None:
@@ -104,8 +105,19 @@ def _is_factor(node: Any) -> bool:
 
 
 def _measured(result: torch.Tensor, name: str, is_flat: Callable[[torch.Tensor], torch.Tensor]) -> Bend:
-    y = result.movedim(1, -1) if result.dim() in (4, 5) else result
+    return bend_from(name, shares_flat(result, is_flat)[0])
+
+
+def bend_from(name: str, flat: np.ndarray) -> Bend:
+    """flat: float [units], the share of each unit's numbers at which the function is flat."""
+    return Bend(name, float(flat.mean()), float((flat > ALWAYS).mean()), float((flat == 1).mean()))
+
+
+def shares_flat(values: torch.Tensor, is_flat: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, int]:
+    """Of each unit of [samples, ...] (along axis 1 of four or five dimensions, else the last), the share that is flat, among
+    the numbers looked at; and how many samples these are of."""
+    y = values.movedim(1, -1) if values.dim() in (4, 5) else values
     y = y[evenly(y.shape[0], SAMPLES)][..., evenly(y.shape[-1], FEATURES)]
     y = y.flatten(1, -2)[:, evenly(math.prod(y.shape[1:-1]), POSITIONS)] if y.dim() > 2 else y
     flat = is_flat(y.to(torch.float32)).reshape(-1, y.shape[-1]).numpy().mean(axis=0)
-    return Bend(name, float(flat.mean()), float((flat > ALWAYS).mean()), float((flat == 1).mean()))
+    return flat, len(y)

@@ -165,7 +165,7 @@ def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple
         return None
     side = 0 if graph.nodes[sub].inputs[0] is not None else 1
     maker = graph.behind(sub, side, PARTS)
-    given = saved(nodes[maker], "result") if maker is not None and graph.nodes[maker].op in KEPT else None
+    given = _result(graph, nodes, maker) if maker is not None else None
     if given is not None and given.numel() == difference.numel():
         difference, given = _thinned(difference, given.reshape(difference.shape))
     else:
@@ -174,6 +174,28 @@ def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple
 
 
 KEPT: Final = ("Relu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Exp")  # activations that save what they give
+
+
+def _result(graph: Graph, nodes: tuple[Any, ...], index: int) -> torch.Tensor | None:
+    """What an operation gave, where autograd keeps it, or all that it was made of; None else."""
+    op, node = graph.nodes[index].op, nodes[index]
+    if op in KEPT:
+        return saved(node, "result")
+    if op in AGAIN and (given := saved(node, "self")) is not None:
+        return AGAIN[op](node, given)
+    if op != "Addmm":
+        return None
+    rows, weight, bias = saved(node, "mat1"), leaf(node, 2), leaf(node, 0)
+    if rows is None or weight is None or bias is None or rows.numel() * weight.shape[0] > MOST or bias.dtype != rows.dtype:
+        return None
+    return torch.addmm(bias, rows, weight.T if weight.shape[1] == rows.shape[1] else weight)
+
+
+AGAIN: Final[dict[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {
+    "Softplus": lambda node, x: torch.nn.functional.softplus(x, node._saved_beta, node._saved_threshold),
+    "Clamp": lambda node, x: x.clamp(node._saved_min, node._saved_max),
+    "Hardtanh": lambda node, x: x.clamp(node._saved_min_val, node._saved_max_val),
+}
 
 
 def _input_power(graph: Graph, nodes: tuple[Any, ...], index: int, like: torch.Tensor) -> torch.Tensor:

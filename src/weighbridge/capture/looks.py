@@ -29,19 +29,21 @@ class Looks:
     def __init__(self) -> None:
         self.seen: dict[OutputHook, tuple[Spread, float]] = {}
         self.batch: Spread | None = None
+        self.is_open = False  # has anything been looked at since rows were written?
         self.bends: dict[OutputHook, bends.Bend] = {}
-        self._made: bends.Names = {}  # of this step
+        self.made: bends.Names = {}  # of this step
         self._parts: dict[OutputHook, tuple[str, int]] = {}  # of attention, and its heads
         self._queries: dict[int, np.ndarray] = {}  # by id of the module around, until its keys come
 
     def look(self, hook: OutputHook, module: nn.Module, args: Any, output: Any) -> None:
         """A module has given this."""
+        self.is_open = True
         self._look_back(hook, args)
         tensor = output[0] if isinstance(output, tuple) and output else output
         if isinstance(tensor, torch.Tensor) and tensor.grad_fn is not None and not hook.is_bounded:
-            if len(self._made) >= MOST_CALLS:  # many calls in a step, or passes that no step follows
-                self._made.clear()
-            self._made[tensor.grad_fn._sequence_nr()] = hook
+            if len(self.made) >= MOST_CALLS:  # many calls in a step, or passes that no step follows
+                self.made.clear()
+            self.made[tensor.grad_fn._sequence_nr()] = hook
         is_wanted = not (hook.is_bounded or hook.gives_the_same) and hook not in self.seen
         if not is_wanted or not isinstance(tensor, torch.Tensor) or not is_readable(tensor):
             return
@@ -58,7 +60,7 @@ class Looks:
     def _look_back(self, hook: OutputHook, args: Any) -> None:
         """What this module is given may be the output of an earlier one of the same optimizer, bent."""
         given = args[0] if args else None
-        if isinstance(given, torch.Tensor) and is_readable(given) and (found := bends.bend_of(given, self._made)) is not None:
+        if isinstance(given, torch.Tensor) and is_readable(given) and (found := bends.bend_of(given, self.made)) is not None:
             maker, bend = found
             if maker.group is hook.group:
                 self.bends.setdefault(maker, bend)
@@ -96,7 +98,8 @@ class Looks:
             if seat is not None and (spread is not _NOTHING or bend is not bends.NONE or not math.isnan(logit)):
                 found.append((step, attempt, seat.tensor, *spread, logit, *bend))
         self._queries.clear()
-        self._made.clear()
+        self.made.clear()
+        self.is_open = False
         return found
 
     def forget(self, hook: OutputHook) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from weighbridge.capture.biases import Biases
 from weighbridge.capture.calls import Calls
 from weighbridge.capture.deviceoutputs import DeviceOutputs
+from weighbridge.capture.inside import Inside
 from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.looks import Looks
 from weighbridge.capture.losses import Number
@@ -76,6 +77,7 @@ class Outputs:
         self.own_ns = 0  # spent in forward hooks
         self.catch_up: Callable[[], None] = lambda: None  # brings `step` up to date
         self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
+        self.inside = Inside(table.id_of)
         self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
@@ -291,6 +293,13 @@ class Outputs:
         self.biases.meet(hook, seat, module, name)
         return seat
 
+    def on_backward(self, root: torch.Tensor) -> None:
+        """A backward pass begins at this root: what its graph shows beside what modules give."""
+        if self.pairing.inputs is not None:
+            self.pairing.on_backward(root)
+        if self.looks.is_open and len(self.groups) < 2:  # what one network gives another may lie at its bounds by right
+            self.inside.on_backward(root, self.looks.made)
+
     # --- a step is done -----------------------------------------------------------------------------------------------
 
     def before_step(self, number: int, step: int) -> None:
@@ -327,6 +336,7 @@ class Outputs:
             self._write_units(group, step)
         if group.looks:
             self.recorder.small["spread"].rows.extend(self.looks.rows(group.hooks, step, self.recorder.attempt))
+            self.recorder.small["spread"].rows.extend(self.inside.rows(step, self.recorder.attempt))
             self.recorder.small["pairing"].rows.extend(self.pairing.rows(step, self.recorder.attempt))
         if group.stamp == 0:
             self.remarks.on_unseen(group, step)

@@ -111,13 +111,13 @@ class Stepper:
             self._look_at_graph(self.first, root)
         if self.coherence is not None:
             self.coherence.accumulation.before_pass(root)
-        if self.outputs is not None and self.outputs.pairing.inputs is not None:
-            self._pair(self.outputs, root)
+        if self.outputs is not None:
+            self._look_behind(self.outputs, root)
         self.pending_own_ns += time.perf_counter_ns() - began
 
-    def _pair(self, outputs: Outputs, root: torch.Tensor) -> None:
+    def _look_behind(self, outputs: Outputs, root: torch.Tensor) -> None:
         try:
-            outputs.pairing.on_backward(root)
+            outputs.on_backward(root)
         except Exception as error:
             self._outputs_failed(error)
 

@@ -65,6 +65,10 @@ class Layers:
         weight = self.weight(output)
         return weight is not None and self.tensors[weight].requires_grad
 
+    def is_inside(self, column: int) -> bool:
+        """Is it a weight that is trained, of which a row of `spread` tells what a function makes of it inside its module?"""
+        return not self.tensors[column].is_output and self.tensors[column].requires_grad
+
     def bias(self, output: int) -> int | None:
         """The bias of such a module, where it is trained."""
         found = self.parameters(output).get("bias")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from weighbridge.lossgraph import AFFINE, RESHAPES, Graph, Node
+from weighbridge.lossgraph import AFFINE, PARTS, RESHAPES, Graph, Node
 
 ERRORS: Final = {
     "NllLoss": "cross-entropy",
@@ -146,6 +146,20 @@ def is_softmax_by_hand(graph: Graph, index: int) -> bool:
     if above is None or below is None or graph.nodes[above].op != "Exp" or graph.nodes[below].op != "Sum":
         return False
     return graph.behind(below) == above
+
+
+def before_log_softmax(graph: Graph, index: int) -> int | None:
+    """What log-softmax is applied to here, written by hand too: z - logsumexp(z), of all classes or of the targets' alone, or
+    the same the other way round. None where it is none."""
+    node = graph.nodes[index]
+    if node.op == "LogSoftmax":
+        return graph.behind(index, 0, PARTS)
+    for place in (0, 1) if node.op == "Sub" else ():
+        total = graph.behind(index, place, RESHAPES | {"Expand"})
+        if total is not None and graph.nodes[total].op == "Logsumexp":
+            before = graph.behind(total, 0, PARTS)
+            return before if before is not None and before == graph.behind(index, 1 - place, PARTS) else None
+    return None
 
 
 def _is_positive(graph: Graph, index: int) -> bool:

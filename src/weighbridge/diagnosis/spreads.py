@@ -59,7 +59,7 @@ def looks(block: Block, progress: Progress) -> Iterator[tuple[int, list[Mapping[
 
 def by_step(block: Block, progress: Progress) -> Iterator[tuple[int, dict[int, Seen], dict[int, float]]]:
     """The same, with what was seen of each column, and attention's largest logits."""
-    column = block.tensors.column | {BATCH: BATCH}
+    column = {t.id: c for c, t in enumerate(block.tensors) if t.is_output} | {BATCH: BATCH}
     for step, rows in looks(block, progress):
         mine = [row for row in rows if row["tensor"] in column]
         seen = {column[row["tensor"]]: Seen.of(row) for row in mine if row["samples"] > 1}

@@ -8,7 +8,8 @@ How it decides Units that were never above 0 in two recorded looks are taken for
                bias kills every second unit; all of them in layers below SMALL units), or more than SOME and growing while the
                loss does not fall.
                Of an activation that is no module the gradient is the proof: that of the bias (the weight) is exactly 0 for at
-               least as many units as are never above 0. GELU and SiLU: slope below 0.001 for all numbers looked at. Between
+               least as many units as are never above 0. Inside a module that has raw parameters, what autograd keeps tells, and
+               the gradient of the weight is the proof. GELU and SiLU: slope below 0.001 for all numbers looked at. Between
                two looks: where a layer's gradient is 0 for most units from one step on, three steps in a row, while at most
                SOME were silent before, and the loss is no better than it was.
 What to do     Lower the learning rate or warm it up; start biases at 0 and weights by He; a norm before the activation; or an
@@ -64,6 +65,8 @@ class _Layer:
         self.calm = -1  # and the last step at which all of these were small
         self.begun, self.streak = -1, 0
         self.asleep, self.asleep_since, self.asleep_inputs = 0, -1, 0.0  # looks in a row, of a smooth activation
+        self.quiet = 1.0  # of a function inside a module: the share asleep when it was last small,
+        self.is_late = False  # and whether its units fell asleep one by one in training
 
     def look(self, silent: np.ndarray, inputs: float, step: int) -> tuple[np.ndarray, float]:
         """Which units are dead as far as one can tell, and the share of the silent ones that fired again."""
@@ -87,6 +90,7 @@ class DeadUnits(Rule):
 
     def __init__(self) -> None:
         self.layers_of: dict[int, _Layer] = {}
+        self.inside: dict[tuple[int, str], _Layer] = {}  # of functions inside modules, by weight
         self.told: set[int] = set()
         self.is_running = False  # has a layer lost its gradient in the step before?
         self.through_relu: set[int] = set()  # outputs that were seen to be given through one
@@ -118,7 +122,7 @@ class DeadUnits(Rule):
                 continue  # nearly always: no layer has lost its gradient
             self._stay_calm(zeros[seen - block.start : step - block.start], seen)
             for row in tables["spread"].get(step, ()):
-                yield from self._look_through(step, row)
+                yield from self._look_through(block, step, row)
             for row in tables["units"].get(step, ()):
                 yield from self._look(block, step, row)
             yield from self._between(block, step)
@@ -160,16 +164,40 @@ class DeadUnits(Rule):
         is_most = bool(dead.all()) if units < SMALL else found > _by_chance(units)
         return is_most and self.progress.steps >= LONG and self.progress.is_stalled
 
-    def _look_through(self, step: int, row: Mapping[str, Any]) -> Iterator[Finding]:
+    def _look_through(self, block: Block, step: int, row: Mapping[str, Any]) -> Iterator[Finding]:
         """At the function through which an output is given to the next module."""
         column = self.tensors.column.get(row["tensor"])
-        if column is None or not self.layers.is_trained(column):
+        if column is None or not (self.layers.is_trained(column) or self.layers.is_inside(column)):
+            return
+        if self.layers.is_inside(column):
+            yield from self._look_inside(block, step, column, row)
             return
         if row["bend"] == "relu":
             self.through_relu.add(column)
-        if row["bend"] not in SMOOTH:
+        if row["bend"] in SMOOTH:
+            yield from self._sleep(step, column, self.layers_of.setdefault(column, _Layer(self.layers.units(column))), row)
+
+    def _look_inside(self, block: Block, step: int, column: int, row: Mapping[str, Any]) -> Iterator[Finding]:
+        """At a function inside a module, told of a weight. ReLU: the weight's gradient is exactly 0 for as many units."""
+        if row["bend"] not in (*SMOOTH, "relu") or row["features"] < SMALL:
             return
-        layer = self.layers_of.setdefault(column, _Layer(self.layers.units(column)))
+        self.looks += 1
+        layer = self.inside.setdefault((column, row["bend"]), _Layer(row["features"]))
+        asleep, units = row["asleep_units"], row["features"]
+        zeros = block["gradient.zero_fraction"][step - block.start, column]
+        is_proved = row["bend"] in SMOOTH or (zeros * units >= asleep * units - 0.5 and (zeros < 1 or asleep == 1))
+        is_sudden = layer.quiet <= SOME and self.progress.is_worse
+        is_late = layer.asleep == 0 and step > 0 and not is_sudden
+        layer.is_late = is_late if layer.asleep == 0 else layer.is_late
+        is_harm = not layer.is_late or (self.progress.steps >= LONG and self.progress.is_stalled)
+        layer.quiet = layer.quiet if asleep > _by_chance(units) else asleep
+        if asleep > _by_chance(units) and is_proved:
+            yield from self._sleep(step, column, layer, row, is_harm)
+        else:
+            layer.asleep = 0
+
+    def _sleep(self, step: int, column: int, layer: _Layer, row: Mapping[str, Any], is_harm: bool = True) -> Iterator[Finding]:
+        """Units without a slope, look after look."""
         share_asleep = row["asleep_units"]
         is_most = share_asleep == 1 if len(layer.inputs) < SMALL else share_asleep > MOST
         if not is_most:
@@ -179,7 +207,7 @@ class DeadUnits(Rule):
         layer.asleep_since, inputs = (step, 0.0) if layer.asleep == 1 else (layer.asleep_since, layer.asleep_inputs)
         layer.asleep_inputs = inputs if layer.asleep == 1 else inputs + row["samples"]
         exposures = layer.asleep_inputs * share_asleep * len(layer.inputs)
-        if exposures >= EXPOSURES and layer.asleep_inputs >= SAMPLES and column not in self.told:
+        if is_harm and exposures >= EXPOSURES and layer.asleep_inputs >= SAMPLES and column not in self.told:
             self.told.add(column)
             yield self._asleep(column, step, layer, row)
 

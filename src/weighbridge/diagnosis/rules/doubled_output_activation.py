@@ -19,7 +19,7 @@ from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth
-from weighbridge.diagnosis.lossterms import is_softmax_by_hand
+from weighbridge.diagnosis.lossterms import SQUASHED, before_log_softmax, is_softmax_by_hand
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass
@@ -59,13 +59,16 @@ class DoubledOutputActivation(GraphRule):
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         for first in passes:
             for index in range(len(first.graph.nodes)):
-                before = first.graph.behind(index, 0, PARTS)
+                before = before_log_softmax(first.graph, index)
+                before = first.graph.behind(index, 0, PARTS) if before is None else before
                 if before is not None and _is_doubled(first.graph, before, index):
                     yield _finding(first, before, index)
 
 
 def _is_doubled(graph: Graph, before: int, index: int) -> bool:
     one, two = graph.nodes[before], graph.nodes[index]
+    if two.op == "Sub":  # log-softmax by hand
+        return before_log_softmax(graph, index) == before and (one.op in SQUASHED or is_softmax_by_hand(graph, before))
     if is_softmax_by_hand(graph, before):
         return two.op == "LogSoftmax" and one.shape == two.shape
     if (one.op, two.op) not in DOUBLES:
@@ -82,12 +85,13 @@ def _finding(first: FirstPass, before: int, index: int) -> Finding:
     if one.op == "LogSoftmax":
         severity, message = "note", "log_softmax is applied to the output of a log_softmax: the second changes nothing."
         evidence = ValueEvidence("times applied", 2, limit=1)
-    elif (one.op, two.op) == SOFTMAXES or is_softmax_by_hand(first.graph, before):
-        floor = math.log1p((two.shape[two.facts.get("dim", -1)] - 1) / math.e)
+    elif (one.op, "LogSoftmax" if two.op == "Sub" else two.op) == SOFTMAXES or is_softmax_by_hand(first.graph, before):
+        classes = one if two.op == "Sub" else two
+        floor = math.log1p((classes.shape[classes.facts.get("dim", -1)] - 1) / math.e)
         message = f"Softmax before cross-entropy, which applies it again: the loss cannot fall below {floor:.3f}."
         evidence = ValueEvidence("least possible loss (without it 0)", floor)
     else:
-        again = AGAIN.get(two.op, two.op.lower())
+        again = AGAIN.get("LogSoftmax" if two.op == "Sub" else two.op, two.op.lower())
         message = f"{one.op} before {again}, which wants unbounded inputs and gets numbers in [0, 1]: its gradients are small."
         evidence = ValueEvidence("largest possible input", 1.0)
     name = "softmax" if one.op == "Div" else one.op.lower()

@@ -2,8 +2,8 @@
 
 Symptom        Gradients before the layer are tiny, the loss falls slowly or not at all, outputs of the layer are all near the
                ends of their range.
-How it decides Of a part of each output that is given through tanh or sigmoid (a module or not) to the next module: a number
-               is flat where the slope is below 0.01 (|x| > 3, |x| > 4.6), a unit is saturated where it is flat for more than
+How it decides Of a part of each output that is given through tanh or sigmoid (a module or not) to the next module, and of
+               what autograd keeps of such a function inside a module, of which a weight is the place: a number is flat where the slope is below 0.01 (|x| > 3, |x| > 4.6), a unit is saturated where it is flat for more than
                95 % of its numbers. Told at PATIENCE looks where more than MOST of a layer's units are saturated or more than
                MUCH of its numbers flat, while the loss does not fall; at the start of training, which no usual initialisation
                makes so, where more than MOST of its numbers are flat.
@@ -48,7 +48,7 @@ class SaturatedUnits(Rule):
 
     def __init__(self) -> None:
         self.progress = Progress()
-        self.streak: dict[int, tuple[int, int]] = {}  # since which step, and how many looks in a row
+        self.streak: dict[tuple[int, str], tuple[int, int]] = {}  # since which step, and how many looks in a row
         self.told: set[int] = set()
         self.looks: dict[int, int] = {}
 
@@ -63,13 +63,14 @@ class SaturatedUnits(Rule):
 
     def _look(self, column: int, row: Mapping[str, Any]) -> Iterator[Finding]:
         self.looks[column] = self.looks.get(column, 0) + 1
-        is_half = row["flat"] > MOST and (self.streak.get(column, (row["step"], 0))[0] == 0)
+        key = column, row["bend"]
+        is_half = row["flat"] > MOST and (self.streak.get(key, (row["step"], 0))[0] == 0)
         is_most = row["flat_units"] > MOST or row["flat"] > MUCH
         if not (is_half or is_most):
-            self.streak.pop(column, None)
+            self.streak.pop(key, None)
             return
-        first, length = self.streak.get(column, (row["step"], 0))
-        self.streak[column] = (first, length + 1)
+        first, length = self.streak.get(key, (row["step"], 0))
+        self.streak[key] = (first, length + 1)
         is_enough = length + 1 >= PATIENCE and row["samples"] * (length + 1) >= SAMPLES
         if is_enough and column not in self.told and (first == 0 or self.progress.is_stalled):
             self.told.add(column)
@@ -77,7 +78,7 @@ class SaturatedUnits(Rule):
 
     def _finding(self, column: int, first: int, row: Mapping[str, Any]) -> Finding:
         name = self.layers.place(column)
-        units = self.layers.units(column)
+        units = row["features"] if self.layers.is_inside(column) else self.layers.units(column)
         columns = ("function", "units", "saturated", "numbers flat", "samples")
         numbers = (row["bend"], units, round(row["flat_units"] * units), share(row["flat"]), row["samples"])
         return Finding(
