@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import weighbridge
 from weighbridge.capture import pairing
-from weighbridge.capture.pairing import Pairing, targets_of
+from weighbridge.capture.pairing import Pairing
+from weighbridge.capture.targets import targets_of
 
 
 def _rows(
@@ -100,13 +101,50 @@ def test_targets_are_found_behind_scales_and_divisions_and_nowhere_else() -> Non
     out, y = torch.randn(6, 3, requires_grad=True), torch.randint(0, 3, (6,))
     loss = F.cross_entropy(out, y)
     for root in (loss, loss / 4, 65536.0 * (loss / 4)):
-        kind, found = targets_of(root)
-        assert kind == "NllLoss"
-        assert torch.equal(found, y)  # type: ignore[arg-type]
-    assert targets_of(out.square().mean())[1] is None
+        found = targets_of(root)
+        assert found.loss == "NllLoss"
+        assert torch.equal(found.values, y)  # type: ignore[arg-type]
+    assert targets_of(out.square().mean()).values is None
     with torch.autograd.graph.save_on_cpu():
         kept = F.mse_loss(out, torch.randn(6, 3))
-    assert targets_of(kept)[1] is None
+    assert targets_of(kept).values is None
+
+
+def test_targets_of_losses_by_hand() -> None:
+    x, w, b = torch.randn(6, 4), nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+    y, rows = torch.randint(0, 3, (6,)), torch.arange(6)
+    out = F.linear(x, w, b)
+    hot = F.one_hot(y, 3).float()
+    for root in (
+        -out.log_softmax(1)[rows, y].mean(),
+        -out.log_softmax(1).gather(1, y[:, None]).sum() / 6,
+        (torch.logsumexp(out, 1) - out[range(6), y]).mean(),
+        -(out.log_softmax(1) * hot).sum(1).mean(),
+    ):
+        found = targets_of(root)
+        assert found.loss == "NllLoss"
+        assert torch.equal(found.values, y)  # type: ignore[arg-type]
+    p, yes = torch.sigmoid(out), (torch.randn(6, 3) > 0).float()
+    found = targets_of(-(yes * torch.log(p + 1e-7) + (1 - yes) * torch.log(1 - p + 1e-7)).mean())
+    assert found.loss == "BinaryCrossEntropy"
+    assert torch.equal(found.values, yes)  # type: ignore[arg-type]
+    wanted = torch.randn(6, 3)
+    for root in (((out - wanted) ** 2).mean(), 0.5 * (wanted - out).pow(2).sum(1).mean()):
+        found = targets_of(root)
+        assert found.loss == "MseLoss"
+        assert torch.allclose(found.values.float(), wanted, atol=1e-5)  # type: ignore[union-attr]
+        assert found.mean_square == pytest.approx(((out - wanted) ** 2).mean().item(), rel=1e-5)
+
+
+def test_what_is_weighted_or_a_sum_of_several_errors_has_no_targets() -> None:
+    x, w = torch.randn(6, 4), nn.Parameter(torch.randn(3, 4))
+    y, rows, out = torch.randint(0, 3, (6,)), torch.arange(6), F.linear(x, w)
+    picked = out.log_softmax(1)[rows, y]
+    assert not targets_of(-(picked * torch.randn(6)).mean()).loss  # a policy's gradient
+    assert not targets_of(-picked.mean() + (out - torch.randn(6, 3)).pow(2).mean()).loss
+    assert not targets_of((out[:3] - out[3:]).pow(2).mean()).loss
+    assert not targets_of(-(out.log_softmax(1) * torch.full((6, 3), 0.5)).mean()).loss
+    assert not targets_of(out[rows, y].exp().mean()).loss
 
 
 @pytest.mark.parametrize("what", ["tokens", "sequence targets", "one sample", "targets of another number"])

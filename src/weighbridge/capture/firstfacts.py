@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.capture.graphwalk import leaf, saved
+from weighbridge.capture.graphwalk import leaf, picked, result_of, saved
 from weighbridge.firstpass import Scale, Start
 from weighbridge.lossgraph import AFFINE, PARTS, Edge, Graph, bounds_of
 
@@ -43,7 +43,11 @@ def _starts(graph: Graph, nodes: tuple[Any, ...]) -> Iterator[Asked]:
         if node.op in ("NllLoss", "NllLoss2D"):
             before = graph.behind(index)
             if before is not None and graph.nodes[before].op == "LogSoftmax":
-                yield from _cross_entropy(graph, nodes, index, before)
+                logs, targets = saved(nodes[index], "self"), saved(nodes[index], "target")
+                yield from _cross_entropy(graph, nodes, index, before, logs, targets)
+        elif node.op in ("Index", "Gather") and (classes := picked(nodes[index])) is not None:
+            before, logs = _logs(graph, nodes, index)
+            yield from _cross_entropy(graph, nodes, index, before, logs, classes)
         elif node.op == "BinaryCrossEntropyWithLogits":
             yield from _binary(graph, nodes, index)
         elif node.op in SQUARED or _is_of_difference(graph, index):
@@ -53,8 +57,27 @@ def _starts(graph: Graph, nodes: tuple[Any, ...]) -> Iterator[Asked]:
 # --- classes -----------------------------------------------------------------------------------------------------------
 
 
-def _cross_entropy(graph: Graph, nodes: tuple[Any, ...], index: int, before: int) -> Iterator[Asked]:
-    logs, targets = saved(nodes[index], "self"), saved(nodes[index], "target")
+def _logs(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple[int, torch.Tensor | None]:
+    """Of what the targets' classes are picked from, the log-probabilities, and the node that takes the logits: log_softmax, or
+    the picking itself where logsumexp is taken off by hand."""
+    before = graph.behind(index)
+    if before is None:
+        return index, None
+    if graph.nodes[before].op == "LogSoftmax":
+        return before, saved(nodes[before], "result")
+    totals = [user for user, _ in graph.users[before] if graph.nodes[user].op == "Logsumexp"]
+    logits = saved(nodes[totals[0]], "self") if totals else None
+    return index, None if logits is None or logits.dim() != 2 else _wide(logits).log_softmax(1)
+
+
+def _cross_entropy(
+    graph: Graph,
+    nodes: tuple[Any, ...],
+    index: int,
+    before: int,
+    logs: torch.Tensor | None,
+    targets: torch.Tensor | None,
+) -> Iterator[Asked]:
     if logs is None or targets is None or logs.ndim not in (2, 4):
         return
     logs, targets = _thinned(logs, targets, 1)
@@ -165,37 +188,12 @@ def _given_and_wanted(graph: Graph, nodes: tuple[Any, ...], index: int) -> tuple
         return None
     side = 0 if graph.nodes[sub].inputs[0] is not None else 1
     maker = graph.behind(sub, side, PARTS)
-    given = _result(graph, nodes, maker) if maker is not None else None
+    given = result_of(nodes[maker]) if maker is not None else None
     if given is not None and given.numel() == difference.numel():
         difference, given = _thinned(difference, given.reshape(difference.shape))
     else:
         difference, given = _thinned(difference)[0], None
     return graph.maker(sub, side), maker, difference * (1 if side == 0 else -1), given
-
-
-KEPT: Final = ("Relu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Exp")  # activations that save what they give
-
-
-def _result(graph: Graph, nodes: tuple[Any, ...], index: int) -> torch.Tensor | None:
-    """What an operation gave, where autograd keeps it, or all that it was made of; None else."""
-    op, node = graph.nodes[index].op, nodes[index]
-    if op in KEPT:
-        return saved(node, "result")
-    if op in AGAIN and (given := saved(node, "self")) is not None:
-        return AGAIN[op](node, given)
-    if op != "Addmm":
-        return None
-    rows, weight, bias = saved(node, "mat1"), leaf(node, 2), leaf(node, 0)
-    if rows is None or weight is None or bias is None or rows.numel() * weight.shape[0] > MOST or bias.dtype != rows.dtype:
-        return None
-    return torch.addmm(bias, rows, weight.T if weight.shape[1] == rows.shape[1] else weight)
-
-
-AGAIN: Final[dict[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {
-    "Softplus": lambda node, x: torch.nn.functional.softplus(x, node._saved_beta, node._saved_threshold),
-    "Clamp": lambda node, x: x.clamp(node._saved_min, node._saved_max),
-    "Hardtanh": lambda node, x: x.clamp(node._saved_min_val, node._saved_max_val),
-}
 
 
 def _input_power(graph: Graph, nodes: tuple[Any, ...], index: int, like: torch.Tensor) -> torch.Tensor:

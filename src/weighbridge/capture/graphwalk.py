@@ -28,6 +28,14 @@ PLAIN: Final = (
 SCALED: Final = ("Mul", "Div")  # of which rules want the shapes of both sides
 MOST_FACTORS: Final = 2**16  # numbers of a constant factor whose sign is looked for
 MOST_NODES: Final = 10_000  # about 10 us each; a language model of 48 layers has 2,200
+KEPT: Final = ("Relu", "Sigmoid", "Tanh", "Softmax", "LogSoftmax", "Exp")  # save what they give,
+AGAIN: Final[Mapping[str, Callable[[Any, torch.Tensor], torch.Tensor]]] = {  # or what they are given
+    "Softplus": lambda node, x: torch.nn.functional.softplus(x, node._saved_beta, node._saved_threshold),
+    "Clamp": lambda node, x: x.clamp(node._saved_min, node._saved_max),
+    "Hardtanh": lambda node, x: x.clamp(node._saved_min_val, node._saved_max_val),
+}
+TO_NUMPY: Final = (torch.float32, torch.float64)
+MOST_WORK: Final = 2**22  # multiplications: a few milliseconds
 
 
 class TooLarge(Exception):
@@ -126,6 +134,43 @@ def saved(node: Any, name: str) -> torch.Tensor | None:
     except (RuntimeError, AttributeError):  # changed in place since, or given free; a torch that does not tell of hooks
         return None
     return value.detach() if isinstance(value, torch.Tensor) else None
+
+
+def picked(node: Any) -> torch.Tensor | None:
+    """int64 [samples]: the classes whose numbers `x[torch.arange(n), y]` or `x.gather(1, y[:, None])` takes out of [samples,
+    classes]; None where it is something else, or hooks keep it."""
+    if node.name() == "GatherBackward0":
+        index = saved(node, "index")
+        is_fit = index is not None and index.dim() == 2 and index.shape[1] == 1 and node._saved_dim in (1, 2**64 - 1)
+        return index[:, 0] if is_fit and index is not None else None
+    raw = getattr(node, "_raw_saved_indices", None) or ()
+    if node.name() != "IndexBackward0" or len(raw) != 2 or any(one is None or one.unpack_hook is not None for one in raw):
+        return None
+    rows, classes = node._saved_indices
+    is_fit = rows is not None and classes is not None and rows.dim() == classes.dim() == 1 and classes.dtype == torch.int64
+    is_each = is_fit and rows.shape == classes.shape and rows.dtype == torch.int64 and bool((rows.diff() == 1).all())
+    return classes.detach() if is_each and rows.is_cpu else None
+
+
+def result_of(node: Any) -> torch.Tensor | None:
+    """What an operation gave, where autograd keeps it, or all that it is made of; None else, and of much work."""
+    op = re.sub(r"Backward\d*$", "", node.name())
+    if op in KEPT:
+        return saved(node, "result")
+    if op in AGAIN:
+        given = saved(node, "self")
+        return None if given is None else AGAIN[op](node, given)
+    if op not in ("Addmm", "Mm"):
+        return None
+    rows, weight = saved(node, "mat1" if op == "Addmm" else "self"), leaf(node, 2 if op == "Addmm" else 1)
+    bias = leaf(node, 0) if op == "Addmm" else None
+    if rows is None or weight is None or (op == "Addmm" and bias is None):
+        return None
+    operands = [one.numpy() for one in (rows, weight, bias) if one is not None and one.is_cpu and one.dtype in TO_NUMPY]
+    if rows.numel() * max(weight.shape) > MOST_WORK or len(operands) < (2 if bias is None else 3):
+        return None
+    made = operands[0] @ (operands[1].T if weight.shape[1] == rows.shape[1] else operands[1])  # no autocast, no mode counts it
+    return torch.from_numpy(made if bias is None else made + operands[2])
 
 
 def leaf(node: Any, place: int) -> torch.Tensor | None:

@@ -1,9 +1,9 @@
 """Activations inside a module's own forward pass: `torch.relu(x @ self.w1 + self.b1)`, of which no hook knows.
 
-At the steps at which outputs are looked at, the graph of the loss is walked when its backward pass begins, and what autograd has
-saved of each known function is measured as a bend. It is told of the weight behind it, whose tensor stands in the row. What ends
-the network is left out: an output may lie at its bounds by right. A model in which no such function is found in the first
-passes is not walked again.
+At the steps at which outputs are looked at, the graph of the loss is walked when its backward pass begins, and what autograd
+has saved of each known function is measured as a bend. It is told of the weight behind it, whose tensor stands in the row.
+What ends the network is left out: an output may lie at its bounds by right. A model in which no such function is found in the
+first passes is not walked again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,14 @@ class Inside:
         seen, self._seen = self._seen, {}
         nan = float("nan")
         return [
-            (step, attempt, tensor, *Spread(samples, 0, len(flat), nan, nan, nan, 0, nan, nan), nan, *bend_from(name, flat / calls))
+            (
+                step,
+                attempt,
+                tensor,
+                *Spread(samples, 0, len(flat), nan, nan, nan, 0, nan, nan),
+                nan,
+                *bend_from(name, flat / calls),
+            )
             for (tensor, name), (flat, calls, samples) in seen.items()
         ]
 

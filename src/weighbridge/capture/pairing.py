@@ -21,15 +21,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from weighbridge.capture.graphwalk import saved
 from weighbridge.capture.outputhook import leaves
 from weighbridge.capture.seats import is_plain
+from weighbridge.capture.targets import Targets, targets_of
 
 MOST_SAMPLES: Final = 64  # of a batch
 MOST_FEATURES: Final = 256
 REMEMBERED: Final = 512  # samples, for nearest neighbours
-MOST_NODES: Final = 12  # between the loss's root and the loss function
-OF_TARGETS: Final = ("NllLoss", "NllLoss2D", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
 CHECKED: Final = 2**16  # numbers of a batch in its checksum
 _UNKNOWN_TO_NUMPY: Final = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 Numbers = np.ndarray[Any, np.dtype[Any]]
@@ -73,19 +71,20 @@ class Pairing:
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root: its targets belong to the batch that was met last."""
         inputs, self.inputs, self._is_whole = self.inputs, None, False
-        kind, targets = targets_of(root) if inputs is not None and self.row is None else ("", None)
-        if inputs is None or targets is None or not len(targets) or len(targets) % self.batch:
+        targets = targets_of(root) if inputs is not None and self.row is None else Targets("")
+        values = targets.values
+        if inputs is None or values is None or not len(values) or len(values) % self.batch:
             return
-        whole = _numpy(targets).reshape(self.batch, -1)
-        wanted = _features(_evenly(whole, MOST_SAMPLES))
+        whole = _numpy(values).reshape(self.batch, -1)
+        wanted, checksum = _features(_evenly(whole, MOST_SAMPLES)), np.nan if targets.mean_square else _checksum(whole)
         if not (np.isfinite(inputs).all() and np.isfinite(wanted).all()):
             return
-        told = (kind, len(wanted), *_told(wanted))
+        told = (targets.loss, len(wanted), *_told(wanted, _factor(root, targets)))
         once = _first_of_each(inputs)  # a sample drawn twice agrees with itself
         inputs, wanted = inputs[once], wanted[once]
         distance = _of_distances(inputs, wanted)
         neighbour = self._of_neighbours(inputs, wanted)
-        self.row = (len(wanted), *distance, *neighbour, self.checksum, _checksum(whole), *told)
+        self.row = (len(wanted), *distance, *neighbour, self.checksum, checksum, *told)
 
     def rows(self, step: int, attempt: int) -> list[tuple[Any, ...]]:
         """What was seen, as rows of `pairing`; the next step begins."""
@@ -107,21 +106,6 @@ class Pairing:
         while self._remembered > REMEMBERED:
             self._remembered -= len(self._memory.popleft()[1])
         return found
-
-
-def targets_of(root: torch.Tensor) -> tuple[str, torch.Tensor | None]:
-    """Name of the loss function and what it compares with, as autograd keeps it; None where that is not known."""
-    node: Any = root.grad_fn
-    for _ in range(MOST_NODES):
-        if node is None:
-            break
-        name = type(node).__name__.partition("Backward")[0]
-        if name.startswith(OF_TARGETS):
-            target = saved(node, "target")
-            is_fit = target is not None and is_plain(target) and target.is_cpu and target.dim()
-            return (name, target) if is_fit else ("", None)
-        node = next((before for before, _ in node.next_functions if before is not None), None)
-    return "", None
 
 
 def _numpy(tensor: torch.Tensor) -> Numbers:
@@ -215,9 +199,18 @@ def _agreement(inputs: Numbers, target: Numbers, known: Numbers, known_target: N
     return float(products.sum()), float(len(target))
 
 
-def _told(wanted: Numbers) -> tuple[Any, ...]:
-    """Of classes their numbers and how many of each; of numbers how many, their sums and sums of squares by column."""
+def _factor(root: torch.Tensor, targets: Targets) -> float:
+    """Of a squared error by hand: the factor before it, of which the root is made; 1 of any other loss."""
+    if not targets.mean_square > 0 or root.numel() != 1:
+        return 1.0
+    factor = float(root.detach()) / targets.mean_square
+    return factor if factor > 0 else 1.0
+
+
+def _told(wanted: Numbers, factor: float) -> tuple[Any, ...]:
+    """Of classes their numbers and how many of each; of numbers how many, their sums and sums of squares by column, as a loss
+    that has this factor takes them."""
     if wanted.dtype.kind == "i":
         classes, counts = np.unique(wanted, return_counts=True)
         return (classes.astype(np.float64).tolist(), counts.astype(np.float64).tolist())
-    return (wanted.sum(0).tolist(), (wanted**2).sum(0).tolist())
+    return ((np.sqrt(factor) * wanted.sum(0)).tolist(), (factor * (wanted**2).sum(0)).tolist())

@@ -20,6 +20,7 @@ from weighbridge.lossgraph import RESHAPES, Graph, Node
 Shape = tuple[int, ...]
 Axes = frozenset[int]
 BATCH_NORMS: Final = frozenset({"NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm"})
+BY_HAND: Final = frozenset({"Sub", "Var", "Std"})  # x - x.mean(0), and what does not change by a shift
 SOFTMAXES: Final = frozenset({"Softmax", "SafeSoftmax", "LogSoftmax"})
 POOLS: Final = frozenset(
     {"MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "AvgPool2D"}
@@ -36,7 +37,7 @@ class Absorbed:
     axes: tuple[tuple[int, Axes], ...]  # of each node on the way
 
     def is_by_norm(self, graph: Graph) -> bool:
-        return all(graph.nodes[i].op in BATCH_NORMS for i in self.nodes)
+        return all(graph.nodes[i].op in BATCH_NORMS | BY_HAND for i in self.nodes)
 
 
 def absorbed(graph: Graph, start: int, along: Axes = frozenset({0})) -> Absorbed | None:
@@ -66,6 +67,10 @@ def absorbed(graph: Graph, start: int, along: Axes = frozenset({0})) -> Absorbed
 def _takes_out(graph: Graph, index: int, reached: list[int], held: dict[int, Axes]) -> bool:
     node = graph.nodes[index]
     axes = _axes_in(graph, index, reached[0], held)
+    if node.op == "Sub":
+        return _less_its_mean(graph, index, axes)
+    if node.op in BY_HAND:
+        return axes.isdisjoint(_averaged(node, _shape_in(graph, index, 0)))
     if node.op in BATCH_NORMS:
         return reached == [0] and node.facts.get("training") is True and axes <= {1}
     if node.op in SOFTMAXES:
@@ -74,6 +79,24 @@ def _takes_out(graph: Graph, index: int, reached: list[int], held: dict[int, Axe
         shape = _shape_in(graph, index, 1)
         return reached == [1] and len(shape) - 2 not in axes  # all keys shifted alike: each query's scores are, too
     return False
+
+
+def _less_its_mean(graph: Graph, index: int, axes: Axes) -> bool:
+    """x - x.mean(...), a norm by hand: nothing is left of what is the same along the axes of the mean."""
+    one, two = graph.nodes[index].inputs
+    if one is None or two is None:
+        return False
+    mean, shape = graph.nodes[two[0]], _shape_in(graph, index, 0)
+    averaged = _averaged(mean, shape)
+    is_in_place = mean.facts.get("keepdim") is True or averaged == {0}  # else it would be taken off along other axes
+    return mean.op == "Mean" and mean.inputs[0] == one and is_in_place and axes.isdisjoint(averaged)
+
+
+def _averaged(node: Node, shape: Shape) -> Axes:
+    """The axes over which a mean or a variance is taken: all where none is named."""
+    dims = node.facts.get("dim")
+    named = (dims,) if isinstance(dims, int) else tuple(dims or range(len(shape)))
+    return frozenset(dim % max(1, len(shape)) for dim in named)
 
 
 def _passed_on(graph: Graph, index: int, reached: list[int], held: dict[int, Axes]) -> Axes | None:
@@ -103,6 +126,11 @@ def _single(node: Node, place: int, shape: Shape, axes: Axes) -> Axes | None:
     if node.op in POOLS:
         is_padded = node.op == "AvgPool2D" and any(node.facts.get("padding", (1,)))
         return axes if axes <= {1} and not is_padded else None
+    if node.op == "Mean" and len(node.shape) in (len(shape), len(shape) - 1):
+        averaged = _averaged(node, shape)
+        if len(node.shape) == len(shape):
+            return axes - averaged
+        return frozenset(axis - sum(one < axis for one in averaged) for axis in axes - averaged)
     if node.op in PARTS and len(node.shape) == len(shape):
         return axes
     return _multiplied(node, place, shape, axes)

@@ -2,7 +2,8 @@
 
 Symptom        The loss falls at first and then stays far above 0, with small gradients; probabilities are never sure.
 How it decides Exact, on the graph of the first loss: a softmax or sigmoid feeds a cross-entropy or a BCE with logits, or
-               one activation of the kind feeds another, with only reshapes and selections between. Behind a softmax the
+               one activation of the kind feeds another, with only reshapes and selections between; log-softmax
+               by hand, z - logsumexp(z), too. Behind a softmax the
                cross-entropy of C classes cannot fall below ln(1 + (C-1)/e): 1.46 for 10. A LogSoftmax twice changes
                nothing: a note.
 What to do     Take the activation out of the model and keep it for evaluation, or use the loss without it.

@@ -8,7 +8,8 @@ How it decides On the first batch. Cross-entropy: above TIMES_TRIVIAL times ln C
                smaller (raw inputs and wide middle layers have rules of their own). Always by more than ERRORS standard
                errors of the mean loss, over LEAST_SAMPLES samples or more. Predictions that are no wider spread but lie
                elsewhere: where the targets lie around 0 (mean within their deviation), it is the model that begins far off;
-               targets that only lie far from 0 are a note: the last bias has to learn their mean.
+               targets that only lie far from 0 are a note: the last bias has to learn their mean. Yes and no: logits that
+               differ by less than half of what the loss is too high, so that their constant alone makes it.
 What to do     Look at the inputs' scale, and start the last layer small.
 When it errs   Pretrained models whose classes were put in another order. A last layer that is tied to an embedding is a
                note; so is a model part of which is frozen: what was trained before has no start of its own.
@@ -38,6 +39,7 @@ LEAST_STD: Final = 2.0  # the second sign: predictions that are spread widely th
 LEAST_GAIN: Final = 2.0  # by the last layer: usual ones have 0.6 (uniform in 1/sqrt(inputs)) to 1.4 (He et al. 2015)
 TIMES_VARIANCE: Final = 10.0  # squared error, where targets have no natural unit
 LEAST_SAMPLES: Final = 8
+FAR: Final = 2.0  # deviations of the logits by which a constant is beyond what their spread could cost
 AT_THE_END: Final = 0.999  # of the forward pass
 
 
@@ -55,6 +57,8 @@ class HighInitialLoss(GraphRule):
             if "cross-entropy" in start.kind and _is_far(start, TIMES_TRIVIAL):
                 if is_made_here and start.prediction_std > LEAST_STD:
                     yield _spread(first, start, "giving all classes the same")
+                elif _is_constant(start):
+                    yield _constant(first, start)
             elif start.kind == "squared error" and _is_far(start, TIMES_VARIANCE):
                 if start.prediction_std**2 < start.target_std**2 * TIMES_VARIANCE:
                     yield _off_centre(first, start)
@@ -64,6 +68,25 @@ class HighInitialLoss(GraphRule):
 
 def _is_far(start: Start, times: float) -> bool:
     return start.loss > times * start.trivial and start.loss - start.trivial > ERRORS * start.error
+
+
+def _is_constant(start: Start) -> bool:
+    """Do logits of yes and no hardly differ, so that it is their mean that makes the loss?
+
+    log(1 + e^z) - t z is convex and never above |z| + ln 2 for t in [0, 1], so a mean loss needs a mean |z| of its size.
+    """
+    is_of_targets = start.kind == "binary cross-entropy" and 0 <= start.target_mean <= 1
+    return is_of_targets and start.prediction_std < (start.loss - start.trivial) / FAR
+
+
+def _constant(first: FirstPass, start: Start) -> Finding:
+    share = min(max(start.target_mean, 0.5 / start.samples), 1 - 0.5 / start.samples)
+    message = (
+        f"The loss starts at {number(start.loss)}; logits of 0 give {number(start.trivial)}. The logits differ by "
+        f"{number(start.prediction_std)} only: the last layer starts with a constant that has to be unlearnt."
+    )
+    fix = f"{in_code(start.place)}.bias.data.fill_({math.log(share / (1 - share)):.3g}) gives the share of targets that are 1."
+    return _finding(start, "note" if _is_pretrained(first) else "warning", message, fix)
 
 
 def _spread(first: FirstPass, start: Start, what: str) -> Finding:

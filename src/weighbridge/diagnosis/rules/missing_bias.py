@@ -2,13 +2,13 @@
 
 Symptom        The loss stays above what a constant would reach, or comes down slowly while weights grow to imitate a
                constant.
-How it decides On the first batch. Targets of a squared error (Huber, absolute error): the output layer has no bias, and the
-               squared mean of the targets is above a multiple of their variance. Where all in front is linear: what a
-               linear function of the inputs can have, and LINEAR at least; where nothing in front can make a constant:
-               HOMOGENEOUS; where a bias further in front could be bent into one: ANY. Inputs: the first layer has no bias,
-               no norm follows, no feature is constant (it would serve as one), and the squared means of the features sum to
-               more than INPUTS times their variances. Always over so many samples that the mean is four standard errors
-               from 0.
+How it decides On the first batch. Targets of a squared error (Huber, absolute error), or of yes and no (a half taken off,
+               which logits of 0 give): the output layer has no bias, and the squared mean of the targets is above a
+               multiple of their variance. Where all in front is linear: what a linear function of the inputs can have, and
+               LINEAR at least; where nothing in front can make a constant: HOMOGENEOUS; where a bias further in front could
+               be bent into one: ANY. Inputs: the first layer has no bias, no norm follows, no feature is constant (it would
+               serve as one), and the squared means of the features sum to more than INPUTS times their variances. Always
+               over so many samples that the mean is four standard errors from 0.
 What to do     bias=True in this layer, or subtract the mean of targets or inputs.
 When it errs   Functions that are known to go through the origin and are all positive, such as norms of vectors.
 References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 5.7 (the bias of an affine function); LeCun et
@@ -61,13 +61,22 @@ class MissingBias(GraphRule):
 
 def _of_targets(first: FirstPass, start: Start) -> Iterator[Finding]:
     layer, has_bias = last_layer(first.graph, start.node)
-    if start.kind != "squared error" or layer is None or has_bias or not start.rows * start.offset > CERTAIN:
+    offset, rows = _offset(start)
+    if layer is None or has_bias or not rows * offset > CERTAIN:
         return
     limit = _limit(first, layer)
-    if start.offset > limit:
+    if offset > limit:
         known = f"a mean of {number(start.target_mean)}" if start.target_mean == start.target_mean else "a mean"
         message = f"Targets have {known} far from 0, and {_code(first.graph, layer)}, which gives the predictions, has no bias."
-        yield _finding(first, layer, message, start.offset, limit, start.rows, "targets")
+        yield _finding(first, layer, message, offset, limit, rows, "targets")
+
+
+def _offset(start: Start) -> tuple[float, int]:
+    """Squared mean of the targets by their variance, and over how many; of yes and no around a half, which logits of 0 give."""
+    if start.kind == "squared error":
+        return start.offset, start.rows
+    is_binary = start.kind == "binary cross-entropy" and start.target_std > 0
+    return ((start.target_mean - 0.5) / start.target_std) ** 2 if is_binary else math.nan, start.samples
 
 
 def _limit(first: FirstPass, layer: int) -> float:

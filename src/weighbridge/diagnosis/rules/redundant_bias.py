@@ -2,9 +2,9 @@
 
 Symptom        The bias drifts or stays where it is, and the network is the same without it.
 How it decides What the bias adds is followed through the graph of the first losses (flow.py): on every path a batch or
-               instance norm in training subtracts it with the channel's mean, or a softmax loses it because it is the same
-               for all terms (the key bias of attention without rotary embedding: one note for all of them). A proof;
-               LayerNorm and GroupNorm are none.
+               instance norm in training (x - x.mean(0) by hand, too) subtracts it with the channel's mean, or a softmax
+               loses it because it is the same for all terms (the key bias of attention without rotary embedding: one note
+               for all of them). A proof; LayerNorm and GroupNorm are none.
 What to do     Build the layer with bias=False; the norm has a shift of its own.
 When it errs   An output that no loss of the first step uses may need the bias.
 References     Ioffe and Szegedy 2015, "Batch Normalization", section 3.2; Namazifar et al. 2023, arXiv 2302.08626 (key

@@ -3,8 +3,9 @@
 Symptom        Gradients before the layer are tiny, the loss falls slowly or not at all, outputs of the layer are all near the
                ends of their range.
 How it decides Of a part of each output that is given through tanh or sigmoid (a module or not) to the next module, and of
-               what autograd keeps of such a function inside a module, of which a weight is the place: a number is flat where the slope is below 0.01 (|x| > 3, |x| > 4.6), a unit is saturated where it is flat for more than
-               95 % of its numbers. Told at PATIENCE looks where more than MOST of a layer's units are saturated or more than
+               what autograd keeps of such a function inside a module, of which a weight is the place: a number is flat
+               where the slope is below 0.01 (|x| > 3, |x| > 4.6), a unit is saturated where it is flat for more than 95 %
+               of its numbers. Told at PATIENCE looks where more than MOST of a layer's units are saturated or more than
                MUCH of its numbers flat, while the loss does not fall; at the start of training, which no usual initialisation
                makes so, where more than MOST of its numbers are flat.
 What to do     Scale inputs, start weights by Xavier with a gain of at most 5/3, lower the learning rate, put a norm before
