@@ -26,6 +26,7 @@ MOST_NODES: Final = 24  # between the loss's root and the targets
 OF_TARGETS: Final = ("NllLoss", "NllLoss2D", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
 RESHAPES: Final = ("View", "UnsafeView", "Unsqueeze", "Squeeze", "Alias", "Clone", "ToCopy", "Select")
 LINEAR: Final = ("Mean", "Sum", "Neg", *RESHAPES)
+WHOLE: Final = (*TO_NUMPY, torch.int64, torch.int32, torch.bool)
 LOGS: Final = ("LogSoftmax", "LogSigmoid", "Log")
 
 
@@ -95,7 +96,7 @@ def _times_logs(node: Any) -> Targets:
     for place, side in ((0, "self"), (1, "other")):
         before, constant = node.next_functions[1 - place][0], saved(node, side)
         is_constant = node.next_functions[place][0] is None and before is not None and _name(before) in LOGS
-        if not is_constant or constant is None or not (is_plain(constant) and constant.is_cpu and constant.dtype in TO_NUMPY):
+        if not is_constant or constant is None or not (is_plain(constant) and constant.is_cpu and constant.dtype in WHOLE):
             continue
         values = constant.numpy()
         if not ((values == 0) | (values == 1)).all():
