@@ -107,3 +107,19 @@ def test_a_schedule_that_ends_at_0_and_a_group_that_is_frozen_by_its_rate(tmp_pa
         optimizer.step()
 
     assert _told(tmp_path, turn, steps=30) == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_updates_by_hand_that_are_lost_in_bfloat16(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 3)).to(dtype)
+    weighbridge.init(dir=tmp_path, name="run")
+    with weighbridge.watch(model) as run:
+        for _ in range(15):
+            model.zero_grad()
+            F.cross_entropy(model(torch.randn(64, 6, dtype=dtype)).float(), torch.randint(0, 3, (64,))).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.sub_(3e-3 * p.grad)
+    told = [f.rule for f in weighbridge.diagnose(run.path) if f.rule == "lost-updates"]
+    assert told == (["lost-updates"] if dtype == torch.bfloat16 else [])

@@ -97,7 +97,7 @@ class Accumulation:
 
     def after_step(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder) -> float:
         """An optimizer has used these gradients. Writes the rows of `accumulation`, and gives the factor that the gradients
-        were multiplied with since the last pass; NaN where it is not certain that there is one for all."""
+        were multiplied with since the last pass (the largest, of several); NaN where it is not certain."""
         tensors = {w.tensor for w in weighed}
         if not self.has_measured or self.last is None or self.used & tensors:
             return _NAN
@@ -126,10 +126,11 @@ def _by_tensor(weighed: list[Weighed], items: Items) -> Sums:
 
 
 def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> float:
-    """The one factor between these sums after the last pass and those at the step; NaN where there is not one for all.
+    """The one factor between these sums after the last pass and those at the step; where there is not one for all, the largest of
+    them if it is below 1 (nothing is left of more), else NaN.
 
     Clipping by value changes the sum of squares and that of absolute values by different factors, clipping tensor by tensor
-    each tensor by its own. Rounding each product changes a sum by its dtype's epsilon over the root of the number of elements
+    (or row by row) each tensor by its own. Rounding each product changes a sum by its dtype's epsilon over the root of the number of elements
     that it rests on, which is at least sum_abs^2 / sum_sq.
     """
     before = np.array(last, np.float64).reshape(-1, 2)
@@ -144,7 +145,9 @@ def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> fl
         rounding = 4 * EPSILONS[codes] * np.sqrt(before[:, 0]) / before[:, 1] + 1e-6
         factor = float(np.sqrt(now[:, 0].sum() / before[:, 0].sum()))
         is_one = np.abs(ratios / factor - 1) <= rounding[:, None] + rounding[np.argmax(before[:, 0])]
-    return factor * scale if factor > 0 and np.isfinite(factor) and is_one.all() else _NAN
+        if not is_one.all():
+            factor = float(ratios.max()) if ratios.max() * scale < 1 - _ALIKE else _NAN
+    return factor * scale if factor > 0 and np.isfinite(factor) else _NAN
 
 
 def _is_clipping(factor: float, multiple: float, passes: int) -> bool:
