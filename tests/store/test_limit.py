@@ -201,5 +201,6 @@ def test_single_steps_are_recorded_again_once_there_is_room(tmp_path: Path, star
     begins, gone = [event for event in record.events() if event.kind == "dropped"]
     assert begins.detail == {"first_step": gone.detail["first_step"]}
     assert gone.detail["last_step"] == 10_999
+    assert gone.step < 11_500  # told when there was room again, not at the end
     left = record.series("layers.0.weight", "gradient.rms").steps
     np.testing.assert_array_equal(left[left >= 11_000][:1000], np.arange(11_000, 12_000))
