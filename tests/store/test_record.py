@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from made_rows import event, logs, rows, steps, tensors, values
 
@@ -137,3 +138,27 @@ def test_a_heat_map_keeps_the_extremes_of_every_bucket(run: Path) -> None:
 
 def test_an_existing_name_is_never_written_into(tmp_path: Path) -> None:
     assert [create_run(tmp_path, "a/b", {}).name for _ in range(3)] == ["a-b", "a-b-2", "a-b-3"]
+
+
+def test_rows_that_nobody_compacts_do_not_stay_in_memory(tmp_path: Path) -> None:
+    path = create_run(tmp_path, "starved", {})
+    writer = RankWriter(path, segment_steps=500)
+    writer.write({"tensors": tensors(8)}, 0, 0)
+    decoded = 0
+    for first in range(0, 6_000, 100):
+        batch = rows(first, first + 100, 8)
+        decoded += batch.nbytes
+        writer.write({"rows": batch, "steps": steps(first, first + 100)}, first, first + 99)
+    record = open_run(path)
+    ask = [
+        lambda: record.heat_map("gradient.rms", 100),
+        lambda: record.heat_map("update.ratio", 100),
+        lambda: record.series("layers.0.weight", "gradient.rms"),
+        lambda: record.at_step(700, ["gradient.rms"]),
+        lambda: record.histogram("layers.0.weight", "gradient", 5_000),
+    ]
+    for question in ask:
+        before = pa.total_allocated_bytes()
+        question()
+        assert pa.total_allocated_bytes() - before < decoded / 10
+    np.testing.assert_array_equal(record.series("layers.0.weight", "gradient.rms").steps, np.arange(6_000))
