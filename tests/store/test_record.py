@@ -10,7 +10,7 @@ import pytest
 from made_rows import event, logs, rows, steps, tensors, values
 
 from weighbridge.catalog import RATIO, evaluate, parse
-from weighbridge.errors import NotARun, NothingRecorded, UnknownTensor
+from weighbridge.errors import CorruptRun, NotARun, NothingRecorded, UnknownTensor
 from weighbridge.records import Quantity
 from weighbridge.store.layout import create_run
 from weighbridge.store.record import list_runs, open_run
@@ -162,3 +162,17 @@ def test_rows_that_nobody_compacts_do_not_stay_in_memory(tmp_path: Path) -> None
         question()
         assert pa.total_allocated_bytes() - before < decoded / 10
     np.testing.assert_array_equal(record.series("layers.0.weight", "gradient.rms").steps, np.arange(6_000))
+
+
+def test_a_damaged_flush_of_a_long_segment_is_said_and_never_answered_from(tmp_path: Path) -> None:
+    path = create_run(tmp_path, "damaged", {})
+    writer = RankWriter(path)
+    writer.write({"tensors": tensors()}, 0, 0)
+    for first in range(0, 200, 20):
+        writer.write({"rows": rows(first, first + 20)}, first, first + 19)
+    data = path / "rank-0" / "rows-0001.arrows"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(CorruptRun, match="rows-0001"):
+        open_run(path).series("layers.0.weight", "gradient.rms")

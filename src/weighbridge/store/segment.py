@@ -188,7 +188,7 @@ class SegmentReader:
         return self._batches
 
     def stream(self, columns: Sequence[str], start: int, stop: int) -> pa.RecordBatchReader:
-        """These columns of the acknowledged record batches, in order: all with rows of start <= step < stop, and perhaps others.
+        """These columns of the acknowledged record batches, in order: all with rows of start <= step < stop, perhaps others.
 
         Each is decoded from the mapped file when it is asked for; nothing of it stays in memory. Raises CorruptRun, or
         FileNotFoundError where the segment was compacted meanwhile.
