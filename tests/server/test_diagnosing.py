@@ -296,7 +296,7 @@ def test_what_is_given_up_ends_its_process_and_the_next_question_is_answered(fol
         assert process.poll() is None
         while thread.is_alive():  # given up a moment before the question was written, it would be asked
             several.give_up(folder / "first")
-            thread.join(0.05)
+            thread.join(5)
         assert len(raised) == 1
         assert process.returncode is not None
         assert several.ask(folder / "first")[2].steps == diagnose(folder / "first").steps
