@@ -273,11 +273,14 @@ def test_what_nobody_asks_for_any_more_is_given_up_where_others_wait(tmp_path: P
     assert ask(diagnoser, runs, "a")["known"] is True
 
 
-def test_what_is_given_up_ends_its_process_and_the_next_question_is_answered(folder: Path) -> None:
-    several = Several()
+def test_what_is_given_up_ends_its_process_and_the_next_question_is_answered(folder: Path, tmp_path: Path) -> None:
+    several, asked = Several(), tmp_path / "asked"
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", "input(); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", f"input(); open({str(asked)!r}, 'w'); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         several._free[-1]._process = process  # one that takes for ever
         raised: list[BaseException] = []
@@ -290,13 +293,12 @@ def test_what_is_given_up_ends_its_process_and_the_next_question_is_answered(fol
 
         thread = threading.Thread(target=wait_for_it)
         thread.start()
-        while not several._busy:
+        while not asked.exists():
             time.sleep(0.01)
         several.give_up(folder / "second")
         assert process.poll() is None
-        while thread.is_alive():  # given up a moment before the question was written, it would be asked
-            several.give_up(folder / "first")
-            thread.join(5)
+        several.give_up(folder / "first")
+        thread.join(60)
         assert len(raised) == 1
         assert process.returncode is not None
         assert several.ask(folder / "first")[2].steps == diagnose(folder / "first").steps
