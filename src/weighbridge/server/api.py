@@ -31,7 +31,7 @@ from weighbridge.server.biasworth import worth_of
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
-from weighbridge.server.lines import health_of
+from weighbridge.server.lines import guess_of, health_of
 from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
@@ -152,6 +152,7 @@ class Api:
                 "logged": list(record.log_keys()),
                 "ranks": list(record.ranks),
                 "attempts": [dataclasses.asdict(one) for one in record.attempts],
+                "guess": guess_of(record),
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
                 "less_detail": jsonable(dataclasses.asdict(record.detail)) if record.detail is not None else None,
