@@ -112,8 +112,7 @@ class LowLearningRate(Rule):
         is_short = step.is_whole and step.pace < PACE and abs(step.promise) < PROMISE and step.leverage > LEVERAGE
         has_begun = bool(course.steps) and is_lowered  # what was lowered too soon is watched until it is clear
         course.is_done = has_learnt or (course.count > LATEST and not has_begun)
-        is_over = step.rate == 0 and not has_learnt  # nothing moves, and there is much to gain
-        is_over &= is_lowered or (course.rate == 0 and is_short)  # ... or never has
+        is_over = step.rate == 0 and is_lowered and not has_learnt  # nothing moves, and there is much to gain
         if course.is_done or not (is_short or is_over) or (step.rate == 0 and not is_over):
             course.steps.clear()
             return False
