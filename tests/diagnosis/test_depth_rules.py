@@ -69,6 +69,13 @@ def test_two_recorded_steps_are_too_few() -> None:
     assert found(VANISHING, _slopes(_even(1e-6), steps=van.PATIENCE - 1)) == []
 
 
+@pytest.mark.parametrize(("between", "told"), [(1e-5, 1), (1.0, 0)])
+def test_they_have_to_come_one_after_the_other(between: float, told: int) -> None:
+    ratios = [1e-5, 1e-5, between, 1e-5, 1e-5]
+    sizes = np.array([_even(ratio) for ratio in ratios]).T.tolist()
+    assert len(found(VANISHING, _slopes(sizes))) == told
+
+
 def test_a_branch_beside_a_shortcut_may_have_none() -> None:
     assert found(VANISHING, _slopes([1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1.0])) == []
 
