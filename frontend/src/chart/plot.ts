@@ -107,7 +107,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       draw: [
         (plot) => {
           drawOlder(plot, of.older(), of.begins(), look.kind, token("ink-3"));
-          if (!of.isBare()) drawLevel(plot, of.level(), of.yRange(), token("ink"), token("surface"));
+          if (!of.isBare()) drawLevel(plot, of.level(), of.yRange(), token("ink"));
           drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
           drawPin(plot, of.pinned(), token("ink"));
         },
@@ -204,22 +204,19 @@ export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath"
   pen.closePath();
 }
 
-/** A dashed line with a rim, so that it is seen on a dense line, too. */
-function drawLevel(plot: uPlot, level: Level | null, [low, high]: Range, ink: string, rim: string): void {
+function drawLevel(plot: uPlot, level: Level | null, [low, high]: Range, ink: string): void {
   if (!level || !(level.value > low && level.value < high)) return;
   const { ctx, bbox } = plot;
   const ratio = devicePixelRatio || 1;
   const y = Math.round(plot.valToPos(level.value, "y", true)) + 0.5;
   ctx.save();
-  for (const [colour, width, dash] of [[rim, 3, []], [ink, 1.5, [5 * ratio, 4 * ratio]]] as const) {
-    ctx.strokeStyle = colour;
-    ctx.lineWidth = width * ratio;
-    ctx.setLineDash([...dash]);
-    ctx.beginPath();
-    ctx.moveTo(bbox.left, y);
-    ctx.lineTo(bbox.left + bbox.width, y);
-    ctx.stroke();
-  }
+  ctx.strokeStyle = ink;
+  ctx.lineWidth = ratio;
+  ctx.setLineDash([5 * ratio, 4 * ratio]);
+  ctx.beginPath();
+  ctx.moveTo(bbox.left, y);
+  ctx.lineTo(bbox.left + bbox.width, y);
+  ctx.stroke();
   ctx.restore();
 }
 

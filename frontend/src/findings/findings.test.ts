@@ -32,6 +32,6 @@ test("a sentence on findings has their titles, not their keys", () => {
   const named = (key: string, title: string, place: string): Finding => ({ key, title, place }) as Finding;
   const all = [named("dead-units at 0", "Most units never fire", "0"), named("dead-units at 0.in", "Most units never fire", "0.in"), named("loss-spike", "The loss jumps", "")];
   const text = "loss-spike or dead-units at 0.in may be the cause of dead-units at 0, not of my-loss-spike";
-  assert.equal(inTitles(text, all), "“The loss jumps” or “Most units never fire” (0.in) may be the cause of “Most units never fire” (0), not of my-loss-spike");
+  assert.equal(inTitles(text, all), "“The loss jumps” or “Most units never fire” at 0.in may be the cause of “Most units never fire” at 0, not of my-loss-spike");
   assert.equal(inTitles(text, []), text);
 });

@@ -65,7 +65,7 @@ export function inTitles(text: string, findings: readonly Finding[]): string {
   if (keys.length === 0) return text;
   return text.replace(new RegExp(`(?<![\\w-])(?:${keys.join("|")})(?![\\w.])`, "g"), (key) => {
     const { title, place } = by.get(key)!;
-    return `“${title}”${place ? ` (${brief(place, 30)})` : ""}`;
+    return `“${title}”${place ? ` at ${brief(place, 30)}` : ""}`;
   });
 }
 

@@ -24,7 +24,7 @@ from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, WeighbridgeError
-from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
+from weighbridge.server import answers, apart, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
 from weighbridge.server.biasworth import worth_of
@@ -295,7 +295,8 @@ class Api:
         """Several runs beside each other (versus.py)."""
         names = several(request, 1)
         with ExitStack() as opened:
-            return JSONResponse(versus.comparison(names, self._use(opened, names)))
+            records = self._use(opened, names)
+            return JSONResponse(apart.added(versus.comparison(names, records), records))
 
     def difference(self, request: Request) -> Response:
         """The picture of the second run against the first."""
