@@ -24,7 +24,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.chain import Chain, chains
 from weighbridge.diagnosis.depth import Profile, levels, levels_of_steps, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.sizes import ends, normed
@@ -43,13 +45,16 @@ BATCH_NORM = 1.21  # root of pi / (pi - 1): what a ReLU layer with batch norm pa
 ABRUPT = 0.5
 LEAST = 3
 HISTORY = 50
+IMPROVED = 0.02  # of the loss in EARLY steps: where one look alone has shown more than LIMIT
 HALVED = 0.5  # what has learnt so much bears its gradients, and near 0 they are rounding
 
 
 class ExplodingGradient(Rule):
     id, title = "exploding-gradient", "The gradient explodes"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "graph"])
+    needs = Needs(
+        activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "graph", "events"]
+    )
     travels = "shallower"
     causes = (
         *(
@@ -78,6 +83,8 @@ class ExplodingGradient(Rule):
         self.ends: set[str] = set()
         self.free: set[int] = set()  # outputs that are divided by their own size
         self.is_recorded = False
+        self.chain: Chain | None = None  # above LIMIT in the one pass that was looked at
+        self.course = LossCourse()
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -94,12 +101,17 @@ class ExplodingGradient(Rule):
         taken = rows_by_step(row for row in block.rows("steps") if not row["skipped"])
         self.passes += [from_text(row["detail"]) for row in block.rows("graph")]
         self.rivals.read(block)
+        for chain in chains(block) if not self.told else ():
+            yield from self._along_chain(chain)
         has_slopes = np.isfinite(slopes).any(axis=1)
         wholes = np.sqrt(summed(np.nan_to_num(gradients[:, self.is_parameter] ** 2, posinf=np.inf))).tolist()
         bounds: list[np.ndarray] = []
         for i in range(len(block)):
             for row in taken.get(block.start + i, ()):
                 self.progress.read(row)
+                if self.chain is not None and row["loss"] is not None:
+                    self.course.add(row["loss"])
+                    yield from self._of_chain(self.chain, block.start + i)
             for place, profile in enumerate(() if block.start + i >= self.rivals.since else profiles):  # gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
@@ -151,6 +163,39 @@ class ExplodingGradient(Rule):
             self.begun = step if self.begun < 0 else self.begun
             if rows := self.rows.get((profile.model, profile.is_of_outputs)):
                 rows.clear()
+
+    def _along_chain(self, chain: Chain) -> Iterator[Finding]:
+        """Layers that are no modules, in a first pass."""
+        self.is_recorded = True
+        ratio = float(chain.norms.max() / chain.norms[-1])
+        if ratio > AT_ONCE or (ratio > LIMIT and not chain.is_through_time):
+            self.chain = chain
+            yield from self._of_chain(chain, chain.step)
+
+    def _of_chain(self, chain: Chain, step: int) -> Iterator[Finding]:
+        ratio = float(chain.norms.max() / chain.norms[-1])
+        if ratio <= AT_ONCE and (self.course.steps < EARLY or self.course.has_improved(IMPROVED)):
+            if self.course.steps >= EARLY:
+                self.chain = None
+            return
+        self.chain = None
+        if self.told:
+            return
+        self.told.add("")
+        yield Finding(
+            place=chain.parameters[0],
+            first_step=chain.step,
+            told_step=step,
+            message=f"The loss's gradient by what a product with {chain.parameters[int(chain.norms.argmax())]} gives is "
+            f"{number(ratio)} times that by what the last one gives ({number(LIMIT)} is the limit over the whole depth).",
+            evidence=(
+                ValueEvidence("largest gradient along the depth over that of the last product", ratio, LIMIT),
+                chain.table("norm of the loss's gradient by what each product gives", chain.norms),
+            ),
+            fix="Make the initial weights smaller (torch.nn.init.orthogonal_ for one that is used again and again), put norm "
+            "layers between, and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step().",
+            depth=1.5,
+        )
 
     def _learn_from_graphs(self) -> None:
         if self.passes:
