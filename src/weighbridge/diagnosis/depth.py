@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -86,6 +87,20 @@ def parameters(tensors: Tensors) -> list[Profile]:
         columns = tuple(biases if len(biases) >= len(weights) else weights)
         found.append(Profile(model, columns, (True,) * len(columns), (False,) * len(columns), False))
     return found
+
+
+def beside_the_last(tensors: Tensors, columns: Sequence[int]) -> list[int]:
+    """Places of the parameters that make one layer with the last: several layers have the same kinds, each of them once (a mean
+    and a deviation per weight). How their gradients differ is no matter of depth."""
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        owner, _, leaf = tensors.name(column).rpartition(".")
+        kinds.setdefault(owner, []).append(re.sub(r"\d+", "#", leaf))
+    last = tensors.owner(columns[-1])
+    mine = sorted(kinds.get(last, ()))
+    if len(mine) != len(set(mine)) or not any(sorted(other) == mine for owner, other in kinds.items() if owner != last):
+        return []
+    return [place for place, column in enumerate(columns) if tensors.owner(column) == last]
 
 
 def _is_taken_out(tensors: Tensors, bias: int) -> bool:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, beside_the_last, levels, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.sizes import ends, normed
@@ -143,11 +143,11 @@ class ExplodingGradient(Rule):
             self.passes = []
 
     def _at_the_end(self, profile: Profile, places: list[int], sizes: np.ndarray) -> float:
-        """The largest gradient at a layer that ends the graph; the last of all is one."""
-        heads = [
-            k for k, p in enumerate(places) if self.tensors.place_of(profile.columns[p]).removesuffix(".bias") in self.ends
-        ]
-        return float(sizes[[*heads, -1]].max())
+        """The largest gradient at a layer that ends the graph; the last of all is one, with all parameters that it is made of."""
+        columns = [profile.columns[p] for p in places]
+        heads = [k for k, c in enumerate(columns) if self.tensors.place_of(c).removesuffix(".bias") in self.ends]
+        beside = [] if profile.is_of_outputs else beside_the_last(self.tensors, columns)
+        return float(sizes[[*heads, *beside, -1]].max())
 
     def _of_depth(self, profile: Profile, first: int, step: int, places: list[int], sizes: np.ndarray) -> Finding:
         names = [self.tensors.place_of(profile.columns[p]) for p in places]

@@ -162,11 +162,11 @@ class HighLearningRate(Rule):
         course.losses.append(step.loss)
         course.count += 1
         why = self._shown_by_loss(course, step.loss)
-        is_wild = step.promise > PROMISE and (step.pace > PACE or math.isinf(step.promise))
+        is_wild = step.scaled > PROMISE and (step.pace > PACE or math.isinf(step.scaled))
         course.look_at(step, is_wild)
         if is_wild:
-            course.last_wild = course.count, step.promise
-            course.worst = max((s for s in (course.worst, step) if s), key=lambda s: s.promise)
+            course.last_wild = course.count, step.scaled
+            course.worst = max((s for s in (course.worst, step) if s), key=lambda s: s.scaled)
         course.wild.append(is_wild)
         course.shown.append(step)
         return why
@@ -188,7 +188,7 @@ class HighLearningRate(Rule):
             return f"the loss swings around {number(middle)}"
         if is_stuck and 0 <= course.held_up <= course.count - WINDOW:
             return f"the loss is held up at {number(middle)}"
-        was_wild = ago >= WINDOW and course.worst.promise > 2 * PROMISE
+        was_wild = ago >= WINDOW and course.worst.scaled > 2 * PROMISE
         return f"the loss is stuck at {number(middle)}, no lower than it began" if is_stuck and was_wild else ""
 
     def _finding(self, course: _Course, step: Step, why: str, block: Block) -> Finding:
@@ -200,10 +200,10 @@ class HighLearningRate(Rule):
             first_step=course.since,
             told_step=step.step,
             message=f"Step {worst.step} changed the weights by {number(worst.pace)} of their size and would have taken "
-            f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first "
+            f"{number(worst.scaled)} times the whole loss away were it straight; it leapt over: {why} (first "
             f"{number(course.first_loss)}).{course.how_set}",
             evidence=(
-                ValueEvidence("promised share of the loss in one step, the largest", worst.promise, PROMISE),
+                ValueEvidence("promised share of the loss in one step, the largest", worst.scaled, PROMISE),
                 ValueEvidence("size of that step over the size of the weights", worst.pace, PACE),
                 SeriesEvidence("loss", tuple(steps), tuple(losses)),
                 SeriesEvidence("promised share of the loss", tuple(steps), tuple(s.promise for s in course.shown), PROMISE),
