@@ -48,7 +48,7 @@ class StepRows:
             self.write_passes()
 
     def pass_ended(self, table: TensorTable) -> None:
-        """Forget a pass that was another model's (a client's, of which this model takes the mean): it asks for no step of ours."""
+        """Forget a pass of another model (a client's, of which this one takes the mean): it asks for no step of ours."""
         if not self.is_ours:
             self.is_ours = any(one.parameter.grad is not None for one in table.alive())
             if not self.is_ours and self.early_rows:

@@ -89,18 +89,20 @@ def parameters(tensors: Tensors) -> list[Profile]:
     return found
 
 
-def beside_the_last(tensors: Tensors, columns: Sequence[int]) -> list[int]:
-    """Places of the parameters that make one layer with the last: several layers have the same kinds, each of them once (a mean
-    and a deviation per weight). How their gradients differ is no matter of depth."""
+def as_layers(tensors: Tensors, columns: Sequence[int], sizes: np.ndarray) -> np.ndarray:
+    """Gradients of parameters by layer: where several modules have the same kinds of them, each once (a mean and a deviation of
+    every weight), they make one layer together, and each counts as the largest. How they differ is no matter of depth."""
     kinds: dict[str, list[str]] = {}
     for column in columns:
-        owner, _, leaf = tensors.name(column).rpartition(".")
-        kinds.setdefault(owner, []).append(re.sub(r"\d+", "#", leaf))
-    last = tensors.owner(columns[-1])
-    mine = sorted(kinds.get(last, ()))
-    if len(mine) != len(set(mine)) or not any(sorted(other) == mine for owner, other in kinds.items() if owner != last):
-        return []
-    return [place for place, column in enumerate(columns) if tensors.owner(column) == last]
+        kinds.setdefault(tensors.owner(column), []).append(tensors.name(column).rpartition(".")[2])
+    last = sorted(kinds[tensors.owner(columns[-1])])
+    mine = [owner for owner, names in kinds.items() if sorted(names) == last]
+    if len({re.sub(r"\d+", "#", name) for name in last}) < len(last) or len(last) < 2 or len(mine) < 2:
+        return sizes
+    owners = np.array([tensors.owner(column) for column in columns])
+    return np.array(
+        [sizes[owners == owner].max() if owner in mine else size for owner, size in zip(owners, sizes, strict=True)]
+    )
 
 
 def _is_taken_out(tensors: Tensors, bias: int) -> bool:

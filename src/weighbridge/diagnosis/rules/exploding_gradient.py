@@ -3,7 +3,8 @@
 Symptom        Updates of the shallow layers are wild; the loss jumps or becomes NaN.
 How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
                norm layer, which divides by it): the largest over that of the last layer (of several heads side by side, by
-               the graph of the first loss, the one with most). In the first EARLY steps above LIMIT at PATIENCE in a row;
+               the graph of the first loss, the one with most; without such modules gradients of parameters, of which a mean
+               and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row;
                above AT_ONCE at one recorded step, later only while the loss is not below HALVED of its first. Or over
                steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before, while the loss
                is clearly worse than at the start (twice its first value three times in a row, or ten times once).
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, beside_the_last, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, as_layers, levels, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.sizes import ends, normed
@@ -121,6 +122,7 @@ class ExplodingGradient(Rule):
         if len(places) < LEAST or profile.model in self.told or not sizes[-1] > 0:
             return
         self.is_recorded = True
+        sizes = sizes if profile.is_of_outputs else as_layers(self.tensors, [profile.columns[p] for p in places], sizes)
         ratio = float(sizes.max() / self._at_the_end(profile, places, sizes))
         rows = self.rows.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
         self.begun = step if self.begun < 0 else self.begun
@@ -143,11 +145,11 @@ class ExplodingGradient(Rule):
             self.passes = []
 
     def _at_the_end(self, profile: Profile, places: list[int], sizes: np.ndarray) -> float:
-        """The largest gradient at a layer that ends the graph; the last of all is one, with all parameters that it is made of."""
-        columns = [profile.columns[p] for p in places]
-        heads = [k for k, c in enumerate(columns) if self.tensors.place_of(c).removesuffix(".bias") in self.ends]
-        beside = [] if profile.is_of_outputs else beside_the_last(self.tensors, columns)
-        return float(sizes[[*heads, *beside, -1]].max())
+        """The largest gradient at a layer that ends the graph; the last of all is one."""
+        heads = [
+            k for k, p in enumerate(places) if self.tensors.place_of(profile.columns[p]).removesuffix(".bias") in self.ends
+        ]
+        return float(sizes[[*heads, -1]].max())
 
     def _of_depth(self, profile: Profile, first: int, step: int, places: list[int], sizes: np.ndarray) -> Finding:
         names = [self.tensors.place_of(profile.columns[p]) for p in places]

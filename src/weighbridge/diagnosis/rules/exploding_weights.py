@@ -6,8 +6,7 @@ How it decides The rms of each weight matrix over its first one (or over 0.1 / s
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
                no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
                (twice its first value three times in a row, or ten times once; or below 0 and ten times as large) and the last
-               doubling took less than SLOWS times as long as that before, or above
-               FAR, while the loss does not fall (nor do its ranks: test of Mann and Whitney, z above -CLEAR) and its steps
+               doubling took less than SLOWS times as long as that before, or above FAR, while the loss does not fall (nor do its ranks: test of Mann and Whitney, z above -CLEAR) and its steps
                promised NEAR of it in all: where they promise less, the targets are far (of a million, in their own units).
                Several doublings in one step are one leap. Growth at a constant rate, however fast, takes twice as long for
                each doubling; that of a learning rate in warm-up, too.
@@ -42,7 +41,9 @@ DOUBLINGS = 3
 LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
-SLOWS = math.sqrt(2)  # between growth at a rate (1) and at a constant pace (2): Adam's way to targets that are far, or move away
+SLOWS = math.sqrt(
+    2
+)  # between growth at a rate (1) and at a constant pace (2): Adam's way to targets that are far, or move away
 RANKED, LOOKED_BACK, CLEAR = 8, 50, 1.0  # losses of each half, and of both at most; standard errors (ranktest.py)
 NEAR = 1.0  # all of the loss, by all steps together: what grows for nothing has promised that long ago
 FAR = 64.0  # whatever the course, where it does no good: six doublings
@@ -122,9 +123,7 @@ class ExplodingWeights(Rule):
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
         far = row > FAR * self.begun
         told = [
-            c
-            for c in grown.tolist()
-            if (is_worse and not self._slows(c)) or self._doubles(c) or (far[c] and self._is_idle(c))
+            c for c in grown.tolist() if (is_worse and not self._slows(c)) or self._doubles(c) or (far[c] and self._is_idle(c))
         ]
         if told:
             self.told[told] = self.has_moved = True
