@@ -4,12 +4,12 @@ Symptom        Weights shrink towards 0, outputs become the same for all inputs,
 How it decides For all weights that decay together, by the optimizer or by a penalty in the loss (its graph shows a term that
                knows the weights alone): the update points back along the weights, cosine(u, w) below -RADIAL (a gradient is
                nearly at right angles to the weights), and shortens them by more than RATE per step, in PATIENCE recorded
-               steps in a row; of fewer than ENOUGH numbers the angle tells nothing. Decay that is added to the gradients by hand does the same without a word in the optimizer; it
-               is known by taking the same share of every matrix (within EVEN). Or weights lose more than RATE per step
-               outside the optimizer, which is exact: they are shorter than the last step left them. Or they have lost half of
-               their norm since the first step, with decay that alone accounts for as much. And the loss is no better than
-               IMPROVED below where it began, or has lost LOST of what it had won; where the penalty is a part of it, it tells
-               nothing and is not asked.
+               steps in a row; of fewer than ENOUGH numbers the angle tells nothing. Decay that is added to the gradients by
+               hand does the same without a word in the optimizer; it is known by taking the same share of every matrix
+               (within EVEN). Or weights lose more than RATE per step outside the optimizer, which is exact: they are shorter
+               than the last step left them. Or they have lost half of their norm since the first step, with decay that alone
+               accounts for as much. And the loss is no better than IMPROVED below where it began, or has lost LOST of what it
+               had won; where the penalty is a part of it, it tells nothing and is not asked.
 What to do     Divide `weight_decay`, or the factor of the penalty, by 10 or more; lr times weight_decay is the share of every
                weight that is lost per step, usually 10^-6 to 10^-4. With Adam use AdamW: added to the gradient, decay is
                blown up to steps of lr.
@@ -40,9 +40,7 @@ from weighbridge.firstpass import from_text
 from weighbridge.format import number, share
 
 RADIAL = 0.7  # Adam with L2: u is lr * sign(w), of cosine 0.80 (normal w) or 0.87 (uniform w) with it
-ENOUGH = (
-    10  # numbers: the cosine of directions without relation deviates by n^-1/2, and 0.7 is 2.2 of these; of one number it is 1
-)
+ENOUGH = 10  # numbers: the cosine of unrelated directions deviates by n^-1/2, and 0.7 is 2.2 of these; of one number it is 1
 RATE = 0.01  # per step: half of the norm in 70 steps, 100 to 10,000 times what is usual
 PATIENCE = 3
 HALF = 0.5

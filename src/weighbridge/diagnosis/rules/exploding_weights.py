@@ -6,10 +6,11 @@ How it decides The rms of each weight matrix over its first one (or over 0.1 / s
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
                no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
                (twice its first value three times in a row, or ten times once; or below 0 and ten times as large) and the last
-               doubling took less than SLOWS times as long as that before, or above FAR, while the loss does not fall (nor do its ranks: test of Mann and Whitney, z above -CLEAR) and its steps
-               promised NEAR of it in all: where they promise less, the targets are far (of a million, in their own units).
-               Several doublings in one step are one leap. Growth at a constant rate, however fast, takes twice as long for
-               each doubling; that of a learning rate in warm-up, too.
+               doubling took less than SLOWS times as long as that before, or above FAR, while the loss does not fall (nor do
+               its ranks: test of Mann and Whitney, z above -CLEAR) and its steps promised NEAR of it in all: where they
+               promise less, the targets are far (of a million, in their own units). Several doublings in one step are one
+               leap. Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate
+               in warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
                lower the learning rate.
 When it errs   Deliberate growth: a temperature kept as a matrix. A weight that starts near 0 and has to become large (a
