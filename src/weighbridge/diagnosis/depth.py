@@ -105,11 +105,18 @@ def levels(profile: Profile, row: np.ndarray) -> tuple[list[int], np.ndarray]:
     return places, values[places]
 
 
+def levels_of_steps(profile: Profile, rows: np.ndarray) -> np.ndarray:
+    """As `levels` of many steps at once: float64 [steps, places]; all NaN for a step of which something is not known."""
+    values = rows[:, profile.judged]
+    values[~np.isfinite(values).all(axis=1)] = np.nan
+    return values
+
+
 def sensitivities(profile: Profile, slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """norm(dL/dh) of each output, float64 [tensors]; times the rms of h in front of a norm layer: it divides by that."""
+    """norm(dL/dh) of each output, float64 [..., tensors]; times the rms of h in front of a norm layer: it divides by that."""
     found = slopes.copy()
     normed = [c for c, is_normed in zip(profile.columns, profile.is_normed, strict=True) if is_normed]
-    found[normed] *= sizes[normed]
+    found[..., normed] *= sizes[..., normed]
     return found
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, levels, levels_of_steps, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.sizes import ends, normed
@@ -96,21 +96,20 @@ class ExplodingGradient(Rule):
         self.rivals.read(block)
         has_slopes = np.isfinite(slopes).any(axis=1)
         wholes = np.sqrt(summed(np.nan_to_num(gradients[:, self.is_parameter] ** 2, posinf=np.inf))).tolist()
+        bounds: list[np.ndarray] = []
         for i in range(len(block)):
             for row in taken.get(block.start + i, ()):
                 self.progress.read(row)
-            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
+            for place, profile in enumerate(() if block.start + i >= self.rivals.since else profiles):  # gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
-                self._learn_from_graphs()
-                norms = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
-                if profile.is_of_outputs:  # divided by their size in a function, not by a norm layer
-                    own = [
-                        c
-                        for c, is_normed in zip(profile.columns, profile.is_normed, strict=True)
-                        if c in self.free and not is_normed
-                    ]
-                    norms[own] *= sizes[i, own]
+                if not bounds:
+                    self._learn_from_graphs()
+                    bounds = [_at_most(p, self._norms(p, slopes, sizes) if p.is_of_outputs else gradients) for p in profiles]
+                if bounds[place][i] <= (LIMIT if self._is_early(block.start + i) else AT_ONCE):  # as nearly all are
+                    self._saw_none(profile, block.start + i)
+                    continue
+                norms = self._norms(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
                 if np.isfinite(norms[list(profile.columns)]).any():
                     self.calls = block["activation.count"][i] / self.counts
                     yield from self._along_depth(profile, block.start + i, *levels(profile, norms))
@@ -123,8 +122,8 @@ class ExplodingGradient(Rule):
         self.is_recorded = True
         ratio = float(sizes.max() / self._at_the_end(profile, places, sizes))
         rows = self.rows.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
+        is_early = self._is_early(step)
         self.begun = step if self.begun < 0 else self.begun
-        is_early = step - self.begun < EARLY
         norms = sum(self.tensors[c].module.startswith("BatchNorm") for c in profile.columns)
         if ratio <= (LIMIT * BATCH_NORM**norms if is_early else AT_ONCE) or (not is_early and self.progress.fall() > HALVED):
             rows.clear()
@@ -133,6 +132,25 @@ class ExplodingGradient(Rule):
         if len(rows) == PATIENCE or ratio > AT_ONCE:
             self.told.add(profile.model)
             yield self._of_depth(profile, rows[0], step, places, sizes)
+
+    def _is_early(self, step: int) -> bool:
+        return self.begun < 0 or step - self.begun < EARLY
+
+    def _norms(self, profile: Profile, slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """As `sensitivities`; also of what is divided by its size in a function, not by a norm layer."""
+        norms = sensitivities(profile, slopes, sizes)
+        each = zip(profile.columns, profile.is_normed, strict=True)
+        own = [c for c, is_normed in each if c in self.free and not is_normed]
+        norms[..., own] *= sizes[..., own]
+        return norms
+
+    def _saw_none(self, profile: Profile, step: int) -> None:
+        """A step at which all of it is known and nothing is too large."""
+        if profile.model not in self.told:
+            self.is_recorded = True
+            self.begun = step if self.begun < 0 else self.begun
+            if rows := self.rows.get((profile.model, profile.is_of_outputs)):
+                rows.clear()
 
     def _learn_from_graphs(self) -> None:
         if self.passes:
@@ -214,3 +232,15 @@ class ExplodingGradient(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_recorded else (Outcome.NOT_ENOUGH_DATA, "no gradients were recorded")
+
+
+def _at_most(profile: Profile, norms: np.ndarray) -> np.ndarray:
+    """Of each row of [steps, tensors]: what the largest gradient along the depth is at most of that at the end (the last layer
+    is one of those that end the graph), float64 [steps]; NaN where not all is known, or there is no depth."""
+    sizes = levels_of_steps(profile, norms)
+    if sizes.shape[1] < LEAST:
+        return np.full(len(sizes), np.nan)
+    last = sizes[:, -1]
+    most = np.full(len(sizes), np.nan)
+    np.divide(sizes.max(axis=1), last, out=most, where=last > 0)
+    return most

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import Profile, levels, levels_of_steps, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.incode import started
 from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.rivals import Rivals
@@ -93,13 +93,18 @@ class VanishingGradient(Rule):
             if 0 < _kept_through_time(event["norms"]) < LIMIT:
                 self.times.setdefault(event["module"], event)
         has_slopes = np.isfinite(slopes).any(axis=1)
+        calm = [_is_calm(p, sensitivities(p, slopes, sizes) if p.is_of_outputs else gradients) for p in profiles]
         for i in range(len(block)):
             if block.start + i in losses:
                 self.losses.append(losses[block.start + i])
                 if self.times and block.start + i < self.rivals.since and self._is_flat():
                     yield from (self._through_time(event, block.start + i) for event in self.times.values())
                     self.times = {}
-            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
+            each = () if block.start + i >= self.rivals.since else zip(profiles, calm, strict=True)
+            for profile, is_calm in each:  # each has gradients of its own
+                if is_calm[i]:  # as nearly all are
+                    self._saw_none(profile)
+                    continue
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
@@ -113,12 +118,18 @@ class VanishingGradient(Rule):
         ratio = _starved(sizes)
         seen = self.seen.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
         if not 0 < ratio < LIMIT or _is_head_alone(profile, places, sizes):
-            seen.clear()
+            self._saw_none(profile)
             return
         seen.append((step, ratio, places, sizes))
         if len(seen) == PATIENCE and ratio <= CLOSING * seen[0][1] and (ratio < ALONE or self._is_flat()):
             self.told.add(profile.model)
             yield self._finding(profile, [*seen])
+
+    def _saw_none(self, profile: Profile) -> None:
+        """A step at which no layer starves."""
+        self.is_recorded = self.is_recorded or profile.model not in self.told
+        if seen := self.seen.get((profile.model, profile.is_of_outputs)):
+            seen.clear()
 
     def _is_flat(self) -> bool:
         losses = np.array(self.losses)
@@ -187,10 +198,27 @@ class VanishingGradient(Rule):
 
 def _starved(sizes: np.ndarray) -> float:
     """The smallest that the largest up to some place is of the largest behind it."""
-    ahead = np.maximum.accumulate(sizes)[:-1]
-    behind = np.maximum.accumulate(sizes[::-1])[::-1][1:]
-    ratios = ahead[behind > 0] / behind[behind > 0]
-    return float(ratios.min()) if len(ratios) else 1.0
+    return float(_starved_at_each(sizes[None])[0])
+
+
+def _starved_at_each(sizes: np.ndarray) -> np.ndarray:
+    """The same of each row of [steps, places]: float64 [steps]; NaN where one is."""
+    ahead = np.maximum.accumulate(sizes, axis=1)[:, :-1]
+    behind = np.maximum.accumulate(sizes[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    ratios = np.full_like(ahead, np.nan)
+    np.divide(ahead, behind, out=ratios, where=~(behind <= 0))
+    ratios[behind <= 0] = np.inf
+    found = ratios.min(axis=1, initial=np.inf)
+    return np.where(found == np.inf, 1.0, found)
+
+
+def _is_calm(profile: Profile, rows: np.ndarray) -> np.ndarray:
+    """Of each step: is all of it known, and no layer starved? bool [steps]."""
+    sizes = levels_of_steps(profile, rows)
+    if sizes.shape[1] < LEAST:
+        return np.zeros(len(sizes), bool)
+    ratios = _starved_at_each(sizes)
+    return (ratios <= 0) | (ratios >= LIMIT)  # not where it is NaN
 
 
 def _kept_through_time(norms: Sequence[float | None]) -> float:
