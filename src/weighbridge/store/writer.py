@@ -191,7 +191,7 @@ def _thinned_event(first: int, last: int, attempt: int, step: int) -> pa.RecordB
 def _leaving_out_event(gone: LeftOut, attempt: int, step: int) -> pa.RecordBatch:
     message = (
         f"disk limit: the folder is full and could not be made smaller in time: from step {gone.first} on tensors are recorded "
-        f"at one step in {KEPT_EVERY} only; losses and logs are complete"
+        f"at one step in {KEPT_EVERY} only; losses and logs are complete. More room: Plan(disk=...)"
     )
     return _event("dropped", message, {"first_step": gone.first}, attempt, step)
 
