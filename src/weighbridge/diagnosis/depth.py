@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -86,6 +87,22 @@ def parameters(tensors: Tensors) -> list[Profile]:
         columns = tuple(biases if len(biases) >= len(weights) else weights)
         found.append(Profile(model, columns, (True,) * len(columns), (False,) * len(columns), False))
     return found
+
+
+def as_layers(tensors: Tensors, columns: Sequence[int], sizes: np.ndarray) -> np.ndarray:
+    """Gradients of parameters by layer: where several modules have the same kinds of them, each once (a mean and a deviation of
+    every weight), they make one layer together, and each counts as the largest. How they differ is no matter of depth."""
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        kinds.setdefault(tensors.owner(column), []).append(tensors.name(column).rpartition(".")[2])
+    last = sorted(kinds[tensors.owner(columns[-1])])
+    mine = [owner for owner, names in kinds.items() if sorted(names) == last]
+    if len({re.sub(r"\d+", "#", name) for name in last}) < len(last) or len(last) < 2 or len(mine) < 2:
+        return sizes
+    owners = np.array([tensors.owner(column) for column in columns])
+    return np.array(
+        [sizes[owners == owner].max() if owner in mine else size for owner, size in zip(owners, sizes, strict=True)]
+    )
 
 
 def _is_taken_out(tensors: Tensors, bias: int) -> bool:

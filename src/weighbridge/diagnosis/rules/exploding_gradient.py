@@ -3,7 +3,8 @@
 Symptom        Updates of the shallow layers are wild; the loss jumps or becomes NaN.
 How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
                norm layer, which divides by it): the largest over that of the last layer (of several heads side by side, by
-               the graph of the first loss, the one with most). In the first EARLY steps above LIMIT at PATIENCE in a row;
+               the graph of the first loss, the one with most; without such modules gradients of parameters, of which a mean
+               and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row;
                above AT_ONCE at one recorded step, later only while the loss is not below HALVED of its first. Or over
                steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before, while the loss
                is clearly worse than at the start (twice its first value three times in a row, or ten times once).
@@ -25,7 +26,17 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.chain import Chain, chains
-from weighbridge.diagnosis.depth import Profile, levels, levels_of_steps, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.depth import (
+    Profile,
+    as_layers,
+    levels,
+    levels_of_steps,
+    outputs,
+    parameters,
+    sensitivities,
+    steepest,
+    thinned,
+)
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
@@ -132,6 +143,7 @@ class ExplodingGradient(Rule):
         if len(places) < LEAST or profile.model in self.told or not sizes[-1] > 0:
             return
         self.is_recorded = True
+        sizes = sizes if profile.is_of_outputs else as_layers(self.tensors, [profile.columns[p] for p in places], sizes)
         ratio = float(sizes.max() / self._at_the_end(profile, places, sizes))
         rows = self.rows.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
         is_early = self._is_early(step)
