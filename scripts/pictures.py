@@ -1,4 +1,4 @@
-"""Pictures of every page at both widths: `python scripts/pictures.py docs/pages`. About two minutes.
+"""Pictures of every page at both widths: `python scripts/pictures.py docs/pages`. About four minutes.
 
 Trains the runs of scripts/example_runs.py into a temporary folder (or takes --runs FOLDER), serves them, and takes each page at
 1280 px and at 390 px, the main ones in the dark too. WEIGHBRIDGE_BROWSER names a Chromium where none is found.
@@ -25,6 +25,7 @@ from playwright.sync_api import sync_playwright
 from weighbridge.teaching.lessons import LESSONS, TUTORIALS
 
 SOURCE = Path(__file__).parents[1] / "src"
+SIGMOID = next(one for one in LESSONS if one.title == "Ten sigmoid layers")
 PAIR = "run=relu&run=relu-rate-doubled&tensor=14.weight"
 # Name, address, what has to be there before the picture is taken.
 PAGES = [
@@ -43,7 +44,7 @@ PAGES = [
     ("rule", "/rules/vanishing-gradient", "article.rule"),
     ("compare", f"/compare?{PAIR}", ".heat"),
     ("lab", "/lab?play=900", "[data-step='900']"),
-    ("lab-sigmoid", f"/lab?{LESSONS[1].link}&play=600", "[data-step='600']"),
+    ("lab-sigmoid", f"/lab?{SIGMOID.link}&play=600", "[data-step='600']"),
     ("lab-tutorial", f"/lab?{TUTORIALS[0].link}&play=200", "[data-step='200']"),
 ]
 # Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.

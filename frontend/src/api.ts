@@ -22,6 +22,7 @@ export interface RunDetail extends RunFacts {
   logged: string[];
   ranks: number[]; // that recorded something
   attempts: Attempt[]; // more than one: the run went on after a restart
+  guess: number | null; // the loss of a predictor that knows nothing
   own_seconds: number | null;
   wall_seconds: number | null;
   less_detail: { step: number; words: string; cost: number; allowed: number } | null;

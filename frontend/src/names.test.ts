@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Tensor } from "./api.ts";
-import { cut, letter, matches, pairs, side } from "./names.ts";
+import { brief, cut, letter, matches, pairs, side } from "./names.ts";
 
 function tensor(name: string, role: string): Tensor {
   return { name, role, model: "model", module: "Linear", shape: [2], dtype: "float32", count: 2, aliases: [], requires_grad: true, note: "" };
@@ -40,4 +40,14 @@ test("long names are cut in the middle", () => {
 test("words are found in any order", () => {
   assert.ok(matches("blocks.3.proj.weight Linear", "WEIGHT 3"));
   assert.ok(!matches("0.weight", "bias"));
+});
+
+test("deep names are told apart by their depth, and their last part stays whole", () => {
+  assert.equal(brief("encoder.blocks.17.attention.projection", 24), "e.b.17.a.projection");
+  assert.equal(brief("encoder.blocks.17.attention.projection", 33), "e.blocks.17.attention.projection");
+  assert.equal(brief("0.weight", 24), "0.weight");
+  const deep = (n: number): string => `0.${"inner_block.".repeat(n)}projection`;
+  assert.equal(new Set([3, 4, 5, 6, 17, 18].map((n) => brief(deep(n), 28))).size, 6);
+  assert.equal(brief(deep(17), 20), "0.i×17.projection");
+  assert.equal(brief("a_name_without_any_dots_that_is_long", 12), cut("a_name_without_any_dots_that_is_long", 12));
 });

@@ -54,6 +54,29 @@ export function cut(name: string, length: number): string {
   return name.slice(0, length - 1 - end) + "…" + name.slice(name.length - end);
 }
 
+/**
+ * The name of a tensor or module that is too long: its outer parts by their first letters, as far as needed, so that rows of one
+ * network stay apart by their depth: t.e.blocks.17.attention.proj. Equal ones are counted; what is still too long is cut in the
+ * middle.
+ */
+export function brief(name: string, length: number): string {
+  const parts = name.split(".");
+  for (let i = 0; i < parts.length - 1 && parts.join(".").length > length; i++) if (!/\d/.test(parts[i]!)) parts[i] = parts[i]!.slice(0, 1);
+  const short = parts.join(".");
+  return cut(short.length > length ? counted(parts).join(".") : short, length);
+}
+
+/** Three and more equal parts in a row are one with their number: i×9. */
+function counted(parts: readonly string[]): string[] {
+  const found: [string, number][] = [];
+  for (const part of parts) {
+    const last = found.at(-1);
+    if (last && last[0] === part) last[1]++;
+    else found.push([part, 1]);
+  }
+  return found.flatMap(([part, times]) => (times > 2 ? [`${part}×${times}`] : Array<string>(times).fill(part)));
+}
+
 /** Do all the words occur in the text, in any order? */
 export function matches(text: string, words: string): boolean {
   const low = text.toLowerCase();

@@ -23,6 +23,8 @@ test("steps, sizes, durations and shares read as people write them", () => {
   assert.equal(size(512), "512 B");
   assert.equal(size(3.5 * 1024 * 1024), "3.50 MiB");
   assert.equal(duration(7.12), "7.1 s");
+  assert.equal(duration(0.012), "12 ms");
+  assert.equal(duration(0), "0.0 s");
   assert.equal(duration(200), "3 min 20 s");
   assert.equal(duration(7500), "2 h 05 min");
   assert.equal(share(0.0371), "3.7 %");

@@ -45,6 +45,7 @@ export function size(bytes: number): string {
 
 /** 7.1 s, 3 min 20 s, 2 h 05 min. */
 export function duration(seconds: number): string {
+  if (seconds > 0 && seconds < 0.095) return `${short(seconds * 1000, 2)} ms`;
   if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
   const all = Math.round(seconds);
   if (all < 3600) return `${Math.floor(all / 60)} min ${String(all % 60).padStart(2, "0")} s`;

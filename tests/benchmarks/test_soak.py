@@ -60,7 +60,7 @@ def seen(run: Path, soak: Any) -> dict[str, Any]:
 
 
 def broken(soak: Any, seen: dict[str, Any], **options: Any) -> list[str]:
-    given = argparse.Namespace(**{"steps": 60, "warm_up": 1.0, "growth": 20.0, "thinned": 0, **options})
+    given = argparse.Namespace(**{"steps": 60, "warm_up": 1.0, "growth": 20.0, "thinned": 0, "left_out": 0, **options})
     return [one.name for one in soak.verdict(seen, given) if not one.is_kept]
 
 
@@ -74,7 +74,7 @@ def test_where_nothing_went_wrong_every_condition_is_kept(soak: Any, seen: dict[
         ({"steps": 59}, "steps"),
         ({"memory": [(0.0, 0), (1.0, 50 * MIB), (2.0, 71 * MIB), (3.0, 50 * MIB)]}, "memory"),
         ({"memory": [(0.0, 50 * MIB)]}, "memory"),
-        ({"sizes": [10, 101, 20]}, "folder"),
+        ({"sizes": [10, 106, 20]}, "folder"),
         ({"reader": {"looks": 7, "wrong": ["a step is gone"]}}, "reading"),
         ({"reader": {"looks": 4, "wrong": []}}, "looks"),
         ({"dropped": 1}, "rows dropped"),

@@ -188,3 +188,78 @@ def test_an_ascent_by_hand_is_recorded_from_its_second_step_on(tmp_path: Path) -
                     parameter += 0.01 * parameter.grad
             model.zero_grad()
     assert len(table(Path(run.path), "steps")) == 5
+
+
+# ---- ways that go neither along the gradient nor along its sign ----
+
+
+def _run(model: nn.Module, update: Callable[[int], None], where: Path, steps: int = 8) -> Path:
+    weighbridge.init(dir=where, name="run")
+    with weighbridge.watch(model) as run:
+        for step in range(steps):
+            model.zero_grad()
+            backward(model, step)
+            with torch.no_grad():
+                update(step)
+    return run.path
+
+
+def test_a_step_across_the_gradient_is_one_when_it_is_taken_again_and_again(tmp_path: Path) -> None:
+    """Decay that outweighs the gradient: known from the third move on, and that one is recorded."""
+    model = small()
+
+    def update(_: int) -> None:
+        for p in model.parameters():
+            p.mul_(1.05).sub_(1e-3 * p.grad.sign())
+
+    path = _run(model, update, tmp_path)
+    assert [row["step"] for row in table(path, "steps")] == [*range(6)]  # of eight moves
+
+
+def test_weights_that_are_drawn_anew_twice_are_no_step(tmp_path: Path) -> None:
+    model = small(40)
+
+    def update(step: int) -> None:
+        for p in model.parameters() if step in (1, 2, 5, 6) else ():
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(step)))
+
+    assert not table(_run(model, update, tmp_path), "steps")
+
+
+def test_a_first_step_that_makes_some_weights_not_a_number(tmp_path: Path) -> None:
+    """g / |g|, which is 0 / 0 where a unit is dead."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
+    model[0].bias.data[0] = -100.0
+
+    def update(_: int) -> None:
+        for p in model.parameters():
+            p.sub_(1e-3 * p.grad / p.grad.abs())
+
+    assert [row["step"] for row in table(_run(model, update, tmp_path), "steps")][:1] == [0]
+
+
+@pytest.mark.parametrize("stepped", [2, 4])
+def test_a_parameter_that_no_update_by_hand_moves_is_in_no_step(stepped: int, tmp_path: Path) -> None:
+    model = small()
+
+    def update(_: int) -> None:
+        for p in list(model.parameters())[:stepped]:
+            p.sub_(RATE * p.grad)
+
+    path = _run(model, update, tmp_path)
+    told = [(f.rule, f.place, f.told_step) for f in weighbridge.diagnose(path) if f.rule == "parameter-in-no-optimizer"]
+    assert told == ([] if stepped == 4 else [("parameter-in-no-optimizer", "2", 2)])
+
+
+def test_a_parameter_whose_gradient_is_0_at_first_may_be_stepped(tmp_path: Path) -> None:
+    """The layers in front of a head that begins at 0."""
+    model = small()
+    nn.init.zeros_(model[2].weight)
+
+    def update(_: int) -> None:
+        for p in model.parameters():
+            p.sub_(RATE * p.grad)
+
+    path = _run(model, update, tmp_path)
+    assert not [f for f in weighbridge.diagnose(path) if f.rule == "parameter-in-no-optimizer"]

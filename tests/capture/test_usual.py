@@ -59,6 +59,11 @@ class Training:
         self.optimizer.step()
         self.step_number += 1
 
+    def mark(self) -> object:
+        """Something that lives as long as the groups of the optimizer."""
+        self.optimizer.param_groups[0]["mark"] = nn.Identity()
+        return self.optimizer.param_groups[0]["mark"]
+
     # ---- what is not usual ----
 
     def edits_weights(self) -> None:
@@ -85,6 +90,13 @@ class Training:
         self.loss().backward()
         self.optimizer.step()
 
+    def forgets_and_halves(self) -> None:
+        self.loss().backward()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(0.5)
+        self.optimizer.step()
+
     def empties_with_zeros(self) -> None:
         self.optimizer.zero_grad(set_to_none=False)
         self.loss().backward()
@@ -93,6 +105,12 @@ class Training:
     def goes_backward_twice(self) -> None:
         self.optimizer.zero_grad()
         self.loss().backward()
+        self.loss().backward()
+        self.optimizer.step()
+
+    def goes_backward_in_halves(self) -> None:
+        self.optimizer.zero_grad()
+        self.model[:3](self.x).square().mean().backward()  # leaves the smallest parameter's gradient untouched
         self.loss().backward()
         self.optimizer.step()
 
@@ -253,7 +271,7 @@ class Training:
 UNUSUAL = [
     name
     for name, value in vars(Training).items()
-    if callable(value) and not name.startswith("_") and name not in ("loss", "step")
+    if callable(value) and not name.startswith("_") and name not in ("loss", "step", "mark")
 ]
 
 
@@ -325,6 +343,7 @@ def test_what_is_not_usual_is_pythons(unusual: str, tmp_path: Path, monkeypatch:
         ["step", "step", "edits_weights"],
         ["step", "clips", "step", "edits_weights"],
         ["forgets_to_empty_gradients", "step"],
+        ["forgets_and_halves", "step", "forgets_to_empty_gradients", "step"],
         ["empties_with_zeros"],
         ["step", "empties_with_zeros", "clips"],
         ["forgets_to_empty_gradients"] * 4,
@@ -407,13 +426,13 @@ def test_without_what_torch_lends_python_does_all(tmp_path: Path, monkeypatch: p
 def test_steps_are_handed_over_though_python_sees_none(tmp_path: Path) -> None:
     with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
         training = Training("sgd", run)
-        for _ in range(36):
+        for _ in range(37):
             training.step()
         assert run._stepper.usual is not None
-        assert run._stepper.usual.state.phase != OFF
-        run.flush()
-        assert [row["step"] for row in table(run.path, "steps")] == list(range(36))
-        assert run._stepper.steps == 36
+        assert run._stepper.usual.state.done > 0
+        run._stepper.recorder.flush()  # as the writer's thread hands over: nobody has asked the stepper before
+        assert [row["step"] for row in table(run.path, "steps")] == list(range(37))
+        assert run._stepper.steps == 37
 
 
 def test_an_optimizer_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
@@ -425,14 +444,23 @@ def test_an_optimizer_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
         for _ in range(36):
             training.step()
         gone = weakref.ref(training.optimizer)
+        group = weakref.ref(training.mark())
+        usual = run._stepper.usual
+        assert usual is not None
+        usual._rest = 2  # the next steps are Python's: what C has is not exchanged for something new
+        training.optimizer = torch.optim.SGD(training.model.parameters(), lr=0.01)
+        training.step()
+        gc.collect()
+        assert group() is None
+        assert usual.state.phase == OFF
         for kind in (torch.optim.Adam, torch.optim.SGD, torch.optim.Adam):
             training.optimizer = kind(training.model.parameters(), lr=0.01)
             gc.collect()
             for _ in range(5):
                 training.step()
         assert gone() is None
-    assert [row["step"] for row in table(run.path, "steps")] == list(range(51))
-    assert [row["optimizer"] for row in table(run.path, "steps")][35:38] == [0, 1, 1]
+    assert [row["step"] for row in table(run.path, "steps")] == list(range(52))
+    assert [row["optimizer"] for row in table(run.path, "steps")][35:39] == [0, 1, 2, 2]
 
 
 def test_no_row_is_lost_when_the_writer_hands_over_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,13 @@ def test_two_recorded_steps_are_too_few() -> None:
     assert found(VANISHING, _slopes(_even(1e-6), steps=van.PATIENCE - 1)) == []
 
 
+@pytest.mark.parametrize(("between", "told"), [(1e-5, 1), (1.0, 0)])
+def test_they_have_to_come_one_after_the_other(between: float, told: int) -> None:
+    ratios = [1e-5, 1e-5, between, 1e-5, 1e-5]
+    sizes = np.array([_even(ratio) for ratio in ratios]).T.tolist()
+    assert len(found(VANISHING, _slopes(sizes))) == told
+
+
 def test_a_branch_beside_a_shortcut_may_have_none() -> None:
     assert found(VANISHING, _slopes([1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1.0])) == []
 
@@ -363,3 +370,38 @@ def test_biases_that_a_norm_takes_out_do_not_stand_for_their_layers(kind: str, i
         tensors += [tensor(2 * at, f"{at}.weight", module, shape=shape), tensor(2 * at + 1, f"{at}.bias", module, shape=(4,))]
     norms = {"0.bias": 1e-9, **{f"{at}.bias": 1.0 for at in range(1, 5)}}
     assert bool(found(VANISHING, block(60, {"gradient.l2_norm": norms}, tuple(tensors)))) is is_told
+
+
+def _random(random: np.random.Generator, steps: int = 60) -> Block:
+    """Sizes that grow or fade by about as much as the limits allow, some of them 0, infinite or not known."""
+    tensors = layers()
+    outputs = [t for t in tensors if t.is_output]
+    slope = random.normal(0, 0.35, (steps, 1)) * np.linspace(0, 9, len(outputs)) + random.normal(0, 0.5, (steps, len(outputs)))
+    sizes = 10.0**slope
+    sizes[random.random(sizes.shape) < 0.002] = 0.0
+    sizes[random.random(sizes.shape) < random.choice([0.0, 0.01])] = np.nan
+    sizes[random.random(sizes.shape) < random.choice([0.0, 0.002])] = np.inf
+    sizes[:, -1] *= random.choice([1.0, 0.0], steps, p=[0.95, 0.05])
+    what = {one.name: sizes[:, i] for i, one in enumerate(outputs)}
+    rms = {one.name: np.exp(random.normal(size=steps)) for one in outputs}
+    arrays: dict[str, Any] = {"activation.rms": rms, "activation.count": {"*": 8.0}}
+    if random.random() < 0.7:
+        arrays["activation_gradient.l2_norm"] = what
+    arrays["gradient.l2_norm"] = {
+        one.name: 10.0 ** random.normal(0, 0.4, steps).cumsum() for one in tensors if not one.is_output
+    }
+    losses = (1.0 + random.choice([-0.01, 0.0]) * np.arange(steps) + random.normal(0, 0.01, steps)).tolist()
+    return block(steps, arrays, tensors=tensors, steps=step_rows(steps, loss=losses))
+
+
+@pytest.mark.parametrize("name", ["vanishing-gradient", "exploding-gradient"])
+def test_steps_that_are_passed_over_at_once_change_no_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [_random(np.random.default_rng(seed)) for seed in range(60)]
+    quick = [said(asked(rule(name), one, 20, 41)) for one in made]
+    passed = sum(int(van._is_calm(p, one["gradient.l2_norm"]).sum()) for one in made for p in depth.parameters(one.tensors))
+    monkeypatch.setattr(van, "_is_calm", lambda profile, rows: np.zeros(len(rows), bool))
+    monkeypatch.setattr(xg, "_at_most", lambda profile, norms: np.full(len(norms), np.nan))
+    slow = [said(asked(rule(name), one, 20, 41)) for one in made]
+    assert quick == slow
+    assert 0 < sum("'findings': ()" not in one and "'findings': []" not in one for one in slow) < len(slow)
+    assert passed > 100

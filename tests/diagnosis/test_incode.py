@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,19 @@ def test_a_spike_is_clipped_at_three_times_what_was_usual(tmp_path: Path) -> Non
     usual = sorted(v for s, v in norms.items() if s < 25)
     limit = float(found.fix.split("model.parameters(), ")[1].split(")")[0])
     assert 2 * usual[0] < limit < 4 * usual[-1]
+
+
+def test_an_embedding_that_is_the_head_too_gets_a_start_of_its_own(tmp_path: Path) -> None:
+    def tied() -> Training:
+        model = nn.Sequential(nn.Embedding(30, 64), nn.Linear(64, 30, bias=False))
+        model[1].weight = model[0].weight
+        words = torch.randint(0, 30, (64,))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        batches = itertools.repeat((words, words.roll(1)))
+        return Training(model, [optimizer], lambda batch: nn.functional.cross_entropy(model(batch[0]), batch[1]), batches)
+
+    training = seeded(tied)
+    found = next(f for f in weighbridge.diagnose(train(training, tmp_path, 3)) if f.rule == "wrong-initial-scale")
+    assert "PyTorch's own start of an embedding" in found.fix
+    exec(found.fix[: found.fix.index(")") + 1], {"torch": torch, "model": training.model})
+    assert abs(float(training.model[0].weight.detach().std()) * 64**0.5 - 1) < 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections import deque
 from pathlib import Path
 
@@ -78,6 +79,21 @@ def test_memory_is_bounded_and_files_have_no_name_and_are_given_back(tmp_path: P
     assert len(kept) == 0
     kept.put(batches(0), 0)
     assert kept.take() == (batches(0), 0)
+
+
+def test_what_waits_in_files_takes_next_to_no_memory_however_much_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MOST_IN_MEMORY", 0)
+    kept, one = Waiting[int](tmp_path), batches(0, 1)
+    kept.put(one, 0)
+    tracemalloc.start()
+    for number in range(1_000, 3_000):
+        kept.put(one, number)
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken / 2_000 < 150  # bytes for each: its place in the queue and its mark
+    kept.clear()
 
 
 @pytest.mark.usefixtures("small")

@@ -84,3 +84,24 @@ def test_the_screen_ends_by_itself_when_the_run_has_ended(tmp_path: Path, monkey
     monkeypatch.setattr("rich.live.Live", Screen)
     command._watch(run, 0.01)
     assert drawn
+
+
+def test_a_cause_says_what_happened_and_three_dots_stand_for_what_is_cut(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "made", steps=60)
+    diagnosis = diagnose(run)
+    cause = diagnosis.causes[0]
+    wide = [line.plain.strip() for line in top.finding_lines(diagnosis, 200)]
+    assert wide[1] == cause.message
+    assert not any(line.endswith(" …") for line in wide)
+    narrow = [line.plain for line in top.finding_lines(diagnosis, 40)]
+    cut = [line for line in narrow if line.endswith(" …")]
+    assert cut, "two lines of 32 letters do not hold it"
+    assert all(cell_len(line) <= 40 for line in narrow)
+
+
+def test_above_the_tensors_stands_how_many_of_them_are_shown(tmp_path: Path) -> None:
+    record = open_run(deep_run(tmp_path, 20))
+    assert top.tensor_lines(record, 100, 5)[0].plain.startswith(
+        f"5 of {len(record.tensors)} tensors, the oddest gradients first"
+    )
+    assert top.tensor_lines(record, 100, 99)[0].plain.startswith("all tensors")

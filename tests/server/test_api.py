@@ -271,6 +271,16 @@ def test_own_time_belongs_to_the_step_that_its_row_ends() -> None:
     assert part.mean.tolist() == [0.9, 0.1]
 
 
+def test_no_step_gives_more_of_its_time_than_it_lasted() -> None:
+    """What we did behind the row of step 1 took time of steps 2 and 3; all of it is told once."""
+    steps = pa.table(
+        {"step": [0, 1, 2, 3], "attempt": [0] * 4, "own_ns": [5, 2_500, 0, 100], "time_ns": [0, 1_000, 2_000, 3_000]}
+    )
+    record = SimpleNamespace(steps_table=lambda start, stop: steps)
+    part = arrays.cost_of(record, None, None, 10)  # type: ignore[arg-type]
+    assert part.mean.tolist() == pytest.approx([1.0, 1.0, 0.6])
+
+
 def test_the_same_question_is_answered_once_until_the_run_has_grown(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

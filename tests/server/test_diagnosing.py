@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +21,7 @@ from weighbridge.diagnosis.kept import jsonable, row_of
 from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FINDINGS
 from weighbridge.server.api import Api
-from weighbridge.server.asking import RULES, WORKER, Rules
+from weighbridge.server.asking import RULES, WORKER, GivenUp, Rules, Several
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.notes import notes_of
 from weighbridge.server.runs import Runs
@@ -176,6 +178,132 @@ def test_the_rules_are_asked_in_a_process_of_their_own(folder: Path) -> None:
         rules.close()
     with pytest.raises(WeighbridgeError, match="has ended before"):
         rules.ask(folder / "first")
+
+
+class Slow:
+    """In the place of the rules: a question is answered when the test lets it be."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, truth: Path) -> None:
+        said = diagnose(truth)
+        self.answer = (said.steps, "finished", said)
+        self.let: dict[str, threading.Event] = {}
+        self.begun: list[str] = []
+        self.given_up: list[str] = []
+        monkeypatch.setattr(RULES, "ask", self.ask)
+        monkeypatch.setattr(RULES, "give_up", self.give_up)
+
+    def ask(self, run: Path) -> object:
+        self.begun.append(run.name)
+        assert self.let.setdefault(run.name, threading.Event()).wait(60)
+        if run.name in self.given_up:
+            raise GivenUp("nobody waits")
+        return self.answer
+
+    def give_up(self, run: Path) -> None:
+        self.given_up.append(run.name)
+        self.let[run.name].set()
+
+    def until(self, begun: int) -> None:
+        deadline = time.monotonic() + 60
+        while len(self.begun) < begun and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(self.begun) == begun
+
+
+def runs_named(folder: Path, *names: str) -> Runs:
+    for name in names:
+        make_run(folder, name, steps=10)
+    return Runs(folder)
+
+
+def test_a_long_diagnosis_does_not_hold_up_the_next_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = runs_named(tmp_path, "long", "short")
+    slow, diagnoser = Slow(monkeypatch, tmp_path / "short"), Diagnoser(runs)
+    ask(diagnoser, runs, "long")
+    slow.until(1)
+    ask(diagnoser, runs, "short")
+    slow.until(2)
+    slow.let["short"].set()
+    deadline = time.monotonic() + 60
+    while ask(diagnoser, runs, "short")["pending"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert ask(diagnoser, runs, "short")["known"] is True
+    assert ask(diagnoser, runs, "long")["pending"] is True
+    slow.let["long"].set()
+    assert diagnoser.wait(60)
+    assert slow.begun == ["long", "short"]
+
+
+def test_who_came_last_is_answered_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = runs_named(tmp_path, *"abcd")
+    slow, diagnoser = Slow(monkeypatch, tmp_path / "a"), Diagnoser(runs)
+    for number, name in enumerate("ab", 1):
+        ask(diagnoser, runs, name)
+        slow.until(number)
+    ask(diagnoser, runs, "c")
+    ask(diagnoser, runs, "d")
+    slow.let["a"].set()
+    slow.until(3)
+    for name in "dbc":
+        slow.let.setdefault(name, threading.Event()).set()
+    assert diagnoser.wait(60)
+    assert slow.begun == ["a", "b", "d", "c"]
+    assert slow.given_up == []
+
+
+def test_what_nobody_asks_for_any_more_is_given_up_where_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = runs_named(tmp_path, *"abc")
+    slow, diagnoser = Slow(monkeypatch, tmp_path / "a"), Diagnoser(runs)
+    for number, name in enumerate("ab", 1):
+        ask(diagnoser, runs, name)
+        slow.until(number)
+    ask(diagnoser, runs, "c")
+    assert slow.given_up == []  # somebody has just asked for both
+    monkeypatch.setattr("weighbridge.server.diagnosing.GONE_SECONDS", 0.0)
+    ask(diagnoser, runs, "c")
+    slow.until(3)
+    assert slow.given_up == ["a"]
+    assert slow.begun == ["a", "b", "c"]
+    for name in "bc":
+        slow.let[name].set()
+    assert diagnoser.wait(60)
+    slow.given_up.clear()
+    assert ask(diagnoser, runs, "a")["pending"] is True  # asked anew: nothing is kept of what was given up
+    assert diagnoser.wait(60)
+    assert ask(diagnoser, runs, "a")["known"] is True
+
+
+def test_what_is_given_up_ends_its_process_and_the_next_question_is_answered(folder: Path, tmp_path: Path) -> None:
+    several, asked = Several(), tmp_path / "asked"
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"input(); open({str(asked)!r}, 'w'); input()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        several._free[-1]._process = process  # one that takes for ever
+        raised: list[BaseException] = []
+
+        def wait_for_it() -> None:
+            try:
+                several.ask(folder / "first")
+            except GivenUp as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        while not asked.exists():
+            time.sleep(0.01)
+        several.give_up(folder / "second")
+        assert process.poll() is None
+        several.give_up(folder / "first")
+        thread.join(60)
+        assert len(raised) == 1
+        assert process.returncode is not None
+        assert several.ask(folder / "first")[2].steps == diagnose(folder / "first").steps
+    finally:
+        several.close()
 
 
 def test_the_process_of_the_rules_ends_with_whoever_asked(tmp_path: Path) -> None:

@@ -181,3 +181,13 @@ def test_all_rules_come_with_their_own_words(client: TestClient) -> None:
     told = client.get("/api/rules").json()
     assert [one["id"] for one in told] == [rule.id for rule in registry.rules()]
     assert all(list(one["sections"]) == list(registry.SECTIONS) for one in told)
+
+
+def test_a_rule_tells_the_numbers_behind_its_names_in_capitals(client: TestClient) -> None:
+    """Oracle: the constants of the rule's own file."""
+    from weighbridge.diagnosis.rules import vanishing_gradient
+
+    told = {rule["id"]: rule["limits"] for rule in client.get("/api/rules").json()}
+    assert told["vanishing-gradient"]["LIMIT"] == vanishing_gradient.LIMIT
+    assert told["vanishing-gradient"]["PATIENCE"] == vanishing_gradient.PATIENCE
+    assert sum(bool(limits) for limits in told.values()) > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -115,10 +116,13 @@ def test_every_parameter_belongs_to_one_node(trained: tuple[Path, object, object
 
 def test_a_row_over_several_steps_gives_no_gain(trained: tuple[Path, object, object], monkeypatch: pytest.MonkeyPatch) -> None:
     record = open_run(trained[0] / "net")
-    real = record.units
-    import dataclasses
-
-    monkeypatch.setattr(record, "units", lambda name: [dataclasses.replace(row, steps=2) for row in real(name)])
+    units = record._all.whole("units")
+    at = units.schema.get_field_index("steps")
+    over_two = units.set_column(at, units.schema.field(at), pa.array([2] * units.num_rows, units.schema.field(at).type))
+    assert record.units_seen(ONE_STEP), "rows of one step are seen"
+    real = record._all.whole
+    monkeypatch.setattr(record._all, "whole", lambda name: over_two if name == "units" else real(name))
+    assert record.units_seen(ONE_STEP) == {}
     told = network.network_at(record, "gradient.rms", ONE_STEP, "none", [])
     assert all(node["forward"] is None for node in told["nodes"])
     assert told["spread_step"] is None

@@ -50,6 +50,22 @@ def asked(trained: Trained, tmp_path: Path, tensor: str) -> list[dict[str, np.nd
     return [{name: column[columns["series"] == i] for name, column in columns.items()} for i in (0, 1)]
 
 
+def test_a_step_without_a_finite_value_has_no_quantile(tmp_path: Path) -> None:
+    """Oracle: the training, which has nothing but NaN from its third step on."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(80, 64)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="wide", quiet=True) as run:
+        run.watch(model)
+        for step in range(6):
+            optimizer.zero_grad()
+            (model(torch.rand(16, 80)).square().mean() * (float("nan") if step == 2 else 1.0)).backward()
+            optimizer.step()
+    told = asked((tmp_path, [], []), tmp_path, "weight")
+    assert told[0]["step_first"].tolist() == [0, 1, 2]
+    assert np.isfinite(told[1]["mean"]).all()
+
+
 def test_a_quantile_lies_between_the_ends_that_are_told(trained: Trained, tmp_path: Path) -> None:
     for share, told in zip((0.05, 0.95), asked(trained, tmp_path, "0.weight"), strict=True):
         assert told["step_first"].tolist() == list(range(STEPS))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +112,95 @@ def test_a_unit_that_is_thinned_while_it_is_verified_is_not_damaged(
     assert thinned
 
 
-@pytest.mark.parametrize(("target", "niceness"), [(1.0, [10]), (0.5, [])], ids=["in time", "behind"])
-def test_thinning_gives_way_to_others_unless_it_is_behind(
-    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: float, niceness: list[int]
+@pytest.mark.parametrize(("more", "niceness"), [(["later"], [10]), ([], [])], ids=["in time", "urgent"])
+def test_thinning_gives_way_to_others_only_where_it_is_told_to(
+    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], niceness: list[int]
 ) -> None:
-    path = tmp_path / "thin"
-    shutil.copytree(full, path)
     asked: list[int] = []
     monkeypatch.setattr("os.nice", asked.append)
-    limit.main([str(path / "rank-0"), str(int(target * size_of(path / "rank-0"))), str(LAST)])
-    assert asked == niceness
+    monkeypatch.setattr(limit, "keep_within", lambda *_: asked.append(-1))
+    limit.main([str(tmp_path), "1000", str(LAST), *more])
+    assert asked == [*niceness, -1]
+
+
+class Started:
+    """In the place of a process: it does nothing, for as long as it is asked to."""
+
+    def __init__(self, command: list[str], **_: Any) -> None:
+        self.gives_way, self.is_over, self.returncode = "later" in command, False, 0
+
+    def poll(self) -> int | None:
+        return 0 if self.is_over else None
+
+    def wait(self, seconds: float | None = None) -> int:
+        if not self.is_over:
+            raise subprocess.TimeoutExpired("", seconds or 0.0)
+        return 0
+
+    def kill(self) -> None:
+        self.is_over = True
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Started]:
+    """The processes that a keeper starts: none of them ever comes to anything."""
+    made: list[Started] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **named: made.append(Started(*args, **named)) or made[-1])
+    return made
+
+
+STARVED = 13_000
+FEW_BYTES = 6_000_000
+
+
+def starved(path: Path, look: Callable[[RankWriter], None] = lambda writer: None) -> None:
+    """A run of which nothing is ever thinned while it is written; without a limit it takes twice FEW_BYTES."""
+    writer = RankWriter(path, disk_limit_bytes=FEW_BYTES)
+    writer.write({"tensors": tensors(4)}, 0, 0)
+    for first in range(0, STARVED, 250):
+        writer.write({"rows": rows(first, first + 250, 4), "steps": steps(first, first + 250)}, first, first + 249)
+        look(writer)
+    writer.finish(STARVED, compact_seconds=0)
+
+
+def test_a_folder_stays_within_its_limit_where_thinning_never_comes_to_anything(tmp_path: Path, started: list[Started]) -> None:
+    path = create_run(tmp_path, "starved", {})
+    sizes: list[int] = []
+    starved(path, lambda writer: sizes.append(size_of(writer.folder)))
+    assert max(sizes) <= FEW_BYTES * (1 + limit.SLACK)
+    record = open_run(path)
+    assert len(record.losses().values) == STARVED
+    begins, gone = [event for event in record.events() if event.kind == "dropped"]
+    assert begins.detail == {"first_step": gone.detail["first_step"]}
+    left = record.series("layers.0.weight", "gradient.rms").steps
+    first = gone.detail["first_step"]
+    expected = np.r_[0:first, -(-first // limit.KEPT_EVERY) * limit.KEPT_EVERY : STARVED : limit.KEPT_EVERY]
+    np.testing.assert_array_equal(left, expected)
+    assert gone.detail["rows"] == 12 * (STARVED - len(left))
+    assert verify_run(path) == []
+
+
+def test_thinning_that_gives_way_is_begun_anew_at_usual_priority_where_it_comes_too_late(
+    tmp_path: Path, started: list[Started]
+) -> None:
+    starved(create_run(tmp_path, "starved", {}))
+    assert [one.gives_way for one in started] == [True, False]
+    assert started[0].is_over
+
+
+def test_single_steps_are_recorded_again_once_there_is_room(tmp_path: Path, started: list[Started]) -> None:
+    path = create_run(tmp_path, "starved", {})
+
+    def late(writer: RankWriter) -> None:
+        if writer._last_step == 10_999:
+            keep_within(writer.folder, FEW_BYTES // 2, writer._last_step)
+            started[-1].is_over = True
+
+    starved(path, late)
+    record = open_run(path)
+    begins, gone = [event for event in record.events() if event.kind == "dropped"]
+    assert begins.detail == {"first_step": gone.detail["first_step"]}
+    assert gone.detail["last_step"] == 10_999
+    assert gone.step < 11_500  # told when there was room again, not at the end
+    left = record.series("layers.0.weight", "gradient.rms").steps
+    np.testing.assert_array_equal(left[left >= 11_000][:1000], np.arange(11_000, 12_000))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from made_rows import event, logs, rows, steps, tensors, values
 
 from weighbridge.catalog import RATIO, evaluate, parse
-from weighbridge.errors import NotARun, NothingRecorded, UnknownTensor
+from weighbridge.errors import CorruptRun, NotARun, NothingRecorded, UnknownTensor
 from weighbridge.records import Quantity
 from weighbridge.store.layout import create_run
 from weighbridge.store.record import list_runs, open_run
@@ -137,3 +138,41 @@ def test_a_heat_map_keeps_the_extremes_of_every_bucket(run: Path) -> None:
 
 def test_an_existing_name_is_never_written_into(tmp_path: Path) -> None:
     assert [create_run(tmp_path, "a/b", {}).name for _ in range(3)] == ["a-b", "a-b-2", "a-b-3"]
+
+
+def test_rows_that_nobody_compacts_do_not_stay_in_memory(tmp_path: Path) -> None:
+    path = create_run(tmp_path, "starved", {})
+    writer = RankWriter(path, segment_steps=500)
+    writer.write({"tensors": tensors(8)}, 0, 0)
+    decoded = 0
+    for first in range(0, 6_000, 100):
+        batch = rows(first, first + 100, 8)
+        decoded += batch.nbytes
+        writer.write({"rows": batch, "steps": steps(first, first + 100)}, first, first + 99)
+    record = open_run(path)
+    ask = [
+        lambda: record.heat_map("gradient.rms", 100),
+        lambda: record.heat_map("update.ratio", 100),
+        lambda: record.series("layers.0.weight", "gradient.rms"),
+        lambda: record.at_step(700, ["gradient.rms"]),
+        lambda: record.histogram("layers.0.weight", "gradient", 5_000),
+    ]
+    for question in ask:
+        before = pa.total_allocated_bytes()
+        question()
+        assert pa.total_allocated_bytes() - before < decoded / 10
+    np.testing.assert_array_equal(record.series("layers.0.weight", "gradient.rms").steps, np.arange(6_000))
+
+
+def test_a_damaged_flush_of_a_long_segment_is_said_and_never_answered_from(tmp_path: Path) -> None:
+    path = create_run(tmp_path, "damaged", {})
+    writer = RankWriter(path)
+    writer.write({"tensors": tensors()}, 0, 0)
+    for first in range(0, 200, 20):
+        writer.write({"rows": rows(first, first + 20)}, first, first + 19)
+    data = path / "rank-0" / "rows-0001.arrows"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(CorruptRun, match="rows-0001"):
+        open_run(path).series("layers.0.weight", "gradient.rms")

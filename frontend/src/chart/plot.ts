@@ -29,7 +29,15 @@ export interface Inner {
   high: Line;
 }
 
+/** A number to measure a line by, such as the loss of guessing. */
+export interface Level {
+  value: number;
+  name: string;
+}
+
 export interface Readers {
+  level: () => Level | null;
+  isBare: () => boolean;
   line: () => Line;
   inner: () => Inner | null;
   older: () => readonly Line[];
@@ -84,7 +92,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },
         splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
-        values: (_, marks) => (look.kind === "log" ? logLabels(marks) : ticks(marks)).map((text) => (text ? text + (look.unit ?? "") : text)),
+        values: (_, marks) => of.isBare() ? marks.map(() => "") : (look.kind === "log" ? logLabels(marks) : ticks(marks)).map((text) => (text ? text + (look.unit ?? "") : text)),
         filter: (_, marks) => marks,
       },
     ],
@@ -99,6 +107,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       draw: [
         (plot) => {
           drawOlder(plot, of.older(), of.begins(), look.kind, token("ink-3"));
+          if (!of.isBare()) drawLevel(plot, of.level(), of.yRange(), token("ink"));
           drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
           drawPin(plot, of.pinned(), token("ink"));
         },
@@ -193,6 +202,22 @@ export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath"
   for (let i = 0; i < high.mean.length; i++) pen.lineTo(x(middle(high, i)), y(high.mean[i]!));
   for (let i = low.mean.length - 1; i >= 0; i--) pen.lineTo(x(middle(low, i)), y(low.mean[i]!));
   pen.closePath();
+}
+
+function drawLevel(plot: uPlot, level: Level | null, [low, high]: Range, ink: string): void {
+  if (!level || !(level.value > low && level.value < high)) return;
+  const { ctx, bbox } = plot;
+  const ratio = devicePixelRatio || 1;
+  const y = Math.round(plot.valToPos(level.value, "y", true)) + 0.5;
+  ctx.save();
+  ctx.strokeStyle = ink;
+  ctx.lineWidth = ratio;
+  ctx.setLineDash([5 * ratio, 4 * ratio]);
+  ctx.beginPath();
+  ctx.moveTo(bbox.left, y);
+  ctx.lineTo(bbox.left + bbox.width, y);
+  ctx.stroke();
+  ctx.restore();
 }
 
 /** What an earlier attempt had before its steps were taken again, dashed; a dotted line where each attempt begins. */

@@ -35,6 +35,8 @@ test("marks are round, and steps are whole", () => {
   assert.deepEqual(roundMarks(0, 1, 4), [0, 0.25, 0.5, 0.75, 1]);
   assert.deepEqual(stepMarks(0, 2, 8), [0, 1, 2]);
   assert.deepEqual(stepMarks(0, 1499, 3), [0, 500, 1000]);
+  assert.deepEqual(stepMarks(379, 402, 10), [380, 385, 390, 395, 400]);
+  assert.deepEqual(stepMarks(3, 3, 10), [3]);
 });
 
 test("an axis of values has three marks where they fit", () => {

@@ -79,7 +79,10 @@ function outward(value: number, round: (x: number) => number): number {
 
 /** Marks on the step axis: whole steps only. */
 export function stepMarks(low: number, high: number, atMost: number): number[] {
-  return [...new Set(roundMarks(low, high, atMost).map(Math.round))].filter((s) => s >= low && s <= high);
+  const marks = roundMarks(low, high, atMost);
+  if (marks.every(Number.isInteger)) return marks;
+  // 2.5 steps apart: the next whole distance
+  return roundMarks(low, high, (high - low) / (marks.length > 1 && marks[1]! - marks[0]! > 1 ? 5 : 1));
 }
 
 /**

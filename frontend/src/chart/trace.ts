@@ -3,10 +3,10 @@ import type { Line } from "../api.ts";
 import { ticks, whole } from "../numbers.ts";
 import { cross, hair, token, write } from "./canvas.ts";
 import type { Pen } from "./pen.ts";
-import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, traceLine, type Inner, type Look, type Places } from "./plot.ts";
+import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, traceLine, type Inner, type Level, type Look, type Places } from "./plot.ts";
 import { decades, readableMarks, stepMarks, type Range } from "./scale.ts";
 
-export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begins = [] }: { line: Line; inner: Inner | null; older?: readonly Line[]; begins?: readonly number[] }, steps: Range, values: Range, pinned: number | null): void {
+export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begins = [], level = null }: { line: Line; inner: Inner | null; older?: readonly Line[]; begins?: readonly number[]; level?: Level | null }, steps: Range, values: Range, pinned: number | null): void {
   const [left, right, top, foot] = [AXIS_WIDTH, look.width - PADDING.right, PADDING.top, look.height - FOOT];
   const to = (value: number): number => (look.kind === "log" ? Math.log(value) : value);
   const X = (step: number): number => left + (steps[1] > steps[0] ? (step - steps[0]) / (steps[1] - steps[0]) : 0.5) * (right - left);
@@ -38,6 +38,10 @@ export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begi
   pen.restore();
   for (const step of begins) if (step >= steps[0] && step <= steps[1]) hair(pen, X(step), top, X(step), foot, token("ink-3"), [1, 3]);
   marks();
+  if (level && level.value > values[0] && level.value < values[1]) {
+    hair(pen, left, Y(level.value), right, Y(level.value), token("ink"), [5, 4]);
+    write(pen, level.name, right, Y(level.value) - 7, { align: "right", colour: token("ink-2") });
+  }
   if (pinned !== null && pinned >= steps[0] && pinned <= steps[1]) hair(pen, X(pinned), top, X(pinned), foot, token("ink"));
 
   function axes(): void {

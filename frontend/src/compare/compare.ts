@@ -23,6 +23,7 @@ export interface Comparison {
   tensors: string[];
   alone: string[][];
   parting: Parting | null;
+  apart?: { known: boolean; loss: [step: number, mean: number] | null; tensors: [name: string, step: number, factor: number][] }; // beyond noise
   said: { title: string; text: string } | null; // where they part, in words
 }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { keyOf, since, strongest, worst, type Evidence } from "./findings.ts";
+import { inTitles, keyOf, since, strongest, worst, type Evidence, type Finding } from "./findings.ts";
 
 test("a finding is named by its rule and its place", () => {
   assert.equal(keyOf({ rule: "lost-updates", place: "encoder.0" }), "lost-updates at encoder.0");
@@ -26,4 +26,12 @@ test("a line is drawn rather than a table, a table rather than a number", () => 
   assert.equal(strongest([value, table, series]), series);
   assert.equal(strongest([value, table]), table);
   assert.equal(strongest([]), null);
+});
+
+test("a sentence on findings has their titles, not their keys", () => {
+  const named = (key: string, title: string, place: string): Finding => ({ key, title, place }) as Finding;
+  const all = [named("dead-units at 0", "Most units never fire", "0"), named("dead-units at 0.in", "Most units never fire", "0.in"), named("loss-spike", "The loss jumps", "")];
+  const text = "loss-spike or dead-units at 0.in may be the cause of dead-units at 0, not of my-loss-spike";
+  assert.equal(inTitles(text, all), "“The loss jumps” or “Most units never fire” at 0.in may be the cause of “Most units never fire” at 0, not of my-loss-spike");
+  assert.equal(inTitles(text, []), text);
 });

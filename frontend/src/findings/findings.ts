@@ -1,5 +1,6 @@
 // What the rules say of a run.
 import { json } from "../api.ts";
+import { brief } from "../names.ts";
 
 export type Numeric = number | "NaN" | "Infinity" | "-Infinity";
 
@@ -55,6 +56,17 @@ export function keyOf(finding: Pick<Finding, "rule" | "place">): string {
 
 export function numberOf(value: Numeric | null | undefined): number {
   return value === null || value === undefined ? NaN : Number(value);
+}
+
+/** A sentence that names findings by their keys, with their titles instead. */
+export function inTitles(text: string, findings: readonly Finding[]): string {
+  const by = new Map(findings.map((one) => [one.key, one]));
+  const keys = [...by.keys()].sort((a, b) => b.length - a.length).map((key) => key.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (keys.length === 0) return text;
+  return text.replace(new RegExp(`(?<![\\w-])(?:${keys.join("|")})(?![\\w.])`, "g"), (key) => {
+    const { title, place } = by.get(key)!;
+    return `“${title}”${place ? ` at ${brief(place, 30)}` : ""}`;
+  });
 }
 
 const RANK = { error: 0, warning: 1, note: 2 };

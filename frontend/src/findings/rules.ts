@@ -11,6 +11,7 @@ export interface RuleText {
   causes: string[];
   summary: string;
   sections: Record<string, string>; // in their order
+  limits: Record<string, number>; // behind the names in capitals
 }
 
 let asked: Promise<RuleText[]> | null = null;

@@ -92,7 +92,8 @@ export function letterOf(row: HeatRow): string {
 export function flowOf(row: HeatRow): string {
   if (row.folded) return `${row.members} tensors`;
   if (row.role === "output") return row.module;
-  return row.shape.length === 2 ? `${row.shape[1]}→${row.shape[0]}` : row.shape.join("×");
+  const [out, into] = row.role === "embedding" ? [row.shape[1], row.shape[0]] : row.shape;
+  return row.shape.length === 2 ? `${into}→${out}` : row.shape.join("×");
 }
 
 /** Does a finding at this place mean this row? */

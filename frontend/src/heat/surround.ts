@@ -2,7 +2,7 @@
 import { glyph, hair, token, write } from "../chart/canvas.ts";
 import type { Pen } from "../chart/pen.ts";
 import { stepMarks } from "../chart/scale.ts";
-import { cut } from "../names.ts";
+import { brief, cut } from "../names.ts";
 import { whole } from "../numbers.ts";
 import { merged, type Flag } from "./flags.ts";
 import { NUMBERS, TOP, type Geometry } from "./geometry.ts";
@@ -34,7 +34,7 @@ export function paintLabels(pen: Pen, at: Geometry, scroll: number, column: numb
     const row = rows[i]!;
     const y = at.middleOf(i, scroll);
     if (!isSeen(y)) continue;
-    write(pen, cut(labelOf(row, at.isOfSeveral), longestName), at.mini, y, { mono: true, size: 12, colour: token("ink") });
+    write(pen, brief(labelOf(row, at.isOfSeveral), longestName), at.mini, y, { mono: true, size: 12, colour: token("ink") });
     if (!isNarrow) write(pen, cut(flowOf(row), 12), letters - 8, y, { align: "right", colour: token("ink-3") });
   }
   let free = -Infinity;

@@ -65,7 +65,7 @@ export function told(of: Network): { title: string; text: string } {
   const one = (word: string, value: number | null): string => (value === null ? "" : `${word} a layer ${kept(value)}, at the median. `);
   return {
     title: far(backward) ? `Backward, each layer ${kept(backward!)}` : far(forward) ? `Forward, each layer ${kept(forward!)}` : "The signal gets through",
-    text: `${one("Forward, of the differences between inputs,", forward)}${one("On the way back, of dL/dh,", backward)}A network that learns well keeps both: two straight lines in the grey band.`,
+    text: `${one("Forward, of the differences between inputs,", forward)}${one("On the way back, of the loss's gradient (dL/dh),", backward)}A network that learns well keeps both: two straight lines in the grey band.`,
   };
 }
 

@@ -11,6 +11,7 @@ test("calls and dotted names are code, sentences are not", () => {
   assert.deepEqual(code("The loss is 2.303 from step 4.5 on. Then it falls."), []);
   assert.deepEqual(code("Set `lr` to half of it (or less)."), ["lr"]);
   assert.deepEqual(code("model.encoder[3].weight gets none"), ["model.encoder[3].weight"]);
+  assert.deepEqual(code("From 0.inner.block.proj on, 2.5 of 0.weight."), ["0.inner.block.proj", "0.weight"]);
 });
 
 test("nothing is lost", () => {

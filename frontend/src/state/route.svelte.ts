@@ -30,14 +30,40 @@ function startOf(runs: readonly string[]): string {
 
 function write(address: string, push: boolean): void {
   if (framed) inner = address;
-  else history[push ? "pushState" : "replaceState"](null, "", held ? `#${address}` : address);
+  else {
+    if (push) remember();
+    history[push ? "pushState" : "replaceState"](push ? null : history.state, "", held ? `#${address}` : address);
+  }
 }
 
 let place = $state.raw<Place>(read(here()));
 
-addEventListener("popstate", () => {
+addEventListener("popstate", (event) => {
   place = read(here());
+  scrollBack((event.state as { y?: number } | null)?.y ?? 0);
 });
+
+// Where a page was when it was left is where Back finds it again: the browser's own way comes before the page has its height.
+history.scrollRestoration = "manual";
+const PATIENCE_MS = 3000;
+let scrolling = 0;
+
+function scrollBack(y: number): void {
+  const [mine, until] = [++scrolling, performance.now() + PATIENCE_MS];
+  const again = (): void => {
+    if (mine !== scrolling) return;
+    scrollTo(0, y);
+    if (Math.abs(scrollY - y) > 1 && performance.now() < until) requestAnimationFrame(again);
+  };
+  requestAnimationFrame(again);
+}
+for (const hand of ["wheel", "pointerdown", "keydown"]) addEventListener(hand, () => scrolling++, { passive: true }); // who scrolls is let
+
+function remember(): void {
+  history.replaceState({ ...(history.state as object | null), y: scrollY }, "");
+}
+addEventListener("pagehide", remember);
+if (!framed) scrollBack((history.state as { y?: number } | null)?.y ?? 0);
 
 export const route = {
   get place(): Place {
@@ -75,7 +101,7 @@ export function go(address: string): void {
   const before = here().pathname;
   write(address, true);
   place = read(here());
-  if (here().pathname !== before) scrollTo(0, 0);
+  if (here().pathname !== before) (scrolling++, scrollTo(0, 0));
 }
 
 /**

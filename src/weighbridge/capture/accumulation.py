@@ -23,6 +23,9 @@ from weighbridge.capture.tensors import TensorTable
 from weighbridge.records import LOCAL, SHARD
 
 MOST_PASSES: Final = 64  # looked at without a step
+APART: Final = "clipped_apart"  # the event; its tensor is one of those of the optimizer
+SMALL: Final = 0.1  # what is left of the norm of all gradients, below which it is worth an event
+MOST_EVENTS: Final = 24  # of a run
 _NAN: Final = float("nan")
 _ALIKE: Final = 1e-5
 Sums = dict[int, tuple[float, float]]  # by tensor: of squares, of absolute values; no entry = no gradient, or 0 throughout
@@ -37,6 +40,7 @@ class Accumulation:
         self.looks = 0  # since the last step
         self.weighed: list[Weighed] = []
         self.leftovers = Leftovers()
+        self.told_apart = 0
         self._start(None)
 
     def _start(self, sums: Sums | None) -> None:
@@ -106,8 +110,15 @@ class Accumulation:
         scale = self.scales[-1]
         if self.is_clean and self.passes > 1 and all(one == scale for one in self.scales):
             self._add_rows(weighed, items, step, recorder, scale)
-        factor = factor_of([self.last.get(w.tensor, (0.0, 0.0)) for w in weighed], items, scale)
-        return factor if _is_clipping(factor, self.multiple / scale, self.passes if self.is_clean else 0) else _NAN
+        last = [self.last.get(w.tensor, (0.0, 0.0)) for w in weighed]
+        factor, passes = factor_of(last, items, scale), self.passes if self.is_clean else 0
+        if np.isnan(factor) and self.told_apart < MOST_EVENTS:
+            of_all = apart(last, items, scale)
+            if _is_clipping(of_all, self.multiple / scale, passes) and of_all < SMALL:
+                self.told_apart += 1
+                message = "each gradient was made smaller by a factor of its own between the backward pass and the step"
+                recorder.event(step, APART, message, weighed[0].tensor, {"factor": of_all})
+        return factor if _is_clipping(factor, self.multiple / scale, passes) else _NAN
 
     def _add_rows(self, weighed: list[Weighed], items: Items, step: int, recorder: Recorder, scale: float) -> None:
         assert self.last is not None
@@ -145,6 +156,17 @@ def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> fl
         factor = float(np.sqrt(now[:, 0].sum() / before[:, 0].sum()))
         is_one = np.abs(ratios / factor - 1) <= rounding[:, None] + rounding[np.argmax(before[:, 0])]
     return factor * scale if factor > 0 and np.isfinite(factor) and is_one.all() else _NAN
+
+
+def apart(last: list[tuple[float, float]], items: Items, scale: float) -> float:
+    """What is left of the norm of all gradients where each tensor's was made smaller, as it is or row by row; else NaN."""
+    before = np.array(last, np.float64).reshape(-1, 2)
+    now = np.stack([items["sum_sq"], items["sum_abs"]], axis=1)
+    used = before[:, 1] != 0
+    if not used.any() or now[~used].any() or not (np.isfinite(before).all() and np.isfinite(now).all()):
+        return _NAN
+    largest = (now[used] / before[used]).max()
+    return float(np.sqrt(now[:, 0].sum() / before[:, 0].sum())) * scale if largest * scale < 1 - _ALIKE else _NAN
 
 
 def _is_clipping(factor: float, multiple: float, passes: int) -> bool:

@@ -18,6 +18,9 @@ from weighbridge.capture.tensors import TensorTable
 ELEMENTS: Final = 1 << 20  # parameters and gradients are copied after each backward pass: for small models only
 # The first step of any descent goes along the gradient or its sign. Weights that were loaded or drawn anew do not.
 FIRST_COSINE: Final = 0.5
+PASSES: Final = 3  # in a row, after each of which the weights have moved somehow: a step with decay or momentum of its own
+# A parameter that stays where its gradient times the rate of those that move would show: nobody steps it.
+SHOWS: Final = 2.0**-20  # of its largest element; the spacing of float32 is 2^-23
 NOTE: Final = (
     "no step of an optimizer was seen, yet the weights move along their gradients: what changes between two backward passes "
     "is weighed as a step, its gradient as the backward pass left it. Activations are not weighed"
@@ -39,6 +42,8 @@ class ByHand:
         self.table, self.copy_bytes = table, copy_bytes
         self.optimizer = StandIn()
         self.is_certain = self.has_risen = False
+        self.moves = 0  # passes in a row after which something has moved
+        self.stepped: set[int] = set()  # tensors that have moved, or of which nobody can tell
         self.before: dict[int, torch.Tensor] = {}  # by tensor: as the last backward pass found it
         self.gradients: dict[int, torch.Tensor] = {}
 
@@ -60,13 +65,33 @@ class ByHand:
             return False
         self.table.rescan(step)
         weighed = [w for w in self._weighed() if w.tensor in self.before and _alike(w.parameter, self.before[w.tensor])]
-        if all(_same(w.parameter, self.before[w.tensor]) for w in weighed):
+        moved = {w.tensor for w in weighed if not _same(w.parameter, self.before[w.tensor])}
+        self.moves = self.moves + 1 if moved else 0
+        if not moved:
             return False
-        if not self.is_certain and not self._goes_along_the_gradient(weighed):
+        if not self.is_certain and self.moves < PASSES and not self._goes_along_the_gradient(weighed):
             return False
         self.is_certain = True
-        self.optimizer.param_groups = [{"params": [w.parameter for w in weighed]}]
+        rate = min((self._rate(w) for w in weighed if w.tensor in moved), default=0.0)
+        self.stepped |= moved | {w.tensor for w in weighed if not self._would_show(w, rate)}
+        self.optimizer.param_groups = [{"params": [w.parameter for w in weighed if w.tensor in self.stepped]}]
         return True
+
+    def _rate(self, w: Weighed) -> float:
+        """Of what has moved: its largest change over its largest gradient; 0 where it has none."""
+        gradient = self._largest_gradient(w)
+        change = float((w.parameter.detach() - self.before[w.tensor]).abs().max())
+        return change / gradient if gradient > 0 and math.isfinite(change) else 0.0
+
+    def _would_show(self, w: Weighed, rate: float) -> bool:
+        """Would a step at this rate move it?"""
+        is_exact = w.parameter.dtype in (torch.float32, torch.float64)
+        step = rate * self._largest_gradient(w)
+        return is_exact and math.isfinite(step) and step > SHOWS * float(w.parameter.detach().abs().max())
+
+    def _largest_gradient(self, w: Weighed) -> float:
+        found = self.gradients.get(w.tensor)
+        return float(found.to_dense().abs().max()) if found is not None and found.numel() else 0.0
 
     def _weighed(self) -> list[Weighed]:
         return [w for w in self.table.alive() if w.is_direct and not w.is_copy and w.parameter.requires_grad]
@@ -78,18 +103,19 @@ class ByHand:
         return abs(cosine) >= FIRST_COSINE and not may_be_a_climb
 
     def _cosine(self, weighed: list[Weighed]) -> float:
-        """Between the gradient and the change, over all parameters together."""
-        both = update = gradient = 0.0
+        """Between the change and the gradient or its sign, the farther from 0; over all parameters together."""
+        sums = torch.zeros(5, dtype=torch.float64)
         for w in weighed:
             found = self.gradients.get(w.tensor)
             if found is None or found.is_complex():
                 continue
             u = w.parameter.detach().double() - self.before[w.tensor].double()
+            u = torch.where(u.isfinite(), u, 0.0)  # a weight that has become NaN shows no direction, the others do
             g = found.to_dense().double()
-            both += float((u * g).sum())
-            update += float((u * u).sum())
-            gradient += float((g * g).sum())
-        return both / math.sqrt(update * gradient) if update * gradient > 0 else 0.0
+            sums += torch.stack([(u * u).sum(), *(x for d in (g, g.sign()) for x in ((u * d).sum(), (d * d).sum()))]).cpu()
+        update, *each = sums.tolist()
+        cosines = [both / math.sqrt(update * size) for both, size in (each[:2], each[2:]) if update * size > 0]
+        return max(cosines, key=abs, default=0.0)
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

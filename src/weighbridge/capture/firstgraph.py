@@ -18,6 +18,8 @@ from typing import Final
 import torch
 from torch import nn
 
+from weighbridge.capture import alongdepth
+from weighbridge.capture.alongdepth import Depth
 from weighbridge.capture.calls import Calls
 from weighbridge.capture.firstfacts import Asked, asked
 from weighbridge.capture.graphwalk import MOST_NODES, TooLarge, nodes_behind, walk
@@ -25,7 +27,7 @@ from weighbridge.capture.late import Late, held, is_capturing
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.roles import plain_path
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.capture.throughtime import KIND, Course, follow
+from weighbridge.capture.throughtime import Course, follow
 from weighbridge.firstpass import FirstPass, Parameter, Scale, Start, to_text
 
 MOST_PASSES: Final = 4
@@ -47,7 +49,7 @@ class FirstGraph:
         self.calls = Calls()
         self.seen: set[frozenset[tuple[str, int]]] = set()
         self.awaited: deque[_Waiting] = deque()
-        self.courses: list[Course] = []  # through time, of passes whose backward pass runs or has run
+        self.courses: list[Course | Depth] = []  # through time and depth, of passes whose backward pass runs or has run
         self.is_over = False  # nothing more is looked at; something may be awaited
 
     @property
@@ -92,7 +94,7 @@ class FirstGraph:
         if not graph.leaves:
             return
         facts = asked(graph, nodes)
-        self.courses += follow(graph, nodes)
+        self.courses += [*follow(graph, nodes), *alongdepth.follow(graph, nodes)]
         called = {prefix.get(call.model, "") + call.path for call in self.calls.calls}
         parameters = [one for name, model in models for one in parameters_of(model, prefix[name], names, called)]
         first = FirstPass(graph, tuple(one for one, _ in parameters), *_described(models, prefix))
@@ -117,7 +119,7 @@ class FirstGraph:
         arrived = [course for course in self.courses if course.has_arrived(wait)]
         for course in arrived:
             self.courses.remove(course)
-            self.recorder.event(step, KIND, "gradient through the time of a recurrent layer", detail=course.detail())
+            self.recorder.event(step, course.kind, course.message, detail=course.detail())
 
 
 def _complete(one: _Waiting, numbers: Iterator[float]) -> FirstPass:

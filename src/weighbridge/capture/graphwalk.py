@@ -105,7 +105,7 @@ def _facts(node: Any, op: str) -> dict[str, Any]:
 
 def _is_constant(node: Any, operand: str) -> bool:
     place = ("self", "other").index(operand)
-    return place < len(node.next_functions) and node.next_functions[place][0] is None
+    return place >= len(node.next_functions) or node.next_functions[place][0] is None  # a plain number has no place
 
 
 def _range(operand: str, value: Any) -> dict[str, Any]:

@@ -244,8 +244,9 @@ class Run:
             )
         elif self._watched and stepper.total_steps == 0:
             self._tell(
-                "neither a backward pass nor a step of an optimizer was seen in this run: no step is recorded. Gradients of "
-                "torch.autograd.grad with updates written by hand are not seen; loss.backward() is, and so is an optimizer"
+                "neither a backward pass through this model nor a step of an optimizer was seen: no step is recorded. "
+                "Gradients of torch.autograd.grad with updates written by hand are not seen; loss.backward() is, and so is an "
+                "optimizer. Of copies that are trained in its place, watch one"
             )
         detail = {
             "own_seconds": stepper.own_ns / 1e9,

@@ -135,6 +135,8 @@ class Stepper:
 
     def after_backward(self) -> None:
         """It has ended, and nobody has used its gradients yet."""
+        if not self.total_steps:
+            self.step_rows.pass_ended(self.table)
         if self.by_hand is not None and not self.by_hand.after_backward(self.clock):
             self.by_hand = None
         if self.coherence is not None and self.coherence.accumulation.is_in_pass:

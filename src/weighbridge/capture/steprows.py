@@ -14,6 +14,7 @@ from weighbridge.capture.late import Late, held
 from weighbridge.capture.losses import Number, Passes
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.stepped import Stepped, settings_of
+from weighbridge.capture.tensors import TensorTable
 
 _NAN: Final = float("nan")
 _CLIPS_KEPT: Final = 16  # of models that nobody steps
@@ -31,6 +32,7 @@ class StepRows:
         self.epoch = _NAN
         self.early = 0  # backward passes before the first step of all, and their rows until it is time to write them
         self.early_rows: list[tuple[Any, ...]] = []
+        self.is_ours = False  # has a pass given a watched parameter a gradient?
 
     def add_pass(self, root: torch.Tensor, step: int, has_stepped: bool) -> None:
         """A backward pass begins at this root. `has_stepped`: has any optimizer of the run?"""
@@ -44,6 +46,14 @@ class StepRows:
         self.early_rows.append((step, self.recorder.attempt, given, given, self.epoch, time.time_ns()))
         if self.early >= _PASSES_BEFORE_FIRST_STEP:
             self.write_passes()
+
+    def pass_ended(self, table: TensorTable) -> None:
+        """Forget a pass of another model (a client's, of which this one takes the mean): it asks for no step of ours."""
+        if not self.is_ours:
+            self.is_ours = any(one.parameter.grad is not None for one in table.alive())
+            if not self.is_ours and self.early_rows:
+                self.early_rows.pop()
+                self.early -= 1
 
     def write_passes(self) -> None:
         """Write the backward passes that no step followed, as far as they are not written yet."""

@@ -35,6 +35,8 @@ class Course:
     norms: dict[int, torch.Tensor] = field(default_factory=dict)  # by step of time; 0-dim, on their device
     length: int = 0
     late: Late | None = None
+    kind: str = KIND
+    message: str = "gradient through the time of a recurrent layer"
 
     @property
     def is_complete(self) -> bool:
@@ -77,12 +79,12 @@ def _chains(graph: Graph) -> Iterator[tuple[str, list[int]]]:
                 uses.setdefault(graph.nodes[leaf].parameter, []).append(index)
     often = sorted((one for one in uses.items() if len(one[1]) >= LEAST), key=lambda one: -len(one[1]))
     for weight, places in often[: 2 * MOST]:
-        chain = _longest(graph, places)
+        chain = longest(graph, places)
         if len(chain) == len(places):  # else some of them are side by side
             yield weight, chain
 
 
-def _longest(graph: Graph, places: list[int]) -> list[int]:
+def longest(graph: Graph, places: list[int]) -> list[int]:
     """Of these nodes one of each level: how many of them lie behind one another up to here."""
     level = [0] * (places[-1] + 1)
     wanted, chain = set(places), list[int]()

@@ -93,7 +93,7 @@ def _are_siblings(graph: Graph, one: int, two: int) -> bool:
 
 def _adds_parameter(graph: Graph, index: int) -> bool:
     node = graph.nodes[index]
-    return node.op == "Add" and node.inputs[0] is not None and _is_vector(graph, node.inputs[1])
+    return node.op == "Add" and node.inputs[0] is not None and len(node.inputs) > 1 and _is_vector(graph, node.inputs[1])
 
 
 def _is_vector(graph: Graph, edge: Edge | None) -> bool:
@@ -102,7 +102,8 @@ def _is_vector(graph: Graph, edge: Edge | None) -> bool:
 
 def _is_factor(graph: Graph, index: int) -> bool:
     node = graph.nodes[index]
-    return node.op in ("Mul", "Div") and node.inputs[1] is None and (node.facts.get("other_shape") == () or _drops(node))
+    is_alone = node.op in ("Mul", "Div") and not any(node.inputs[1:])
+    return is_alone and (node.facts.get("other_shape") == () or _drops(node))
 
 
 def _drops(node: Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -88,6 +89,22 @@ def parameters(tensors: Tensors) -> list[Profile]:
     return found
 
 
+def as_layers(tensors: Tensors, columns: Sequence[int], sizes: np.ndarray) -> np.ndarray:
+    """Gradients of parameters by layer: where several modules have the same kinds of them, each once (a mean and a deviation of
+    every weight), they make one layer together, and each counts as the largest. How they differ is no matter of depth."""
+    kinds: dict[str, list[str]] = {}
+    for column in columns:
+        kinds.setdefault(tensors.owner(column), []).append(tensors.name(column).rpartition(".")[2])
+    last = sorted(kinds[tensors.owner(columns[-1])])
+    mine = [owner for owner, names in kinds.items() if sorted(names) == last]
+    if len({re.sub(r"\d+", "#", name) for name in last}) < len(last) or len(last) < 2 or len(mine) < 2:
+        return sizes
+    owners = np.array([tensors.owner(column) for column in columns])
+    return np.array(
+        [sizes[owners == owner].max() if owner in mine else size for owner, size in zip(owners, sizes, strict=True)]
+    )
+
+
 def _is_taken_out(tensors: Tensors, bias: int) -> bool:
     """Does a norm over the samples come next by name? Its mean takes the bias out, whose gradient is 0 but for rounding."""
     behind = range(bias + 1, len(tensors))
@@ -105,11 +122,18 @@ def levels(profile: Profile, row: np.ndarray) -> tuple[list[int], np.ndarray]:
     return places, values[places]
 
 
+def levels_of_steps(profile: Profile, rows: np.ndarray) -> np.ndarray:
+    """As `levels` of many steps at once: float64 [steps, places]; all NaN for a step of which something is not known."""
+    values = rows[:, profile.judged]
+    values[~np.isfinite(values).all(axis=1)] = np.nan
+    return values
+
+
 def sensitivities(profile: Profile, slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """norm(dL/dh) of each output, float64 [tensors]; times the rms of h in front of a norm layer: it divides by that."""
+    """norm(dL/dh) of each output, float64 [..., tensors]; times the rms of h in front of a norm layer: it divides by that."""
     found = slopes.copy()
     normed = [c for c, is_normed in zip(profile.columns, profile.is_normed, strict=True) if is_normed]
-    found[normed] *= sizes[normed]
+    found[..., normed] *= sizes[..., normed]
     return found
 
 

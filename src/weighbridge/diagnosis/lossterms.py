@@ -95,7 +95,7 @@ def _step(graph: Graph, index: int, way: Term) -> Term | None:
     """The way one operation further back; None where it does not go on, or what it leads to is not known."""
     node = graph.nodes[index]
     taken = [edge is not None for edge in node.inputs]
-    if node.op in ("Mul", "Div") and all(taken):  # an error over a variance
+    if node.op in ("Mul", "Div") and len(taken) > 1 and all(taken):  # an error over a variance; of a plain number, one input
         return way if node.op == "Div" and _is_positive(graph, node.inputs[1][0]) else None  # type: ignore[index]
     if sum(taken) != 1:
         return None

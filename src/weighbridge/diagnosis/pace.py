@@ -7,10 +7,12 @@
 
               so that from 4 on the step must raise the loss of its own batch, whatever the curvature is. For plain gradient
               descent, promise <= 2 lr lambda_max, and 4 is the classic limit lr lambda_max = 2.
+    scaled    the promise without that of matrices that are 0: from 0 on, and through a norm layer, which divides by their size,
+              the loss bends at once, and its slope says nothing of a step
     pace      norm(u) / norm(w) over all weight matrices that are not 0
     leverage  norm(g) norm(w) / loss over the same: the relative change of the loss for a relative change of the weights
 
-All three are pure numbers: scaling the loss, the weights or their number does not change them.
+All are pure numbers: scaling the loss, the weights or their number does not change them.
 
 Sources: Nesterov 2018, Lectures on Convex Optimization, section 1.2.3; Cohen et al. 2021, Gradient Descent on Neural Networks
 Typically Occurs at the Edge of Stability, section 2.
@@ -47,6 +49,7 @@ class Step:
     loss: float
     rate: float  # the largest lr of its groups
     promise: float
+    scaled: float  # the same without what `pace` leaves out: matrices that are 0
     pace: float
     leverage: float
     reach: float  # rms of the update over the rate, over all weight matrices: 0.2 to 1 where an optimizer divides by gradients
@@ -99,6 +102,8 @@ class _Sums:
         self.columns = columns
         self.parts = np.nan_to_num(-block["update.dot_gradient_update"][:, columns], posinf=math.inf, neginf=-math.inf)
         self.promised = summed(self.parts)
+        has_scale = ~((block["parameter.l2_norm"][:, columns] == 0) & weights[columns])
+        self.scaled = summed(np.where(has_scale, self.parts, 0.0))
         is_moved = ~np.isnan(block["update.l2_norm"][:, columns])
         has_gradient = ~np.isnan(block["gradient.l2_norm"][:, columns])
         self.is_whole = (is_moved | ~has_gradient).all(axis=1) & has_gradient.any(axis=1)
@@ -119,6 +124,7 @@ class _Sums:
             loss=loss,
             rate=rate,
             promise=float(self.promised[at]) / clip / loss if has_share else math.nan,
+            scaled=float(self.scaled[at]) / clip / loss if has_share else math.nan,
             pace=float(self.moved[at]) / size if size > 0 else math.nan,
             leverage=float(self.slope[at]) / clip * size / loss if has_share else math.nan,
             reach=float(self.moved[at]) / (rate * math.sqrt(self.count)) if rate > 0 and self.count else math.nan,

@@ -29,7 +29,7 @@ LEAST_COLUMNS: Final = 3
 def lines(record: RunRecord, diagnosis: Diagnosis | None, width: int, height: int) -> list[Text]:
     """At most `height` lines of at most `width` columns. `diagnosis`: the last one there is; None = not yet asked."""
     top = [*head(record, width), *finding_lines(diagnosis, width)]
-    room = max(LEAST_ROWS, height - len(top) - 3)
+    room = max(LEAST_ROWS, height - len(top) - 4)
     return [*top, Text(), *tensor_lines(record, width, room)][: max(height, LEAST_ROWS)]
 
 
@@ -58,10 +58,16 @@ def _finding(finding: Finding, is_cause: bool, width: int) -> list[Text]:
     )
     if not is_cause:
         return wrapped(text, width)[:1]
-    return [
-        *wrapped(text, width)[:1],
-        *(Text("        ").append_text(line) for line in wrapped(Text(finding.fix), width - 8)[:2]),
-    ]
+    told = [*_first(finding.message, width - 8), *_first(f"Try: {finding.fix}", width - 8)]
+    return [*wrapped(text, width)[:1], *(Text("        ").append_text(line) for line in told)]
+
+
+def _first(text: str, width: int) -> list[Text]:
+    """The first two lines of a text; three dots stand for the rest."""
+    found = wrapped(Text(plain.visible(text)), width)
+    if len(found) > 2:
+        found = [found[0], Text(f"{found[1].plain.rstrip()[: max(width - 2, 0)]} …")]
+    return found
 
 
 def standing_out(record: RunRecord, most: int) -> list[tuple[Tensor, float]]:
@@ -100,7 +106,11 @@ def tensor_lines(record: RunRecord, width: int, most: int) -> list[Text]:
     room = min(SPARK, width - grid.total_width(columns) - grid.GAP)
     if room >= 8:
         columns.append(grid.column("gradient", _ways(record, chosen, room), right=False))
-    return grid.lines(columns)
+    which = "all" if len(chosen) == len(record.tensors) else f"{len(chosen)} of {plain.count(len(record.tensors))}"
+    return [
+        *wrapped(Text(f"{which} tensors, the oddest gradients first; u/w: update / weight", style="dim"), width)[:1],
+        *grid.lines(columns),
+    ]
 
 
 def _cell(value: float, bad: float) -> Text:

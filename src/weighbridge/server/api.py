@@ -24,14 +24,14 @@ from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, WeighbridgeError
-from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
+from weighbridge.server import answers, apart, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
 from weighbridge.server.biasworth import worth_of
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
-from weighbridge.server.lines import health_of
+from weighbridge.server.lines import guess_of, health_of
 from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
@@ -152,6 +152,7 @@ class Api:
                 "logged": list(record.log_keys()),
                 "ranks": list(record.ranks),
                 "attempts": [dataclasses.asdict(one) for one in record.attempts],
+                "guess": guess_of(record),
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
                 "less_detail": jsonable(dataclasses.asdict(record.detail)) if record.detail is not None else None,
@@ -294,7 +295,8 @@ class Api:
         """Several runs beside each other (versus.py)."""
         names = several(request, 1)
         with ExitStack() as opened:
-            return JSONResponse(versus.comparison(names, self._use(opened, names)))
+            records = self._use(opened, names)
+            return JSONResponse(apart.added(versus.comparison(names, records), records))
 
     def difference(self, request: Request) -> Response:
         """The picture of the second run against the first."""

@@ -104,7 +104,10 @@ def metric_of(record: RunRecord, key: str, start: int | None, stop: int | None, 
 
 
 def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int) -> Part:
-    """Our own time as a share of each step's, which ends where its row is written; of a bucket the share of both sums."""
+    """Our own time as a share of each step's, which ends where its row is written; of a bucket the share of both sums.
+
+    What we did behind the row of a step took time of the steps that follow: no step gives more than it lasted.
+    """
     table = record.steps_table(start, stop)
     steps, first = np.unique(table.column("step").to_numpy(), return_index=True)
     own, times, attempts = (table.column(name).to_numpy()[first] for name in ("own_ns", "time_ns", "attempt"))
@@ -112,6 +115,9 @@ def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int
     own, steps = own[1:].astype(np.float64), steps[1:]  # when the first step began is not known
     known = (wall > 0) & (np.diff(attempts) == 0)  # clocks can be set back; nothing ran between two attempts
     own, wall, steps = own[known], wall[known], steps[known]
+    left = np.cumsum(own - wall)
+    left -= np.minimum(np.minimum.accumulate(left), 0.0) if len(left) else 0.0  # of ours, still to be done behind each step
+    own = own + np.concatenate([[0.0], left[:-1]]) - left if len(left) else own
     part = in_buckets(steps, own / wall, buckets)
     starts = np.searchsorted(steps, part.step_first)
     share = np.add.reduceat(own, starts) / np.add.reduceat(wall, starts) if len(steps) else own

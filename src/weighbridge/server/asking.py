@@ -1,4 +1,4 @@
-"""The rules in a process of their own (diagnosis/worker.py): one for all who ask here, started when somebody does."""
+"""The rules in processes of their own (diagnosis/worker.py): two at most for all who ask here, started when somebody does."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ from weighbridge.diagnosis.rule import Diagnosis
 from weighbridge.errors import WeighbridgeError
 
 WORKER: Final = "weighbridge.diagnosis.worker"
+AT_ONCE: Final = 2  # processes: what takes minutes holds up one of them
+
+
+class GivenUp(WeighbridgeError):
+    """Nobody waits for this answer any more, and others wait for theirs."""
 
 
 class Rules:
@@ -25,17 +30,22 @@ class Rules:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._is_closed = self._is_given_up = False
         atexit.register(self.close)
 
     def ask(self, run: Path) -> tuple[int, str, Diagnosis]:
         """How many steps the run had and its state when it was read, and what was said. Waits, perhaps for minutes.
 
-        Raises WeighbridgeError with the rules' own sentence, or where their process has ended.
+        Raises WeighbridgeError with the rules' own sentence, or where their process has ended; GivenUp.
         """
         line = json.dumps({"run": str(run.resolve()), "folder": os.getcwd()}) + "\n"
         with self._lock:
-            told = self._told(line) or self._told(line)  # it ends when nothing is asked for a while: perhaps just now
+            self._is_given_up = False
+            told = self._told(line)
+            if not told and not self._is_given_up:
+                told = self._told(line)  # it ends when nothing is asked for a while: perhaps just now
+        if not told and self._is_given_up:
+            raise GivenUp(f"The rules were no longer asked about {run}: nobody waited for it, and others did.")
         if not told:
             raise WeighbridgeError("The process that asks the rules has ended before it answered.")
         answer: dict[str, Any] = json.loads(told)
@@ -72,6 +82,12 @@ class Rules:
             )  # fmt: skip
         return self._process
 
+    def give_up(self) -> None:
+        """What is under way gets no answer: whoever asked for it gets GivenUp."""
+        self._is_given_up = True
+        if self._process is not None:
+            self._process.kill()
+
     def close(self) -> None:
         """Nothing is asked any more; what is under way is given up."""
         self._is_closed = True
@@ -91,4 +107,41 @@ class Rules:
         self._process.wait()
 
 
-RULES: Final = Rules()
+class Several:
+    """As Rules, about AT_ONCE runs at a time. Another process is started only where all others are asked something."""
+
+    def __init__(self) -> None:
+        self._free = [Rules() for _ in range(AT_ONCE)]
+        self._busy: list[tuple[Path, Rules]] = []
+        self._lock = threading.Condition()
+
+    def ask(self, run: Path) -> tuple[int, str, Diagnosis]:
+        """As Rules.ask."""
+        with self._lock:
+            self._lock.wait_for(lambda: bool(self._free))
+            mine = (run, self._free.pop())  # the one that was asked last, and is warm
+            self._busy.append(mine)
+        try:
+            return mine[1].ask(run)
+        finally:
+            with self._lock:
+                self._busy.remove(mine)
+                self._free.append(mine[1])
+                self._lock.notify()
+
+    def give_up(self, run: Path) -> None:
+        """What is asked about this run, if anything is, gets no answer."""
+        with self._lock:
+            for asked, rules in self._busy:
+                if asked == run:
+                    rules.give_up()
+
+    def close(self) -> None:
+        """Nothing is asked any more; what is under way is given up."""
+        with self._lock:
+            known = [*self._free, *(rules for _, rules in self._busy)]
+        for rules in known:
+            rules.close()
+
+
+RULES: Final = Several()

@@ -120,13 +120,13 @@ def _number(value: float | None) -> float | None:
 def _dead(record: RunRecord, nodes: list[Node]) -> dict[int, float]:
     """By a layer's place: the share of its units that were 0 for the whole first batch behind the ReLU that follows it."""
     found: dict[int, float] = {}
-    layer = None
+    layer, seen = None, record.units_seen(0)
     for i, node in enumerate(nodes):
         layer = i if node.parameters else layer
         if node.output.module in DEAD_BEHIND and layer is not None:
-            counted = [row for row in record.units(f"{node.output.model}:{node.output.name}") if row.step == 0]
-            if counted and counted[0].n > 1:
-                found[layer] = float((counted[0].active == 0).mean())
+            counted = seen.get(node.output.id)
+            if counted is not None and counted.n > 1:
+                found[layer] = float((counted.active == 0).mean())
             layer = None
     return found
 

@@ -3,11 +3,15 @@
 Rules read a run from its beginning, which may take a while; the page gets what was said last, and `pending` where more is
 being asked. A run that grows is asked again when it is a fifth longer, or has ended; where rules beside the training tell what
 they find (diagnosis/beside.py), that serves meanwhile, and it is asked when it is twice as long.
+
+Who came last is answered first: it is what somebody looks at. What takes minutes holds up one process of two, and is given
+up where others wait and nobody has asked for it of late (docs/decisions/0054-a-long-diagnosis-holds-nobody-up.md).
 """
 
 from __future__ import annotations
 
 import atexit
+import math
 import sys
 import threading
 import time
@@ -19,7 +23,7 @@ from typing import Any, Final
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.kept import diagnosis_from_json, diagnosis_to_json, jsonable, told_of
-from weighbridge.server.asking import RULES
+from weighbridge.server.asking import AT_ONCE, RULES, GivenUp
 from weighbridge.server.digest import keep_diagnosis, read_diagnosis
 from weighbridge.server.runs import Runs
 from weighbridge.store.record import RunRecord
@@ -30,6 +34,7 @@ TOLD_GROWN_BY: Final = 1.0  # where its own rules have told something
 KEPT_AT_MOST: Final = 64
 LATER_AT_MOST: Final = 200
 CLOSE_SECONDS: Final = 3.0
+GONE_SECONDS: Final = 10.0  # since a page asked: then nobody waits for the answer (a page asks again every second)
 REST: Final = 1.0  # times as long at rest as a run of the list took: the page's own questions go between
 
 
@@ -53,17 +58,19 @@ class _Said:
 
 
 class Diagnoser:
-    """Asks the rules about runs, one run at a time."""
+    """Asks the rules about runs, a few at a time."""
 
     def __init__(self, runs: Runs, tell: Callable[[str, Diagnosis], None] = lambda name, said: None) -> None:
         """`tell` is called, on the diagnoser's thread, with what was said of a run that has ended."""
         self._runs, self._tell = runs, tell
         self._said: OrderedDict[str, _Said] = OrderedDict()
-        self._waiting: list[str] = []  # somebody looks at them
+        self._waiting: list[str] = []  # somebody looks at them; who came last, last
+        self._looked: dict[str, float] = {}  # when somebody last asked about them, of those
+        self._under_way: set[str] = set()
         self._later: list[str] = []  # of the list
         self._lock = threading.Condition()
         self._is_closed = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def ask(self, name: str, record: RunRecord) -> dict[str, Any]:
         """`known` as the page takes it. `pending`: ask again soon."""
@@ -82,8 +89,20 @@ class Diagnoser:
                 self._start()
                 self._lock.notify_all()
             is_pending = name in self._waiting
+            if is_pending:
+                self._looked[name] = time.monotonic()
+                self._make_room(name)
         told = told_of(record, said.diagnosis)  # a run that is being recorded says more as it goes
         return Known(told if said.diagnosis is not None or told.findings else None, is_pending, said.error)
+
+    def _make_room(self, name: str) -> None:
+        """What nobody waits for any more is given up where it holds this one up."""
+        if name in self._under_way or len(self._under_way) < AT_ONCE:
+            return
+        since = {one: self._looked.get(one, -math.inf) for one in self._under_way}
+        oldest = min(since, key=since.__getitem__)
+        if time.monotonic() - since[oldest] > GONE_SECONDS:
+            RULES.give_up(self._runs.path(oldest))
 
     def _remember(self, name: str, said: _Said) -> None:
         self._said[name] = said
@@ -119,34 +138,46 @@ class Diagnoser:
             self._is_closed = True
             self._lock.notify_all()
         RULES.close()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        for thread in self._threads:
+            thread.join(CLOSE_SECONDS)
 
     def _start(self) -> None:
-        if self._thread is None:
+        if not self._threads:
             atexit.register(self._close)  # a thread inside a library of C++ must not outlive the interpreter
-            self._thread = threading.Thread(target=self._work, name="weighbridge-diagnoser", daemon=True)
-            self._thread.start()
+            for number in range(AT_ONCE):
+                thread = threading.Thread(target=self._work, args=(number == 0,), name="weighbridge-diagnoser", daemon=True)
+                self._threads.append(thread)
+                thread.start()
 
-    def _work(self) -> None:
+    def _next(self, also_later: bool) -> str | None:
+        names = [*reversed(self._waiting), *(self._later if also_later else ())]
+        return next((name for name in names if name not in self._under_way), None)
+
+    def _work(self, also_later: bool) -> None:
+        """also_later: what nobody waits for, too. One thread of them, so that another is free when somebody comes."""
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: bool(self._waiting or self._later or self._is_closed))
-                if self._is_closed:
+                self._lock.wait_for(lambda: self._is_closed or self._next(also_later) is not None)
+                name = self._next(also_later)
+                if self._is_closed or name is None:
                     return
-                is_awaited = bool(self._waiting)
-                name = self._waiting[0] if is_awaited else self._later[0]
+                is_awaited = name in self._waiting
+                self._under_way.add(name)
             began = time.monotonic()
             said = self._asked(name)
             with self._lock:
-                self._remember(name, said)
+                self._under_way.discard(name)
+                if said is not None:
+                    self._remember(name, said)
                 self._waiting = [one for one in self._waiting if one != name]
                 self._later = [one for one in self._later if one != name]
+                self._looked.pop(name, None)
                 self._lock.notify_all()
                 if not is_awaited:  # unless somebody comes meanwhile
                     self._lock.wait_for(lambda: bool(self._waiting or self._is_closed), REST * (time.monotonic() - began))
 
-    def _asked(self, name: str) -> _Said:
+    def _asked(self, name: str) -> _Said | None:
+        """What was said; None where it was given up."""
         try:
             record = RunRecord(self._runs.path(name))  # its own: the page's questions do not wait for this one
             said = _kept(record)
@@ -156,6 +187,8 @@ class Diagnoser:
             elif said.state != LIVE:
                 self._tell(name, told_of(record, said.diagnosis))
             return said
+        except GivenUp:
+            return None
         except Exception as error:  # the sentence takes the panel's place; a damaged run must not end the thread
             return _Said(sys.maxsize, "", None, str(error) or type(error).__name__)
 

@@ -109,6 +109,8 @@ def _at_steps(
 def _quantile(
     steps: np.ndarray, edges: np.ndarray, counts: np.ndarray, least: np.ndarray, greatest: np.ndarray, share: float
 ) -> Part:
+    some = counts.sum(axis=1) > 0  # a step without a finite value has no quantile
+    steps, counts, least, greatest = steps[some], counts[some], least[some], greatest[some]
     below = np.cumsum(counts, axis=1)
     wanted = np.maximum(np.ceil(share * below[:, -1:]), 1)  # the value of this rank
     held = (below < wanted).sum(axis=1)

@@ -20,7 +20,7 @@ from weighbridge.diagnosis import Diagnosis, Finding, HistogramEvidence, Outcome
 from weighbridge.diagnosis.rule import SEVERITIES
 from weighbridge.drawing.chart import Line
 from weighbridge.drawing.colours import INK
-from weighbridge.server import pictures, versus
+from weighbridge.server import apart, pictures, versus
 from weighbridge.server.arrays import in_buckets
 from weighbridge.server.diagnosing import answered
 from weighbridge.server.runs import SomeRuns
@@ -138,7 +138,7 @@ class _Page:
         """Several runs side by side."""
         names, opened = list(records), list(records.values())
         letters = [chr(65 + i) for i in range(len(names))]
-        told = versus.comparison(names, opened)
+        told = apart.added(versus.comparison(names, opened), opened)
         yield f"# {' and '.join(escaped(name) for name in names) if len(names) < 3 else plain.counted(len(names), 'run')}"
         if told["said"]:
             pair = "" if len(names) < 3 else f" (A and B, of {len(names)})"

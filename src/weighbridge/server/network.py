@@ -7,6 +7,7 @@ out; one that is folded stands for them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -39,8 +40,8 @@ def spine(record: RunRecord, fold: str, opened: Sequence[str]) -> list[Node]:
     """The nodes. `fold`: auto, none or modules; `opened`: containers whose members are listed all the same."""
     outputs = list({(t.model, owner(t)): t for t in reversed(record.outputs)}.values())[::-1]  # the first of each module
     paths = {(t.model, owner(t)) for t in outputs}
-    inside = {key: [p for p in paths if p[0] == key[0] and p[1].startswith(f"{key[1]}.")] for key in paths}
-    containers = {key for key, members in inside.items() if members}
+    inside = Counter((model, outer) for model, path in paths for outer in _around(path))
+    containers = paths & inside.keys()
     is_folded = fold == "modules" or (fold == "auto" and len(paths - containers) > FOLD_FROM)
     closed = {
         key for key in containers if is_folded and key[1] == folded_name(key[1] + "/out") and key[1] and key[1] not in opened
@@ -51,7 +52,7 @@ def spine(record: RunRecord, fold: str, opened: Sequence[str]) -> list[Node]:
         hidden = any((key[0], outer) in closed for outer in _around(key[1]))
         if hidden or (key in containers and key not in closed):
             continue
-        nodes.append(Node(*key, tensor, folded=len(inside[key]) if key in closed else 0))
+        nodes.append(Node(*key, tensor, folded=inside[key] if key in closed else 0))
     _give_parameters(record, nodes)
     return nodes
 
@@ -149,7 +150,8 @@ def _kinds(nodes: Sequence[Node]) -> list[tuple[str, int]]:
 def _steps(record: RunRecord) -> list[int]:
     """At which something can be seen: where units were counted."""
     found = np.unique(record.whole("units").column("step").to_numpy())
-    return [int(step) for step in found if step < max(record.info.steps, 1)]
+    steps = max(record.info.steps, 1)
+    return [int(step) for step in found if step < steps]
 
 
 def _at(record: RunRecord, statistic: str, step: int) -> dict[int, float]:
@@ -178,10 +180,10 @@ def _spreads(record: RunRecord, nodes: Sequence[Node], step: int) -> tuple[np.nd
     From rows that count one step only: over several, a step's change of the weights would pass for a difference of inputs.
     """
     found, latest = np.full(len(nodes), np.nan), None
+    seen = record.units_seen(step)
     for i, node in enumerate(nodes):
-        rows = [row for row in record.units(f"{node.output.model}:{node.output.name}") if row.step <= step and row.steps == 1]
-        if rows and rows[-1].n > 1:
-            row = rows[-1]
+        row = seen.get(node.output.id)
+        if row is not None and row.n > 1:
             variance = row.sum_sq / row.n - np.square(row.sum / row.n)
             found[i] = float(np.sqrt(np.maximum(variance, 0.0).mean()))
             latest = row.step if np.isfinite(found[i]) else latest

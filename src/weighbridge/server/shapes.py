@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 from weighbridge.catalog import all_names, parse
@@ -80,7 +82,16 @@ def rule_json(rule: type[Rule]) -> dict[str, Any]:
         "causes": list(rule.causes),
         "summary": told.summary,
         "sections": told.sections,
+        "limits": _limits(rule, " ".join(told.sections.values())),
     }
+
+
+def _limits(rule: type[Rule], text: str) -> dict[str, float]:
+    """The numbers behind the names that a rule's text has in capitals: LIMIT, PATIENCE."""
+    known = vars(sys.modules[rule.__module__])
+    named = dict.fromkeys(re.findall(r"\b[A-Z][A-Z_]{2,}\b", text))
+    numbers = {name: known.get(name) for name in named}
+    return {name: value for name, value in numbers.items() if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 def statistics_json() -> list[dict[str, Any]]:

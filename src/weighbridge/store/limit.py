@@ -3,18 +3,26 @@
 Works on whole compacted units of rows: what lies behind the first PROTECTED_FIRST steps and before the last
 PROTECTED_LAST loses its single rows, the bucket files stay, and the manifest says from where to where. It runs in a
 process of its own (`python -m weighbridge.store.limit`), started by the writer, so that the training never waits.
+
+Where that process gets no processor, the writer leaves single rows out before they are written (`Keeper.coarser`), so that
+the folder stays within its limit and SLACK (docs/decisions/0052-the-writer-keeps-the-limit-itself.md).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from weighbridge.errors import WeighbridgeError
@@ -29,7 +37,14 @@ from weighbridge.store.units import Unit, units
 PROTECTED_FIRST: Final = 1_000
 PROTECTED_LAST: Final = 5_000
 ROWS_FILE: Final = "rows.parquet"
-IN_TIME: Final = 1.15  # times what is aimed at: beyond it the thinning no longer gives way to other processes
+# Beyond the limit by no more than this share of it, whatever else the machine does: tables that never give way (steps, logs,
+# buckets) still grow, and a compaction that is under way holds one segment twice.
+SLACK: Final = 0.05
+SEGMENTS_OF_LIMIT: Final = 8  # a segment of rows is at most this part of the limit: what is open cannot be thinned
+KEPT_EVERY: Final = 64  # steps, where single rows are left out: one for each of the finest buckets
+LEFT_OUT: Final = ("rows", "values", "calls", "units", "spread", "pairing", "biases", "coherence", "accumulation")
+_LOOK_SECONDS: Final = 2.0  # between two looks at a folder that is being made smaller
+_AGAIN_SECONDS: Final = 30.0  # and between two tries to
 
 
 def keep_within(folder: Path, limit_bytes: int, last_step: int) -> list[tuple[int, int]]:
@@ -57,8 +72,10 @@ def thin(unit: Unit, last_step: int) -> tuple[int, int] | None:
     gone = (max(manifest["first_step"], kept_until), manifest["last_step"])
     path = unit.stem / ROWS_FILE
     files: dict[str, Any] = dict(manifest["files"])
-    rows = read_parquet(path, TABLES["rows"])
-    rows = rows.filter(pc.less(rows.column("step"), kept_until))
+    rows = TABLES["rows"].empty_table()
+    if manifest["first_step"] < kept_until:
+        rows = read_parquet(path, TABLES["rows"])
+        rows = rows.filter(pc.less(rows.column("step"), kept_until))
     rest = path.with_name(f"rows-below-{kept_until}.parquet")
     del files[ROWS_FILE]
     if rows.num_rows:
@@ -92,21 +109,107 @@ def thinned_ranges(folder: Path) -> list[tuple[int, int]]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A stretch of steps of which single rows were not written."""
+
+    first: int
+    last: int
+    rows: int
+
+
 class Keeper:
-    """Starts the thinning beside the training, one at a time, and tells what was thinned."""
+    """Holds a rank's folder within its limit while it is written. Used by the writer's thread; never waits but in `wait`."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder, self._limit_bytes = folder, limit_bytes
         self._process: subprocess.Popen[bytes] | None = None
+        self._gives_way = False  # the process: to all others
         self._told: set[tuple[int, int]] = set(thinned_ranges(folder))
+        self._taken = size_of(folder)  # as it was last looked at, and what was written since
+        self._looked, self._started = time.monotonic(), -math.inf
+        self._segment_bytes = limit_bytes // SEGMENTS_OF_LIMIT  # of the largest closed segment of rows
+        self.left_out: LeftOut | None = None  # in the stretch that lasts
 
-    def start(self, last_step: int, target_bytes: int) -> None:
-        """Bring the folder down to so many bytes, unless the last look still lasts. Does not wait."""
-        if self._process is not None and self._process.poll() is None:
+    def wrote(self, size: int) -> None:
+        """So many bytes more lie in the folder."""
+        self._taken += size
+
+    def closed(self, segment_bytes: int, last_step: int) -> None:
+        """A segment of rows may be compacted: begin, if it is time to."""
+        self._segment_bytes = segment_bytes
+        self._look()
+        if self._taken > self._target:
+            self.start(last_step, gives_way=not self._is_urgent)
+
+    @property
+    def _target(self) -> int:
+        return self._limit_bytes - room_for_more(self._segment_bytes, self._limit_bytes)
+
+    @property
+    def _is_urgent(self) -> bool:
+        """Will it be full before another segment closes?"""
+        return self._taken > self._limit_bytes - self._segment_bytes
+
+    @property
+    def _is_full(self) -> bool:
+        return self._taken > self._limit_bytes - self._segment_bytes // 2  # what compacting one needs beside it
+
+    def _look(self) -> None:
+        self._taken, self._looked = size_of(self._folder), time.monotonic()
+
+    def coarser(self, batches: Mapping[str, pa.RecordBatch], last_step: int) -> Mapping[str, pa.RecordBatch]:
+        """What of these may be written. Where the folder is full: of what can be left out, one step in KEPT_EVERY.
+
+        Sees to it that the thinning no longer gives way to other processes when it would come too late.
+        """
+        if self._is_urgent:
+            self._hurry(last_step)
+        if not self._is_full:
+            return batches
+        kept = {name: _some(batch) if name in LEFT_OUT else batch for name, batch in batches.items()}
+        self._note(batches, kept)
+        return kept
+
+    def _hurry(self, last_step: int) -> None:
+        now, is_running = time.monotonic(), self._is_running
+        if is_running and now - self._looked >= _LOOK_SECONDS:
+            self._look()
+        if (is_running and self._gives_way) or (not is_running and now - self._started >= _AGAIN_SECONDS):
+            self.wait(0)
+            self._look()
+            self.start(last_step, gives_way=False)
+
+    def _note(self, batches: Mapping[str, pa.RecordBatch], kept: Mapping[str, pa.RecordBatch]) -> None:
+        changed = [name for name, batch in batches.items() if kept[name].num_rows < batch.num_rows]
+        if changed:
+            steps = np.concatenate([batches[name].column("step").to_numpy() for name in changed])
+            gone = sum(batches[name].num_rows - kept[name].num_rows for name in changed)
+            known = self.left_out or LeftOut(int(steps.min()), int(steps.max()), 0)
+            self.left_out = LeftOut(min(int(steps.min()), known.first), max(int(steps.max()), known.last), known.rows + gone)
+
+    def has_ended(self) -> LeftOut | None:
+        """The stretch of which rows were left out, once there is room again; it then is forgotten."""
+        if self.left_out is None or self._is_full:
+            return None
+        ended, self.left_out = self.left_out, None
+        return ended
+
+    @property
+    def _is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, last_step: int, *, gives_way: bool) -> None:
+        """Bring the folder down to what is aimed at, unless the last look still lasts. Does not wait.
+
+        gives_way: to all other processes.
+        """
+        if self._is_running:
             return
-        arguments = [str(self._folder), str(target_bytes), str(last_step)]
+        arguments = [str(self._folder), str(self._target), str(last_step), *(["later"] if gives_way else [])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        with suppress(OSError):  # no process to be had: the limit is not kept, the training goes on
+        self._gives_way, self._started = gives_way, time.monotonic()
+        with suppress(OSError):  # no process to be had: the writer leaves rows out, the training goes on
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "weighbridge.store.limit", *arguments],
                 env=environment,
@@ -127,20 +230,27 @@ class Keeper:
 
     def news(self) -> list[tuple[int, int]]:
         """Ranges thinned since the last call."""
-        if self._process is None or self._process.poll() is None:
+        if self._process is None or self._is_running:
             return []
         self._process = None
+        self._look()
         ranges = [found for found in thinned_ranges(self._folder) if found not in self._told]
         self._told.update(ranges)
         return ranges
 
 
+def _some(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Of one step in KEPT_EVERY."""
+    steps = batch.column("step").to_numpy()
+    return batch.filter(pa.array(steps % KEPT_EVERY == 0))
+
+
 def main(arguments: list[str]) -> None:
-    folder, target_bytes = Path(arguments[0]), int(arguments[1])
-    if size_of(folder) < IN_TIME * target_bytes:  # else it is behind already: a busy machine leaves it too little time
+    folder, target_bytes, last_step = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    if "later" in arguments[3:]:
         with suppress(AttributeError, OSError):
             os.nice(10)
-    keep_within(folder, target_bytes, int(arguments[2]))
+    keep_within(folder, target_bytes, last_step)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ The only module that knows DuckDB. A `RowQuery` keeps one connection; it is used
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
@@ -15,11 +17,11 @@ import pyarrow as pa
 
 from weighbridge.catalog import Statistic, sql
 from weighbridge.errors import CorruptRun
-from weighbridge.records import WHOLE, Quantity
+from weighbridge.records import ROWS, WHOLE, Quantity
 from weighbridge.store.histogram import merged_histograms
 from weighbridge.store.shards import Merge
 from weighbridge.store.sources import Plan, buckets_sql, plan_buckets, plan_rows, rows_sql, tail_name, values_sql
-from weighbridge.store.tables import RankTables, read_part
+from weighbridge.store.tables import RankTables
 
 FEW = 16  # tensors that are named to the engine; of more it reads all
 Arrays = dict[str, np.ndarray]
@@ -39,7 +41,6 @@ class RowQuery:
         self._others: dict[int, RankTables] = {}
         self._merge: Merge | None = None
         self._opened: duckdb.DuckDBPyConnection | None = None  # made at the first question: a list of runs asks none
-        self._registered: dict[str, int] = {}
 
     def read_as_one(self, ranks: dict[int, RankTables], merge: Merge | None) -> None:
         """Answer for these ranks together; with None, for the one rank of the constructor."""
@@ -175,19 +176,22 @@ class RowQuery:
             plan.merged.append((plan_rows(tables.parts["rows"], start, stop), self._merge.shares[rank]))
         return plan
 
-    def _register(self, plan: Plan) -> None:
-        """Make the live tails known to the engine, each only when it has grown; forget those that were compacted."""
-        everyone = [self._tables, *self._others.values()]
-        living = {tail_name(part) for tables in everyone for part in tables.parts["rows"] if part.reader is not None}
-        for name in set(self._registered) - living:
-            self._connection.unregister(name)
-            del self._registered[name]
-        for part, _low, _high in [tail for one in plan.pieces() for tail in one.tails]:
-            assert part.reader is not None
-            name, size = tail_name(part), len(part.reader.flushes)
-            if self._registered.get(name) != size:
-                self._connection.register(name, read_part(part, cut=False))
-                self._registered[name] = size
+    @contextmanager
+    def _live_tails(self, plan: Plan, text: str) -> Iterator[None]:
+        """Make the segments of a plan known to the engine while the block lasts: the columns that are named in the question,
+        read from the files as the engine asks for them. What was kept of them would grow for as long as nobody compacts."""
+        columns = [name for name in ROWS.names if re.search(rf"\b{name}\b", text)]
+        names = []
+        try:
+            for part, low, high in [tail for one in plan.pieces() for tail in one.tails]:
+                assert part.reader is not None
+                names.append(tail_name(part))
+                assert len(re.findall(rf"\b{names[-1]}\b", text)) == 1, text  # a stream can be read once
+                self._connection.register(names[-1], part.reader.stream(columns, low, high))
+            yield
+        finally:
+            for name in names:
+                self._connection.unregister(name)
 
     def _arrays(self, plan: Plan, text: str | None) -> Arrays:
         if text is None:
@@ -197,9 +201,9 @@ class RowQuery:
 
     def _run(self, plan: Plan, text: str) -> pa.Table:
         """Raises FileNotFoundError where a file went meanwhile (ask again after a refresh), CorruptRun where one is damaged."""
-        self._register(plan)
         try:
-            return self._connection.sql(text).to_arrow_table()
+            with self._live_tails(plan, text):
+                return self._connection.sql(text).to_arrow_table()
         except duckdb.Error as problem:
             listings = [listed for one in plan.pieces() for listed in (*one.files.values(), *one.buckets.values())]
             files = [file for listed in listings for file in listed]

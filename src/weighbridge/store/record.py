@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from weighbridge.catalog import Statistic, parse
 from weighbridge.errors import NothingRecorded, WeighbridgeError, nearest
@@ -310,6 +311,12 @@ class RunRecord(Described):
     def last_units(self) -> dict[int, Units]:
         """The last of these of every output, by its id."""
         return extras.last_units(self._all.whole("units"))
+
+    def units_seen(self, step: int) -> dict[int, Units]:
+        """By output the last of these at or before a step, of rows that count one step only."""
+        table = self._all.whole("units")
+        is_seen = pc.and_(pc.less_equal(table.column("step"), step), pc.equal(table.column("steps"), 1))
+        return extras.last_units(table.filter(is_seen))
 
     def first_nonfinite(self) -> NonFinite | None:
         """Where NaN or infinity was first in what modules give; None = nowhere."""

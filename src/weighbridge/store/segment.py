@@ -7,6 +7,7 @@ its line stands whole. The last line of a closed segment has kind "close" and co
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import zlib
@@ -28,6 +29,7 @@ END_OF_STREAM: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 # lz4 at half of zstd's price, and none for small batches: compression has a fixed price per column. Segments are
 # transient, Parquet has zstd (docs/decisions/0003-segments-are-compressed-with-lz4.md).
 COMPRESSED_FROM_ROWS: Final = 64
+DECODED_AT_ONCE: Final = 4  # flushes; more are decoded one after the other
 _CHECK_BYTES: Final = len(',"check":"00000000"')
 
 
@@ -157,7 +159,7 @@ class SegmentReader:
         self.flushes: list[Flush] = []
         self.is_closed = False
         self.schema: pa.Schema | None = None
-        self._lines_read = 0
+        self._lines_read = self._checked = 0
         self._batches: list[pa.RecordBatch] = []
 
     def poll(self) -> list[Flush]:
@@ -184,6 +186,31 @@ class SegmentReader:
         """All acknowledged record batches, in order (decoded once and kept). Raises CorruptRun."""
         self._batches += self.decode(self.flushes[len(self._batches) :])
         return self._batches
+
+    def stream(self, columns: Sequence[str], start: int, stop: int) -> pa.RecordBatchReader:
+        """These columns of the acknowledged record batches, in order: all with rows of start <= step < stop, perhaps others.
+
+        Each is decoded from the mapped file when it is asked for; nothing of it stays in memory. Raises CorruptRun, or
+        FileNotFoundError where the segment was compacted meanwhile.
+        """
+        wanted = [flush for flush in self.flushes if flush.first_step < stop and flush.last_step >= start]
+        if len(wanted) <= DECODED_AT_ONCE:
+            batches = [batch.select(columns) for batch in self.decode(wanted or self.flushes[:1])]
+            return pa.RecordBatchReader.from_batches(batches[0].schema, batches)
+        self._check()
+        mapped = pa.memory_map(str(self.data_path))
+        with pa.ipc.open_stream(mapped) as whole:
+            places = [whole.schema.get_field_index(name) for name in columns]
+        mapped.seek(0)
+        reader = pa.ipc.open_stream(mapped, options=pa.ipc.IpcReadOptions(included_fields=places, use_threads=False))
+        return pa.RecordBatchReader.from_batches(reader.schema, itertools.islice(reader, len(self.flushes)))
+
+    def _check(self) -> None:
+        """Every byte that is acknowledged, once."""
+        with open(self.data_path, "rb", buffering=0) as file:
+            for flush in self.flushes[self._checked :]:
+                checked_bytes(file, self.data_path, flush)
+                self._checked += 1
 
     def decode(self, flushes: Sequence[Flush]) -> list[pa.RecordBatch]:
         """The record batches of these flushes, their bytes compared with their CRC. Raises CorruptRun."""

@@ -158,14 +158,14 @@ class RankTables:
         return part.kept[1]
 
 
-def read_part(part: Part, *, cut: bool = True) -> pa.Table:
-    """The rows of one unit; with `cut`, those that still count."""
+def read_part(part: Part) -> pa.Table:
+    """The rows of one unit that still count."""
     schema = TABLES[part.unit.table]
     if part.reader is not None:
         table = pa.Table.from_batches(part.reader.batches(), schema)
     else:
         table = read_parquet(part.rows_file, schema)
-    return table.filter(pc.less(table.column("step"), part.limit)) if cut and part.is_cut else table
+    return table.filter(pc.less(table.column("step"), part.limit)) if part.is_cut else table
 
 
 def parse_detail(text: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ writer.finish(steps=256)
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -19,9 +20,8 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FORMAT_VERSION, TABLES
 from weighbridge.store.checked import write_sealed
 from weighbridge.store.layout import FINISH_FILE, attempt_file, attempts, process_of, rank_folder, this_process, unit_name
-from weighbridge.store.limit import Keeper, keep_within, room_for_more
+from weighbridge.store.limit import KEPT_EVERY, SEGMENTS_OF_LIMIT, Keeper, LeftOut, keep_within
 from weighbridge.store.segment import SegmentWriter
-from weighbridge.store.status import size_of
 from weighbridge.store.units import last_numbers
 
 SEGMENT_BYTES: Final = 64 << 20
@@ -50,7 +50,8 @@ class RankWriter:
         self.folder = rank_folder(run, rank)
         self.rank, self.attempt = rank, attempt
         self._on_flush = on_flush
-        self._segment_bytes, self._segment_steps = segment_bytes, segment_steps
+        most = disk_limit_bytes // SEGMENTS_OF_LIMIT if disk_limit_bytes else segment_bytes
+        self._segment_bytes, self._segment_steps = min(segment_bytes, most), segment_steps
         self._open: dict[str, SegmentWriter] = {}
         self._closed_bytes = 0
         self._finished = False
@@ -81,6 +82,9 @@ class RankWriter:
 
         On OSError the tables before the failing one are acknowledged; `unwritten` names the others, for a later try.
         """
+        thinned = self._keeper.news() if self._keeper is not None else []
+        if self._keeper is not None:
+            batches = self._within(self._keeper, batches, last_step)
         self.unwritten = tuple(batches)
         for table, batch in batches.items():
             if batch.num_rows:
@@ -88,8 +92,16 @@ class RankWriter:
             self.unwritten = self.unwritten[1:]
         self._first_step = first_step if self._first_step < 0 else min(first_step, self._first_step)
         self._last_step = max(last_step, self._last_step)
-        if self._keeper is not None:
-            self._tell_thinned(self._keeper.news())
+        self._tell_thinned(thinned)
+
+    def _within(self, keeper: Keeper, batches: Mapping[str, pa.RecordBatch], last_step: int) -> Mapping[str, pa.RecordBatch]:
+        """What of these there is room for. Says where rows begin to be left out, and where that has ended."""
+        before = keeper.left_out
+        kept = keeper.coarser(batches, last_step)
+        if before is None and keeper.left_out is not None:
+            self._tell(_leaving_out_event(keeper.left_out, self.attempt, last_step), last_step)
+        self._tell_left_out(keeper.has_ended())
+        return kept
 
     def _append(self, table: str, batch: pa.RecordBatch, first_step: int, last_step: int) -> None:
         segment = self._open.get(table)
@@ -101,8 +113,11 @@ class RankWriter:
             segment = SegmentWriter(self.folder / unit_name(table, number), TABLES[table])
             self._numbers[table] = number
             self._open[table] = segment
+        before = segment.disk_bytes
         try:
             segment.append(batch, first_step, last_step)
+            if self._keeper is not None:
+                self._keeper.wrote(segment.disk_bytes - before)
         except OSError:
             del self._open[table]  # what stands behind its last line is a torn tail; the next write opens a new one
             self._closed_bytes += segment.disk_bytes
@@ -120,15 +135,20 @@ class RankWriter:
             segment.close()
         finally:
             self._closed_bytes += segment.disk_bytes
-        if table == "rows" and self._keeper is not None and self._limit_bytes:
-            target = self._limit_bytes - room_for_more(segment.disk_bytes, self._limit_bytes)
-            if size_of(self.folder) > target:
-                self._keeper.start(self._last_step, target)
+        if table == "rows" and self._keeper is not None:
+            self._keeper.closed(segment.disk_bytes, self._last_step)
 
     def _tell_thinned(self, ranges: list[tuple[int, int]]) -> None:
         """An event for each range of which only buckets are left."""
         for first, last in ranges:
-            self._append("events", _thinned_event(first, last, self.attempt, self._last_step), self._last_step, self._last_step)
+            self._tell(_thinned_event(first, last, self.attempt, self._last_step), self._last_step)
+
+    def _tell_left_out(self, gone: LeftOut | None) -> None:
+        if gone is not None:
+            self._tell(_left_out_event(gone, self.attempt, self._last_step), self._last_step)
+
+    def _tell(self, event: pa.RecordBatch, step: int) -> None:
+        self._append("events", event, step, step)
 
     def finish(self, steps: int, compact_seconds: float = FINISH_SECONDS) -> None:
         """Close all segments, write finish.json, then compact for at most `compact_seconds`. A second call does nothing."""
@@ -139,6 +159,7 @@ class RankWriter:
         if keeper is not None:
             keeper.wait(compact_seconds)
             self._tell_thinned(keeper.news())
+            self._tell_left_out(keeper.left_out)
         self._close_all()
         content = {"format": FORMAT_VERSION, "attempt": self.attempt, "steps": steps, "finished_ns": time.time_ns()}
         write_sealed(self.folder / FINISH_FILE, content, replace=True)
@@ -164,8 +185,28 @@ def next_attempt(run: Path, rank: int = 0) -> int:
 
 def _thinned_event(first: int, last: int, attempt: int, step: int) -> pa.RecordBatch:
     message = f"disk limit: of steps {first} to {last} only buckets of 64 steps and more are left"
-    made = {"step": step, "attempt": attempt, "kind": "thinned", "tensor": -1, "message": message}
-    made |= {"detail": f'{{"first_step": {first}, "last_step": {last}}}', "time_ns": time.time_ns()}
+    return _event("thinned", message, {"first_step": first, "last_step": last}, attempt, step)
+
+
+def _leaving_out_event(gone: LeftOut, attempt: int, step: int) -> pa.RecordBatch:
+    message = (
+        f"disk limit: the folder is full and could not be made smaller in time: from step {gone.first} on tensors are recorded "
+        f"at one step in {KEPT_EVERY} only; losses and logs are complete. More room: Plan(disk=...)"
+    )
+    return _event("dropped", message, {"first_step": gone.first}, attempt, step)
+
+
+def _left_out_event(gone: LeftOut, attempt: int, step: int) -> pa.RecordBatch:
+    message = (
+        f"disk limit: of steps {gone.first} to {gone.last} tensors were recorded at one step in {KEPT_EVERY} only "
+        f"({gone.rows:,} rows were left out): the folder was full and could not be made smaller in time"
+    )
+    return _event("dropped", message, {"first_step": gone.first, "last_step": gone.last, "rows": gone.rows}, attempt, step)
+
+
+def _event(kind: str, message: str, detail: dict[str, int], attempt: int, step: int) -> pa.RecordBatch:
+    made = {"step": step, "attempt": attempt, "kind": kind, "tensor": -1, "message": message}
+    made |= {"detail": json.dumps(detail), "time_ns": time.time_ns()}
     return pa.RecordBatch.from_pylist([made], TABLES["events"])
 
 

@@ -58,7 +58,8 @@ export function zoomed(shown: Range, full: Range, factor: number, shift: number)
   let high = Math.round(middle + length / 2);
   if (low < full[0]) [low, high] = [full[0], Math.round(full[0] + length)];
   if (high > full[1]) [low, high] = [Math.max(full[0], Math.round(full[1] - length)), full[1]];
-  return low <= full[0] && high >= full[1] ? null : [low, high];
+  const almost = factor > 1 && high - low >= 0.98 * (full[1] - full[0]); // whole numbers of steps: a step is soon lost on the way out
+  return almost || (low <= full[0] && high >= full[1]) ? null : [low, high];
 }
 
 function inPairs(tensors: readonly Tensor[]): Tensor[] {

@@ -17,7 +17,8 @@ What to do     Look at what comes before: dead or saturated units, weights that 
                For siamese training: stop the gradient of one branch, or add a term for the variance. For a GAN: a lower
                learning rate of the discriminator.
 When it errs   Few outputs with targets far from 0 (temperatures in kelvin) have a small variance by nature: with fewer than
-               MANY features nothing is said once the loss has halved. A judge with so few outputs whose opponent is trained
+               MANY features nothing is said once the loss has halved, nor while their mean square grows by MOVES from look to
+               look (a critic of returns that grow). A judge with so few outputs whose opponent is trained
                beside it has found nothing to tell apart, which is where a GAN ends. Embeddings of positions are not judged.
 References     Chen & He 2021, "Exploring Simple Siamese Representation Learning" (standard deviation of the output as the
                sign of collapse). Bardes et al. 2022, VICReg. Goodfellow 2016, "NIPS 2016 Tutorial: GANs", section 5.1.1.
@@ -54,6 +55,7 @@ SEVERAL: Final = 20  # what a deep network of PyTorch's own initial weights give
 SEVERAL_EXACT: Final = 3  # a head that starts at 0 is the same for all at its first look, with warm-up at its second
 GROWS: Final = 1.5  # times its first variance: it is on its way
 MANY: Final = 8  # features
+MOVES: Final = 1.1  # times its mean square at the look before: few outputs on their way to far targets have not come to rest
 HALVED: Final = 0.5
 VARIES: Final = 1e-3  # of the mean square: inputs, or an earlier output, that do differ
 KEPT: Final = 16  # looks shown as evidence
@@ -74,6 +76,7 @@ class CollapsedOutput(Rule):
         self.progress, self.rivals = Progress(), Rivals()
         self.has_classes = False  # is the loss the cross-entropy of given ones?
         self.spread_of_targets = np.inf  # variance; inf = not known, or no squared error
+        self.square: dict[int, float] = {}  # mean square at the last look
         self.first: dict[int, float] = {}  # variance at the first look,
         self.largest: dict[int, float] = {}  # and the largest so far
         self.always: dict[int, int] = {}  # looks from the first on at which it was the same; -1 = it has differed
@@ -107,8 +110,11 @@ class CollapsedOutput(Rule):
 
     def _note(self, step: int, column: int, one: Seen) -> None:
         largest, share = self.largest.get(column, 0.0), one.between_samples
-        fell = share < ALIKE and one.variance <= FALLEN * largest and largest > 0
+        square = one.variance / share if share > 0 else 0.0
+        is_moving = one.features < MANY and square > MOVES * self.square.get(column, np.inf)
+        fell = share < ALIKE and one.variance <= FALLEN * largest and largest > 0 and not is_moving
         always = self.always.get(column, 0)
+        self.square[column] = square
         self.first.setdefault(column, one.variance)
         self.largest[column] = max(largest, one.variance)
         self.always[column] = always + 1 if share < SAME and always >= 0 else -1

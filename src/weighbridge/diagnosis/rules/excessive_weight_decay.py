@@ -4,12 +4,12 @@ Symptom        Weights shrink towards 0, outputs become the same for all inputs,
 How it decides For all weights that decay together, by the optimizer or by a penalty in the loss (its graph shows a term that
                knows the weights alone): the update points back along the weights, cosine(u, w) below -RADIAL (a gradient is
                nearly at right angles to the weights), and shortens them by more than RATE per step, in PATIENCE recorded
-               steps in a row. Decay that is added to the gradients by hand does the same without a word in the optimizer; it
-               is known by taking the same share of every matrix (within EVEN). Or weights lose more than RATE per step
-               outside the optimizer, which is exact: they are shorter than the last step left them. Or they have lost half of
-               their norm since the first step, with decay that alone accounts for as much. And the loss is no better than
-               IMPROVED below where it began, or has lost LOST of what it had won; where the penalty is a part of it, it tells
-               nothing and is not asked.
+               steps in a row; of fewer than ENOUGH numbers the angle tells nothing. Decay that is added to the gradients by
+               hand does the same without a word in the optimizer; it is known by taking the same share of every matrix
+               (within EVEN). Or weights lose more than RATE per step outside the optimizer, which is exact: they are shorter
+               than the last step left them. Or they have lost half of their norm since the first step, with decay that alone
+               accounts for as much. And the loss is no better than IMPROVED below where it began, or has lost LOST of what it
+               had won; where the penalty is a part of it, it tells nothing and is not asked.
 What to do     Divide `weight_decay`, or the factor of the penalty, by 10 or more; lr times weight_decay is the share of every
                weight that is lost per step, usually 10^-6 to 10^-4. With Adam use AdamW: added to the gradient, decay is
                blown up to steps of lr.
@@ -40,6 +40,7 @@ from weighbridge.firstpass import from_text
 from weighbridge.format import number, share
 
 RADIAL = 0.7  # Adam with L2: u is lr * sign(w), of cosine 0.80 (normal w) or 0.87 (uniform w) with it
+ENOUGH = 10  # numbers: the cosine of unrelated directions deviates by n^-1/2, and 0.7 is 2.2 of these; of one number it is 1
 RATE = 0.01  # per step: half of the norm in 70 steps, 100 to 10,000 times what is usual
 PATIENCE = 3
 HALF = 0.5
@@ -70,6 +71,7 @@ class Decaying:
 
     def __init__(self, block: Block, by: str, columns: np.ndarray) -> None:
         self.by, self.columns = by, columns
+        self.count = sum(block.tensors[c].count for c in columns.tolist())
         weights, updates = (np.sqrt(summed(block[f"{q}.l2_norm"][:, columns] ** 2)) for q in ("parameter", "update"))
         dots = summed(block["update.dot_update_parameter"][:, columns])  # NaN where one of them was not weighed
         with np.errstate(all="ignore"):
@@ -137,7 +139,7 @@ class ExcessiveWeightDecay(Rule):
         by_hand = 1 - weight / left if left > 0 else 0.0
         state.decayed += held.decay(one)
         cosine, rate = dot / (weight * update), -dot / weight**2
-        is_radial = cosine < -RADIAL and (by != BY_HAND or bool(held.is_even[one.at]))
+        is_radial = held.count >= ENOUGH and cosine < -RADIAL and (by != BY_HAND or bool(held.is_even[one.at]))
         is_shrunk = by_hand > RATE and weight < (1 - RATE) * state.before
         state.before = weight
         if is_shrunk or (is_radial and rate > RATE):
@@ -159,13 +161,17 @@ class ExcessiveWeightDecay(Rule):
         steps = tuple(step for step, _, _ in state.run)
         series = SeriesEvidence("share of the weights lost per step", steps, tuple(r for _, _, r in state.run), RATE)
         of = f" of {number(decay)}" if by == BY_OPTIMIZER else ""
+        lost = (
+            f"{share(left)} of the norm that the weights had at step {state.since} is left"
+            if left < 1
+            else f"the weights lose {share(state.run[-1][2])} of their norm per step"
+        )
         return Finding(
             place=places[0][0] if len(places) == 1 else "",
             first_step=state.run[0][0] if state.run else state.since,
             told_step=one.step,
-            message=f"{by}{of} outweighs the gradient: {share(left)} of the norm that the weights had "
-            f"at step {state.since} is left, and the loss is {number(state.course.now)} after {number(state.course.first)} "
-            "at first.",
+            message=f"{by}{of} outweighs the gradient: {lost}, and the loss is {number(state.course.now)} after "
+            f"{number(state.course.first)} at first.",
             evidence=(
                 ValueEvidence("norm of the decaying weights, of that at the first step", left, HALF),
                 *((series,) if state.run else ()),

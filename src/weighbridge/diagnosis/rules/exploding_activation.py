@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
+from weighbridge.diagnosis.chain import Chain, chains
 from weighbridge.diagnosis.depth import Profile, outputs, steepest, thinned
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors, in_code
@@ -43,7 +44,7 @@ _AGAIN = "20 steps from the last checkpoint with a third of the learning rate: i
 class ExplodingActivation(Rule):
     id, title = "exploding-activation", "What modules give explodes"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(activation=["rms"], tables=["steps"])
+    needs = Needs(activation=["rms"], tables=["steps", "events"])
     travels = "deeper"
     causes = (
         *("nonfinite-origin", "high-initial-loss", "growing-loss", "stalled-loss", "exploding-gradient", "high-learning-rate"),
@@ -73,6 +74,8 @@ class ExplodingActivation(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         sizes = block["activation.rms"]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"]}
+        for chain in chains(block) if not self.told else ():
+            yield from self._along_chain(chain)
         for i in range(len(block)):
             step = block.start + i
             is_worse = self.worse.read(losses.get(step))
@@ -122,6 +125,30 @@ class ExplodingActivation(Rule):
             fix="Make the initial weights smaller (torch.nn.init.kaiming_normal_), put norm layers between, or scale each "
             "residual "
             "branch by 1 / sqrt(number of blocks).",
+            depth=0.5,
+        )
+
+    def _along_chain(self, chain: Chain) -> Iterator[Finding]:
+        """The same where layers are no modules: what each product with a parameter takes, behind the first."""
+        self.is_recorded = True
+        hidden, names = chain.sizes[1:], chain.parameters
+        ratio = float(hidden.max() / max(hidden[0], 1.0))
+        if ratio <= AT_ONCE or hidden[-1] < KEPT * hidden.max():
+            return
+        self.told.add("")
+        at, share = steepest(np.maximum.accumulate(hidden))
+        yield Finding(
+            place=names[at + 1] if share >= ABRUPT else names[0],  # hidden[at + 1] is what comes behind product at + 1
+            first_step=chain.step,
+            told_step=chain.step,
+            message=f"Along {len(names)} products with parameters the rms of what they take grows {number(ratio)} times, and "
+            "nothing takes it out before the end.",
+            evidence=(
+                ValueEvidence("largest rms along the depth over that behind the first product", ratio, AT_ONCE),
+                chain.table("rms of what each product takes", chain.sizes),
+            ),
+            fix="Make the initial weights smaller (torch.nn.init.kaiming_normal_), put norm layers between, or scale what each "
+            "branch or step adds.",
             depth=0.5,
         )
 

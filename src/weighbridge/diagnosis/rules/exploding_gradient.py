@@ -3,7 +3,8 @@
 Symptom        Updates of the shallow layers are wild; the loss jumps or becomes NaN.
 How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
                norm layer, which divides by it): the largest over that of the last layer (of several heads side by side, by
-               the graph of the first loss, the one with most). In the first EARLY steps above LIMIT at PATIENCE in a row;
+               the graph of the first loss, the one with most; without such modules gradients of parameters, of which a mean
+               and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row;
                above AT_ONCE at one recorded step, later only while the loss is not below HALVED of its first. Or over
                steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before, while the loss
                is clearly worse than at the start (twice its first value three times in a row, or ten times once).
@@ -24,7 +25,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.chain import Chain, chains
+from weighbridge.diagnosis.depth import (
+    Profile,
+    as_layers,
+    levels,
+    levels_of_steps,
+    outputs,
+    parameters,
+    sensitivities,
+    steepest,
+    thinned,
+)
+from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.sizes import ends, normed
@@ -43,13 +56,16 @@ BATCH_NORM = 1.21  # root of pi / (pi - 1): what a ReLU layer with batch norm pa
 ABRUPT = 0.5
 LEAST = 3
 HISTORY = 50
+IMPROVED = 0.02  # of the loss in EARLY steps: where one look alone has shown more than LIMIT
 HALVED = 0.5  # what has learnt so much bears its gradients, and near 0 they are rounding
 
 
 class ExplodingGradient(Rule):
     id, title = "exploding-gradient", "The gradient explodes"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "graph"])
+    needs = Needs(
+        activation=["rms", "count"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "graph", "events"]
+    )
     travels = "shallower"
     causes = (
         *(
@@ -78,6 +94,8 @@ class ExplodingGradient(Rule):
         self.ends: set[str] = set()
         self.free: set[int] = set()  # outputs that are divided by their own size
         self.is_recorded = False
+        self.chain: Chain | None = None  # above LIMIT in the one pass that was looked at
+        self.course = LossCourse()
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -94,23 +112,27 @@ class ExplodingGradient(Rule):
         taken = rows_by_step(row for row in block.rows("steps") if not row["skipped"])
         self.passes += [from_text(row["detail"]) for row in block.rows("graph")]
         self.rivals.read(block)
+        for chain in chains(block) if not self.told else ():
+            yield from self._along_chain(chain)
         has_slopes = np.isfinite(slopes).any(axis=1)
         wholes = np.sqrt(summed(np.nan_to_num(gradients[:, self.is_parameter] ** 2, posinf=np.inf))).tolist()
+        bounds: list[np.ndarray] = []
         for i in range(len(block)):
             for row in taken.get(block.start + i, ()):
                 self.progress.read(row)
-            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
+                if self.chain is not None and row["loss"] is not None:
+                    self.course.add(row["loss"])
+                    yield from self._of_chain(self.chain, block.start + i)
+            for place, profile in enumerate(() if block.start + i >= self.rivals.since else profiles):  # gradients of its own
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
-                self._learn_from_graphs()
-                norms = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
-                if profile.is_of_outputs:  # divided by their size in a function, not by a norm layer
-                    own = [
-                        c
-                        for c, is_normed in zip(profile.columns, profile.is_normed, strict=True)
-                        if c in self.free and not is_normed
-                    ]
-                    norms[own] *= sizes[i, own]
+                if not bounds:
+                    self._learn_from_graphs()
+                    bounds = [_at_most(p, self._norms(p, slopes, sizes) if p.is_of_outputs else gradients) for p in profiles]
+                if bounds[place][i] <= (LIMIT if self._is_early(block.start + i) else AT_ONCE):  # as nearly all are
+                    self._saw_none(profile, block.start + i)
+                    continue
+                norms = self._norms(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
                 if np.isfinite(norms[list(profile.columns)]).any():
                     self.calls = block["activation.count"][i] / self.counts
                     yield from self._along_depth(profile, block.start + i, *levels(profile, norms))
@@ -121,10 +143,11 @@ class ExplodingGradient(Rule):
         if len(places) < LEAST or profile.model in self.told or not sizes[-1] > 0:
             return
         self.is_recorded = True
+        sizes = sizes if profile.is_of_outputs else as_layers(self.tensors, [profile.columns[p] for p in places], sizes)
         ratio = float(sizes.max() / self._at_the_end(profile, places, sizes))
         rows = self.rows.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
+        is_early = self._is_early(step)
         self.begun = step if self.begun < 0 else self.begun
-        is_early = step - self.begun < EARLY
         norms = sum(self.tensors[c].module.startswith("BatchNorm") for c in profile.columns)
         if ratio <= (LIMIT * BATCH_NORM**norms if is_early else AT_ONCE) or (not is_early and self.progress.fall() > HALVED):
             rows.clear()
@@ -133,6 +156,58 @@ class ExplodingGradient(Rule):
         if len(rows) == PATIENCE or ratio > AT_ONCE:
             self.told.add(profile.model)
             yield self._of_depth(profile, rows[0], step, places, sizes)
+
+    def _is_early(self, step: int) -> bool:
+        return self.begun < 0 or step - self.begun < EARLY
+
+    def _norms(self, profile: Profile, slopes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """As `sensitivities`; also of what is divided by its size in a function, not by a norm layer."""
+        norms = sensitivities(profile, slopes, sizes)
+        each = zip(profile.columns, profile.is_normed, strict=True)
+        own = [c for c, is_normed in each if c in self.free and not is_normed]
+        norms[..., own] *= sizes[..., own]
+        return norms
+
+    def _saw_none(self, profile: Profile, step: int) -> None:
+        """A step at which all of it is known and nothing is too large."""
+        if profile.model not in self.told:
+            self.is_recorded = True
+            self.begun = step if self.begun < 0 else self.begun
+            if rows := self.rows.get((profile.model, profile.is_of_outputs)):
+                rows.clear()
+
+    def _along_chain(self, chain: Chain) -> Iterator[Finding]:
+        """Layers that are no modules, in a first pass."""
+        self.is_recorded = True
+        ratio = float(chain.norms.max() / chain.norms[-1])
+        if ratio > AT_ONCE or (ratio > LIMIT and not chain.is_through_time):
+            self.chain = chain
+            yield from self._of_chain(chain, chain.step)
+
+    def _of_chain(self, chain: Chain, step: int) -> Iterator[Finding]:
+        ratio = float(chain.norms.max() / chain.norms[-1])
+        if ratio <= AT_ONCE and (self.course.steps < EARLY or self.course.has_improved(IMPROVED)):
+            if self.course.steps >= EARLY:
+                self.chain = None
+            return
+        self.chain = None
+        if self.told:
+            return
+        self.told.add("")
+        yield Finding(
+            place=chain.parameters[0],
+            first_step=chain.step,
+            told_step=step,
+            message=f"The loss's gradient by what a product with {chain.parameters[int(chain.norms.argmax())]} gives is "
+            f"{number(ratio)} times that by what the last one gives ({number(LIMIT)} is the limit over the whole depth).",
+            evidence=(
+                ValueEvidence("largest gradient along the depth over that of the last product", ratio, LIMIT),
+                chain.table("norm of the loss's gradient by what each product gives", chain.norms),
+            ),
+            fix="Make the initial weights smaller (torch.nn.init.orthogonal_ for one that is used again and again), put norm "
+            "layers between, and clip: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0) before optimizer.step().",
+            depth=1.5,
+        )
 
     def _learn_from_graphs(self) -> None:
         if self.passes:
@@ -214,3 +289,15 @@ class ExplodingGradient(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_recorded else (Outcome.NOT_ENOUGH_DATA, "no gradients were recorded")
+
+
+def _at_most(profile: Profile, norms: np.ndarray) -> np.ndarray:
+    """Of each row of [steps, tensors]: what the largest gradient along the depth is at most of that at the end (the last layer
+    is one of those that end the graph), float64 [steps]; NaN where not all is known, or there is no depth."""
+    sizes = levels_of_steps(profile, norms)
+    if sizes.shape[1] < LEAST:
+        return np.full(len(sizes), np.nan)
+    last = sizes[:, -1]
+    most = np.full(len(sizes), np.nan)
+    np.divide(sizes.max(axis=1), last, out=most, where=last > 0)
+    return most

@@ -5,11 +5,12 @@ Symptom        Norms of weights double again and again; outputs and loss follow,
 How it decides The rms of each weight matrix over its first one (or over 0.1 / sqrt(inputs), if it began smaller). Above LIMIT
                where it got there by doubling: each doubling of the last three took no longer than WITHIN steps, and the last
                no longer than SLOWER times the shortest. Or above LIMIT, while the loss is clearly worse than at the start
-               (twice its first value three times in a row, or ten times once; or below 0 and ten times as large), or above
-               FAR, while the loss does not fall (nor do its ranks: test of Mann and Whitney, z above -CLEAR) and its steps
-               promised NEAR of it in all: where they promise less, the targets are far (of a million, in their own units).
-               Several doublings in one step are one leap. Growth at a constant rate, however fast, takes twice as long for
-               each doubling; that of a learning rate in warm-up, too.
+               (twice its first value three times in a row, or ten times once; or below 0 and ten times as large) and the last
+               doubling took less than SLOWS times as long as that before, or above FAR, while the loss does not fall (nor do
+               its ranks: test of Mann and Whitney, z above -CLEAR) and its steps promised NEAR of it in all: where they
+               promise less, the targets are far (of a million, in their own units). Several doublings in one step are one
+               leap. Growth at a constant rate, however fast, takes twice as long for each doubling; that of a learning rate
+               in warm-up, too.
 What to do     Look for weights that are changed outside the optimizer, a group's learning rate, the sign of weight decay;
                lower the learning rate.
 When it errs   Deliberate growth: a temperature kept as a matrix. A weight that starts near 0 and has to become large (a
@@ -41,6 +42,9 @@ DOUBLINGS = 3
 LIMIT = 2.0**DOUBLINGS
 WITHIN = 20  # steps for a doubling (design notes, O4)
 SLOWER = 1.1
+SLOWS = math.sqrt(
+    2
+)  # between growth at a rate (1) and at a constant pace (2): Adam's way to targets that are far, or move away
 RANKED, LOOKED_BACK, CLEAR = 8, 50, 1.0  # losses of each half, and of both at most; standard errors (ranktest.py)
 NEAR = 1.0  # all of the loss, by all steps together: what grows for nothing has promised that long ago
 FAR = 64.0  # whatever the course, where it does no good: six doublings
@@ -119,7 +123,9 @@ class ExplodingWeights(Rule):
             self.has_moved = True
         grown = there[(row[there] > LIMIT * self.begun[there]) & ~self.told[there]]
         far = row > FAR * self.begun
-        told = [c for c in grown.tolist() if is_worse or self._doubles(c) or (far[c] and self._is_idle(c))]
+        told = [
+            c for c in grown.tolist() if (is_worse and not self._slows(c)) or self._doubles(c) or (far[c] and self._is_idle(c))
+        ]
         if told:
             self.told[told] = self.has_moved = True
             for place, columns in self.tensors.together(told, matrices(self.tensors)):
@@ -131,6 +137,12 @@ class ExplodingWeights(Rule):
         is_flat = half >= RANKED and z_of_fall(losses[:half], losses[half:]) > -CLEAR
         is_far_from_it = 0 < self.promised < NEAR
         return self.tensors[column].role == "weight" and self.progress.is_stalled and is_flat and not is_far_from_it
+
+    def _slows(self, column: int) -> bool:
+        """Has each of the last doublings taken clearly longer than the one before? At a constant pace, twice as long."""
+        steps, times = np.unique(self.passed[column], return_counts=True)
+        took = (np.diff(steps) / times[1:])[1 - DOUBLINGS :]
+        return len(took) == DOUBLINGS - 1 and bool(took[0] >= DOUBLINGS and took[1] >= SLOWS * took[0])
 
     def _doubles(self, column: int) -> bool:
         """Has it doubled at three steps after one another, each doubling in few steps, the last hardly slower than the fastest?

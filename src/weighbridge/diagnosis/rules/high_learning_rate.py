@@ -1,15 +1,15 @@
 """Steps are so long that they leap over what they aim at: the learning rate is too high.
 
 Symptom        The loss rises, swings or stays far above where it began; weights, gradients and outputs grow; units die; NaN.
-How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its pace
-               (its size over that of the weights). A step is wild where the promise is above PROMISE, more than all of the
-               loss there is, and the pace above PACE. Told where wild steps were taken and the loss shows it, in one of three
-               ways. It leaps: it is above RAISED times its first value (SINCE times in a row, or above FAR times, if it had
-               fallen below LEFT), or not finite, at most SINCE steps after one that promised twice as much. It is held up:
-               wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its first value, swings (SWINGS
-               times in the window it rose by SWING of its first value in one step), or as many steps later the median over the
-               last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps and more after a wild one, the
-               median over the last WINDOW is not below STUCK of its first value.
+How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its
+               pace (its size over that of the weights), of matrices that are not 0. A step is wild where the promise is above
+               PROMISE, more than all of the loss there is, and the pace above PACE. Told where wild steps were taken and the
+               loss shows it, in one of three ways. It leaps: it is above RAISED times its first value (SINCE times in a row,
+               or above FAR times, if it had fallen below LEFT), or not finite, at most SINCE steps after one that promised
+               twice as much. It is held up: wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its
+               first value, swings (SWINGS times in the window it rose by SWING of its first value in one step), or as many
+               steps later the median over the last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps
+               and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
 When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
                early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies
@@ -162,11 +162,11 @@ class HighLearningRate(Rule):
         course.losses.append(step.loss)
         course.count += 1
         why = self._shown_by_loss(course, step.loss)
-        is_wild = step.promise > PROMISE and (step.pace > PACE or math.isinf(step.promise))
+        is_wild = step.scaled > PROMISE and (step.pace > PACE or math.isinf(step.scaled))
         course.look_at(step, is_wild)
         if is_wild:
-            course.last_wild = course.count, step.promise
-            course.worst = max((s for s in (course.worst, step) if s), key=lambda s: s.promise)
+            course.last_wild = course.count, step.scaled
+            course.worst = max((s for s in (course.worst, step) if s), key=lambda s: s.scaled)
         course.wild.append(is_wild)
         course.shown.append(step)
         return why
@@ -188,7 +188,7 @@ class HighLearningRate(Rule):
             return f"the loss swings around {number(middle)}"
         if is_stuck and 0 <= course.held_up <= course.count - WINDOW:
             return f"the loss is held up at {number(middle)}"
-        was_wild = ago >= WINDOW and course.worst.promise > 2 * PROMISE
+        was_wild = ago >= WINDOW and course.worst.scaled > 2 * PROMISE
         return f"the loss is stuck at {number(middle)}, no lower than it began" if is_stuck and was_wild else ""
 
     def _finding(self, course: _Course, step: Step, why: str, block: Block) -> Finding:
@@ -200,10 +200,10 @@ class HighLearningRate(Rule):
             first_step=course.since,
             told_step=step.step,
             message=f"Step {worst.step} changed the weights by {number(worst.pace)} of their size and would have taken "
-            f"{number(worst.promise)} times the whole loss away were it straight; it leapt over: {why} (first "
+            f"{number(worst.scaled)} times the whole loss away were it straight; it leapt over: {why} (first "
             f"{number(course.first_loss)}).{course.how_set}",
             evidence=(
-                ValueEvidence("promised share of the loss in one step, the largest", worst.promise, PROMISE),
+                ValueEvidence("promised share of the loss in one step, the largest", worst.scaled, PROMISE),
                 ValueEvidence("size of that step over the size of the weights", worst.pace, PACE),
                 SeriesEvidence("loss", tuple(steps), tuple(losses)),
                 SeriesEvidence("promised share of the loss", tuple(steps), tuple(s.promise for s in course.shown), PROMISE),

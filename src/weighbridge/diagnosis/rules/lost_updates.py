@@ -64,6 +64,7 @@ class LostUpdates(Rule):
             return
         lost = block["update.lost_fraction"][:, self.columns]
         rate = block.of_steps("lr")[:, self.columns]
+        rate = np.where(np.isnan(rate), 1.0, rate)  # of steps by hand nobody knows it: taken for always the same
         lost = np.where(block.of_steps("skipped", 1.0)[:, self.columns] == 0, lost, np.nan)
         momentum = self._heavy_ball(block)
         size = np.where(np.isnan(lost), 0.0, rate * block["gradient.l2_norm"][:, self.columns])

@@ -5,6 +5,7 @@ How it decides The factor of clipping f is at most FACTOR in PATIENCE recorded s
                most -<g, u> (first order; in a valley it is less), where u is the real update and g the gradient before it
                was clipped, so used gradient / f. Told where this is at most STOPPED of the loss although without clipping it
                would be SLOWED_BY times more; or at most SLOW of it and the loss has not fallen by IMPROVED in LONG steps.
+               Where each tensor is clipped by itself, f is the factor between the norms of all gradients together.
                Clipping by value leaves no factor: there, most elements of all tensors stand exactly at one bound, the
                updates are at most CRAWL of the weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE).
 What to do     Raise the limit to what the norm of the gradient usually is (print what `clip_grad_norm_` gives), or leave
@@ -39,6 +40,7 @@ SLOW = 2e-3  # the same, 500 steps
 SLOWED_BY = 10.0  # = 1 / FACTOR: it is clipping that makes the step small, and not the learning rate alone
 LONG = 20  # steps without IMPROVED: SLOW allows twice as much in them
 IMPROVED = 0.02
+APART = "clipped_apart"  # event of capture: the factor by which the norm of all gradients was made smaller, each by its own
 CRAWL = 1e-4  # update over weight: 10,000 steps to move a weight by its own size
 STILL = 1e-5  # the same, 100,000 steps
 PACE = 0.1  # of the learning rate; Adam's updates are 0.2 to 1 of it (Kingma and Ba 2015, section 2.1)
@@ -55,7 +57,7 @@ class OvertightClipping(Rule):
         parameter=["l2_norm"],
         gradient=["l1_norm", "abs_max", "count"],
         update=["l2_norm", "dot_gradient_update"],
-        tables=["steps", "groups"],
+        tables=["steps", "groups", "events"],
     )
     causes = ("low-learning-rate", "stalled-loss")
     experiment = "20 steps from the last checkpoint without clipping: if the loss falls no faster, this finding is wrong."
@@ -72,6 +74,7 @@ class OvertightClipping(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         bounds: Bounds = {}
+        apart = {(row["step"], row["tensor"]): row["detail"]["factor"] for row in block.rows("events") if row["kind"] == APART}
         for one in taken(block):
             if self.is_told:
                 return
@@ -79,7 +82,13 @@ class OvertightClipping(Rule):
             course.add(one.loss)
             if self._is_in_ramp(one):
                 continue
-            found = self._by_norm(block, one, course) if one.clip_factor > 0 else self._by_value(block, one, course, bounds)
+            f = one.clip_factor
+            if apart and not f > 0:
+                ids = [self.tensors[c].id for c in one.columns.tolist()]
+                f = next((apart[one.step, tensor] for tensor in ids if (one.step, tensor) in apart), f)
+            found = self._by_value(block, one, course, bounds)
+            if found is None and f > 0:
+                found = self._by_norm(block, one, course, f)
             if found is not None:
                 self.is_told = True
                 yield found
@@ -91,9 +100,9 @@ class OvertightClipping(Rule):
         self.rate[one.optimizer] = (max(largest, now), now)
         return now > before or now < TAIL * largest
 
-    def _by_norm(self, block: Block, one: Taken, course: LossCourse) -> Finding | None:
+    def _by_norm(self, block: Block, one: Taken, course: LossCourse, f: float) -> Finding | None:
         self.is_known = True
-        f, run = one.clip_factor, self.run.setdefault(one.optimizer, [])
+        run = self.run.setdefault(one.optimizer, [])
         progress = self._progress(block, one) / f
         if f > FACTOR or not progress <= SLOW or not progress / f >= SLOWED_BY * STOPPED or self._is_normalised(block, one):
             run.clear()

@@ -14,7 +14,8 @@ What to do     Residual connections around attention and deep blocks; norms; ini
 When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
                fallen nothing is said. Layers behind a bottleneck of fewer than WIDE units have few directions by design.
                Of several heads side by side (a detector's, with a bias that says "nothing here") none is on the way to
-               another: an affine layer whose outputs the last one cannot take is left out.
+               another: an affine layer whose outputs the last one cannot take is left out. What frozen layers alone give
+               was learnt elsewhere (two classes end in one direction): nothing is said.
 References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Attention is not all you need: pure attention
                loses rank doubly exponentially with depth". Papyan et al. 2020 (neural collapse: C classes end in C - 1
                directions). Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning" (directions are learnt
@@ -132,6 +133,9 @@ class RankCollapse(Rule):
                 break
             begun = column
         if begun is None or any(self._is_narrow(c) for c in path):  # behind it too: scores of attention end in one unit
+            return None
+        layers = [c for c in path if self.layers.weight(c) is not None]
+        if layers and not any(map(self.layers.is_trained, layers)):  # what a frozen backbone gives are data
             return None
         return begun
 

@@ -1,8 +1,8 @@
 """Backward passes run, and no optimizer ever steps the model.
 
 Symptom        The loss does not fall at all, gradients are there, no parameter changes.
-How it decides Exact: the run has ended, or MOST backward passes have run, and no optimizer that holds a parameter of a
-               watched model has taken a step.
+How it decides Exact: the run has ended, or MOST backward passes that gave the model gradients have run, and no optimizer that
+               holds a parameter of a watched model has taken a step.
 What to do     Call `optimizer.step()` after `loss.backward()`. If you do: the optimizer may hold another model's
                parameters, those from before `model.to(...)`, a copy's or those from before a layer was replaced.
 When it errs   Gradients that are wanted for themselves (saliency maps, adversarial examples) under a watched model.

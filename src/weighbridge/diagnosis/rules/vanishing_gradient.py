@@ -7,7 +7,9 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                up to LIMIT, the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z
                above -CLEAR). Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
                Where the modules' outputs are not seen, the gradients of the biases (or weights) stand for them. Weights that
-               begin at 0 in the last layer, and what comes after it, do not count. Inside a recurrent layer the same along
+               begin at 0 in the last layer, and what comes after it, do not count. Layers that are no modules are looked
+               at in the first pass alone: below ALONE and a loss that has not fallen by IMPROVED in SOON steps, or below
+               LIMIT and it is flat. Inside a recurrent layer the same along
                its steps of time, in the first backward pass: what arrives in the first quarter of them is below LIMIT of the
                largest, and the loss is as flat; shorter memories are enough for many tasks, so the gradient alone does not
                tell.
@@ -30,8 +32,10 @@ from typing import Any
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
-from weighbridge.diagnosis.depth import Profile, levels, outputs, parameters, sensitivities, steepest, thinned
+from weighbridge.diagnosis.chain import Chain, chains
+from weighbridge.diagnosis.depth import Profile, levels, levels_of_steps, outputs, parameters, sensitivities, steepest, thinned
 from weighbridge.diagnosis.incode import started
+from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
@@ -45,6 +49,7 @@ ALONE = (
 FLAT = 25
 CLEAR = 1.0
 PATIENCE = 3  # recorded steps: weights that begin at 0 pass nothing at the first
+SOON, IMPROVED = 10, 0.05  # steps in which the loss has not fallen by so much, where a gradient below ALONE was seen once
 CLOSING = 1.5  # growth over PATIENCE steps by which a gap is closing: one that begins at 0 grows as 1, 2, 3
 ABRUPT = 0.5  # share of the whole fall at one place, from which that place is the answer and not the whole depth
 LEAST = 3  # places, to speak of a depth
@@ -75,6 +80,8 @@ class VanishingGradient(Rule):
         self.told: set[str] = set()
         self.times: dict[str, Mapping[str, Any]] = {}  # what was seen of recurrent layers, by module; told ones are gone
         self.is_recorded = False
+        self.chain: Chain | None = None
+        self.course = LossCourse()
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -92,14 +99,26 @@ class VanishingGradient(Rule):
             self.is_recorded = True
             if 0 < _kept_through_time(event["norms"]) < LIMIT:
                 self.times.setdefault(event["module"], event)
+        for chain in chains(block):
+            self.is_recorded = True
+            if not chain.is_through_time and 0 < _starved(chain.norms) < LIMIT and not _is_of_the_last(chain.norms):
+                self.chain = chain
         has_slopes = np.isfinite(slopes).any(axis=1)
+        calm = [_is_calm(p, sensitivities(p, slopes, sizes) if p.is_of_outputs else gradients) for p in profiles]
         for i in range(len(block)):
             if block.start + i in losses:
                 self.losses.append(losses[block.start + i])
+                self.course.add(losses[block.start + i])
+                if self.chain is not None and not self.told and block.start + i < self.rivals.since:
+                    yield from self._along_chain(self.chain, block.start + i)
                 if self.times and block.start + i < self.rivals.since and self._is_flat():
                     yield from (self._through_time(event, block.start + i) for event in self.times.values())
                     self.times = {}
-            for profile in () if block.start + i >= self.rivals.since else profiles:  # each has gradients of its own
+            each = () if block.start + i >= self.rivals.since else zip(profiles, calm, strict=True)
+            for profile, is_calm in each:  # each has gradients of its own
+                if is_calm[i]:  # as nearly all are
+                    self._saw_none(profile)
+                    continue
                 if profile.is_of_outputs and not has_slopes[i]:
                     continue
                 row = sensitivities(profile, slopes[i], sizes[i]) if profile.is_of_outputs else gradients[i]
@@ -113,12 +132,42 @@ class VanishingGradient(Rule):
         ratio = _starved(sizes)
         seen = self.seen.setdefault((profile.model, profile.is_of_outputs), deque(maxlen=PATIENCE))
         if not 0 < ratio < LIMIT or _is_head_alone(profile, places, sizes):
-            seen.clear()
+            self._saw_none(profile)
             return
         seen.append((step, ratio, places, sizes))
         if len(seen) == PATIENCE and ratio <= CLOSING * seen[0][1] and (ratio < ALONE or self._is_flat()):
             self.told.add(profile.model)
             yield self._finding(profile, [*seen])
+
+    def _saw_none(self, profile: Profile) -> None:
+        """A step at which no layer starves."""
+        self.is_recorded = self.is_recorded or profile.model not in self.told
+        if seen := self.seen.get((profile.model, profile.is_of_outputs)):
+            seen.clear()
+
+    def _along_chain(self, chain: Chain, step: int) -> Iterator[Finding]:
+        """Layers that are no modules, in a first pass; and what has become of the loss since."""
+        ratio = _starved(chain.norms)
+        is_stuck = ratio < ALONE and self.course.steps >= SOON and not self.course.has_improved(IMPROVED)
+        if not is_stuck and not self._is_flat():
+            return
+        self.told.add("")
+        self.chain = None
+        first = chain.parameters[0]
+        yield Finding(
+            place=first,
+            first_step=chain.step,
+            told_step=step,
+            message=f"The loss's gradient by what a product with {first} gives is {number(ratio)} of that behind it "
+            f"({number(LIMIT)} is the limit), and in {self.course.steps} steps the loss has not fallen.",
+            evidence=(
+                ValueEvidence("gradient at the shallow end over that behind it", ratio, LIMIT),
+                chain.table("norm of the loss's gradient by what each product gives", chain.norms),
+            ),
+            fix=f"Initialise each layer for its activation, nn.init.kaiming_normal_({in_code(first)}); put a norm layer or a "
+            "shortcut between the layers; in place of sigmoid or tanh, ReLU or GELU.",
+            depth=1.9,
+        )
 
     def _is_flat(self) -> bool:
         losses = np.array(self.losses)
@@ -187,10 +236,33 @@ class VanishingGradient(Rule):
 
 def _starved(sizes: np.ndarray) -> float:
     """The smallest that the largest up to some place is of the largest behind it."""
-    ahead = np.maximum.accumulate(sizes)[:-1]
-    behind = np.maximum.accumulate(sizes[::-1])[::-1][1:]
-    ratios = ahead[behind > 0] / behind[behind > 0]
-    return float(ratios.min()) if len(ratios) else 1.0
+    return float(_starved_at_each(sizes[None])[0])
+
+
+def _starved_at_each(sizes: np.ndarray) -> np.ndarray:
+    """The same of each row of [steps, places]: float64 [steps]; NaN where one is."""
+    ahead = np.maximum.accumulate(sizes, axis=1)[:, :-1]
+    behind = np.maximum.accumulate(sizes[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    ratios = np.full_like(ahead, np.nan)
+    np.divide(ahead, behind, out=ratios, where=~(behind <= 0))
+    ratios[behind <= 0] = np.inf
+    found = ratios.min(axis=1, initial=np.inf)
+    return np.where(found == np.inf, 1.0, found)
+
+
+def _is_calm(profile: Profile, rows: np.ndarray) -> np.ndarray:
+    """Of each step: is all of it known, and no layer starved? bool [steps]."""
+    sizes = levels_of_steps(profile, rows)
+    if sizes.shape[1] < LEAST:
+        return np.zeros(len(sizes), bool)
+    ratios = _starved_at_each(sizes)
+    return (ratios <= 0) | (ratios >= LIMIT)  # not where it is NaN
+
+
+def _is_of_the_last(sizes: np.ndarray) -> bool:
+    """Is nearly all of it lost in the last product? It may begin near 0 on purpose."""
+    at, share = steepest(np.maximum.accumulate(sizes))
+    return at + 1 == len(sizes) - 1 and _starved(sizes[:-1]) >= LIMIT and share >= ABRUPT
 
 
 def _kept_through_time(norms: Sequence[float | None]) -> float:

@@ -10,7 +10,8 @@ How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inpu
                heads among them, may be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where
                modules cannot be seen, the gains and what the model gives are judged. Weights with numbers too large for a
                normal or uniform distribution (by TAIL) are trained ones, and clear.
-What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own.
+What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own. An embedding that
+               is the head too: `torch.nn.init.normal_(embedding.weight, std=width ** -0.5)`.
 When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training
                from large weights without norm layers.
 References     Glorot & Bengio 2010; He et al. 2015, equation 10 (variance 2 / inputs); LeCun et al. 1998, "Efficient
@@ -186,9 +187,22 @@ class WrongInitialScale(Rule):
                 ValueEvidence(f"gain of {name}", gain, LARGE if gain > 1 else SMALL),
                 TableEvidence(f"weights at step {step}", ("parameter", "rms", "gain"), rows),
             ),
-            fix=f"torch.nn.init.kaiming_normal_({in_code(self.tensors[worst].name)}, nonlinearity='relu'), or leave "
-            f"PyTorch's own.",
+            fix=self._fix(worst),
             depth=-0.5,  # weights are there before the first pass
+        )
+
+    def _fix(self, column: int) -> str:
+        tensor = self.tensors[column]
+        code = in_code(tensor.name)
+        if tensor.role == "embedding":  # PyTorch starts it from N(0, 1), made for looking up
+            std = number((tensor.count // tensor.shape[0]) ** -0.5)
+            return (
+                f"torch.nn.init.normal_({code}, std={std}): a linear layer shares it, and PyTorch's own start of an "
+                f"embedding, N(0, 1), is too large for that."
+            )
+        is_pytorchs = tensor.module in (*LINEAR, *CLOSED)
+        return f"torch.nn.init.kaiming_normal_({code}, nonlinearity='relu')" + (
+            ", or leave PyTorch's own." if is_pytorchs else "."
         )
 
     def lacking(self) -> tuple[Outcome, str] | None:
