@@ -14,11 +14,11 @@ from tests.diagnosis.trainings import Training, mlp
 
 @known("", steps=120)
 def a_loss_that_is_not_to_be_lowered() -> Training:
-    """Targets drawn anew at each step, by a loss that no rule knows: it cannot fall, and nothing recorded says why."""
+    """Targets drawn anew at each step, by a loss that no rule knows, a cubic one: it cannot fall, and nothing says why."""
     training = classify(model := mlp(), sgd(model, 1e-2))
     nn.init.zeros_(model[4].weight)
     nn.init.zeros_(model[4].bias)
-    training.loss = lambda b: ((model(b[0]) - torch.randn(len(b[0]), 10).sign()) ** 2).mean()
+    training.loss = lambda b: ((model(b[0]) - torch.randn(len(b[0]), 10).sign()).abs() ** 3).mean()
     return training
 
 
