@@ -16,9 +16,9 @@ What to do     Look at ten samples with their labels, as they come out of the lo
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
                noise, looks like this at its beginning. Not judged: losses that are weighted, smoothed or summed, targets
-               that no loss function of torch was given, classes of which no batch had one twice (contrastive losses number
-               the samples of a batch), batches of one sample, inputs on a device, several losses that pull at one model
-               (GANs).
+               of other losses than torch's and cross-entropy, squares and absolute errors by hand, classes of which no
+               batch had one twice (contrastive losses number the samples of a batch), batches of one sample, inputs on a
+               device, several losses that pull at one model (GANs).
 References     Szekely and Rizzo 2014, "Partial distance correlation with methods for dissimilarities"; Cover and Hart 1967,
                "Nearest neighbor pattern classification"; Zhang et al. 2017, "Understanding deep learning requires rethinking
                generalization" (training on random labels).
@@ -211,7 +211,7 @@ class UninformativeData(Rule):
         if not self.samples:
             return (
                 Outcome.NOT_APPLICABLE,
-                "no targets beside inputs were recorded: a loss function of torch, batches, CPU memory",
+                "no targets beside inputs were seen: that needs a loss it knows, batches, CPU memory",
             )
         if self.samples < SAMPLES or self.steps < self.needed:
             seen = f"{counted(self.samples, 'sample')} in {counted(self.steps, 'step')}"
