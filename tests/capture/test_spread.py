@@ -20,7 +20,8 @@ from weighbridge.capture.spread import FEATURES, POSITIONS, SAMPLES, VECTORS, sp
 
 def _rows(path: Path) -> dict[tuple[int, str], dict[str, Any]]:
     names = {t.id: t.name for t in weighbridge.open_run(path).outputs} | {-1: "batch"}
-    return {(row["step"], names[row["tensor"]]): row for row in table(path, "spread")}
+    rows = (row for row in table(path, "spread") if row["tensor"] in names)  # not what is told of a weight (capture/inside.py)
+    return {(row["step"], names[row["tensor"]]): row for row in rows}
 
 
 def _expected(y: np.ndarray) -> dict[str, float]:
@@ -280,4 +281,4 @@ def test_passes_that_no_step_follows_do_not_pile_up(tmp_path: Path, monkeypatch:
             model(data(step, 5, 4)).sum().backward()
         outputs = run._stepper.outputs
         assert outputs is not None
-        assert 0 < len(outputs.looks._made) <= 10
+        assert 0 < len(outputs.looks.made) <= 10
