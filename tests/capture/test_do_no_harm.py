@@ -180,6 +180,7 @@ def test_an_exception_in_the_loop_ends_training_as_it_would_have(tmp_path: Path)
 def test_ctrl_c_in_the_loop_leaves_a_readable_run(tmp_path: Path) -> None:
     body = """
         import os, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests were started in the background
         weighbridge.watch(model)
         for k in range(9):
             step()
