@@ -43,12 +43,13 @@ QUANTITIES: Final = {quantity.word: quantity for quantity in Quantity}
 EXPONENT_LOW: Final = -40
 EXPONENT_HIGH: Final = 23
 HISTOGRAM_BINS: Final = 132
-# A finer one divides each power of two into 2 or 4 (mantissa bits 1 or 2), linearly: 260 or 516 bins in the same order.
-HISTOGRAM_MOST_BITS: Final = 2
 
 
 def histogram_bins(bits: int) -> int:
-    """Bins of a histogram with so many mantissa bits; a negative number is no histogram."""
+    """Bins of a histogram with so many mantissa bits; a negative number is no histogram.
+
+    A finer one divides each power of two into 2 or 4 (1 or 2 bits), linearly: 260 or 516 bins in the same order.
+    """
     return 0 if bits < 0 else 2 * (2 + ((EXPONENT_HIGH + 1 - EXPONENT_LOW) << bits))
 
 

@@ -234,12 +234,18 @@ def test_a_long_diagnosis_does_not_hold_up_the_next_page(tmp_path: Path, monkeyp
     assert slow.begun == ["long", "short"]
 
 
-def test_who_came_last_is_answered_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = runs_named(tmp_path, *"abcd")
-    slow, diagnoser = Slow(monkeypatch, tmp_path / "a"), Diagnoser(runs)
+def both_busy(folder: Path, monkeypatch: pytest.MonkeyPatch, names: str) -> tuple[Runs, Slow, Diagnoser]:
+    """Both processes of rules are at work, on a and b."""
+    runs = runs_named(folder, *names)
+    slow, diagnoser = Slow(monkeypatch, folder / "a"), Diagnoser(runs)
     for number, name in enumerate("ab", 1):
         ask(diagnoser, runs, name)
         slow.until(number)
+    return runs, slow, diagnoser
+
+
+def test_who_came_last_is_answered_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, slow, diagnoser = both_busy(tmp_path, monkeypatch, "abcd")
     ask(diagnoser, runs, "c")
     ask(diagnoser, runs, "d")
     slow.let["a"].set()
@@ -252,11 +258,7 @@ def test_who_came_last_is_answered_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_what_nobody_asks_for_any_more_is_given_up_where_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = runs_named(tmp_path, *"abc")
-    slow, diagnoser = Slow(monkeypatch, tmp_path / "a"), Diagnoser(runs)
-    for number, name in enumerate("ab", 1):
-        ask(diagnoser, runs, name)
-        slow.until(number)
+    runs, slow, diagnoser = both_busy(tmp_path, monkeypatch, "abc")
     ask(diagnoser, runs, "c")
     assert slow.given_up == []  # somebody has just asked for both
     monkeypatch.setattr("weighbridge.server.diagnosing.GONE_SECONDS", 0.0)

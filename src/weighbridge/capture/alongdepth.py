@@ -7,15 +7,13 @@ gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 
 from weighbridge.capture.graphwalk import saved
-from weighbridge.capture.late import Late, held
+from weighbridge.capture.late import Late, held, norm_into
 from weighbridge.capture.throughtime import TURNED, longest
 from weighbridge.lossgraph import AFFINE, PARTS, Graph
 
@@ -72,7 +70,7 @@ def follow(graph: Graph, nodes: tuple[Any, ...]) -> list[Depth]:
         return []
     depth = Depth([products[i][0] for i in chain], sizes)
     for place, index in enumerate(chain):
-        nodes[index].register_prehook(_weigher(depth, place))
+        nodes[index].register_prehook(norm_into(depth.norms, place))
     return [depth]
 
 
@@ -91,12 +89,3 @@ def _product(graph: Graph, index: int) -> tuple[str, int] | None:
 
 def _taken(node: Any, op: str, factor: int) -> torch.Tensor | None:
     return saved(node, KEPT.get(op, "") or TAKEN[op][factor])
-
-
-def _weigher(depth: Depth, place: int) -> Callable[[tuple[Any, ...]], None]:
-    def weigh(gradients: tuple[Any, ...]) -> None:
-        if place not in depth.norms and gradients and isinstance(gradients[0], torch.Tensor):
-            with torch.no_grad(), suppress(Exception):  # an error of ours costs the number
-                depth.norms[place] = held(torch.linalg.vector_norm(gradients[0].detach().float()))
-
-    return weigh

@@ -72,8 +72,10 @@ class ByHand:
         if not self.is_certain and self.moves < PASSES and not self._goes_along_the_gradient(weighed):
             return False
         self.is_certain = True
-        rate = min((self._rate(w) for w in weighed if w.tensor in moved), default=0.0)
-        self.stepped |= moved | {w.tensor for w in weighed if not self._would_show(w, rate)}
+        self.stepped |= moved
+        if still := [w for w in weighed if w.tensor not in self.stepped]:
+            rate = min((self._rate(w) for w in weighed if w.tensor in moved), default=0.0)
+            self.stepped |= {w.tensor for w in still if not self._would_show(w, rate)}
         self.optimizer.param_groups = [{"params": [w.parameter for w in weighed if w.tensor in self.stepped]}]
         return True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -16,6 +18,17 @@ def held(number: torch.Tensor) -> torch.Tensor:
     """A 0-dim tensor's number on its device, kept from later changes in place; in float64 where the device has it."""
     wide = torch.float32 if number.device.type == "mps" else torch.float64
     return number.detach().reshape(()).to(wide, copy=True)
+
+
+def norm_into(norms: dict[int, torch.Tensor], place: int) -> Callable[[tuple[Any, ...]], None]:
+    """A hook in front of a node of autograd: the norm of the first gradient that arrives there, at this place."""
+
+    def weigh(gradients: tuple[Any, ...]) -> None:
+        if place not in norms and gradients and isinstance(gradients[0], torch.Tensor):
+            with torch.no_grad(), suppress(Exception):  # an error of ours costs the number
+                norms[place] = held(torch.linalg.vector_norm(gradients[0].detach().float()))
+
+    return weigh
 
 
 class Late:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from weighbridge.capture.late import Late, held
+from weighbridge.capture.late import Late, held, norm_into
 from weighbridge.lossgraph import AFFINE, RESHAPES, Graph
 
 KIND: Final = "through_time"  # the event
@@ -64,7 +64,7 @@ def follow(graph: Graph, nodes: tuple[Any, ...]) -> list[Course]:
         if LEAST <= len(chain) <= MOST_STEPS and len(found) < MOST:
             course = Course(weight.rpartition(".")[0], weight, length=len(chain))
             for time, index in enumerate(chain):
-                nodes[index].register_prehook(_weigher(course, time))
+                nodes[index].register_prehook(norm_into(course.norms, time))
             found.append(course)
     return found
 
@@ -94,15 +94,6 @@ def longest(graph: Graph, places: list[int]) -> list[int]:
         if index in wanted and level[index] > len(chain):
             chain.append(index)
     return chain
-
-
-def _weigher(course: Course, time: int) -> Callable[[tuple[Any, ...]], None]:
-    def weigh(gradients: tuple[Any, ...]) -> None:
-        if time not in course.norms and gradients and isinstance(gradients[0], torch.Tensor):
-            with torch.no_grad(), suppress(Exception):  # an error of ours costs the number
-                course.norms[time] = held(torch.linalg.vector_norm(gradients[0].detach().float()))
-
-    return weigh
 
 
 def _of_fused(graph: Graph, nodes: tuple[Any, ...]) -> Iterator[Course]:

@@ -29,13 +29,15 @@ class Undone:
         sums = np.array([block[f"parameter.{name}"] for name in SUMS])  # [statistics, steps, tensors]
         there = ~np.isnan(sums).any(axis=0)
         has_moved = there & (block["update.zero_fraction"] < 1)
-        holds, is_recorded = np.zeros(there.shape, bool), np.zeros(there.shape, bool)
-        for i in range(len(block)):
-            now, mine = sums[:, i], there[i]
-            is_recorded[i] = mine & self.had_moved & ~_is_bounded(now)
-            holds[i] = is_recorded[i] & (now == self.before).all(axis=0)
-            self.before = np.where(mine, now, self.before)
-            self.had_moved = np.where(mine, has_moved[i], self.had_moved)
+        # Each step beside the last one before it at which the tensor was recorded; place 0 is what came before this block.
+        sums = np.concatenate([self.before[:, None], sums], axis=1)
+        moved = np.concatenate([self.had_moved[None], has_moved])
+        recorded = np.where(there, np.arange(1, len(block) + 1)[:, None], 0)
+        last = np.maximum.accumulate(np.concatenate([np.zeros((1, there.shape[1]), int), recorded]), axis=0)
+        before, had_moved = np.take_along_axis(sums, last[None], axis=1), np.take_along_axis(moved, last, axis=0)
+        is_recorded = there & had_moved[:-1] & ~_is_bounded(sums[:, 1:])
+        holds = is_recorded & (sums[:, 1:] == before[:, :-1]).all(axis=0)
+        self.before, self.had_moved = before[:, -1], had_moved[-1]
         return holds, is_recorded
 
 
@@ -52,7 +54,7 @@ def gone(block: Block, tensors: Tensors) -> tuple[np.ndarray, np.ndarray]:
     largest = block["gradient.abs_max"]
     holds, is_recorded = np.zeros(reached.shape, bool), np.zeros(reached.shape, bool)
     outputs: dict[int, list[int]] = {}
-    for one in taken(block):
+    for one in taken(block) if reached.any() else ():  # at most steps nothing is weighed of what modules give
         if not reached[one.at].any() or np.isnan(one.loss):
             continue
         for column in one.columns.tolist():

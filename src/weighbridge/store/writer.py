@@ -19,7 +19,7 @@ import pyarrow as pa
 from weighbridge.errors import WeighbridgeError
 from weighbridge.records import FORMAT_VERSION, TABLES
 from weighbridge.store.checked import write_sealed
-from weighbridge.store.layout import FINISH_FILE, attempt_file, attempts, process_of, rank_folder, this_process, unit_name
+from weighbridge.store.layout import FINISH_FILE, attempt_file, process_of, rank_folder, this_process, unit_name
 from weighbridge.store.limit import KEPT_EVERY, SEGMENTS_OF_LIMIT, Keeper, LeftOut, keep_within
 from weighbridge.store.segment import SegmentWriter
 from weighbridge.store.units import last_numbers
@@ -176,11 +176,6 @@ class RankWriter:
         for table in list(self._open):
             with suppress(OSError):  # a full disk: not marked closed, which finish.json says as well
                 self._close(table)
-
-
-def next_attempt(run: Path, rank: int = 0) -> int:
-    """The number that a new process writing on an existing run has to take."""
-    return max(attempts(rank_folder(run, rank)), default=-1) + 1
 
 
 def _thinned_event(first: int, last: int, attempt: int, step: int) -> pa.RecordBatch:

@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 
-CONFIDENCE: Final = 0.95
 # Two-sided 95 % points of Student's t for 1 to 30 degrees of freedom (any statistics table).
 _T: Final = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
