@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,15 @@ def test_check_passes_a_healthy_run(well: Path) -> None:
     answer = call("check", str(well))
     assert (answer.code, answer.out) == (0, f"{well}: no finding of severity error in 30 steps.\n")
     assert call("check", str(well), "--fail-on", "note").code == 0
+
+
+def test_check_takes_the_newest_run_and_says_which(ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "There is no run below ./weighbridge-runs" in refused(call("check"))
+    shutil.copytree(ill, tmp_path / "weighbridge-runs" / ill.name)
+    answer = call("check", "--fail-on", "warning")
+    told = call("check", ill.name, "--fail-on", "warning")
+    assert (answer.code, answer.out) == (1, f"the newest run, weighbridge-runs/{ill.name}\n{told.out}")
 
 
 def test_check_fails_where_a_rule_itself_failed(monkeypatch: pytest.MonkeyPatch, well: Path) -> None:

@@ -76,7 +76,7 @@ def _by_hand(node: Any) -> Targets:
     name = _name(node)
     if name in ("Index", "Gather"):
         return _checked("NllLoss", picked(node)) if _is_of_logs(node) else Targets("")
-    if name == "Mul":
+    if name == "Mul" and len(node.next_functions) == 2:
         return _times_logs(node)
     if (name == "Pow" and getattr(node, "_saved_exponent", None) == 2) or name == "Abs":
         return _difference(node, "MseLoss" if name == "Pow" else "L1Loss")
@@ -131,7 +131,8 @@ def _behind(node: Any) -> Any:
 
 def _has_single_factor(node: Any, name: str) -> bool:
     """Is it a product with, or a quotient by, one number that needs no gradient?"""
-    if name not in ("Mul", "Div") or node.next_functions[0][0] is None or node.next_functions[1][0] is not None:
+    first, *others = [one for one, _ in node.next_functions] or [None]  # by a plain number: it has no input of its own
+    if name not in ("Mul", "Div") or first is None or any(one is not None for one in others):
         return False
     other = getattr(node, "_saved_other", None)
     return not isinstance(other, torch.Tensor) or other.numel() == 1

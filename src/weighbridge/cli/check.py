@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from weighbridge.cli.choosing import Ignore, RulesFrom, Select, Settings, ask, chosen
-from weighbridge.cli.where import OneRun
+from weighbridge.cli.where import NewestOr
 
 EXIT_FOUND = 1
 
@@ -22,7 +22,7 @@ class Level(StrEnum):
 def register(app: typer.Typer) -> None:
     @app.command()
     def check(
-        run: OneRun,
+        run: NewestOr = None,
         fail_on: Annotated[
             Level, typer.Option("--fail-on", help="Findings of this severity and graver ones fail.")
         ] = Level.error,
@@ -43,10 +43,13 @@ def register(app: typer.Typer) -> None:
         grave = SEVERITIES[: SEVERITIES.index(fail_on.value) + 1]
         failing = [finding for finding in diagnosis.findings if finding.severity in grave]
         broken = [answer for answer in diagnosis.answers if answer.outcome is Outcome.FAILED]
+        if run is None:
+            print(f"the newest run, {visible(diagnosis.subject)}")
         for finding in failing:
             print(visible(f"{finding.severity}: {finding.key}, from step {finding.first_step}: {finding.message}"))
         for answer in broken:
             print(visible(f"failed: {answer.rule} ({answer.reason})"))
         if failing or broken:
             raise typer.Exit(EXIT_FOUND)
-        print(f"{visible(run)}: no finding of severity {' or '.join(grave)} in {counted(diagnosis.steps, 'step')}.")
+        of = visible(run or diagnosis.subject)
+        print(f"{of}: no finding of severity {' or '.join(grave)} in {counted(diagnosis.steps, 'step')}.")
