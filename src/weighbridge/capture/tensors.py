@@ -18,7 +18,7 @@ from weighbridge.capture.snapshots import Weighed, as_real, is_dense, why_not
 from weighbridge.records import COPY, LOCAL, SHARD
 
 _BEFORE: Final = "before"  # form of a tensor of an earlier attempt that nobody watches yet
-LISTS: Final = (nn.ModuleDict, nn.ModuleList)  # these very classes: nothing can be called that is made of them alone
+LISTS: Final = (nn.ModuleDict, nn.ModuleList)  # these very classes (a class without `forward` too): made for watching alone
 
 
 class Known:
@@ -92,7 +92,7 @@ class TensorTable:
         while unique in taken:
             unique, number = f"{wanted}-{number}", number + 1
         self.models.append((unique, weakref.ref(model)))
-        if type(model) in LISTS:
+        if type(model) in LISTS or type(model).forward is nn.Module.forward:
             self.lists[unique] = model
         self._scan(unique, model, step)
         self._compare(unique)
