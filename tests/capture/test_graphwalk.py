@@ -35,7 +35,7 @@ FACTORS: dict[str, tuple[Callable[[], torch.Tensor], dict[str, Any]]] = {
     "a whole number below": (lambda: W / -2, {"other_shape": (), "other_least": -2, "other_most": -2}),
     "a tensor": (lambda: W * torch.tensor([-1.0, 0, 2, 0, 5]), {"other_shape": (5,), "other_least": -1.0, "other_most": 5.0}),
     "in front": (lambda: torch.tensor([2.0]) * W, {"self_shape": (1,), "self_least": 2.0, "self_most": 2.0}),
-    "whole numbers": (lambda: W[:, 0] * torch.tensor([-4, 3, 0, 0]), {"other_shape": (4,), "other_least": -4.0, "other_most": 3.0}),
+    "whole numbers": (lambda: W * torch.tensor([-4, 3, 0, 0, 0]), {"other_shape": (5,), "other_least": -4, "other_most": 3}),
     "not a number": (lambda: W * torch.tensor([float("nan"), 1, 1, 1, 1]), {"other_shape": (5,)}),
     "complex": (lambda: W * torch.tensor([1j]), {"other_shape": (1,)}),
     "nothing": (lambda: W[:0] * torch.ones(0, 5), {"other_shape": (0, 5)}),
