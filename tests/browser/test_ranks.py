@@ -14,6 +14,7 @@ from tests.browser.states import changed, column
 from tests.browser.test_export import rows as csv_rows
 from tests.browser.test_export import saved
 from tests.store import made_rows
+from weighbridge.format import metric
 from weighbridge.records import COPY, REPLICA, Quantity
 from weighbridge.store.layout import create_run
 from weighbridge.store.writer import RankWriter
@@ -65,6 +66,8 @@ def test_a_rank_that_differs_is_named_under_the_picture(tmp_path: Path, open_pag
             expect(panel.locator("tr[data-rank='1']")).to_contain_text("none")
             settled(page)
             assert page.evaluate("document.documentElement.scrollWidth") == width
+            expect(panel.locator("tr[data-rank='1'] td.num").nth(1)).to_have_text(metric(1 / 30))  # not the mean of a bucket
+            assert panel.locator(".scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth"), "no column is cut off"
         found = csv_rows(saved(page, "differences between ranks", "CSV"))
     wrong_cells = [(row["parameter"], row["rank"], row["first step"]) for row in found if row["state"] == "different"]
     assert wrong_cells == [("layers.0.bias", "2", str(step)) for step in range(12, 30)]

@@ -54,15 +54,17 @@ def beside(record: RunRecord, open_rank: Open) -> dict[str, Any]:
     """All that the page says of the ranks. `open_rank` gives the run as one rank recorded it."""
     numbers = list(record.ranks[:RANKS])
     states = {number: (state, last) for number, state, last in record.rank_states()}
-    curves = {}
+    curves, lasts = {}, {}
     for number in numbers:
         with open_rank(number) as one:
-            curves[number] = curve_of(one)
+            curves[number], lasts[number] = curve_of(one), one.info.last_loss
     found = compared(record, numbers, open_rank) if len(numbers) > 1 else None
     told: dict[str, Any] = jsonable(
         {
             "count": len(record.ranks),
-            "ranks": [_rank(i, number, states[number], curves[number], found) for i, number in enumerate(numbers)],
+            "ranks": [
+                _rank(i, number, states[number], curves[number], lasts[number], found) for i, number in enumerate(numbers)
+            ],
             "sentence": _sentence(found, numbers),
             "trouble": found is not None and found.are_copies and bool(found.apart.any()),
             "picture": _picture(found) if found is not None and found.apart.any() and not found.is_each_its_own else None,
@@ -115,7 +117,9 @@ def _states(values: np.ndarray) -> np.ndarray:
     return np.where(known, np.where(same, SAME, APART), ABSENT).astype(np.uint8)
 
 
-def _rank(i: int, number: int, state: tuple[str, int], curve: list[list[Any]], found: Compared | None) -> dict[str, Any]:
+def _rank(
+    i: int, number: int, state: tuple[str, int], curve: list[list[Any]], last: float | None, found: Compared | None
+) -> dict[str, Any]:
     found = None if found is not None and found.is_each_its_own else found
     apart = found.apart[i] if found is not None else np.zeros((0, 0), bool)
     steps = np.flatnonzero(apart.any(axis=1))
@@ -124,6 +128,7 @@ def _rank(i: int, number: int, state: tuple[str, int], curve: list[list[Any]], f
         "state": state[0],
         "steps": state[1] + 1,
         "loss": curve,
+        "last": last,
         "apart": int(apart.any(axis=0).sum()) if found is not None else None,
         "first": int(found.steps[steps[0]]) if found is not None and len(steps) else None,
     }

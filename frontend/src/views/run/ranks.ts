@@ -9,6 +9,7 @@ export interface RankRow {
   state: string;
   steps: number;
   loss: [number[], Numeric[]]; // steps, mean loss around them
+  last: Numeric; // its last loss
   apart: number | null; // parameters that differ from those of most ranks; null: none could be compared
   first: number | null; // step from which on
 }
