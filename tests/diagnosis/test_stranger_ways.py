@@ -362,3 +362,25 @@ def test_a_schedule_that_ends_too_soon_though_one_batch_is_easy(decay: float, is
     training.loss = lambda batch: plain(batch) * (0.3 if next(count) == 12 else 1.0)
     told = [f for f in weighbridge.diagnose(train(training, tmp_path, 40)) if f.rule == "low-learning-rate"]
     assert bool(told) == is_told
+
+
+# ---- what ends in mid-run ----
+
+
+@pytest.mark.parametrize("how", ["no step", "steps", "by hand"])
+def test_steps_that_end_in_mid_run(how: str, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    optimizer = training.optimizers[0]
+
+    def step(i: int) -> None:
+        optimizer.zero_grad()
+        training.loss(next(training.batches)).backward()
+        if i < 30 or how == "steps":
+            optimizer.step()
+        elif how == "by hand":
+            with torch.no_grad():
+                for parameter in training.model.parameters():
+                    parameter -= 0.1 * parameter.grad
+
+    told = _told(training.model, step, tmp_path, 60, "step-not-taken")
+    assert told == ([("", 30, "warning")] if how == "no step" else [])
