@@ -85,8 +85,8 @@ class StepNotTaken(Rule):
             place="",
             first_step=self.last + 1,
             told_step=self.last + 1,
-            message=f"After step {self.last} no optimizer has taken a step, while {counted(left, 'backward pass', 'backward passes')} "
-            "ran and no parameter moved: from there on nothing was learnt.",
+            message=f"After step {self.last} no optimizer has taken a step, while "
+            f"{counted(left, 'backward pass', 'backward passes')} ran and no parameter moved: no more was learnt.",
             evidence=(ValueEvidence("backward passes after the last step", left, LEAST),),
             fix="Look for the condition that keeps optimizer.step() from being called. If these gradients were wanted for "
             "themselves, call run.finish() before them.",
