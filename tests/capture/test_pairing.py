@@ -136,6 +136,34 @@ def test_targets_of_losses_by_hand() -> None:
         assert found.mean_square == pytest.approx(((out - wanted) ** 2).mean().item(), rel=1e-5)
 
 
+def test_targets_that_are_probabilities_are_no_classes_and_one_hot_ones_are() -> None:
+    """Mixup, soft labels: torch's own graph of this loss divides by a plain number, which is no input."""
+    out, y = torch.randn(6, 3, requires_grad=True), torch.randint(0, 3, (6,))
+    assert targets_of(F.cross_entropy(out, torch.rand(6, 3).softmax(1))).values is None
+    assert targets_of(F.cross_entropy(out, torch.rand(6, 3), label_smoothing=0.1, weight=torch.rand(3))).values is None
+    found = targets_of(F.cross_entropy(out, F.one_hot(y, 3).float()))
+    assert found.loss == "NllLoss"
+    assert torch.equal(found.values, y)  # type: ignore[arg-type]
+
+
+def test_any_loss_of_torch_is_looked_through() -> None:
+    out, other = torch.rand(6, 3, requires_grad=True), torch.rand(6, 3)
+    for loss in (
+        *(F.kl_div(out.log(), other, reduction=how, log_target=log) for how in ("batchmean", "sum") for log in (True, False)),
+        *(F.gaussian_nll_loss(out, other, torch.ones(6, 3)), F.poisson_nll_loss(out, other), F.huber_loss(out, other)),
+        *(
+            F.soft_margin_loss(out, other.sign()),
+            F.cosine_embedding_loss(out, other, torch.ones(6)),
+            F.pairwise_distance(out, other),
+        ),
+        *(F.multilabel_soft_margin_loss(out, other), F.triplet_margin_loss(out, other, other.flip(0)), torch.mul(out, 2.0)),
+        *(F.margin_ranking_loss(out, other, other.sign()), F.hinge_embedding_loss(out, other.sign()), out.div(3).sum().mul(2)),
+        *(torch.linalg.vector_norm(out - other), torch.rsub(out, 1).mean(), out @ other.T / 2, torch.stack([out, out]).mean()),
+    ):
+        for root in (loss.mean(), loss.mean() / 4, -loss.sum() * 2 + 1):
+            targets_of(root)
+
+
 def test_what_is_weighted_or_a_sum_of_several_errors_has_no_targets() -> None:
     x, w = torch.randn(6, 4), nn.Parameter(torch.randn(3, 4))
     y, rows, out = torch.randint(0, 3, (6,)), torch.arange(6), F.linear(x, w)
