@@ -103,6 +103,29 @@ def test_micro_batches_are_added_up(tmp_path: Path) -> None:
     assert {row["calls"] for row in table(run.path, "calls")} == {4}
 
 
+class _Both(nn.Module):
+    """Made for watching alone: it has no `forward`."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+
+def test_what_a_container_without_forward_holds_is_seen_though_nobody_keeps_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    part = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
+    optimizer = torch.optim.SGD(part.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=EVERYTHING) as run:
+        run.watch(_Both(part))
+        for step in range(3):
+            optimizer.zero_grad()
+            part(data(step, 7, 6)).square().sum().backward()
+            optimizer.step()
+    assert {(step, name) for step, name, _ in output_rows(run.path)} == {
+        (step, f"parts.0.{n}/out") for step in range(3) for n in range(3)
+    }
+
+
 def test_two_optimizers_each_write_their_own_modules(tmp_path: Path) -> None:
     """A GAN at 5 steps of one to 1 of the other: rows stand where the module's optimizer has stepped."""
     torch.manual_seed(0)

@@ -191,6 +191,52 @@ def test_short_steps_that_come_late_are_those_of_a_model_that_has_learnt() -> No
         assert bool(found(LOW, _short(steps, paces=paces))) is told
 
 
+def _clear(steps: int = low.AT_ONCE, cosine: float = 0.5, **more: Any) -> Block:
+    short = {"paces": 0.99 * low.CLEARLY * low.PACE, "promises": 0.99 * low.CLEARLY * low.PROMISE}
+    return _short(steps, cosine, compared=steps - 1, **(short | more))
+
+
+@pytest.mark.parametrize(
+    ("made", "is_told"),
+    [
+        (_clear(), True),
+        (_clear(low.AT_ONCE - 1), False),
+        (_clear(cosine=low.STRONGLY), False),
+        (_clear(paces=1.01 * low.CLEARLY * low.PACE), False),
+        (_clear(promises=1.01 * low.CLEARLY * low.PROMISE), False),
+        (_clear(paces=0.99 * low.TINY, promises=low.TINY, cosine=-0.1), True),
+        (_clear(paces=1.01 * low.TINY, promises=low.TINY, cosine=-0.1), False),
+    ],
+)
+def test_three_steps_are_enough_where_it_is_clear(made: Block, is_told: bool) -> None:
+    told = found(LOW, made)
+    assert [f.told_step for f in told] == ([low.AT_ONCE - 1] if is_told else [])
+
+
+@pytest.mark.parametrize(("initial", "is_told"), [(1e-2, True), (1.0, False)])
+def test_a_rate_that_a_scheduler_holds_back_has_its_time(initial: float, is_told: bool) -> None:
+    made = _clear()
+    groups = tuple(dataclasses.replace(g, settings={**g.settings, "initial_lr": initial}) for g in made.groups)
+    assert bool(found(LOW, dataclasses.replace(made, groups=groups))) is is_told
+
+
+def test_momentum_makes_ten_steps_of_one() -> None:
+    made = _clear()
+    heavy = tuple({**row, "momentum": [0.9]} for row in made.tables["steps"])
+    assert found(LOW, dataclasses.replace(made, tables={**made.tables, "steps": heavy})) == []
+
+
+@pytest.mark.parametrize(("far", "is_told"), [(1.1, True), (0.9, False)])
+def test_a_warm_up_whose_end_is_far_is_told_at_its_fourth_step(far: float, is_told: bool) -> None:
+    """A pace that rises by PACE / (far FAR) at each step gets to PACE in that many steps less those taken."""
+    at = np.arange(1.0, low.AT_ONCE + 2)
+    rates = (1e-9 * at).tolist()
+    made = _short(len(at), paces=low.PACE * at / (far * low.FAR), promises=low.TINY, compared=0, lr=rates)
+    assert [f.told_step for f in found(LOW, made)] == ([low.AT_ONCE] if is_told else [])
+    bent = _short(len(at), paces=low.PACE * at / (far * low.FAR), promises=low.TINY, compared=0, lr=[r**2 for r in rates])
+    assert found(LOW, bent) == []
+
+
 def test_where_the_rate_itself_makes_steps_short_it_was_there_before_the_pass() -> None:
     """The update's root mean square over the rate: 16 elements of 1e-6 / 2 in all."""
     own = {"paces": low.PACE / 2, "losses": np.ones(low.WINDOW)}

@@ -65,6 +65,22 @@ def test_slow_progress_is_none_of_clipping_s_while_the_loss_falls() -> None:
     assert _clipped(0.01, 0.9 * overtight_clipping.SLOW, 30, falling) == []
 
 
+@pytest.mark.parametrize(
+    ("norms", "f", "told"),
+    [
+        ([1.0, *[1e-3] * 4], [1.0, NAN, NAN, NAN, 1e-3], [4]),  # held at a limit from step 1 on, measured at step 4
+        ([1.0, *[1e-3] * 4], [1.0, NAN, NAN, NAN, NAN], []),  # they may have become so small by themselves,
+        ([1.0, *[1e-3] * 4], [1.0, NAN, NAN, NAN, 1.0], []),  # as these have
+        ([1.0, 1e-3, 1e-3, 1.1e-3, 1e-3], [1.0, NAN, NAN, NAN, 1e-3], []),
+    ],
+)
+def test_a_norm_that_is_held_counts_between_measures(norms: list[float], f: list[float], told: list[int]) -> None:
+    """SGD with momentum, whose updates still go the way of what was not clipped: not these are judged."""
+    arrays = {"gradient.l2_norm": {"*": [n / 2 for n in norms]}, "update.dot_gradient_update": {"*": 0.1}}
+    steps = step_rows(5, clip_factor=f, loss=1.0, lr=0.01, momentum=0.9)
+    assert [x.told_step for x in found(CLIPPING, block(5, arrays, steps=steps))] == told
+
+
 def test_momentum_makes_more_of_each_step() -> None:
     assert _clipped(0.01, 0.9 * STOPPED, 3, {"momentum": 0.9}) == []
 

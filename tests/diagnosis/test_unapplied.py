@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 
 import weighbridge
+from weighbridge.diagnosis.rules.gradient_not_applied import WAIT
 
 Told = list[tuple[str, int, str]]
 RULE = "gradient-not-applied"
@@ -96,9 +98,24 @@ def test_gradients_that_are_zeroed_between_backward_and_step(set_to_none: bool, 
     assert _told(tmp_path, turn) == [("", 2, "error")]
 
 
-@pytest.mark.parametrize(("lr", "expected"), [(0.0, [("", 9, "warning")]), (0.01, [])])
+@pytest.mark.parametrize(("lr", "expected"), [(0.0, [("", 2, "warning")]), (0.01, [])])
 def test_a_rate_of_0_from_the_first_step(lr: float, expected: Told, tmp_path: Path) -> None:
     assert _told(tmp_path, lambda _, optimizer, __: optimizer.step(), lr) == expected
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(WAIT, [("", WAIT - 1, "warning")]), (WAIT - 1, [])])
+def test_a_rate_of_0_that_a_scheduler_will_raise_has_its_time(epoch: int, expected: Told, tmp_path: Path) -> None:
+    """A warm-up from 0 that is stepped once in so many steps."""
+    schedulers: list[LambdaLR] = []
+
+    def turn(_: nn.Module, optimizer: torch.optim.Optimizer, i: int) -> None:
+        if not schedulers:
+            schedulers.append(LambdaLR(optimizer, lambda passed: min(1.0, passed / 5)))
+        optimizer.step()
+        if i % epoch == epoch - 1:
+            schedulers[0].step()
+
+    assert _told(tmp_path, turn) == expected
 
 
 def test_a_schedule_that_ends_at_0_and_a_group_that_is_frozen_by_its_rate(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ kind and its twin. Oracle: the numbers put in by hand; of trainings what the tes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,28 @@ def test_one_output_far_from_0_may_vary_little_once_the_loss_has_halved() -> Non
     kelvin = [spread(s, C, 0.5 if s < 3 else SAME / 2, features=1) for s in range(8)]
     assert found(COLLAPSED, looked(*INPUTS, *kelvin))
     assert found(COLLAPSED, looked(*INPUTS, *kelvin, loss=[1.0 / (1 + i) for i in range(12)])) == []
+
+
+@pytest.mark.parametrize(("varies", "is_told"), [(0.99, True), (1.01, False)])
+def test_few_outputs_that_are_all_but_the_same_are_no_temperature(varies: float, is_told: bool) -> None:
+    """Their mean square grows, and a loss that swings around 0 has "fallen" to many times its size."""
+    share = varies * collapsed_output.NOTHING
+    looks = [spread(s, C, 0.5, features=4) for s in range(3)] + [spread(s, C, share, features=4) for s in range(3, 8)]
+    for s, look in enumerate(looks[3:]):
+        look |= {name: look[name] * 1.2 ** (s + 1) for name in ("sum_sq", "sample_sq")}
+    swings = [0.01, -0.5, 0.01, *[-0.01] * 9]
+    assert bool(found(COLLAPSED, looked(*INPUTS, *looks, loss=swings))) is is_told
+
+
+@pytest.mark.parametrize(("others", "losses", "is_told"), [(0.5, 2, True), (0.0, 2, False), (0.5, 1, False)])
+def test_a_generator_that_gets_one_noise_for_all(others: float, losses: int, is_told: bool) -> None:
+    """No inputs are known, its own loss falls, and what its rival gives differs between samples."""
+    looks = [spread(step, of, 0.0) for step in range(6) for of in (B, C)] + [spread(s, A, others) for s in range(6)]
+    made = looked(*looks, steps=6)
+    falls = [{**row, "loss": 1.0 / (1 + row["step"])} for row in made.tables["steps"]]
+    rival = [{**row, "optimizer": 1, "loss": 0.3} for row in falls] if losses > 1 else []
+    both = sorted([*falls, *rival], key=lambda row: (row["step"], row["optimizer"]))
+    assert bool(found(COLLAPSED, replace(made, tables={**made.tables, "steps": tuple(both)}))) is is_told
 
 
 LOOKED = tuple(spread(step, -1) for step in range(LONG))

@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
 import weighbridge
 from tests.diagnosis.graphs import Drawing, rows
 from tests.diagnosis.made import block, found, outcome, step_rows
 from tests.diagnosis.trainings import data, gan, seeded, sgd_mlp, train
+from weighbridge.capture.graphwalk import walk
 from weighbridge.diagnosis import Outcome
+from weighbridge.diagnosis.lossterms import terms
 from weighbridge.diagnosis.registry import rule
-from weighbridge.diagnosis.rules.wrong_loss_sign import PATIENCE
+from weighbridge.diagnosis.rules.wrong_loss_sign import PATIENCE, judged
 from weighbridge.firstpass import FirstPass
 
 SIGN = rule("wrong-loss-sign")
@@ -142,3 +145,108 @@ def test_momentum_carries_a_descent_uphill_for_some_steps(down: int, is_told: bo
     dots = {"update.dot_gradient_update": {"a.weight": [-0.9] * down + [0.9] * 6}}
     made = block(down + 6, sizes | dots, graph=rows(_pass("MseLoss")), steps=step_rows(down + 6, loss=2.0))
     assert bool(found(SIGN, made)) is is_told
+
+
+def _alike(out: torch.Tensor) -> torch.Tensor:
+    return F.normalize(out, dim=1) @ F.normalize(out.roll(1, 1), dim=1).T / 0.2
+
+
+def _of_views(likeness: torch.Tensor) -> torch.Tensor:
+    return (torch.exp(likeness).diag() / torch.exp(likeness).sum(1)).log().mean()
+
+
+def _but_themselves(likeness: torch.Tensor) -> torch.Tensor:
+    others = likeness.masked_fill(torch.eye(len(likeness)).bool(), -1e9)
+    return (likeness.diag(1) - others.logsumexp(1)[:-1]).mean()
+
+
+def _picked(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.log_softmax(out, 1).gather(1, y[:, None])
+
+
+def _soft(y: torch.Tensor) -> torch.Tensor:
+    return F.one_hot(y, 10) * 0.9 + 0.01
+
+
+def _overlap(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    p, wanted = out.sigmoid(), F.one_hot(y, 10).float()
+    return (2 * (p * wanted).sum() + 1) / (p.sum() + wanted.sum() + 1)
+
+
+def _density(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    density: torch.Tensor = Normal(out[:, :5], out[:, 5:].exp()).log_prob(y[:, None])  # type: ignore[no-untyped-call]
+    return density
+
+
+def _mixture(out: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    density = Normal(out[:, :5], 1.0).log_prob(y[:, None].float())  # type: ignore[no-untyped-call]
+    return torch.logsumexp(out[:, 5:].log_softmax(1) + density, 1)
+
+
+def _entropy(out: torch.Tensor) -> torch.Tensor:
+    return -(out.softmax(1) * out.log_softmax(1)).sum(1).mean()
+
+
+WRONG: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "root of squares": lambda out, y: -F.mse_loss(out, F.one_hot(y, 10).float()).sqrt(),
+    "logits less their logsumexp": lambda out, y: (out[torch.arange(len(y)), y] - out.logsumexp(1)).mean(),
+    "means of both": lambda out, y: out.gather(1, y[:, None]).mean() - out.exp().sum(1).log().mean(),
+    "a quotient of exponentials": lambda out, y: (out.exp()[torch.arange(len(y)), y] / out.exp().sum(1)).log().mean(),
+    "two views": lambda out, y: _of_views(_alike(out)),
+    "views but themselves": lambda out, y: _but_themselves(_alike(out)),
+    "normal density": lambda out, y: _density(out, y).mean(),
+    "normal density by hand": lambda out, y: (-0.5 * ((y - out[:, 0]) / out[:, 1].exp()) ** 2 - out[:, 1] - 0.92).mean(),
+    "mixture": lambda out, y: _mixture(out, y).mean(),
+    "focal": lambda out, y: ((1 - _picked(out, y).exp()) ** 2 * _picked(out, y)).mean(),
+    "divergence": lambda out, y: -F.kl_div(out.log_softmax(1), _soft(y), reduction="batchmean"),
+    "overlap": lambda out, y: _overlap(out, y),
+    "likeness": lambda out, y: F.cosine_similarity(out, _soft(y)).mean(),
+    "likeness of unit vectors": lambda out, y: (F.normalize(out, dim=1) * F.normalize(_soft(y), dim=1)).sum(1).mean(),
+}
+RIGHT: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "density": lambda out, y: -_density(out, y).mean(),
+    "mixture": lambda out, y: -_mixture(out, y).mean(),
+    "overlap": lambda out, y: -_overlap(out, y),
+    "error and overlap": lambda out, y: F.cross_entropy(out, y) * 0 + _overlap(out, y),
+    "views": lambda out, y: -_of_views(_alike(out)),
+    "focal": lambda out, y: -((1 - _picked(out, y).exp()) ** 2 * _picked(out, y)).mean(),
+    "weighed by its own doubt": lambda out, y: ((-out[:, 1]).exp() * (out[:, 0] - y) ** 2 + out[:, 1]).mean(),
+    "returns below 0": lambda out, y: -(_picked(out, y) * -torch.rand(len(y), 1)).mean(),
+    "costs of an episode": lambda out, y: -_picked(out, y).sum() * -200.0,
+    "returns below 0, cross-entropy": lambda out, y: (F.cross_entropy(out, y, reduction="none") * -torch.rand(len(y))).mean(),
+    "returns below 0, normal policy": lambda out, y: -(_density(out, y) * -torch.rand(len(y), 1)).mean(),
+    "correntropy": lambda out, y: -(-((out[:, 0] - y) ** 2)).exp().mean(),
+    "pushed from a bank": lambda out, y: (-((out - _soft(y)) ** 2).sum(1)).logsumexp(0),
+    "pushed from a bank by hand": lambda out, y: (-((out - _soft(y)) ** 2).sum(1)).exp().mean().log(),
+    "most entropy": lambda out, y: -_entropy(out),
+    "of probabilities": lambda out, y: (out.log_softmax(1).exp() * out.log_softmax(1)).sum(1).mean(),
+    "of a distribution": lambda out, y: -Categorical(logits=out).entropy().mean(),  # type: ignore[no-untyped-call]
+    "of yes and no": lambda out, y: -Bernoulli(logits=out).entropy().mean(),  # type: ignore[no-untyped-call]
+    "by hand": lambda out, y: (out.sigmoid() * out.sigmoid().log() + (1 - out.sigmoid()) * (1 - out.sigmoid()).log()).mean(),
+    "expected cost": lambda out, y: (out.softmax(1) * (1 - F.one_hot(y, 10))).sum(1).mean(),
+    "bound of information": lambda out, y: -(out[:9].mean() - out[9:].exp().mean().log()),
+    "the same turned around": lambda out, y: out[:9].mean() - out[9:].exp().mean().log(),
+}
+
+
+def _judged(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> tuple[str, int]:
+    torch.manual_seed(0)
+    model, y = nn.Linear(8, 10), torch.arange(32) % 10
+    graph, _ = walk([loss(model(torch.randn(32, 8)), y)], {id(p): name for name, p in model.named_parameters()}, lambda _: "")
+    return judged(terms(graph))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_losses_by_hand_with_the_wrong_sign(name: str) -> None:
+    assert _judged(WRONG[name])[1] == -1
+    assert _judged(WRONG[name])[0]
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_losses_by_hand_with_the_right_sign(name: str) -> None:
+    assert _judged(RIGHT[name])[1] >= 0
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_minus_before_the_wrong_sign_makes_it_right(name: str) -> None:
+    assert _judged(lambda out, y: -WRONG[name](out, y))[1] >= 0

@@ -14,7 +14,8 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture.live import wished
 from weighbridge.capture.plan import Plan
-from weighbridge.capture.ranks import open_place
+from weighbridge.capture.ranks import name_of_launch, open_place
+from weighbridge.capture.resume import Resume, check_resume
 from weighbridge.capture.run import Run, check_model
 from weighbridge.errors import BadInput
 
@@ -35,12 +36,24 @@ def init(
     tags: Sequence[str] = (),
     plan: Plan | None = None,
     quiet: bool = False,
+    resume: bool | int = False,
 ) -> Run:
     """Open a run below `dir` (default ./weighbridge-runs) and make it the active one; an open one is finished first.
 
-    An existing name gets -2, -3, ...: a run is never appended to and never overwritten.
+    An existing name gets -2, -3, ...: a run is never overwritten, and appended to only where that is asked for.
+
+    resume     go on in the run `name` that an earlier process has written: True: after its last recorded step; a number: at
+               this step, as the checkpoint has it. What the run holds from there on gives way to the new attempt, and stays
+               readable as `open_run(path, attempt=0)`. A tensor of the same name keeps its series. The run keeps its
+               project, group and tags; of `config` later values win. Where there is no such run yet, it is begun, at this
+               step; where it is still being written, cannot be read, or is of another number of processes, a new one is:
+               what is done is told on stderr, and nothing of that is raised into training.
+
+    Raises BadInput for a `resume` that is neither True nor a step, and for one without a name.
     """
-    return _open(name, dir, config, plan, quiet, {"project": project, "group": group, "tags": list(tags)}, by_watch=False)
+    check_resume(resume, name, name_of_launch() is not None)
+    info = {"project": project, "group": group, "tags": list(tags)}
+    return _open(name, dir, config, plan, quiet, info, by_watch=False, resume=resume)
 
 
 def _open(
@@ -51,11 +64,12 @@ def _open(
     quiet: bool,
     info: dict[str, Any],
     by_watch: bool,
+    resume: Resume = False,
 ) -> Run:
     global _active
     with _lock:
         finish()
-        place = open_place(Path(dir) if dir is not None else Path("weighbridge-runs"), name, info)
+        place = open_place(Path(dir) if dir is not None else Path("weighbridge-runs"), name, info, resume)
         _active = Run(place, plan or Plan(), quiet, config, by_watch, _forget)
         return _active
 

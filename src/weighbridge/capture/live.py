@@ -14,6 +14,7 @@ from typing import Final, Literal
 from weighbridge.capture.recorder import Recorder
 from weighbridge.diagnosis.beside import Beside
 from weighbridge.diagnosis.choice import Choice, Own, choose
+from weighbridge.diagnosis.earlier import Earlier
 from weighbridge.diagnosis.kept import row_of
 from weighbridge.diagnosis.rule import SEVERITIES, Finding, Severity
 from weighbridge.diagnosis.webhook import Webhook, checked
@@ -59,6 +60,7 @@ class Live:
     """The diagnosis of one run while it is recorded."""
 
     def __init__(self, path: Path, recorder: Recorder, tell: Callable[[str], None], stop: Callable[[Finding], None]) -> None:
+        """Of rank 0; before anything is recorded."""
         self.path, self.recorder, self.tell, self.stop = path, recorder, tell, stop
         self.has_begun = self.is_silent = False
         self.callbacks: list[Callable[[Finding], object]] = []
@@ -66,6 +68,7 @@ class Live:
         self.stop_on: frozenset[Severity] = frozenset()
         self.findings: tuple[Finding, ...] = ()
         self.beside = Beside(self, path)
+        self.earlier = Earlier(path, 0, recorder.attempt, recorder.first_step) if recorder.attempt else None
         recorder.reader = self.beside
 
     def begin(self, wishes: Wishes, quiet: bool) -> None:
@@ -80,7 +83,7 @@ class Live:
         self.callbacks += [wishes.on_finding] if wishes.on_finding is not None else []
         self.webhooks += [Webhook(wishes.alert, self.path, self.tell)] if wishes.alert is not None else []
         self.stop_on |= wishes.stop_on
-        self.beside.start(lambda: wishes.choice.rules(self.tell) if rules is None else rules)
+        self.beside.start(lambda: wishes.choice.rules(self.tell) if rules is None else rules, self.earlier)
 
     def close(self) -> None:
         """Everything was written. Waits for the rules, some seconds at most, and for messages that are under way."""

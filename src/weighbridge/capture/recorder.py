@@ -79,14 +79,18 @@ class Reader(Protocol):
 class Recorder:
     """Buffers of one run and rank, and the thread that writes them."""
 
-    def __init__(self, writer: RankWriter, tell: Callable[[str], None], attempt: int = 0, bins: int = HISTOGRAM_BINS) -> None:
+    def __init__(
+        self, writer: RankWriter, tell: Callable[[str], None], attempt: int = 0, bins: int = HISTOGRAM_BINS, start: int = 0
+    ) -> None:
+        """start: the first step that is recorded; an attempt takes the place of earlier ones from there on."""
         self.writer, self.tell, self.attempt = writer, tell, attempt
         self.bins = bins  # of the largest histogram
         self.lock = threading.RLock()
         self.block = RowBlock(0, 0)
         self.values = ValueBlock(0, 0)
         self.small = {name: Lists(name) for name in SMALL_TABLES}
-        self.first_step = self.last_step = self.steps_held = 0
+        self.first_step = self.last_step = start
+        self.steps_held = 0
         self.last_hand_over = time.perf_counter()
         self.rows_written = self.rows_dropped = self.queued_bytes = 0
         self.thread_seconds = 0.0

@@ -28,7 +28,7 @@ from weighbridge.capture.plan import Plan
 from weighbridge.capture.ranks import Place
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.tensors import TensorTable
-from weighbridge.errors import BadInput, NothingToWatch, TrainingStopped
+from weighbridge.errors import BadInput, NothingToWatch, TrainingStopped, WeighbridgeError
 from weighbridge.format import counted, duration, size
 from weighbridge.records import histogram_bins
 from weighbridge.store.writer import RankWriter
@@ -74,12 +74,21 @@ class Run:
         if not self.is_recording:
             self._tell(place.error)
             return
-        self._writer = RankWriter(place.path, place.rank, place.attempt, disk_limit_bytes=plan.disk_bytes)
-        self._recorder = Recorder(self._writer, self._tell, place.attempt, histogram_bins(plan.histogram_bits))
-        self._table = TensorTable(self._recorder, self._tell, plan.wants, place.is_alone)
+        claim = {"launch": place.launch, "first_step": place.start}
+        try:
+            self._writer = RankWriter(place.path, place.rank, place.attempt, disk_limit_bytes=plan.disk_bytes, claim=claim)
+        except WeighbridgeError as error:  # another process goes on in this run at this very moment
+            self.is_recording = False
+            self._tell(f"nothing is recorded: {error} Training goes on.")
+            return
+        self._resumed = place.resumed
+        self._recorder = Recorder(self._writer, self._tell, place.attempt, histogram_bins(plan.histogram_bits), place.start)
+        seen = place.resumed.tensors if place.resumed is not None else ()
+        self._table = TensorTable(self._recorder, self._tell, plan.wants, place.is_alone, seen)
         kernel = self._kernel = load_kernel()
         self._helped_before = kernel.helper_seconds
         self._stepper = Follower(self._recorder, kernel, plan, self._table, self._fail)
+        self._stepper.clock = place.start
         self._live = Live(place.path, self._recorder, self._tell, self._stop_at_next_step) if place.rank == 0 else None
         if place.note:
             self._tell(place.note)
@@ -211,11 +220,16 @@ class Run:
                 self._live.close()
             self._recorder.close()
             try:
-                self._writer.finish(self._stepper.steps)
+                self._writer.finish(self._steps())
             except OSError as error:
                 self._tell(f"could not close the run in {self.path}: {error}. What was written stays readable")
             if not self.quiet and self._writer.rank == 0:
                 print(self._last_line(), file=sys.stderr)
+
+    def _steps(self) -> int:
+        """Taken so far; of an attempt that ends before its first step, those of the attempts before."""
+        is_idle = self._resumed is not None and self._stepper.total_steps == 0
+        return self._resumed.steps if is_idle and self._resumed is not None else self._stepper.steps
 
     def _stop_at_next_step(self, finding: Finding) -> None:
         self._stepper.stop = functools.partial(self._stop_now, finding)

@@ -330,7 +330,8 @@ class Stepper:
             for late in self.step_rows.fetch(wait=True):
                 self.recorder.step_done(late)
             self.recorder.hand_over()  # apart from the closing rows: a flush says which steps it holds
-            self.weighing.close(step)
+            if self.total_steps or self.recorder.attempt == 0:  # else earlier attempts would give way to an idle one
+                self.weighing.close(step)
             self.recorder.last_step = step
         self.table.remove_model(None)  # a run that is kept keeps no parameters, and no copies of them
         self.optimizers.known.clear()

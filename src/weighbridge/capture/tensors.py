@@ -11,12 +11,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.resume import Seen, changes
 from weighbridge.capture.roles import Named, named
 from weighbridge.capture.shards import Placement, is_sharded, placement_of, replicated
 from weighbridge.capture.snapshots import Weighed, as_real, is_dense, why_not
 from weighbridge.records import COPY, LOCAL, SHARD
 
-LISTS: Final = (nn.ModuleDict, nn.ModuleList)  # these very classes: nothing can be called that is made of them alone
+_BEFORE: Final = "before"  # form of a tensor of an earlier attempt that nobody watches yet
+LISTS: Final = (nn.ModuleDict, nn.ModuleList)  # these very classes (a class without `forward` too): made for watching alone
 
 
 class Known:
@@ -59,7 +61,9 @@ class TensorTable:
         tell: Callable[[str], None],
         wants: Callable[[str], bool] = lambda name: True,
         is_alone: bool = True,
+        seen: tuple[Seen, ...] = (),
     ) -> None:
+        """seen: what earlier attempts of this run have watched; the same tensor keeps its id."""
         self.recorder, self.tell, self.wants = recorder, tell, wants
         self.is_alone = is_alone  # no other process writes into this run
         self.left_out: set[tuple[str, str]] = set()
@@ -67,7 +71,8 @@ class TensorTable:
         self.lists: dict[
             str, nn.Module
         ] = {}  # models that are mere lists of modules: made for us alone, they would be gone at once
-        self.known: list[Known] = []
+        self.seen = {(one.model, one.name): one for one in seen}
+        self.known: list[Known] = _of_before(seen)
         self.by_key: dict[tuple[str, str], Known] = {}
         self.version = 0
         self._ids: dict[int, int] = {}  # by id of the parameter, as they were at a version
@@ -87,9 +92,10 @@ class TensorTable:
         while unique in taken:
             unique, number = f"{wanted}-{number}", number + 1
         self.models.append((unique, weakref.ref(model)))
-        if type(model) in LISTS:
+        if type(model) in LISTS or type(model).forward is nn.Module.forward:
             self.lists[unique] = model
         self._scan(unique, model, step)
+        self._compare(unique)
         names = [name for one, name in self.left_out if one == unique]
         if names and not any(known.model == unique for known in self.by_key.values()):
             self.tell(f"Plan(include=..., exclude=...) leaves out every tensor of {unique}: nothing of it is weighed")
@@ -133,16 +139,31 @@ class TensorTable:
             form = _form(one.parameter)
             if known is not None and (known.note, known.form) == (note, form) and known.reference() is one.parameter:
                 continue
-            if known is None:
-                known = Known(len(self.known), model_name, one.name)
-                self.known.append(known)
-                self.by_key[key] = known
+            known = known or self._new(key)
             known.refer_to(one)
             known.note, known.form = note, form
             known.placement = placement_of(one.parameter, replicas.get(id(one.parameter)), self.is_alone)
             self._record(known, one, order, step)
             self.version += 1
         self.is_waiting = any(known.form is None for known in self.by_key.values())
+
+    def _new(self, key: tuple[str, str]) -> Known:
+        """A tensor that is watched from now on; one of an earlier attempt keeps its id."""
+        seen = self.seen.get(key)
+        known = Known(len(self.known), *key) if seen is None else self.known[seen.id]
+        if seen is None:
+            self.known.append(known)
+        self.by_key[key] = known
+        return known
+
+    def _compare(self, model: str) -> None:
+        """Say how a model that is trained on differs from that of the earlier attempts, if it does."""
+        before = tuple(one for one in self.seen.values() if one.model == model and one.role != "output")
+        forms = {name: known.form for (one, name), known in self.by_key.items() if one == model and known.form != "output"}
+        shapes = {name: tuple(form[0]) if isinstance(form, tuple) else None for name, form in forms.items()}
+        told = changes(before, shapes) if before else ""
+        if told:
+            self.tell(f"{model} is not the model that this run recorded before: {told}. From here on the run is of this one")
 
     def _record(self, known: Known, one: Named, order: int, step: int) -> None:
         parameter = one.parameter
@@ -185,10 +206,8 @@ class TensorTable:
         """The id of what a module gives; `order`: of execution."""
         known = self.by_key.get((model, name))
         if known is None:
-            known = Known(len(self.known), model, name)
+            known = self._new((model, name))
             known.form = "output"
-            self.known.append(known)
-            self.by_key[model, name] = known
         dtype = str(output.dtype).removeprefix("torch.")
         key = (step, self.recorder.attempt, known.tensor, model, name, "output", module)
         with self.recorder.lock:
@@ -207,7 +226,7 @@ class TensorTable:
     @property
     def parameters(self) -> int:
         """How many parameters are known."""
-        return sum(known.form != "output" for known in self.known)
+        return sum(known.form not in ("output", _BEFORE) for known in self.known)
 
     def name(self, tensor: int) -> str:
         """The dotted name of a tensor, as PyTorch gives it."""
@@ -236,6 +255,16 @@ class TensorTable:
             if is_last and known.owner() is None:
                 found[weighed.tensor] = weighed
         return list(found.values())
+
+
+def _of_before(seen: tuple[Seen, ...]) -> list[Known]:
+    """By id; one whose description was lost has no name."""
+    listed = [Known(number, "", "") for number in range(max((one.id + 1 for one in seen), default=0))]
+    for one in seen:
+        listed[one.id] = Known(one.id, one.model, one.name)
+    for known in listed:
+        known.form = _BEFORE
+    return listed
 
 
 def _at(model: nn.Module, name: str) -> object:

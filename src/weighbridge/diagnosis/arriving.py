@@ -62,6 +62,12 @@ class Arriving:
         self._tensors = (0, Tensors(()))
         self._last = -1  # the last step that anything was said of
 
+    def begin(self, step: int, described: Iterable[tuple[int, Tensor]], events: Iterable[Event]) -> None:
+        """What comes goes on at this step; what was said before it of tensors and optimizers still holds."""
+        self.next, self._last = step, step - 1
+        self._described = [(since, tensor) for since, tensor in described if since <= step]
+        self._events = [e for e in of_optimizers(events) if e.step < step]
+
     @property
     def columns(self) -> frozenset[str]:
         """What of the table of rows is read; the rest need not be kept."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from weighbridge.diagnosis.arriving import Arriving
 from weighbridge.diagnosis.causes import nearest_cause
+from weighbridge.diagnosis.earlier import Earlier
 from weighbridge.diagnosis.engine import Engine
 from weighbridge.diagnosis.rule import Diagnosis, Finding, Rule
 from weighbridge.diagnosis.waiting import NoRoom, Waiting
@@ -31,8 +32,10 @@ LOOK_SECONDS: Final = 0.03  # of processor time in one go: the training waits fo
 MOST_STEPS: Final = 4_096  # of one look
 CATCH_UP_SECONDS: Final = 5.0  # at the end of the run
 _NOT_READ: Final = ("values", "findings")
+BEFORE_SECONDS: Final = 30.0  # for the steps of earlier attempts, while the training is set up
 WHOLE: Final = "What is recorded is complete: weighbridge diagnose reads all of it"
 TOO_FAR: Final = f"the rules are too far behind this training and no longer run beside it. {WHOLE}"
+TOO_LONG: Final = f"the earlier steps of this run are too many to be read first, and no rule runs beside this training. {WHOLE}"
 NO_DISK: Final = "the rules are behind this training, and what waits for them could not be kept in the run's folder"
 SHARDS: Final = (
     "each rank holds only parts of the parameters: the rules do not run beside this training. Afterwards: weighbridge diagnose"
@@ -73,6 +76,8 @@ class Beside:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._rules: Callable[[], Sequence[type[Rule]]] = lambda: ()
+        self._earlier: Earlier | None = None
+        self._is_ready = threading.Event()
         self._deadline = float("inf")
         self._below = self._likely_below = 0
         self._at_once = 64  # steps of one look
@@ -99,12 +104,18 @@ class Beside:
             self._last_news = time.monotonic()
             self._news.notify()
 
-    def start(self, rules: Callable[[], Sequence[type[Rule]]]) -> None:
-        """Begin. rules: called on the thread; may take its time."""
+    def start(self, rules: Callable[[], Sequence[type[Rule]]], earlier: Earlier | None = None) -> None:
+        """Begin. rules: called on the thread; may take its time.
+
+        earlier: what the run recorded before, where it goes on. The rules read it first, and this waits for them: they judge
+        by how a training began, and later they would be in its way.
+        """
         if self._thread is None:
-            self._rules = rules
+            self._rules, self._earlier = rules, earlier
             self._thread = threading.Thread(target=self._work, name="weighbridge-rules", daemon=True)
             self._thread.start()
+            if earlier is not None:
+                self._is_ready.wait(2 * BEFORE_SECONDS)
 
     @property
     def is_running(self) -> bool:
@@ -131,6 +142,9 @@ class Beside:
             self._arriving = Arriving(self._engine.needs)
             self._columns = sorted(self._arriving.columns)
             self._failed: set[str] = set()
+            if self._earlier is not None:
+                self._read_earlier(self._earlier)
+            self._is_ready.set()
             self._began = time.monotonic()
             while self._wait():
                 self._look()
@@ -139,10 +153,22 @@ class Beside:
         except Exception as error:  # of ours: the training must not learn of it otherwise
             self.gave_up = "the rules no longer run beside this training after an error of ours "
             self.gave_up += f"({type(error).__name__}: {error})"
+        self._is_ready.set()
         with self._news:
             self._waiting.clear()
         if self.gave_up:
             self.listener.say(self.gave_up)
+
+    def _read_earlier(self, earlier: Earlier) -> None:
+        """What was found there was told when it was found."""
+        until = time.monotonic() + BEFORE_SECONDS
+        for block in earlier.blocks(self._engine.needs):
+            if time.monotonic() > until:
+                self.gave_up = TOO_LONG
+                return
+            self._engine.feed(block)
+        self._failed |= self._engine.failed.keys()
+        self._arriving.begin(earlier.start, earlier.described, earlier.events)
 
     def _wait(self) -> bool:
         """Until there is something to do. False: the run has ended, or nothing is read any more."""

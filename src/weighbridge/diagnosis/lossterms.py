@@ -11,6 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from weighbridge.diagnosis.lossforms import (
+    DIAGONAL,
+    MOST,
+    SQUASHED,
+    all_behind,
+    is_likeness,
+    is_log_share,
+    is_overlap,
+    is_positive,
+)
 from weighbridge.lossgraph import AFFINE, PARTS, RESHAPES, Graph, Node
 
 ERRORS: Final = {
@@ -24,17 +34,20 @@ ERRORS: Final = {
     "SoftMarginLoss": "soft margin error",
     "MultiMarginLoss": "margin error",
     "CtcLoss": "CTC error",
+    "KlDiv": "Kullback-Leibler divergence",
 }
 OF_DIFFERENCE: Final = {"Abs": "absolute error", "Pow": "squared error"}
 LIKELY: Final = "log-probability"
 PROBABLE: Final = "probability"
+OVERLAP: Final = "overlap of probabilities and targets"
+LIKENESS: Final = "cosine similarity"
 PENALTY: Final = "penalty on the weights"
 LOGS: Final = ("LogSoftmax", "LogSigmoid")
-SQUASHED: Final = ("Softmax", "SafeSoftmax", "Sigmoid")
-PICKED: Final = frozenset({"Gather", "Index", "Select"})
-PASSING: Final = RESHAPES | {"Mean", "Sum", "Gather", "Index", "Select", "Slice"}  # neither turns a sign around
-POSITIVE: Final = frozenset({"Exp", "Softplus", "Sigmoid", "Softmax", "Abs", "Relu"})
-MOST: Final = 512  # terms, and operations in a penalty
+PICKED: Final = frozenset({"Gather", "Index", "Select"}) | DIAGONAL
+GROWING: Final = frozenset({"Log", "Log1P", "Sqrt"})  # of more they give more
+MINUS: Final = (-1.0, -0.5)  # the second before the square in a normal density
+PASSING: Final = RESHAPES | PICKED | {"Mean", "Sum", "Slice"}  # neither turns a sign around
+WEIGHED: Final = {*LOGS, *SQUASHED, "Logsumexp"}  # whose distribution a factor may not be of: p log(p) is an entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +57,7 @@ class Term:
     name: str
     sign: int
     is_picked: bool = False  # of the targets' classes alone
-    has_factor: bool = False  # an unknown one that is a single number for all
+    has_factor: bool = False  # times an unknown number: an advantage, perhaps
     node: int = field(default=-1, compare=False)  # in the graph
 
 
@@ -68,7 +81,7 @@ def penalised(graph: Graph) -> set[str]:
             if count == MOST:
                 break
             if term.name == PENALTY and term.sign >= 0:
-                found |= {graph.nodes[i].parameter for i in _behind(graph, term.node)} - {""}
+                found |= {graph.nodes[i].parameter for i in all_behind(graph, term.node)} - {""}
     return found
 
 
@@ -84,6 +97,9 @@ def _parts(graph: Graph, index: int, way: Term) -> Iterator[Term]:
                 turned = -1 if node.op == "Sub" and place == 1 else 1
                 yield from _parts(graph, before, Term("", way.sign * turned, way.is_picked, way.has_factor))
             return
+        if (weighed := _weighed(graph, index)) is not None:
+            index = weighed
+            continue
         step = _step(graph, index, way)
         if step is None or not behind:
             yield Term(PENALTY if _knows_weights_alone(graph, index) else "", way.sign, node=index)
@@ -95,11 +111,9 @@ def _step(graph: Graph, index: int, way: Term) -> Term | None:
     """The way one operation further back; None where it does not go on, or what it leads to is not known."""
     node = graph.nodes[index]
     taken = [edge is not None for edge in node.inputs]
-    if node.op in ("Mul", "Div") and len(taken) > 1 and all(taken):  # an error over a variance; of a plain number, one input
-        return way if node.op == "Div" and _is_positive(graph, node.inputs[1][0]) else None  # type: ignore[index]
     if sum(taken) != 1:
         return None
-    if node.op in PASSING:
+    if node.op in PASSING | GROWING or _is_mixture(graph, index):
         return Term("", way.sign, way.is_picked or node.op in PICKED, way.has_factor)
     if node.op in ("Neg", "Rsub"):
         return Term("", -way.sign, way.is_picked, way.has_factor)
@@ -108,15 +122,45 @@ def _step(graph: Graph, index: int, way: Term) -> Term | None:
     return None
 
 
+def _weighed(graph: Graph, index: int) -> int | None:
+    """Of an error over a variance, or times a factor that is never below 0 (the focal loss's): the error."""
+    node = graph.nodes[index]
+    if node.op not in ("Mul", "Div") or len(node.inputs) < 2 or None in node.inputs[:2]:  # of a plain number, one input
+        return None
+    for place in (1,) if node.op == "Div" else (0, 1):
+        factor, other = node.inputs[place][0], node.inputs[1 - place][0]  # type: ignore[index]
+        if is_positive(graph, factor) and (node.op == "Div" or _is_weight(graph, factor)):
+            return other
+    return None
+
+
+def _is_mixture(graph: Graph, index: int) -> bool:
+    """The logarithm of a density that is a sum: logsumexp(log(share) + log(density)). Of distances alone it may push apart."""
+    inner = graph.behind(index) if graph.nodes[index].op == "Logsumexp" else None
+    if inner is None or graph.nodes[inner].op != "Add":
+        return False
+    return any(term.name == LIKELY for term in _parts(graph, inner, Term("", 1)))
+
+
+def _is_weight(graph: Graph, index: int) -> bool:
+    """Is it a power, (1 - p)^2, or knows no distribution? Probabilities themselves would make an entropy of their logarithm."""
+    ops = {graph.nodes[one].op for one in all_behind(graph, index)}
+    return graph.nodes[index].op == "Pow" or (graph.nodes[index].op == "Exp" and ops.isdisjoint(WEIGHED))
+
+
 def _times(node: Node, way: Term, side: str) -> Term | None:
     """A constant factor: of a known sign, or a single number of an unknown one."""
     least, most = node.facts.get(f"{side}_least"), node.facts.get(f"{side}_most")
     if least is not None and least >= 0:
         return way
-    if most is not None and most <= 0:
-        return Term("", -way.sign, way.is_picked, way.has_factor)
+    if most is not None and most <= 0:  # a reward below 0, but for what stands in formulas
+        return Term("", -way.sign, way.is_picked, way.has_factor) if least == most and least in MINUS else None
     is_single = all(size == 1 for size in node.facts.get(f"{side}_shape", ()))
-    return Term("", 0, way.is_picked, True) if is_single or all(size == 1 for size in node.shape) else None
+    return (
+        Term("", 0, way.is_picked, way.has_factor or node.op == "Mul")
+        if is_single or all(size == 1 for size in node.shape)
+        else None
+    )
 
 
 def _known(graph: Graph, index: int) -> str:
@@ -126,6 +170,10 @@ def _known(graph: Graph, index: int) -> str:
         return LIKELY
     if node.op in SQUASHED:
         return PROBABLE
+    if is_overlap(graph, index) or is_likeness(graph, index):
+        return OVERLAP if node.op == "Div" else LIKENESS
+    if share := is_log_share(graph, index):
+        return LIKELY if share > 0 else ERRORS["NllLoss"]
     if node.op == "Log" and (one := graph.behind(index, 0, PASSING | {"Clamp", "Add", "Rsub"})) is not None:
         return LIKELY if graph.nodes[one].op in SQUASHED else ""
     if node.op.startswith("NllLoss"):
@@ -133,6 +181,8 @@ def _known(graph: Graph, index: int) -> str:
     if node.op in ERRORS:
         return ERRORS[node.op] if sum(edge is not None for edge in node.inputs) == 1 else ""
     is_even = node.op == "Abs" or (node.op == "Pow" and node.facts.get("exponent") == 2)
+    while is_even and before is not None and (weighed := _weighed(graph, before)) is not None:  # (y - mean) / deviation
+        before = weighed
     is_of_target = before is not None and graph.nodes[before].op == "Sub" and graph.nodes[before].inputs.count(None) == 1
     return OF_DIFFERENCE[node.op] if is_even and is_of_target else ""
 
@@ -162,31 +212,9 @@ def before_log_softmax(graph: Graph, index: int) -> int | None:
     return None
 
 
-def _is_positive(graph: Graph, index: int) -> bool:
-    """Is it above 0, whatever the weights are?"""
-    node = graph.nodes[index]
-    if node.op in POSITIVE or (node.op == "Pow" and node.facts.get("exponent", 1) % 2 == 0):
-        return True
-    least = node.facts.get("other_least", node.facts.get("self_least"))
-    behind = [edge[0] for edge in node.inputs if edge is not None]
-    is_scaled = node.op == "Mul" and least is not None and least >= 0
-    return (is_scaled or node.op in RESHAPES) and len(behind) == 1 and _is_positive(graph, behind[0])
-
-
 def _knows_weights_alone(graph: Graph, index: int) -> bool:
     """Does no layer take part in it: is it a function of parameters and constants?"""
-    behind = [graph.nodes[i] for i in _behind(graph, index)]
+    behind = [graph.nodes[i] for i in all_behind(graph, index)]
     has_layer = any(node.op in AFFINE or node.op.startswith(("Embedding", "Bmm")) for node in behind)
     has_data = any(node.op != "Parameter" and not any(edge is not None for edge in node.inputs) for node in behind)
     return not (has_layer or has_data or len(behind) > MOST)
-
-
-def _behind(graph: Graph, index: int) -> set[int]:
-    """A node and what it is made of; of more than MOST, no more than that."""
-    waiting, seen = [index], set[int]()
-    while waiting and len(seen) <= MOST:
-        one = waiting.pop()
-        if one not in seen:
-            seen.add(one)
-            waiting += [edge[0] for edge in graph.nodes[one].inputs if edge is not None]
-    return seen

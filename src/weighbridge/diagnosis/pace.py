@@ -52,6 +52,7 @@ class Step:
     scaled: float  # the same without what `pace` leaves out: matrices that are 0
     pace: float
     leverage: float
+    growth: float  # what heavy-ball momentum will make of a step whose direction stays
     reach: float  # rms of the update over the rate, over all weight matrices: 0.2 to 1 where an optimizer divides by gradients
     is_whole: bool  # the update of all its tensors was weighed
     columns: np.ndarray  # int [held]: the tensors of the optimizer
@@ -95,6 +96,11 @@ def whole_cosines(block: Block, tensors: Tensors) -> dict[tuple[int, int], float
     return {key: dot / math.sqrt(before * after) for key, (dot, before, after) in sums.items() if before * after > 0}
 
 
+def _growth(one: Taken) -> float:
+    momentum = np.where(np.isnan(one.setting("betas", part=0)) & (one.momentum > 0) & (one.momentum < 1), one.momentum, 0.0)
+    return 1 / (1 - float(momentum.max(initial=0.0)))
+
+
 class _Sums:
     """Over the tensors of one optimizer, at every step of a block."""
 
@@ -127,6 +133,7 @@ class _Sums:
             scaled=float(self.scaled[at]) / clip / loss if has_share else math.nan,
             pace=float(self.moved[at]) / size if size > 0 else math.nan,
             leverage=float(self.slope[at]) / clip * size / loss if has_share else math.nan,
+            growth=_growth(one),
             reach=float(self.moved[at]) / (rate * math.sqrt(self.count)) if rate > 0 and self.count else math.nan,
             is_whole=bool(self.is_whole[at]),
             columns=self.columns,

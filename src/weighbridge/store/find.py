@@ -36,11 +36,18 @@ def find_run(wanted: str | None) -> Path:
     known = [p.name for p in find_runs(RUNS)]
     if not known:
         raise NotARun(f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}. {HOW_TO_RECORD}")
-    ending = [name for name in known if name.endswith(f"-{wanted}")]  # calm-oak of 20261126-132305-calm-oak
+    ending = ended_by(RUNS, wanted)
     if len(ending) == 1:
         return RUNS / ending[0]
     meant = f" Several end so: {', '.join(ending)}." if ending else nearest(wanted, known)
     raise NotARun(f"There is no run {wanted!r}, neither as a path nor below ./{RUNS}.{meant} See all: weighbridge ls")
+
+
+def ended_by(folder: Path, words: str) -> list[str]:
+    """The runs in a folder whose name ends with these words: calm-oak of 20261126-132305-calm-oak."""
+    from weighbridge.store.layout import run_names
+
+    return [name for name in run_names(folder) if name.endswith(f"-{words}")]
 
 
 def newest_run() -> Path:

@@ -294,7 +294,9 @@ class RunRecord(Described):
         steps, rows = np.unique(kept.column("step").to_numpy(), return_index=True)
         chosen = np.unique(np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(np.int64))
         data, dtype = kept.column("data"), kept.column("dtype")
-        numbers = [decode_values(data[int(i)].as_py(), dtype[int(i)].as_py(), shape).ravel() for i in rows[chosen]]
+        numbers = [decode_values(data[int(i)].as_py(), dtype[int(i)].as_py(), shape) for i in rows[chosen]]
+        is_alike = [one.shape == shape for one in numbers]  # it may have had another shape before it was replaced
+        chosen, numbers = chosen[is_alike], [one.ravel() for one, alike in zip(numbers, is_alike, strict=True) if alike]
         answer = steps[chosen], np.array(numbers, dtype=np.float64).reshape(len(chosen), int(np.prod(shape, dtype=np.int64)))
         read_only(*answer)
         return answer

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -46,7 +46,9 @@ class RankWriter:
         segment_bytes: int = SEGMENT_BYTES,
         segment_steps: int = SEGMENT_STEPS,
         disk_limit_bytes: int | None = None,
+        claim: Mapping[str, Any] | None = None,
     ) -> None:
+        """claim: what else stands in attempt-N.json."""
         self.folder = rank_folder(run, rank)
         self.rank, self.attempt = rank, attempt
         self._on_flush = on_flush
@@ -58,13 +60,13 @@ class RankWriter:
         self._first_step, self._last_step = -1, -1
         self.unwritten: tuple[str, ...] = ()  # after an OSError: the tables of that write that are not acknowledged
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._claim(claim or {})
         self._numbers = last_numbers(self.folder)
         self._limit_bytes = disk_limit_bytes
         self._keeper = Keeper(self.folder, disk_limit_bytes) if disk_limit_bytes else None
 
-    def _claim(self) -> None:
-        mine = {"format": FORMAT_VERSION, "rank": self.rank, "attempt": self.attempt}
+    def _claim(self, more: Mapping[str, Any]) -> None:
+        mine = {"format": FORMAT_VERSION, "rank": self.rank, "attempt": self.attempt, **more}
         process = this_process()
         try:
             file = attempt_file(self.folder, self.attempt)
@@ -213,7 +215,7 @@ def _taken(folder: Path, attempt: int) -> str:
     if process.lives() is False:
         return (
             f"{run} was written by process {process.pid}, which has ended. A run is never appended to unasked: "
-            f"give this training its own name, e.g. name='{run.name}-2', or continue as attempt {attempt + 1}."
+            f"give this training its own name, e.g. name='{run.name}-2', or go on in it: init(name='{run.name}', resume=True)."
         )
     return (
         f"{run} is being written by process {process.pid} on {process.host}. A run has one writer; "

@@ -10,7 +10,8 @@ How it decides Of a part of each output the variance over samples, as a share of
                  loss has not fallen below, and with the cross-entropy of given classes, the loss may have begun where that
                  guess is: only if it is no lower than at first, or at PLATEAU looks, of classes after LONG steps; where
                  outputs for classes are exactly the same (nothing passes), if it does not fall; or
-               - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall. The place is the
+               - if it has been below SAME from the start, for SEVERAL looks, and the loss does not fall (at a few, if it is
+                 exactly the same; of a generator, whose rival is given samples that differ, this is enough). The place is the
                  first module in the order of execution from which on all is so. Inputs that are all alike, or not seen to
                  differ, are no fault of the network.
 What to do     Look at what comes before: dead or saturated units, weights that decay to 0, a learning rate that is too high.
@@ -45,6 +46,7 @@ ALIKE: Final = 0.01  # SimSiam's measure below a tenth of its healthy value: std
 SAME: Final = 1e-4  # where nothing tells of a fall: a standard deviation of 1 % of the rms
 FALLEN, FALLEN_AT_ONCE = 0.04, 1e-4  # of its largest variance
 EXACT: Final = 1e-12  # rounding of float32
+NOTHING: Final = 1e-8  # a standard deviation of 1e-4 of the rms: what has varied so much more is no temperature in kelvin
 PATIENCE: Final = 2
 PLATEAU: Final = 10  # looks
 LONG: Final = 100  # steps: the order of classes in a sequence is learned after such plateaus
@@ -98,20 +100,21 @@ class CollapsedOutput(Rule):
             for end, optimizer in self._ends(block.groups).items():
                 if end in self.told or end not in seen or (step >= self.rivals.since and seen[end].features < MANY):
                     continue
+                is_drawn = step >= self.rivals.since and self._is_one_for_all(end, seen)
                 if self._has_collapsed(step, end, seen[end], optimizer):
                     column = self._first(end, seen, self.fallen)
-                elif self._never_differed(end, seen[end]) and self._is_stalled(optimizer):
+                elif self._never_differed(end, seen[end]) and (is_drawn or self._is_stalled(optimizer)):
                     column = self._first(end, seen, self.always)
                 else:
                     continue
-                if self._inputs_differ(column, seen):
+                if is_drawn or self._inputs_differ(column, seen):
                     self.told.add(end)
                     yield self._finding(step, column, seen[column])
 
     def _note(self, step: int, column: int, one: Seen) -> None:
         largest, share = self.largest.get(column, 0.0), one.between_samples
         square = one.variance / share if share > 0 else 0.0
-        is_moving = one.features < MANY and square > MOVES * self.square.get(column, np.inf)
+        is_moving = share > NOTHING and one.features < MANY and square > MOVES * self.square.get(column, np.inf)
         fell = share < ALIKE and one.variance <= FALLEN * largest and largest > 0 and not is_moving
         always = self.always.get(column, 0)
         self.square[column] = square
@@ -144,13 +147,19 @@ class CollapsedOutput(Rule):
 
     def _is_many(self, one: Seen) -> bool:
         """Few outputs with targets far from 0 are nearly the same by nature."""
-        return one.features >= MANY or self.progress.fall() < HALVED
+        return one.features >= MANY or one.between_samples < NOTHING or self.progress.fall() < HALVED
 
     def _never_differed(self, column: int, one: Seen) -> bool:
         always = self.always[column]
         is_exact = one.between_samples < EXACT and always >= SEVERAL_EXACT
         is_long = always >= SEVERAL and one.variance <= GROWS * self.first[column]
         return is_exact or is_long
+
+    def _is_one_for_all(self, end: int, seen: dict[int, Seen]) -> bool:
+        """Of what has a rival and gives many numbers, a generator: exactly the same, while others' outputs differ? One noise
+        for all samples is its fault, too."""
+        others = any(one.between_samples > VARIES for column, one in seen.items() if column not in {BATCH, end})
+        return others and 0 <= seen[end].between_samples < EXACT
 
     def _is_stalled(self, optimizer: int | None) -> bool:
         """Has the loss of this optimizer stalled? None: those of all."""

@@ -20,7 +20,8 @@ from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth
-from weighbridge.diagnosis.lossterms import SQUASHED, before_log_softmax, is_softmax_by_hand
+from weighbridge.diagnosis.lossforms import SQUASHED
+from weighbridge.diagnosis.lossterms import before_log_softmax, is_softmax_by_hand
 from weighbridge.diagnosis.rule import Severity
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass

@@ -9,7 +9,7 @@ How it decides Exact, at PATIENCE recorded steps in a row: the gradient is finit
                it stands at the next one where it stood before, its sums alike to the last bit: somebody writes the old
                numbers back. Or an optimizer steps without one gradient, although the backward pass of that step has reached
                what the modules of its parameters give: they were zeroed in between. Or lr is 0 in all groups, from the first
-               step on, for WAIT steps.
+               step on; for WAIT steps where a scheduler has another rate in store.
 What to do     Look for an optimizer step that is undone or masked (a hook, a custom `step`, weights written back), and for
                a parameter whose storage was replaced after the optimizer was built.
 When it errs   Optimizers with a step far smaller than lr times the gradient (Adam with a huge epsilon) may round to
@@ -35,7 +35,8 @@ from weighbridge.diagnosis.unapplied import SUMS, Undone, gone
 from weighbridge.format import counted, number
 
 PATIENCE = 3  # a warm-up from 0 has one update of 0, at its first step
-WAIT = 10  # steps with a rate of 0: a warm-up from 0 that is stepped once an epoch wastes the first one
+WAIT = 10  # steps with a rate of 0: a warm-up from 0 that is stepped once an epoch wastes the first one. PATIENCE where no
+# scheduler has a rate in store
 SPACING = {"float64": 2.0**-51, "float32": 2.0**-22, "bfloat16": 2.0**-6, "float16": 2.0**-9}  # twice that of the dtype
 REMEMBERED = 0.1  # 1 - beta1: what one gradient adds to a momentum that may otherwise cancel out
 STOPPING = ("LBFGS",)  # ends at its tolerance_grad or tolerance_change, or where its line search finds nothing better
@@ -92,12 +93,13 @@ class GradientNotApplied(Rule):
 
     def __init__(self) -> None:
         self.streaks, self.undone, self.gone, self.unpaid = (Streaks(n) for n in (PATIENCE, PATIENCE, PATIENCE, WAIT))
+        self.unset = Streaks(PATIENCE)
         self.course, self.has_had_a_rate = Undone(), set[int]()  # optimizers
         self.has_moved, self.largest = np.zeros(0, bool), np.zeros(0)
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
-        for one in (self.streaks, self.undone, self.gone, self.unpaid, self.course):
+        for one in (self.streaks, self.undone, self.gone, self.unpaid, self.unset, self.course):
             one.start(tensors)
         self.has_moved, self.largest = tensors.grown(self.has_moved), tensors.grown(self.largest)
         self.spacing = np.array([SPACING.get(t.dtype, np.inf) for t in tensors])
@@ -123,18 +125,25 @@ class GradientNotApplied(Rule):
             yield from self._tell(block, step, columns, self.undone, _WRITTEN_BACK)
         for step, columns in self.gone.read(block, *gone(block, self.tensors)):
             yield from self._tell(block, step, columns, self.gone, _ZEROED)
-        for step, columns in self.unpaid.read(block, *self._without_rate(block, rate)):
-            yield from self._tell(block, step, columns, self.unpaid, _NO_RATE)
+        holds, is_known = self._without_rate(block, rate)
+        stored = [c for group in block.groups if (group.settings.get("initial_lr") or 0) > 0 for c in group.columns]
+        is_stored = np.isin(np.arange(len(self.tensors)), stored)
+        for streaks, mine in ((self.unset, ~is_stored), (self.unpaid, is_stored)):
+            for step, columns in streaks.read(block, holds & mine, is_known):
+                yield from self._tell(block, step, columns, streaks, _NO_RATE)
 
     def _without_rate(self, block: Block, rate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """bool [steps, tensors] twice: no group of the optimizer has had a rate so far, and whether that can be said."""
+        is_known = ~np.isnan(block["update.zero_fraction"]) & (block["gradient.abs_max"] > 0)
+        holds = rate == 0
+        first: dict[int, int] = dict.fromkeys(self.has_had_a_rate, 0)  # row of the block from which on it has one
         for one in taken(block, skipped=True):
             if any(given != 0 for given in one.row["lr"] or (1.0,)):
-                self.has_had_a_rate.add(one.optimizer)
-        is_known = ~np.isnan(block["update.zero_fraction"]) & (block["gradient.abs_max"] > 0)
-        never = [c for g in block.groups if g.optimizer not in self.has_had_a_rate for c in g.columns]
-        holds = np.zeros(is_known.shape, bool)
-        holds[:, never] = rate[:, never] == 0
+                first.setdefault(one.optimizer, one.at)
+        for group in block.groups:
+            if group.optimizer in first:
+                holds[first[group.optimizer] :, list(group.columns)] = False
+        self.has_had_a_rate |= first.keys()
         return holds, is_known
 
     def _tell(self, block: Block, step: int, columns: np.ndarray, streaks: Streaks, way: _Way) -> Iterator[Finding]:

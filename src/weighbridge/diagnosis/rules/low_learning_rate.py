@@ -9,6 +9,10 @@ How it decides Within LATEST steps of the start, or of the end of a warm-up, at 
                the start, where the rate still rises. Nor is it where the rate has been lowered within LATEST steps and the
                loss is not HALVED: a schedule that is stepped at each batch in place of each epoch ends before the training
                has begun.
+               AT_ONCE steps are enough where no scheduler holds the rate below what it was set to, and all of them are
+               TINY, or below CLEARLY of both limits (with what momentum will make of them) and every cosine is above
+               STRONGLY; and where the rate is 0. A rate that rises by the same amount at each step is told where a pace of
+               PACE is more than FAR steps away.
 What to do     Ten times the learning rate, again and again, until the loss falls or swings; then a third.
 When it errs   A rate that waits for a warm-up by whole epochs, and finetuning of a model that has nothing left to learn, look
                alike in their first steps; the second has gradients without a common direction.
@@ -42,6 +46,11 @@ WINDOW = 10
 LATEST = 40  # steps after the start (or the end of a warm-up): later, short steps may be those of a model that has learnt
 LOWERED = 0.5  # of the highest rate so far: the end of a schedule, or one that was stepped too often
 HALVED = 0.5  # of the loss: a schedule that ends after so much has done its work
+AT_ONCE = 3
+CLEARLY = 0.3  # of PACE and of PROMISE
+STRONGLY = 0.3  # of two independent directions in 100 dimensions, one in 700 has a cosine above it
+FAR = 1e4  # steps: long warm-ups take so many, and have the usual pace, 100 times PACE, at their end
+EVEN = 1e-3  # relative: of the amounts by which a rate rises
 TINY = 2e-6  # so short that noise is no excuse: half a million steps
 SET = -0.6  # depth of a setting: there before the forward pass
 REACH = 0.1  # rms of the update over the rate; above it gradients are not why steps are short: the rate is
@@ -58,6 +67,7 @@ class _Course:
     count: int = 0  # steps at this rate
     total: int = 0
     losses: LossCourse = field(default_factory=LossCourse)
+    rising: list[Step] = field(default_factory=list)  # the last ones, each with a higher rate than the one before
     is_done: bool = False
 
     @property
@@ -65,9 +75,31 @@ class _Course:
         """Do successive gradients point the same way?"""
         return len(self.cosines) >= COMPARED and float(np.median(self.cosines)) > COSINE
 
+    @property
+    def is_clear(self) -> bool:
+        """Are AT_ONCE steps enough?"""
+        last = self.steps[-AT_ONCE:]
+        if len(last) < AT_ONCE:
+            return False
+        is_strong = len(self.cosines) >= AT_ONCE - 1 and min(self.cosines) > STRONGLY
+        return all(_is_tiny(s, s.growth) for s in last) or (is_strong and all(_is_clearly_short(s) for s in last))
 
-def _is_tiny(step: Step) -> bool:
-    return step.pace < TINY and abs(step.promise) < 10 * TINY and step.leverage < AT_REST
+    @property
+    def is_far(self) -> bool:
+        """Is the rate in a straight warm-up whose end nobody will see?"""
+        rates = [step.rate for step in self.rising]
+        more = np.diff(rates)
+        if len(rates) <= AT_ONCE or float(np.ptp(more)) > EVEN * float(more.mean()) or not all(map(_is_tiny, self.rising)):
+            return False
+        return (PACE / max(self.rising[-1].pace, 1e-300) - 1) * rates[-1] > FAR * float(more.mean())
+
+
+def _is_tiny(step: Step, growth: float = 1.0) -> bool:
+    return growth * step.pace < TINY and growth * abs(step.promise) < 10 * TINY and step.leverage < AT_REST
+
+
+def _is_clearly_short(step: Step) -> bool:
+    return step.growth * step.pace < CLEARLY * PACE and step.growth * abs(step.promise) < CLEARLY * PROMISE
 
 
 class LowLearningRate(Rule):
@@ -94,13 +126,23 @@ class LowLearningRate(Rule):
                 continue
             if (step.step, step.optimizer) in cosines:
                 course.cosines.append(cosines[step.step, step.optimizer])
-            if self._is_short(course, step):
+            if self._is_short(course, step, self._is_held_back(block, step)):
                 course.is_done = True
                 yield self._finding(course, block)
 
-    def _is_short(self, course: _Course, step: Step) -> bool:
+    def _is_held_back(self, block: Block, step: Step) -> bool:
+        """Does a scheduler hold the rate below what it was set to? So it may be about to rise."""
+        held = (g.settings.get("initial_lr") for g in block.groups if g.optimizer == step.optimizer)
+        return any(isinstance(rate, float) and step.rate < rate for rate in held)
+
+    def _is_short(self, course: _Course, step: Step, is_held_back: bool) -> bool:
         """Are there now WINDOW short steps in a row, soon after the start, with gradients that agree or a pace of nothing?"""
-        if not step.rate <= course.rate:  # the first step, or warm-up
+        is_rising = not step.rate <= course.rate  # the first step, or warm-up
+        course.rising = [*course.rising, step][-AT_ONCE - 1 :] if is_rising and step.rate > 0 and step.is_whole else []
+        if course.is_far:
+            course.steps = course.rising
+            return True
+        if is_rising:
             course.rate, course.count = step.rate, 0
             if not 0 <= course.total - LATEST < 2 * WINDOW or not _is_tiny(step):  # else a warm-up that never gets anywhere
                 course.steps.clear()
@@ -117,6 +159,10 @@ class LowLearningRate(Rule):
             course.steps.clear()
             return False
         course.steps = [*course.steps, step][-WINDOW:]
+        if is_over and all(s.rate == 0 for s in course.steps[-AT_ONCE:]) and len(course.steps) >= AT_ONCE:
+            return True
+        if not is_lowered and not is_held_back and course.is_clear:
+            return True
         return len(course.steps) == WINDOW and (course.agree or is_lowered or all(_is_tiny(s) for s in course.steps))
 
     def _finding(self, course: _Course, block: Block) -> Finding:

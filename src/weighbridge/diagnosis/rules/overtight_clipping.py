@@ -5,7 +5,9 @@ How it decides The factor of clipping f is at most FACTOR in PATIENCE recorded s
                most -<g, u> (first order; in a valley it is less), where u is the real update and g the gradient before it
                was clipped, so used gradient / f. Told where this is at most STOPPED of the loss although without clipping it
                would be SLOWED_BY times more; or at most SLOW of it and the loss has not fallen by IMPROVED in LONG steps.
-               Where each tensor is clipped by itself, f is the factor between the norms of all gradients together.
+               Where each tensor is clipped by itself, f is the factor between the norms of all gradients together. SGD's u is
+               taken as what it will be once its momentum has forgotten longer gradients. f is measured at some steps; between
+               them the norm of all gradients that stays the same (EQUAL) counts, until it is measured again.
                Clipping by value leaves no factor: there, most elements of all tensors stand exactly at one bound, the
                updates are at most CRAWL of the weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE).
 What to do     Raise the limit to what the norm of the gradient usually is (print what `clip_grad_norm_` gives), or leave
@@ -40,6 +42,7 @@ SLOW = 2e-3  # the same, 500 steps
 SLOWED_BY = 10.0  # = 1 / FACTOR: it is clipping that makes the step small, and not the learning rate alone
 LONG = 20  # steps without IMPROVED: SLOW allows twice as much in them
 IMPROVED = 0.02
+EQUAL = 1e-4  # relative; clip_grad_norm_ adds 1e-6 to the norm, and float32 rounds
 APART = "clipped_apart"  # event of capture: the factor by which the norm of all gradients was made smaller, each by its own
 CRAWL = 1e-4  # update over weight: 10,000 steps to move a weight by its own size
 STILL = 1e-5  # the same, 100,000 steps
@@ -47,7 +50,24 @@ PACE = 0.1  # of the learning rate; Adam's updates are 0.2 to 1 of it (Kingma an
 TAIL = 0.1
 AT_BOUND = 0.5  # mean |g| over the largest |g|: of a normal distribution cut off at its sigma it is 0.63, uncut below 0.3
 SAME = 1e-6  # relative: the bound as it is rounded in float32
+PLAIN = frozenset({"SGD"})
 Bounds = dict[int, tuple[np.ndarray, np.ndarray]]  # by optimizer, at each step of a block: as `_bounds` gives them
+
+
+class _Norms:
+    """Of all gradients of one optimizer: is their norm held at a limit?"""
+
+    def __init__(self) -> None:
+        self.before = self.unclipped = np.nan  # the last one, and the last that is known as it was before clipping
+
+    def factor(self, norm: float, f: float) -> float:
+        """That of clipping at this step; f: as it was measured. NaN where it is not known."""
+        is_held = abs(norm - self.before) <= EQUAL * norm
+        self.before = norm
+        if f > 0:
+            self.unclipped = norm / f
+            return f
+        return norm / self.unclipped if is_held else np.nan
 
 
 class OvertightClipping(Rule):
@@ -55,7 +75,7 @@ class OvertightClipping(Rule):
     severity, certainty, since = "warning", "heuristic", "0.1"
     needs = Needs(
         parameter=["l2_norm"],
-        gradient=["l1_norm", "abs_max", "count"],
+        gradient=["l1_norm", "l2_norm", "abs_max", "count"],
         update=["l2_norm", "dot_gradient_update"],
         tables=["steps", "groups", "events"],
     )
@@ -66,6 +86,7 @@ class OvertightClipping(Rule):
         self.course: defaultdict[int, LossCourse] = defaultdict(LossCourse)  # by optimizer
         self.run: dict[int, list[tuple[int, float, float]]] = {}  # by optimizer: step, f, progress of the steps in a row
         self.crawl: dict[int, int] = {}  # by optimizer: the first of the steps in a row that are clipped by value
+        self.norms: dict[int, _Norms] = {}  # by optimizer
         self.rate: dict[int, tuple[float, float]] = {}  # largest so far, and that of the step before
         self.is_known = self.is_told = False
 
@@ -86,9 +107,11 @@ class OvertightClipping(Rule):
             if apart and not f > 0:
                 ids = [self.tensors[c].id for c in one.columns.tolist()]
                 f = next((apart[one.step, tensor] for tensor in ids if (one.step, tensor) in apart), f)
+            norm, is_measured = norm_of(block["gradient.l2_norm"][one.at, one.columns]), f > 0
+            f = self.norms.setdefault(one.optimizer, _Norms()).factor(norm, f)
             found = self._by_value(block, one, course, bounds)
             if found is None and f > 0:
-                found = self._by_norm(block, one, course, f)
+                found = self._by_norm(block, one, course, f, is_measured)
             if found is not None:
                 self.is_told = True
                 yield found
@@ -100,14 +123,16 @@ class OvertightClipping(Rule):
         self.rate[one.optimizer] = (max(largest, now), now)
         return now > before or now < TAIL * largest
 
-    def _by_norm(self, block: Block, one: Taken, course: LossCourse, f: float) -> Finding | None:
-        self.is_known = True
+    def _by_norm(self, block: Block, one: Taken, course: LossCourse, f: float, is_measured: bool) -> Finding | None:
+        self.is_known |= is_measured
         run = self.run.setdefault(one.optimizer, [])
         progress = self._progress(block, one) / f
         if f > FACTOR or not progress <= SLOW or not progress / f >= SLOWED_BY * STOPPED or self._is_normalised(block, one):
             run.clear()
             return None
         run.append((one.step, f, progress))
+        if not is_measured:  # a full batch's gradients may be of one norm, too, once they are small: the next measure tells
+            return None
         has_stopped = len(run) >= PATIENCE and max(p for _, _, p in run[-PATIENCE:]) <= STOPPED
         has_slowed = len(run) >= LONG and not course.has_improved(IMPROVED)
         return self._finding(run, has_stopped) if has_stopped or has_slowed else None
@@ -116,7 +141,12 @@ class OvertightClipping(Rule):
         """Most that the step lowers the loss by, of the loss; momentum will make of it up to 1 / (1 - momentum)."""
         momentum = one.momentum
         is_heavy_ball = np.isnan(one.setting("betas", part=0)) & (momentum > 0) & (momentum < 1)
-        return promised(block, one, growth=1 / (1 - np.where(is_heavy_ball, momentum, 0.0)))
+        growth = 1 / (1 - np.where(is_heavy_ball, momentum, 0.0))
+        if one.held.kinds == PLAIN and one.loss:  # its momentum may still be full of what was not clipped
+            falls = growth * one.lr * block["gradient.l2_norm"][one.at, one.columns] ** 2
+            if np.isfinite(falls).any():
+                return float(np.nansum(falls)) / abs(one.loss)
+        return promised(block, one, growth=growth)
 
     def _is_normalised(self, block: Block, one: Taken) -> bool:
         """Is the update of the size of the learning rate, whatever that of the gradient?"""

@@ -5,15 +5,19 @@ How it decides Exact, on the graph of the first loss and its value: the root lea
                signs and constant factors, to errors that cannot be negative (cross-entropy, squared or absolute difference
                to a target, ...), all of them with a minus, and the loss is below 0, at PATIENCE steps in a row; or to one
                with a factor of unknown sign. Or it leads to a log-probability, or to the probability of the targets'
-               classes, and no sign turns it around. Penalties on the weights do not count. With `maximize=True` in the
-               optimizer the same the other way, and where an update written by hand goes along the gradient (their cosine
-               is above CLIMBS) from its first step on: momentum carries one that descends uphill now and then.
+               classes, to their overlap (Dice) or to a cosine similarity with given vectors, and no sign turns it around.
+               Losses by hand are seen: z_y - logsumexp(z), the logarithm of a quotient of exponentials (InfoNCE), normal
+               densities and mixtures of them, errors over a variance or times a factor that is never below 0 (focal).
+               Penalties on the weights do not count. With `maximize=True` in the optimizer the same the other way, and where
+               an update written by hand goes along the gradient (their cosine is above CLIMBS) from its first step on:
+               momentum carries one that descends uphill now and then.
 What to do     Take the minus out (`F.cross_entropy` and the other loss functions of torch have theirs already); take
                `maximize=True` out where a loss is minimised.
 When it errs   Errors that are made large on purpose stand beside a pass that makes another small (GANs): with passes of
                several kinds it says nothing. Making a model forget (gradient ascent on some data) looks the same. Weights
-               of samples that are not all of one sign (policy gradients), differences of two outputs and sums in which one
-               error has a plus are not judged.
+               of samples that are not all above 0, differences of two outputs and sums in which one error has a plus
+               are not judged. A policy gradient with centred advantages cannot be: with costs in place of rewards the same
+               graph is right.
 References     PyTorch documentation, torch.nn.CrossEntropyLoss, NLLLoss ("the input is expected to contain
                log-probabilities"), torch.optim.SGD (maximize).
 """
@@ -25,12 +29,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence
-from weighbridge.diagnosis.lossterms import LIKELY, PENALTY, PROBABLE, Term, terms
+from weighbridge.diagnosis.lossterms import LIKELY, LIKENESS, OVERLAP, PENALTY, PROBABLE, Term, terms
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.firstpass import from_text
 
 PATIENCE = 3
+GOOD = (LIKELY, PROBABLE, OVERLAP, LIKENESS)  # the more the better
+BOUNDED = (PROBABLE, OVERLAP, LIKENESS)  # of which the loss's value tells no sign
 CLIMBS = 0.5  # any optimizer that descends has a cosine below 0 at its first step, and on the whole after it; behind a valley
 # momentum carries it uphill for some steps
 
@@ -64,7 +70,7 @@ class WrongLossSign(Rule):
             # What is not known of a factor, the loss tells: its sign is that before an error, as errors are not negative.
             # A loss that is below 0 although no factor turned it has weights of classes, or targets that do not fit it.
             is_of_sign = loss > 0 and sign >= 0 if climbs else loss < 0 and sign <= 0
-            is_wrong = not climbs if name == PROBABLE else is_of_sign
+            is_wrong = not climbs if name in BOUNDED else is_of_sign
             self.run = [*self.run, (row["step"], loss)] if is_wrong else []
             if len(self.run) == PATIENCE:
                 self.is_told = True
@@ -85,7 +91,7 @@ class WrongLossSign(Rule):
             how = (
                 "the optimizer climbs (maximize=True)" if is_set else "the weights are moved along its gradient, not against it"
             )
-        if name in (LIKELY, PROBABLE) and not climbs:
+        if name in GOOD and not climbs:
             how = "no minus stands before it"
         return Finding(
             place="",
@@ -124,13 +130,17 @@ def _cosine(block: Block, one: Taken) -> float:
 def judged(parts: Sequence[Term]) -> tuple[str, int]:
     """What a loss is said to be, "" = nothing that is known, and the sign of the factor before it: +1, -1, or 0 = not known.
 
-    A log-probability or probability is no error: there the sign is turned around, so that -1 is always the wrong one.
+    What is better the larger it is (GOOD) is no error: there the sign is turned around, so that -1 is always the wrong one.
     """
     known = [term for term in parts if term.name and term.name != PENALTY]
-    signs = {term.sign * (-1 if term.name in (LIKELY, PROBABLE) else 1) for term in known}
+    signs = {term.sign * (-1 if term.name in GOOD else 1) for term in known}
     is_alone = len(known) == 1 and all(term.name for term in parts)
     if not known or len(signs) > 1 or (0 in signs and not is_alone):
         return "", 0
-    if any(term.name == PROBABLE and not (term.is_picked and is_alone and signs == {-1}) for term in known):
+    if known[0].has_factor and known[0].name == LIKELY:
         return "", 0
+    names = {term.name for term in parts}
+    for name in names & {*BOUNDED}:  # alone, or of two views: a part of a larger loss may hold them down on purpose
+        if signs != {-1} or len(names) > 1 or (name == PROBABLE and not (is_alone and known[0].is_picked)):
+            return "", 0
     return " and ".join(dict.fromkeys(term.name for term in known)), signs.pop()
