@@ -173,6 +173,30 @@ def test_check_passes_a_healthy_run(well: Path) -> None:
     assert call("check", str(well), "--fail-on", "note").code == 0
 
 
+def test_what_was_muted_is_a_line_and_fails_check_unless_it_is_told_not_to(ill: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(ill, tmp_path / "ill")
+    loud = json.loads(call("diagnose", str(run), "--json").out)["findings"]
+    warned = [f"{f['rule']} at {f['place']}" if f["place"] else f["rule"] for f in loud if f["severity"] != "note"]
+    muting = [word for key in warned for word in ("--mute", key)]
+    assert "muted: " in call("label", str(run), *muting, "--why", "known").out
+    shown = " ".join(call("diagnose", str(run)).out.split())
+    assert all(f"muted: warning {key}: known" in shown or f"muted: error {key}: known" in shown for key in warned)
+    told = json.loads(call("diagnose", str(run), "--json").out)
+    assert len(told["findings"]) == len(loud) - len(warned)
+    assert {one["reason"] for one in told["muted"]} == {"known"}
+    results = json.loads(call("diagnose", str(run), "--sarif").out)["runs"][0]["results"]
+    assert [one["suppressions"] for one in results if "suppressions" in one] == [
+        [{"kind": "external", "justification": "known"}]
+    ] * len(warned)
+    answer = call("check", str(run), "--fail-on", "warning")
+    assert (answer.code, answer.out.count("(muted, and --skip-muted is not given)")) == (1, len(warned))
+    passed = call("check", str(run), "--fail-on", "warning", "--skip-muted")
+    assert passed.code == 0
+    assert f"Muted: {', '.join(sorted(warned))}." in passed.out
+    assert "no tags" in call("label", str(run), *(word.replace("--mute", "--unmute") for word in muting)).out
+    assert call("check", str(run), "--fail-on", "warning", "--skip-muted").code == 1
+
+
 def test_check_takes_the_newest_run_and_says_which(ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "There is no run below ./weighbridge-runs" in refused(call("check"))

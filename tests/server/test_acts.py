@@ -47,6 +47,8 @@ def test_labels_are_changed_and_stand_in_the_runs_folder(client: TestClient, fol
         ({"runs": ["first"], "add": ["two words"]}, "is no tag"),
         ({"runs": ["first"], "add": "word"}, "another kind"),
         ({"runs": ["first"], "note": "x" * 5000}, "4,000 are the most"),
+        ({"runs": ["first"], "mute": {"dead-units at 0": "x" * 500}}, "400 are the most"),
+        ({"runs": ["first"], "mute": ["dead-units at 0"]}, "another kind"),
         ({"runs": ["third"], "add": ["x"]}, "There is no run"),
         ({"runs": ["../runs/first"], "add": ["x"]}, "There is no run"),
         ({"runs": []}, "Name the runs"),

@@ -188,6 +188,27 @@ def test_rows_are_diagnosed_behind_the_page_and_that_is_kept(folder: Path, monke
         assert len(asked) == wanted
 
 
+def test_a_muted_finding_is_counted_apart(folder: Path) -> None:
+    """On the page of the run, in the list, and by another server: it stands beside the run."""
+    said = diagnose(folder / "first").findings
+    first, key = said[0], said[0].key
+    own = {"origin": "http://localhost:8765", "sec-fetch-site": "same-origin"}
+    for change, muted in (({"mute": {key: "known"}}, ["known"]), ({}, ["known"]), ({"unmute": [key]}, [])):
+        client, api = _client(Runs(folder, keeps=True))  # another server each time
+        client.get("/api/runs")
+        client.get("/api/rows?run=first")
+        client.get("/api/findings?run=first")
+        assert api.diagnoser.wait(60)
+        assert client.post("/api/act/label", json={"runs": ["first"], **change}, headers=own).status_code == 200
+        told = client.get("/api/findings?run=first").json()
+        assert [one["reason"] for one in told["muted"]] == muted
+        assert all((one["rule"], one["place"]) == (first.rule, first.place) for one in told["muted"])
+        assert len(told["findings"]) == len(said) - len(muted)
+        client.get("/api/runs")
+        (row,) = client.get("/api/rows?run=first").json()
+        assert sum(row["health"]["counts"].values()) == len(said) - len(muted)
+
+
 def _client(runs: Runs) -> tuple[TestClient, Any]:
     from weighbridge.server.api import Api
 

@@ -1,7 +1,7 @@
 // The findings of one run: asked for until the rules have answered, and again when the run has grown.
-import { Refused } from "../api.ts";
+import { act, Refused } from "../api.ts";
 import { Pace } from "../state/pace.ts";
-import { findingsOf, type Finding, type Findings } from "./findings.ts";
+import { findingsOf, type Finding, type Findings, type Muted } from "./findings.ts";
 
 const AGAIN_MS = 700;
 
@@ -35,6 +35,22 @@ export class FindingsData {
 
   get all(): Finding[] {
     return this.told?.findings ?? [];
+  }
+
+  /** Judged by somebody and put aside; not among all. */
+  get muted(): Muted[] {
+    return this.told?.muted ?? [];
+  }
+
+  /** Put one aside for this run, or take it back. Gives a sentence where that is refused. */
+  async mute(run: string, key: string, reason: string | null): Promise<string> {
+    try {
+      await act("label", { runs: [run], ...(reason === null ? { unmute: [key] } : { mute: { [key]: reason } }) });
+      this.told = await findingsOf(run);
+      return "";
+    } catch (error) {
+      return error instanceof Refused ? error.message : "The server does not answer; nothing was changed.";
+    }
   }
 
   /** The likeliest first. */

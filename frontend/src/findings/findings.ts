@@ -27,6 +27,11 @@ export interface Finding {
   key: string;
 }
 
+/** One that somebody has judged and put aside for this run. */
+export interface Muted extends Finding {
+  reason: string;
+}
+
 export interface RuleAnswer {
   rule: string;
   title: string;
@@ -40,6 +45,7 @@ export interface Findings {
   error: string;
   steps: number;
   findings: Finding[];
+  muted: Muted[];
   causes: string[]; // keys
   undetermined?: string;
   rules: RuleAnswer[];
@@ -47,7 +53,8 @@ export interface Findings {
 
 export async function findingsOf(run: string, signal?: AbortSignal): Promise<Findings> {
   const told = (await json("findings", { run }, signal)) as Findings;
-  return { ...told, findings: told.findings.map((one) => ({ ...one, key: keyOf(one) })) };
+  const named = <One extends Finding>(one: One): One => ({ ...one, key: keyOf(one) });
+  return { ...told, findings: told.findings.map(named), muted: (told.muted ?? []).map(named) };
 }
 
 export function keyOf(finding: Pick<Finding, "rule" | "place">): string {

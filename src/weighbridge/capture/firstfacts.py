@@ -271,7 +271,7 @@ def _of_inputs(op: str, weight: torch.Tensor, width: int) -> torch.Tensor | None
     elif w.ndim != 2:
         return None
     else:
-        found = w.square().mean(0 if w.shape[1] == width else 1)  # [outputs, inputs] as nn.Linear has it, or the other way
+        found = w.square().mean(1 if op in ("Addmm", "Mm") else 0)  # [inputs, outputs] in a product, else as nn.Linear has it
     return found if len(found) == width else None
 
 

@@ -19,7 +19,8 @@ import torch
 from weighbridge.lossgraph import Edge, Graph, Node
 
 LEAF: Final = "torch::autograd::AccumulateGrad"
-THROUGH: Final = ("TBackward0", "TransposeBackward0", "PermuteBackward0", "ToCopyBackward0")
+CAST: Final = "ToCopyBackward0"
+THROUGH: Final = ("TBackward0", "TransposeBackward0", "PermuteBackward0", CAST)
 # Attributes that rules read. Sizes and indices wrap around at 2^64 where they are negative.
 PLAIN: Final = (
     *("training", "dim", "dim0", "dim1", "dims", "padding", "transposed", "groups", "alpha", "scale", "keepdim", "is_causal"),
@@ -147,9 +148,10 @@ def picked(node: Any) -> torch.Tensor | None:
     if node.name() != "IndexBackward0" or len(raw) != 2 or any(one is None or one.unpack_hook is not None for one in raw):
         return None
     rows, classes = node._saved_indices
-    is_fit = rows is not None and classes is not None and rows.dim() == classes.dim() == 1 and classes.dtype == torch.int64
-    is_each = is_fit and rows.shape == classes.shape and rows.dtype == torch.int64 and bool((rows.diff() == 1).all())
-    return classes.detach() if is_each and rows.is_cpu else None
+    if rows is None or classes is None or not rows.dim() == classes.dim() == 1 or rows.shape != classes.shape:
+        return None
+    is_fit = rows.dtype == classes.dtype == torch.int64 and rows.is_cpu  # what lies on a device is not waited for
+    return classes.detach() if is_fit and bool((rows.diff() == 1).all()) else None
 
 
 def result_of(node: Any) -> torch.Tensor | None:
@@ -160,7 +162,7 @@ def result_of(node: Any) -> torch.Tensor | None:
     if op in AGAIN:
         given = saved(node, "self")
         return None if given is None else AGAIN[op](node, given)
-    if op not in ("Addmm", "Mm"):
+    if op not in ("Addmm", "Mm") or (op == "Addmm" and (node._saved_alpha, node._saved_beta) != (1, 1)):
         return None
     rows, weight = saved(node, "mat1" if op == "Addmm" else "self"), leaf(node, 2 if op == "Addmm" else 1)
     bias = leaf(node, 0) if op == "Addmm" else None
@@ -169,13 +171,17 @@ def result_of(node: Any) -> torch.Tensor | None:
     operands = [one.numpy() for one in (rows, weight, bias) if one is not None and one.is_cpu and one.dtype in TO_NUMPY]
     if rows.numel() * max(weight.shape) > MOST_WORK or len(operands) < (2 if bias is None else 3):
         return None
-    made = operands[0] @ (operands[1].T if weight.shape[1] == rows.shape[1] else operands[1])  # no autocast, no mode counts it
+    made = operands[0] @ operands[1]  # no autocast, no mode counts it
     return torch.from_numpy(made if bias is None else made + operands[2])
 
 
 def leaf(node: Any, place: int) -> torch.Tensor | None:
-    """The parameter that is input `place` of a node, looked for through transposes and casts."""
-    before = node.next_functions[place][0] if place < len(node.next_functions) else None
+    """The parameter that is input `place` of a node, looked for through transposes and casts; a matrix as the node takes it."""
+    before, is_turned = node.next_functions[place][0] if place < len(node.next_functions) else None, False
     while before is not None and before.name() in THROUGH:
+        is_turned ^= before.name() != CAST
         before = before.next_functions[0][0]
-    return before.variable.detach() if before is not None and before.name() == LEAF else None
+    if before is None or before.name() != LEAF:
+        return None
+    found: torch.Tensor = before.variable.detach()
+    return found.T if is_turned and found.dim() == 2 else found

@@ -54,9 +54,7 @@ class Inside:
         self.vain += not self._seen
 
     def _measure(self, node: Any) -> None:
-        tensor = self._weight_behind(node)
-        found = _values(node) if tensor is not None else None
-        if tensor is None or found is None:
+        if (tensor := self._weight_behind(node)) is None or (found := _values(node)) is None:
             return
         name, values, is_flat = found
         flat, samples = shares_flat(values, is_flat)
@@ -66,14 +64,13 @@ class Inside:
 
     def _weight_behind(self, node: Any) -> int | None:
         """The nearest watched weight that this function takes something from; no other function lies between."""
-        waiting, seen = [one for one, _ in node.next_functions if one is not None], set[Any]()
+        waiting = [node.next_functions[0][0]]
         for _ in range(REACH):
             for one in waiting:
                 if one.name() == LEAF and one.variable.dim() > 1 and (found := self.id_of(one.variable)) is not None:
                     return found
-            seen |= set(waiting)
             behind = (b for one in waiting if one.name() not in FLAT for b, _ in one.next_functions if b is not None)
-            waiting = [one for one in dict.fromkeys(map(_untransposed, behind)) if one not in seen]
+            waiting = [*dict.fromkeys(map(_untransposed, behind))]
         return None
 
     def rows(self, step: int, attempt: int) -> list[tuple[Any, ...]]:
@@ -121,13 +118,12 @@ def _inner(root: Any) -> Iterator[Any]:
 
 def _values(node: Any) -> tuple[str, torch.Tensor, Callable[[torch.Tensor], torch.Tensor]] | None:
     """Name of the function, what autograd saved of it, and where that is flat."""
-    function = FLAT.get(node.name()) or cut_off(node)
-    values = saved(node, "result")
+    function, values = FLAT.get(node.name()) or cut_off(node), saved(node, "result")
     if function is None:
         return None
     name, is_flat = function
     if values is None:
-        values = saved(node, "self")
-        is_flat = OF_GIVEN.get(node.name(), is_flat)
-    is_fit = values is not None and values.dim() > 1 and values.numel() > 0 and is_readable(values)
-    return (name, values, is_flat) if is_fit and values is not None else None
+        values, is_flat = saved(node, "self"), OF_GIVEN.get(node.name(), is_flat)
+    if values is None or values.dim() < 2 or not values.numel() or not is_readable(values):
+        return None
+    return name, values, is_flat

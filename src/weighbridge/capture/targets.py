@@ -13,6 +13,7 @@ then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -23,9 +24,9 @@ from weighbridge.capture.graphwalk import TO_NUMPY, picked, result_of, saved
 from weighbridge.capture.seats import is_plain
 
 MOST_NODES: Final = 24  # between the loss's root and the targets
-OF_TARGETS: Final = ("NllLoss", "NllLoss2D", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
+OF_TARGETS: Final = ("NllLoss", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss", "HuberLoss")
 RESHAPES: Final = ("View", "UnsafeView", "Unsqueeze", "Squeeze", "Alias", "Clone", "ToCopy", "Select")
-LINEAR: Final = ("Mean", "Sum", "Neg", *RESHAPES)
+LINEAR: Final = ("Mean", "Sum", "Neg", "Add", "Sub", "Rsub", *RESHAPES)
 WHOLE: Final = (*TO_NUMPY, torch.int64, torch.int32, torch.bool)
 LOGS: Final = ("LogSoftmax", "LogSigmoid", "Log")
 
@@ -40,6 +41,8 @@ class Targets(NamedTuple):
 
 def targets_of(root: torch.Tensor) -> Targets:
     """What the loss at this root compares with; of nothing where that is not known."""
+    if root.grad_fn is None:
+        return Targets("")
     for node in _first_path(root.grad_fn):
         if (name := _name(node)).startswith(OF_TARGETS):
             return _checked(name, saved(node, "target"))
@@ -65,10 +68,9 @@ def _linear(root: Any) -> Iterator[Any]:
             return
         node = waiting.pop(0)
         name, behind = _name(node), [one for one, _ in node.next_functions if one is not None]
-        is_sum = name in ("Add", "Sub") and len(behind) > 1
-        if name in LINEAR or is_sum or _has_single_factor(node, name) or (name == "Rsub" and len(behind) == 1):
+        if name in LINEAR or _has_single_factor(node, name):
             waiting += behind
-        elif name != "Logsumexp":  # taken off by hand; the classes beside it tell
+        else:
             yield node
 
 
@@ -76,46 +78,46 @@ def _by_hand(node: Any) -> Targets:
     name = _name(node)
     if name in ("Index", "Gather"):
         return _checked("NllLoss", picked(node)) if _is_of_logs(node) else Targets("")
-    if name == "Mul" and len(node.next_functions) == 2:
-        return _times_logs(node)
-    if (name == "Pow" and getattr(node, "_saved_exponent", None) == 2) or name == "Abs":
-        return _difference(node, "MseLoss" if name == "Pow" else "L1Loss")
-    return Targets("")
+    if name == "Mul":
+        is_square = node.next_functions[0][0] is node.next_functions[-1][0]
+        return _difference(node, "MseLoss") if is_square else _times_logs(node)
+    if node.name() == "PowBackward0" and node._saved_exponent == 2:  # PowBackward1: of a tensor
+        return _difference(node, "MseLoss")
+    return _difference(node, "L1Loss") if name == "Abs" else Targets("")
 
 
 def _is_of_logs(node: Any) -> bool:
     """Are the picked numbers log-probabilities, or logits (whose logsumexp is taken off beside)?"""
-    before = node.next_functions[0][0]
-    return before is not None and _name(before) in ("LogSoftmax", "Addmm", "Mm", "View", "Linear", "Add")
+    return _name(node.next_functions[0][0]) in ("LogSoftmax", "Addmm", "Mm", "View", "Linear", "Add")
 
 
 def _times_logs(node: Any) -> Targets:
     """Constants that multiply logarithms: of one class in each row, or of 0 and 1."""
-    if _name(node) == "Mul" and node.next_functions[0][0] is node.next_functions[1][0]:
-        return _difference(node, "MseLoss")  # e * e
     for place, side in ((0, "self"), (1, "other")):
         before, constant = node.next_functions[1 - place][0], saved(node, side)
-        is_constant = node.next_functions[place][0] is None and before is not None and _name(before) in LOGS
+        is_constant = node.next_functions[place][0] is None and _name(before) in LOGS
         if not is_constant or constant is None or not (is_plain(constant) and constant.is_cpu and constant.dtype in WHOLE):
             continue
         values = constant.numpy()
         if not ((values == 0) | (values == 1)).all():
             continue
-        if values.ndim == 2 and values.shape[1] > 1 and _name(before) == "LogSoftmax":
-            is_one_hot = bool((values.sum(1) == 1).all())
-            return _checked("NllLoss", torch.from_numpy(values.argmax(1))) if is_one_hot else Targets("")
-        return _checked("BinaryCrossEntropy", constant)
+        if _name(before) != "LogSoftmax":
+            return _checked("BinaryCrossEntropy", constant)
+        if values.ndim == 2 and (values.sum(1) == 1).all():
+            return _checked("NllLoss", torch.from_numpy(values.argmax(1)))
     return Targets("")
 
 
 def _difference(node: Any, name: str) -> Targets:
     before, kept = _behind(node.next_functions[0][0]), saved(node, "self")
-    if before is None or _name(before) != "Sub" or kept is None or not is_plain(kept) or not kept.is_cpu:
+    if _name(before) != "Sub" or kept is None or not is_plain(kept) or not kept.is_cpu or kept.dtype not in TO_NUMPY:
         return Targets("")
     sides = [one is not None for one, _ in before.next_functions]
-    made = _behind(before.next_functions[sides.index(True)][0]) if sides.count(True) == 1 else None
-    given = result_of(made) if made is not None and kept.is_floating_point() and kept.dim() else None
-    if given is None or given.numel() != kept.numel() or {given.dtype, kept.dtype} - {*TO_NUMPY}:
+    side = before.next_functions[sides.index(True)][0]
+    given = result_of(_behind(side)) if sides.count(True) == 1 else None
+    if given is None or given.dtype not in TO_NUMPY or not kept.dim():
+        return Targets("")
+    if not given.numel() == math.prod(side._input_metadata[0].shape) == kept.numel():  # a part of it, or one for several
         return Targets("")
     less = kept.numpy().astype(np.float64)
     values = given.numpy().reshape(less.shape) - (less if sides[0] else -less)
@@ -124,7 +126,7 @@ def _difference(node: Any, name: str) -> Targets:
 
 def _behind(node: Any) -> Any:
     """Through reshapes, and where one column is selected."""
-    while node is not None and _name(node) in RESHAPES:
+    while _name(node) in RESHAPES:
         node = node.next_functions[0][0]
     return node
 

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         fail_on: Annotated[
             Level, typer.Option("--fail-on", help="Findings of this severity and graver ones fail.")
         ] = Level.error,
+        skip_muted: Annotated[bool, typer.Option("--skip-muted", help="What was muted for this run does not fail.")] = False,
         select: Select = None,
         ignore: Ignore = None,
         settings: Settings = None,
@@ -39,17 +40,21 @@ def register(app: typer.Typer) -> None:
         from weighbridge.diagnosis.rule import SEVERITIES
         from weighbridge.format import counted, visible
 
-        diagnosis, _ = ask(run, chosen(select, ignore, settings, rules_from))
+        diagnosis, _, muted = ask(run, chosen(select, ignore, settings, rules_from))
         grave = SEVERITIES[: SEVERITIES.index(fail_on.value) + 1]
-        failing = [finding for finding in diagnosis.findings if finding.severity in grave]
+        counted_too = () if skip_muted else tuple(one.finding for one in muted)
+        failing = [finding for finding in (*diagnosis.findings, *counted_too) if finding.severity in grave]
+        judged = {one.finding.key for one in muted}
         broken = [answer for answer in diagnosis.answers if answer.outcome is Outcome.FAILED]
         if run is None:
             print(f"the newest run, {visible(diagnosis.subject)}")
         for finding in failing:
-            print(visible(f"{finding.severity}: {finding.key}, from step {finding.first_step}: {finding.message}"))
+            quiet = " (muted, and --skip-muted is not given)" if finding.key in judged else ""
+            print(visible(f"{finding.severity}: {finding.key}{quiet}, from step {finding.first_step}: {finding.message}"))
         for answer in broken:
             print(visible(f"failed: {answer.rule} ({answer.reason})"))
         if failing or broken:
             raise typer.Exit(EXIT_FOUND)
+        skipped = f" Muted: {', '.join(sorted(judged))}." if skip_muted and judged else ""
         of = visible(run or diagnosis.subject)
-        print(f"{of}: no finding of severity {' or '.join(grave)} in {counted(diagnosis.steps, 'step')}.")
+        print(f"{of}: no finding of severity {' or '.join(grave)} in {counted(diagnosis.steps, 'step')}.{visible(skipped)}")

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from weighbridge.diagnosis import Diagnosis, Rule
     from weighbridge.diagnosis.choice import Choice
+    from weighbridge.diagnosis.muted import Muted
 
 Select = Annotated[
     list[str] | None,
@@ -42,13 +43,17 @@ def rules_of(choice: Choice) -> tuple[type[Rule], ...]:
     return choice.rules(_say)
 
 
-def ask(run: str | None, choice: Choice) -> tuple[Diagnosis, tuple[type[Rule], ...]]:
-    """What the chosen rules say of a run, and which they were."""
+def ask(run: str | None, choice: Choice) -> tuple[Diagnosis, tuple[type[Rule], ...], tuple[Muted, ...]]:
+    """What the chosen rules say of a run, which they were, and what of it was muted and left out."""
     from weighbridge.cli.where import find_run
     from weighbridge.diagnosis.engine import diagnose_by
+    from weighbridge.diagnosis.muted import set_aside
+    from weighbridge.store.labels import shown_labels
 
     rules = rules_of(choice)
-    return diagnose_by(find_run(run), rules), rules
+    path = find_run(run)
+    diagnosis, quiet = set_aside(diagnose_by(path, rules), shown_labels(path).muted)
+    return diagnosis, rules, quiet
 
 
 def _say(message: str) -> None:

@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Say what is wrong with a run: what, where, since which step, what shows it, and what to try first.
 
-        Causes come first. A rule that had too little to go on says so. For an exit code, see: weighbridge check
+        Causes come first. A rule that had too little to go on says so. What was muted for this run
+        (weighbridge label --mute) is a line. For an exit code, see: weighbridge check
         """
         import json as text
 
@@ -35,9 +36,10 @@ def register(app: typer.Typer) -> None:
 
         if json and sarif:
             raise BadInput("--json and --sarif cannot both be printed. Choose one.")
-        diagnosis, rules = ask(run, chosen(select, ignore, settings, rules_from))
+        diagnosis, rules, muted = ask(run, chosen(select, ignore, settings, rules_from))
         if json or sarif:
-            told = scanning.sarif(diagnosis, rules) if sarif else jsonable(diagnosis.record())
+            quiet = {"muted": [one.finding.record() | {"reason": one.reason} for one in muted]} if muted else {}
+            told = scanning.sarif(diagnosis, rules, muted) if sarif else jsonable(diagnosis.record() | quiet)
             screen.put(text.dumps(told, ensure_ascii=False, allow_nan=False, indent=1))
         else:
-            screen.show(lines(diagnosis, screen.width()))
+            screen.show(lines(diagnosis, screen.width(), muted))

@@ -19,23 +19,37 @@ def label(
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="WORD", help="Add a tag; may be given again.")] = None,
     untag: Annotated[list[str] | None, typer.Option("--untag", metavar="WORD", help="Take a tag off.")] = None,
     note: Annotated[str | None, typer.Option(help="Another note; '' takes it off.")] = None,
+    mute: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mute",
+            metavar="FINDING",
+            help="Put a finding aside, as diagnose names it: 'dead-units at 0'.",
+        ),
+    ] = None,
+    why: Annotated[str, typer.Option("--why", metavar="REASON", help="Why it is muted.")] = "",
+    unmute: Annotated[list[str] | None, typer.Option("--unmute", metavar="FINDING", help="Take it back.")] = None,
     archive: Annotated[
         bool | None, typer.Option("--archive/--no-archive", show_default=False, help="Put away (ls --all shows it), or back.")
     ] = None,
 ) -> None:
-    """Show or change what is said of runs: tags, a note, archived or not.
+    """Show or change what is said of runs: tags, a note, archived or not, findings that were judged and muted.
 
     Without options prints it. The page shows and changes the same; it stands in labels.json in the run's folder.
     """
     from weighbridge.cli.where import find_run
+    from weighbridge.format import visible
     from weighbridge.store.labels import read_labels, write_labels
 
     found = [(path, read_labels(path)) for path in map(find_run, runs)]
-    changed = [(path, labels.changed(tag or (), untag or (), note, archive)) for path, labels in found]
+    muted = dict.fromkeys(mute or (), why)
+    changed = [(path, labels.changed(tag or (), untag or (), note, archive, muted, unmute or ())) for path, labels in found]
     for (path, before), (_, after) in zip(found, changed, strict=True):
         if after != before:
             write_labels(path, after)
         _print(path.name, after.tags, after.note, after.is_archived)
+        for key, reason in after.muted:
+            print(visible(f"  muted: {key}{f': {reason}' if reason else ''}"))
 
 
 def _print(name: str, tags: tuple[str, ...], note: str, is_archived: bool) -> None:

@@ -21,6 +21,7 @@ from weighbridge.diagnosis import (
 )
 from weighbridge.diagnosis.causes import nearest_cause
 from weighbridge.diagnosis.kept import told_of
+from weighbridge.diagnosis.muted import Muted
 from weighbridge.diagnosis.registry import Explanation
 from weighbridge.report import grid
 from weighbridge.report.text import MOST_SPARK, thinned, wrapped
@@ -32,8 +33,8 @@ TOLD: Final = 5  # findings of `show`
 ROWS: Final = 5  # of a table; the rest is counted
 
 
-def lines(diagnosis: Diagnosis, width: int) -> list[Text]:
-    """All of a diagnosis in at most `width` columns."""
+def lines(diagnosis: Diagnosis, width: int, muted: Sequence[Muted] = ()) -> list[Text]:
+    """All of a diagnosis in at most `width` columns; of what somebody has muted a line each."""
     shown = [_headline(diagnosis)]
     if diagnosis.undetermined:
         shown.append(Text(f"cause not determined: {plain.visible(diagnosis.undetermined)}", style="bold"))
@@ -41,6 +42,10 @@ def lines(diagnosis: Diagnosis, width: int) -> list[Text]:
     inorder = [*diagnosis.causes, *(f for f in diagnosis.findings if f.key not in causes)]
     for finding in inorder:
         shown += [Text(), *card(finding, diagnosis, width)]
+    for one in muted:
+        reason = f": {one.reason}" if one.reason else ""
+        told = plain.visible(f"muted: {one.finding.severity} {one.finding.key}{reason}")
+        shown += [Text(), *wrapped(Text(told, style="dim"), width)]
     rest = [a for a in diagnosis.answers if a.outcome not in (Outcome.FOUND, Outcome.CLEAR)]
     clear = [a.rule for a in diagnosis.answers if a.outcome is Outcome.CLEAR]
     shown.append(Text())

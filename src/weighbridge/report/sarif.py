@@ -14,13 +14,14 @@ from typing import Any, Final
 from weighbridge import __version__
 from weighbridge.diagnosis import Diagnosis, Finding, Outcome, Rule
 from weighbridge.diagnosis.kept import jsonable
+from weighbridge.diagnosis.muted import Muted
 from weighbridge.diagnosis.registry import explanation
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-def sarif(diagnosis: Diagnosis, rules: Sequence[type[Rule]]) -> dict[str, Any]:
-    """The log with its one run. rules: those that were asked."""
+def sarif(diagnosis: Diagnosis, rules: Sequence[type[Rule]], muted: Sequence[Muted] = ()) -> dict[str, Any]:
+    """The log with its one run. rules: those that were asked. muted: results that are there, and suppressed."""
     places = {rule.id: i for i, rule in enumerate(rules)}
     driver = {"name": "weighbridge", "version": __version__, "semanticVersion": __version__}
     failed = [answer for answer in diagnosis.answers if answer.outcome is Outcome.FAILED]
@@ -31,10 +32,15 @@ def sarif(diagnosis: Diagnosis, rules: Sequence[type[Rule]]) -> dict[str, Any]:
     run = {
         "tool": {"driver": {**driver, "rules": [_descriptor(rule) for rule in rules]}},
         "invocations": [{"executionSuccessful": not failed, "toolExecutionNotifications": notes}],
-        "results": [_result(finding, diagnosis, places) for finding in diagnosis.findings],
+        "results": [_result(finding, diagnosis, places) for finding in diagnosis.findings]
+        + [_result(one.finding, diagnosis, places) | {"suppressions": [_suppression(one)]} for one in muted],
         "columnKind": "unicodeCodePoints",
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _suppression(one: Muted) -> dict[str, Any]:
+    return {"kind": "external", **({"justification": one.reason} if one.reason else {})}
 
 
 def _descriptor(rule: type[Rule]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from weighbridge.store.trash import GRACE_SECONDS, UNDO_SECONDS, delete_runs, re
 
 MOST_BYTES: Final = 64 * 1024
 MOST_RUNS: Final = 1000  # at once
-CHANGES: Final = {"add": list, "remove": list, "note": str, "archived": bool}
+CHANGES: Final = {"add": list, "remove": list, "note": str, "archived": bool, "mute": dict, "unmute": list}
 
 
 class Acts:
@@ -51,11 +51,13 @@ class Acts:
         return JSONResponse(await run_in_threadpool(does, asked))
 
     def label(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """{"runs": [...], "add": [tags], "remove": [tags], "note": text, "archived": yes or no}; what is left out stays."""
+        """{"runs": [...], "add": [tags], "remove": [tags], "note": text, "archived": yes or no,
+        "mute": {key of a finding: reason}, "unmute": [keys]}; what is left out stays."""
         names = _names(asked)
         changes = {key: asked[key] for key in CHANGES if asked.get(key) is not None}
         for key, value in changes.items():
-            if not isinstance(value, CHANGES[key]) or (isinstance(value, list) and not all(isinstance(v, str) for v in value)):
+            words = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            if not isinstance(value, CHANGES[key]) or not all(isinstance(word, str) for word in words):
                 raise BadInput(f"{key} is of another kind: {value!r}.")
         with self._lock:
             changed = [(path, _labels_of(path, changes)) for path in map(self._runs.path, names)]
@@ -85,7 +87,8 @@ class Acts:
 
 def _labels_of(run: Path, changes: dict[str, Any]) -> Labels:
     now = read_labels(run)
-    return now.changed(changes.get("add", ()), changes.get("remove", ()), changes.get("note"), changes.get("archived"))
+    named = {name: changes[name] for name in CHANGES.keys() & changes.keys() - {"archived"}}
+    return now.changed(**named, is_archived=changes.get("archived"))
 
 
 def _names(asked: dict[str, Any]) -> list[str]:

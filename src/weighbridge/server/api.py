@@ -31,7 +31,7 @@ from weighbridge.server.biasworth import worth_of
 from weighbridge.server.catalogue import Catalogue
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
-from weighbridge.server.lines import guess_of, health_of
+from weighbridge.server.lines import guess_of
 from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
@@ -55,7 +55,7 @@ class Api:
         """
         self.runs, self.asks_ahead = runs, asks_ahead
         self.catalogue = Catalogue(runs)
-        self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, health_of(said, is_whole=True)))
+        self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, said))
         self.acts = Acts(runs, locked)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
@@ -70,6 +70,7 @@ class Api:
             "loss": self.loss,
             "logged": self.logged,
             "cost": self.cost,
+            "clock": self.clock,
             "layers": self.layers,
             "heat": self.heat,
             "cell": self.cell,
@@ -204,6 +205,13 @@ class Api:
         start, stop, buckets = window(request)
         with self.runs.use(one(request, "run")) as record:
             part = arrays.cost_of(record, start, stop, buckets)
+        return answers.arrow(arrays.table_of([part]))
+
+    def clock(self, request: Request) -> Response:
+        """How many seconds of training the steps of a run had taken, for an axis of time."""
+        _, _, points = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            part = arrays.clock_of(record, points)
         return answers.arrow(arrays.table_of([part]))
 
     def layers(self, request: Request) -> Response:

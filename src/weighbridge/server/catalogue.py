@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from weighbridge.diagnosis.kept import diagnosis_from_json, told_of
+from weighbridge.diagnosis.muted import set_aside
+from weighbridge.diagnosis.rule import Diagnosis
 from weighbridge.errors import WeighbridgeError
 from weighbridge.server.digest import read_diagnosis, rules_key
 from weighbridge.server.lines import health_of, line_of, told_health, top_of
 from weighbridge.server.runs import Runs
 from weighbridge.store.digest import changed_at, keep_line, read_line
-from weighbridge.store.labels import Labels, read_labels
+from weighbridge.store.labels import Labels, read_labels, shown_labels
 from weighbridge.store.record import RunRecord, open_run
 from weighbridge.store.status import LIVE
 
@@ -98,12 +100,12 @@ class Catalogue:
             newest = sorted(due, key=lambda name: self._entries[name].started, reverse=True)
             return list(dict.fromkeys([name for name in first if name in due] + newest[:most]))
 
-    def diagnosed(self, name: str, health: dict[str, Any]) -> None:
+    def diagnosed(self, name: str, said: Diagnosis) -> None:
         """The rules have answered."""
         with self._lock:
             entry = self._entries.get(name)
             if entry is not None:
-                entry.health = health
+                entry.health = health_of(_loud(said, entry.labels), is_whole=True)
                 self._keep(entry)
                 entry.stamp = changed_at(self._runs.place(name))
 
@@ -137,7 +139,7 @@ class Catalogue:
         try:
             stamp = changed_at(path)[1]
             kept = read_line(path, stamp) if name not in self._live else None
-            if kept is not None:
+            if kept is not None and kept.get("muted", []) == _keys(shown_labels(path)):
                 entry.line = kept["line"]
                 entry.health = kept["health"] if kept["rules"] == self._key else NOTHING
                 entry.born = kept["born"]
@@ -157,7 +159,11 @@ class Catalogue:
         state, steps = entry.line["state"], entry.line["steps"]
         told = read_diagnosis(path, state, steps) if state != LIVE else None
         asked = None if told is None else diagnosis_from_json(told, str(path))
-        entry.health = told_health(record) if asked is None else health_of(told_of(record, asked), is_whole=True)
+        entry.health = (
+            told_health(record, entry.labels)
+            if asked is None
+            else health_of(_loud(told_of(record, asked), entry.labels), is_whole=True)
+        )
         entry.born = {"tags": record.about.get("tags")}
         if state == LIVE:
             self._live[entry.name] = record
@@ -170,11 +176,21 @@ class Catalogue:
         if self._runs.keeps and entry.line and entry.line["state"] != LIVE:
             path = self._runs.place(entry.name)
             kept = {"line": entry.line, "health": entry.health, "born": entry.born, "rules": self._key}
+            kept["muted"] = _keys(entry.labels)
             keep_line(path, changed_at(path)[1], kept)
 
     def _fail(self, entry: Entry, sentence: str) -> None:
         entry.state, entry.error, entry.health = UNREADABLE, sentence, NOTHING
         self._live.pop(entry.name, None)
+
+
+def _keys(labels: Labels) -> list[str]:
+    return [key for key, _ in labels.muted]
+
+
+def _loud(diagnosis: Diagnosis, labels: Labels) -> Diagnosis:
+    """What nobody has muted."""
+    return set_aside(diagnosis, labels.muted)[0]
 
 
 def _is_to_ask(entry: Entry) -> bool:

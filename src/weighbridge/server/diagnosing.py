@@ -16,16 +16,18 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from weighbridge.diagnosis import Diagnosis, registry
 from weighbridge.diagnosis.engine import diagnose
 from weighbridge.diagnosis.kept import diagnosis_from_json, diagnosis_to_json, jsonable, told_of
+from weighbridge.diagnosis.muted import set_aside
 from weighbridge.server.asking import AT_ONCE, RULES, GivenUp
 from weighbridge.server.digest import keep_diagnosis, read_diagnosis
 from weighbridge.server.runs import Runs
+from weighbridge.store.labels import shown_labels
 from weighbridge.store.record import RunRecord
 from weighbridge.store.status import LIVE
 
@@ -75,7 +77,8 @@ class Diagnoser:
     def ask(self, name: str, record: RunRecord) -> dict[str, Any]:
         """`known` as the page takes it. `pending`: ask again soon."""
         known = self.known(name, record)
-        return {"pending": known.is_pending, "error": known.error, **_as_json(known.diagnosis)}
+        muted = shown_labels(record.path).muted
+        return {"pending": known.is_pending, "error": known.error, **_as_json(known.diagnosis, muted)}
 
     def known(self, name: str, record: RunRecord) -> Known:
         """What is known now; asks for more where the run has grown or ended. Does not wait."""
@@ -219,12 +222,14 @@ def _is_due(said: _Said, steps: int, state: str, has_told: bool) -> bool:
     return said.steps < 0 or steps > said.steps * (1 + grown_by) or (state != said.state and state != "live")
 
 
-def _as_json(diagnosis: Diagnosis | None) -> dict[str, Any]:
+def _as_json(diagnosis: Diagnosis | None, muted: Iterable[tuple[str, str]]) -> dict[str, Any]:
     if diagnosis is None:
-        return {"known": False, "findings": [], "causes": [], "rules": [], "steps": 0}
-    record = diagnosis.record()
+        return {"known": False, "findings": [], "muted": [], "causes": [], "rules": [], "steps": 0}
+    loud, quiet = set_aside(diagnosis, muted)
+    record = loud.record()
+    record["muted"] = [one.finding.record() | {"reason": one.reason} for one in quiet]
     titles = {rule.id: rule.title for rule in registry.rules()}
-    for finding in record["findings"]:
+    for finding in (*record["findings"], *record["muted"]):
         finding["title"] = titles.get(finding["rule"], finding["rule"])
     for answer in record["rules"]:
         answer["title"] = titles.get(answer["rule"], answer["rule"])

@@ -11,8 +11,10 @@ import numpy as np
 
 from weighbridge.diagnosis import Diagnosis, Outcome, registry
 from weighbridge.diagnosis.kept import jsonable, told_of
+from weighbridge.diagnosis.muted import set_aside
 from weighbridge.server.arrays import loss_of
 from weighbridge.server.shapes import facts_of
+from weighbridge.store.labels import Labels
 from weighbridge.store.record import RunRecord
 
 POINTS: Final = 64  # of the curve
@@ -120,10 +122,10 @@ def health_of(diagnosis: Diagnosis | None, is_whole: bool = False) -> dict[str, 
     }
 
 
-def told_health(record: RunRecord) -> dict[str, Any]:
+def told_health(record: RunRecord, labels: Labels) -> dict[str, Any]:
     """The same from what rules beside the training have told; not known where they have told nothing."""
     told = told_of(record)
-    return health_of(told if told.findings else None)
+    return health_of(set_aside(told, labels.muted)[0] if told.findings else None)
 
 
 def _cause(diagnosis: Diagnosis) -> dict[str, str] | None:

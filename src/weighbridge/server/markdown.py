@@ -17,6 +17,7 @@ import numpy as np
 from weighbridge import __version__, drawing
 from weighbridge import format as plain
 from weighbridge.diagnosis import Diagnosis, Finding, HistogramEvidence, Outcome, SeriesEvidence, SettingEvidence, TableEvidence
+from weighbridge.diagnosis.muted import set_aside
 from weighbridge.diagnosis.rule import SEVERITIES
 from weighbridge.drawing.chart import Line
 from weighbridge.drawing.colours import INK
@@ -24,6 +25,7 @@ from weighbridge.server import apart, pictures, versus
 from weighbridge.server.arrays import in_buckets
 from weighbridge.server.diagnosing import answered
 from weighbridge.server.runs import SomeRuns
+from weighbridge.store.labels import shown_labels
 from weighbridge.store.record import RunRecord
 
 MAPS: Final = ("gradient.rms", "update.ratio", "parameter.rms")
@@ -63,10 +65,13 @@ class _Page:
 
     def run(self, name: str, record: RunRecord, mark: str) -> Iterator[str]:
         """One run: its facts, the causes with what shows them, all findings, loss and pictures."""
-        found = answered(record)
+        found, quiet = set_aside(answered(record), shown_labels(record.path).muted)
         yield f"{mark} {escaped(name)}"
         yield _facts(record, found)
         yield from self.said(name, found, mark + "#")
+        if quiet:
+            listed = "; ".join(f"{code(one.finding.key)} ({escaped(one.reason or 'no reason given')})" for one in quiet)
+            yield f"Muted for this run: {listed}"
         yield f"{mark}# Loss"
         yield self.picture(f"{name}-loss", f"Loss of {name}", pictures.loss(record))
         yield f"`{_spark(record.losses().values)}`"

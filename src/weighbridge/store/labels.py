@@ -1,4 +1,6 @@
-"""What people say of a run: its tags, a note, and whether it is put away. One small file in the run's folder, `labels.json`.
+"""What people say of a run: tags, a note, whether it is put away, and which findings they have judged and muted.
+
+One small file in the run's folder, `labels.json`.
 
 A run without the file has the tags that `weighbridge.init(tags=...)` gave it. The file takes their place as a whole.
 """
@@ -20,15 +22,21 @@ LABELS_FILE: Final = "labels.json"
 MOST_TAGS: Final = 32
 TAG_LENGTH: Final = 40
 NOTE_LENGTH: Final = 4_000
+MOST_MUTED: Final = 1_000
+REASON_LENGTH: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Raises BadInput for a tag that is empty, has spaces or is too long, and for a note that is too long."""
+    """Raises BadInput for a tag that is empty, has spaces or is too long, and for a note or reason that is too long.
+
+    muted: keys of findings ("dead-units at 0"), each with the reason; they may be found or not
+    """
 
     tags: tuple[str, ...] = ()
     note: str = ""
     is_archived: bool = False
+    muted: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", tuple(dict.fromkeys(tag.strip() for tag in self.tags)))
@@ -41,17 +49,30 @@ class Labels:
             raise BadInput(f"{len(self.tags)} tags are too many; a run has {MOST_TAGS} at most.")
         if len(self.note) > NOTE_LENGTH:
             raise BadInput(f"The note has {len(self.note):,} characters; {NOTE_LENGTH:,} are the most.")
+        object.__setattr__(self, "muted", tuple({key: reason.strip() for key, reason in self.muted}.items()))
+        if len(self.muted) > MOST_MUTED:
+            raise BadInput(f"{len(self.muted):,} muted findings are too many; {MOST_MUTED:,} are the most.")
+        for key, reason in self.muted:
+            if not key or len(reason) > REASON_LENGTH:
+                raise BadInput(f"The reason for {key!r} has {len(reason):,} characters; {REASON_LENGTH} are the most.")
 
     def changed(
-        self, add: Iterable[str] = (), remove: Iterable[str] = (), note: str | None = None, is_archived: bool | None = None
+        self,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        note: str | None = None,
+        is_archived: bool | None = None,
+        mute: Mapping[str, str] | None = None,
+        unmute: Iterable[str] = (),
     ) -> Labels:
-        """With these changes; None leaves as it is."""
-        gone = set(remove)
+        """With these changes; None leaves as it is. mute: reasons by key of finding."""
+        gone, heard = set(remove), set(unmute)
         return dataclasses.replace(
             self,
             tags=(*(tag for tag in self.tags if tag not in gone), *add),
             note=self.note if note is None else note,
             is_archived=self.is_archived if is_archived is None else is_archived,
+            muted=(*((key, why) for key, why in self.muted if key not in heard), *(mute or {}).items()),
         )
 
 
@@ -64,7 +85,7 @@ def read_labels(run: Path, about: Mapping[str, Any] | None = None) -> Labels:
         said = read_sealed(run / LABELS_FILE)
     except FileNotFoundError:
         return born(require_run(run)["info"] if about is None else about)
-    return Labels(tuple(said["tags"]), said["note"], said["archived"])
+    return Labels(tuple(said["tags"]), said["note"], said["archived"], tuple((said.get("muted") or {}).items()))
 
 
 def shown_labels(run: Path) -> Labels:
@@ -89,6 +110,7 @@ def born(about: Mapping[str, Any]) -> Labels:
 def write_labels(run: Path, labels: Labels) -> None:
     """Put them into the run's folder, in one step. Raises WeighbridgeError where it may not be written."""
     content = {"format": FORMAT_VERSION, "tags": labels.tags, "note": labels.note, "archived": labels.is_archived}
+    content |= {"muted": dict(labels.muted)} if labels.muted else {}
     try:
         write_sealed(run / LABELS_FILE, content, replace=True)
     except OSError as error:

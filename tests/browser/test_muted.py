@@ -1,0 +1,60 @@
+"""A finding that somebody has judged. Oracle: labels.json in the run's folder, and what the rules say of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import weighbridge
+from tests.browser.conftest import eventually, expect, judged, serving
+from weighbridge.diagnosis.engine import diagnose
+from weighbridge.store.labels import read_labels
+
+pytestmark = pytest.mark.browser
+
+
+def gradients_pile_up(folder: Path) -> Path:
+    """A run in which nobody empties the gradients."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x = torch.randn(32, 4)
+    with weighbridge.init(dir=folder, name="piled", quiet=True) as run:
+        run.watch(model)
+        for _ in range(60):
+            nn.functional.mse_loss(model(x), x[:, :1]).backward()
+            optimizer.step()
+    return run.path
+
+
+def test_a_finding_is_muted_with_its_reason_and_taken_back(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    path = gradients_pile_up(tmp_path)
+    key = next(f.key for f in diagnose(path).findings if f.rule == "gradients-not-zeroed")
+    assert diagnose(path).causes[0].key == key
+    left = len(diagnose(path).findings) - 1
+    with serving(tmp_path) as address:
+        page = judged(open_page(f"{address}/run/piled/findings/{key}"))
+        page.get_by_role("button", name="Mute for this run").click()
+        page.get_by_label("Why it may stand aside").fill("accumulated on purpose")
+        page.keyboard.press("Enter")
+        expect(page.locator("article.detail")).to_contain_text("Muted for this run: accumulated on purpose")
+        assert dict(read_labels(path).muted) == {key: "accumulated on purpose"}
+        fold = page.get_by_role("button", name="1 muted for this run")
+        expect(fold).to_have_attribute("aria-expanded", "true")
+        expect(page.locator("nav[aria-label=findings] a")).to_have_count(left + 1)
+        expect(page.locator("nav[aria-label=findings] a.muted")).to_have_count(1)
+
+        judged(page.goto(f"{address}/run/piled") and page)  # a new reading knows it from the folder
+        page.get_by_role("link", name="muted for this run").or_(page.get_by_role("link", name="1 muted")).first.wait_for()
+        eventually(page, "!document.querySelector('article.cause')")  # and no symptom of it has taken its place
+
+        page.goto(f"{address}/run/piled/findings/{key}")
+        page.locator("article.detail").get_by_role("button", name="Undo").click()
+        page.get_by_role("button", name="Mute for this run").wait_for()
+        assert read_labels(path).muted == ()
+        expect(page.locator("nav[aria-label=findings] a.muted")).to_have_count(0)
