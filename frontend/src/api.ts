@@ -139,6 +139,12 @@ export async function cost(name: string, window: Window, signal?: AbortSignal): 
   return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
 }
 
+/** How many seconds of training had passed at the end of a step: the mean of each point. */
+export async function clock(name: string, signal?: AbortSignal): Promise<Line> {
+  const answer = await ask("clock", { run: name }, signal);
+  return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
+}
+
 /** JSON has no NaN: the server writes the word. */
 export function withNumbers<T extends RunFacts>(facts: T): T {
   const numbers: Record<string, unknown> = {};

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, expect, serving, settled
+from tests.browser.conftest import eventually, expect, judged, serving, settled
 from tests.server.conftest import make_run
 from tests.server.test_versus import PART, faster, train
+from weighbridge.format import duration
+from weighbridge.store.record import open_run
 
 pytestmark = pytest.mark.browser
 
@@ -62,6 +64,20 @@ def test_runs_are_chosen_in_the_list_and_compared_by_a_key(shown: tuple[Path, st
     eventually(page, "location.search.includes('run=two&run=one')")
     page.get_by_label("leave out one").click()
     page.wait_for_selector("text=One more run, please")
+
+
+def test_losses_over_the_time_that_each_run_took(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{shown[1]}/compare?run=one&run=made")
+    page.get_by_role("group", name="axis").get_by_role("button", name="time").click()
+    eventually(page, "location.search.includes('axis=time')")
+    page.wait_for_selector("[aria-label^='loss of 2 runs, ']")
+    eventually(page, "!!document.querySelector(\"[aria-label$='of training']\")")
+    judged(page).reload()
+    page.wait_for_selector("[aria-label$='of training']")
+    longest = max(open_run(shown[0] / name).own_cost()[1] for name in ("one", "made"))
+    assert f"to {duration(longest)} of training" in page.locator("[aria-label$='of training']").get_attribute("aria-label")
+    page.get_by_role("group", name="axis").get_by_role("button", name="step").click()
+    page.wait_for_selector("[aria-label^='loss of 2 runs, steps 0']")
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -46,6 +46,21 @@ def test_clipping_to_next_to_nothing(how: str, limit: float, tmp_path: Path) -> 
     assert (found.place, found.first_step, found.told_step) == ("", 0, 2)
 
 
+@pytest.mark.parametrize(("limit", "is_told"), [(1e-7, True), (1e-3, False)])
+def test_clipping_by_value_that_begins_in_mid_run(limit: float, is_told: bool, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    count = itertools.count()
+
+    def clip(*_: object) -> None:
+        if next(count) >= 30:
+            nn.utils.clip_grad_value_(training.model.parameters(), limit)
+
+    training.optimizers[0].register_step_pre_hook(clip)
+    diagnosis = weighbridge.diagnose(train(training, tmp_path, 50))
+    found = [(f.first_step, f.told_step) for f in diagnosis if f.rule == "overtight-clipping"]
+    assert found == ([(30, 32)] if is_told else [])
+
+
 def test_decay_that_kills_the_weights(tmp_path: Path) -> None:
     training = seeded(sgd_mlp)
     training.optimizers = [torch.optim.SGD(training.model.parameters(), lr=0.1, weight_decay=1.0)]

@@ -164,6 +164,17 @@ def test_a_step_after_many_passes_clears_it() -> None:
     assert found(NOT_TAKEN, _passes(500, END, steps=step_rows(1))) == []
 
 
+@pytest.mark.parametrize(
+    ("steps", "accumulated", "left", "is_told"),
+    [(30, 1, 20, True), (30, 1, 19, False), (8, 10, 40, True), (8, 10, 39, False), (200, 1, 50, True), (200, 1, 49, False)],
+)
+def test_steps_that_stop_are_told_at_the_end(steps: int, accumulated: int, left: int, is_told: bool) -> None:
+    assert (step_not_taken.LEAST, step_not_taken.TIMES, step_not_taken.PART) == (20, 4, 0.25)
+    end = END | {"step": steps, "detail": {"passes_since_step": left}}
+    told = found(NOT_TAKEN, block(steps + 1, steps=step_rows(steps, backward_passes=accumulated), events=[end]))
+    assert [(f.first_step, f.told_step, f.severity) for f in told] == ([(steps, steps, "warning")] if is_told else [])
+
+
 # ---- gradients-not-zeroed ----
 
 NOT_ZEROED = rule("gradients-not-zeroed")

@@ -40,9 +40,9 @@ def _told(model: nn.Module, step: Callable[[int], None], where: Path, steps: int
 # ---- vanishing-gradient, through time ----
 
 
-def _time(norms: list[float], losses: object, steps: int = 60) -> list[int]:
+def _time(norms: list[float], losses: object, steps: int = 60, **tables: object) -> list[int]:
     event = {"step": 0, "kind": "through_time", "tensor": -1, "detail": {"module": "r", "parameter": "r.w", "norms": norms}}
-    made = block(steps, tensors=(tensor(0, "r.weight"),), steps=step_rows(steps, loss=losses), events=[event])
+    made = block(steps, tensors=(tensor(0, "r.weight"),), steps=step_rows(steps, loss=losses), events=[event], **tables)  # type: ignore[arg-type]
     return [f.told_step for f in found(vanishing_gradient.VanishingGradient, made)]
 
 
@@ -56,6 +56,17 @@ def test_what_comes_early_is_lost_and_the_loss_stands() -> None:
     assert _time(faded, np.linspace(1.0, 0.2, 60)) == []  # a memory that is long enough for the task
     assert _time([0.0] * 16, flat) == []
     assert _time([float("nan")] * 16, flat) == []
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.48, False), (0.52, True)])
+def test_a_loss_that_stands_far_below_a_constant_answers_has_learnt(share: float, is_told: bool) -> None:
+    assert vanishing_gradient.LEARNT == 0.5
+    made = Drawing()
+    loss = made.op("NllLoss", [made.op("LogSoftmax", [made.linear("a", None, 32, 8, 4)], (32, 4), dim=1)], ())
+    graph = rows(made.done([Start("cross-entropy", loss, "a", 1.4, 1.386, 0.1, 32)]))
+    flat = 1.386 * share * (1.0 + 0.01 * np.random.default_rng(0).standard_normal(60))
+    faded = [vanishing_gradient.LIMIT / 2] * 4 + [1.0] * 12
+    assert bool(_time(faded, flat, graph=graph)) is is_told
 
 
 class _Reader(nn.Module):
@@ -362,3 +373,69 @@ def test_a_schedule_that_ends_too_soon_though_one_batch_is_easy(decay: float, is
     training.loss = lambda batch: plain(batch) * (0.3 if next(count) == 12 else 1.0)
     told = [f for f in weighbridge.diagnose(train(training, tmp_path, 40)) if f.rule == "low-learning-rate"]
     assert bool(told) == is_told
+
+
+# ---- what ends in mid-run ----
+
+
+@pytest.mark.parametrize("how", ["no step", "steps", "by hand"])
+def test_steps_that_end_in_mid_run(how: str, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    optimizer = training.optimizers[0]
+
+    def step(i: int) -> None:
+        optimizer.zero_grad()
+        training.loss(next(training.batches)).backward()
+        if i < 30 or how == "steps":
+            optimizer.step()
+        elif how == "by hand":
+            with torch.no_grad():
+                for parameter in training.model.parameters():
+                    parameter -= 0.1 * parameter.grad
+
+    told = _told(training.model, step, tmp_path, 60, "step-not-taken")
+    assert told == ([("", 30, "warning")] if how == "no step" else [])
+
+
+# ---- weights that all start as one, though their biases do not ----
+
+
+def _constant(model: nn.Sequential) -> None:
+    for layer in model[::2]:
+        nn.init.constant_(layer.weight, 0.1)
+
+
+def _last(model: nn.Sequential) -> None:
+    nn.init.constant_(model[4].weight, 0.1)
+
+
+def _zero(model: nn.Sequential) -> None:
+    for layer in model[::2]:
+        nn.init.zeros_(layer.weight)
+
+
+def _zero_last(model: nn.Sequential) -> None:
+    nn.init.zeros_(model[4].weight)
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (_constant, {("0", 2, "warning"), ("2", 2, "warning")}),
+        (_last, set()),
+        (_zero, {("0", 0, "error"), ("2", 0, "error")}),
+        (_zero_last, set()),
+    ],
+)
+def test_weights_without_a_difference_and_biases_with_one(
+    start: Callable[[nn.Sequential], None], told: set[tuple[str, int, str]], tmp_path: Path
+) -> None:
+    training = seeded(sgd_mlp)
+    start(training.model)
+
+    def step(_: int) -> None:
+        training.optimizers[0].zero_grad()
+        training.loss(next(training.batches)).backward()
+        training.optimizers[0].step()
+
+    assert set(_told(training.model, step, tmp_path, 12, "symmetric-initialisation")) == told

@@ -263,6 +263,22 @@ def test_own_cost_is_our_share_of_the_time_between_steps(client: TestClient, buc
     assert arrow(client.get("/api/cost?run=first&start=5&stop=6").content).num_rows == 0
 
 
+def test_the_clock_counts_training_alone() -> None:
+    """Of a restarted run the pause is left out, and a clock that was set back stands still."""
+    steps = pa.table({"step": [0, 1, 2, 3, 4], "attempt": [0, 0, 1, 1, 1], "time_ns": [5, 1005, 90_000, 91_000, 90_500]})
+    record = SimpleNamespace(steps_table=lambda start, stop: steps)
+    part = arrays.clock_of(record, 10)  # type: ignore[arg-type]
+    assert part.step_first.tolist() == [0, 1, 2, 3, 4]
+    assert (part.mean * 1e9).round().tolist() == [0, 1000, 1000, 2000, 2000]
+    assert arrays.clock_of(record, 2).step_first.tolist() == [0, 4]  # type: ignore[arg-type]
+
+
+def test_the_clock_of_a_run_follows_its_steps(client: TestClient) -> None:
+    """Oracle: the made-up run takes a millisecond a step."""
+    table = arrow(client.get("/api/clock?run=first").content)
+    assert table["mean"].to_pylist() == pytest.approx([step / 1000 for step in range(40)])
+
+
 def test_own_time_belongs_to_the_step_that_its_row_ends() -> None:
     steps = pa.table({"step": [0, 1, 2], "attempt": [0] * 3, "own_ns": [5, 900, 10], "time_ns": [0, 1_000, 1_100]})
     record = SimpleNamespace(steps_table=lambda start, stop: steps)

@@ -268,6 +268,7 @@ class Run:
             "writer_seconds": self._recorder.thread_seconds,
             "helper_seconds": self._kernel.helper_seconds - self._helped_before,
             "rows_dropped": self._recorder.rows_dropped,
+            "passes_since_step": stepper.passes_at_end,
         }
         self._recorder.event(stepper.steps, "finished", "", detail=detail)
 

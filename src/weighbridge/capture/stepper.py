@@ -29,6 +29,7 @@ from weighbridge.capture.optimizers import Optimizers
 from weighbridge.capture.outputs import Outputs
 from weighbridge.capture.plan import NEVER, Plan
 from weighbridge.capture.recorder import Recorder
+from weighbridge.capture.snapshots import FormChanged
 from weighbridge.capture.stepped import Stepped, found_inf_of
 from weighbridge.capture.steprows import StepRows
 from weighbridge.capture.tensors import TensorTable
@@ -54,6 +55,7 @@ class Stepper:
         self.is_skipping = False
         self.clock = 0
         self.total_steps = 0
+        self.passes_at_end = 0  # backward passes after the last step, where nothing has moved since; known once closed
         self.by_hand: ByHand | None = ByHand(table, plan.snapshot_bytes)  # until an optimizer steps
         self.own_ns = self.first_ns = self.last_ns = 0
         self.pending_own_ns = self.told_own_ns = 0
@@ -318,6 +320,7 @@ class Stepper:
         """The closing `parameter` row of every tensor that can be weighed, and the last values of the small ones."""
         self._step_by_hand()
         step = self.steps
+        self.passes_at_end = 0 if self._has_moved(step) else self.step_rows.passes.count
         self.table.rescan(step)
         if self.first is not None:
             self.first.fetch(self.clock, wait=True)
@@ -337,3 +340,13 @@ class Stepper:
         self.optimizers.known.clear()
         self.optimizers.departed.clear()
         self.by_hand = None
+
+    def _has_moved(self, step: int) -> bool:
+        """Has anything changed a parameter since the last step? What lies on a device may have, and what nobody has stepped."""
+        works = [stepped.work for stepped in self.optimizers.known.values() if stepped.is_ours]
+        if not self.total_steps or any(work is None or not work.is_plain for work in works):
+            return True
+        try:
+            return any(work.begin(step) and bool(work.refresh()) for work in works if work is not None)
+        except FormChanged:
+            return True

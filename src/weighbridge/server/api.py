@@ -70,6 +70,7 @@ class Api:
             "loss": self.loss,
             "logged": self.logged,
             "cost": self.cost,
+            "clock": self.clock,
             "layers": self.layers,
             "heat": self.heat,
             "cell": self.cell,
@@ -204,6 +205,13 @@ class Api:
         start, stop, buckets = window(request)
         with self.runs.use(one(request, "run")) as record:
             part = arrays.cost_of(record, start, stop, buckets)
+        return answers.arrow(arrays.table_of([part]))
+
+    def clock(self, request: Request) -> Response:
+        """How many seconds of training the steps of a run had taken, for an axis of time."""
+        _, _, points = window(request)
+        with self.runs.use(one(request, "run")) as record:
+            part = arrays.clock_of(record, points)
         return answers.arrow(arrays.table_of([part]))
 
     def layers(self, request: Request) -> Response:

@@ -124,6 +124,21 @@ def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int
     return dataclasses.replace(part, mean=share)
 
 
+def clock_of(record: RunRecord, points: int) -> Part:
+    """Seconds of training from the end of the first step to that of each, at so many steps at most; the last is among them.
+
+    Between two attempts nothing ran: that time is left out. A clock that was set back stands still meanwhile.
+    """
+    table = record.steps_table(None, None)
+    steps, first = np.unique(table.column("step").to_numpy(), return_index=True)
+    times, attempts = (table.column(name).to_numpy()[first] for name in ("time_ns", "attempt"))
+    passed = np.where(np.diff(attempts) == 0, np.maximum(np.diff(times), 0), 0)
+    seconds = np.concatenate([[0], np.cumsum(passed)])[: len(steps)] / 1e9
+    kept = np.unique(np.linspace(0, max(0, len(steps) - 1), min(points, len(steps))).round().astype(np.int64))
+    at, value = steps[kept], seconds[kept]
+    return Part(at, at, value, value, value, np.zeros(len(at)))
+
+
 def in_buckets(steps: np.ndarray, values: np.ndarray, buckets: int) -> Part:
     """Neighbours put together until there are at most `buckets`, of like length.
 

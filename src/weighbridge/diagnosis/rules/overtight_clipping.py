@@ -9,7 +9,9 @@ How it decides The factor of clipping f is at most FACTOR in PATIENCE recorded s
                taken as what it will be once its momentum has forgotten longer gradients. f is measured at some steps; between
                them the norm of all gradients that stays the same (EQUAL) counts, until it is measured again.
                Clipping by value leaves no factor: there, most elements of all tensors stand exactly at one bound, the
-               updates are at most CRAWL of the weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE).
+               updates (or what these gradients alone will make of them, momentum being worn off) are at most CRAWL of the
+               weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE). In mid-run the loss since then counts
+               (STILL: none), and the bound must be at most FACTOR of the largest gradient in the steps before.
 What to do     Raise the limit to what the norm of the gradient usually is (print what `clip_grad_norm_` gives), or leave
                clipping out.
 When it errs   Adam and its kind divide by the size of the gradient, so a constant factor changes nothing there: they are
@@ -22,8 +24,9 @@ References     Pascanu et al. 2013, "On the difficulty of training recurrent neu
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
+from statistics import median
 
 import numpy as np
 
@@ -48,6 +51,7 @@ CRAWL = 1e-4  # update over weight: 10,000 steps to move a weight by its own siz
 STILL = 1e-5  # the same, 100,000 steps
 PACE = 0.1  # of the learning rate; Adam's updates are 0.2 to 1 of it (Kingma and Ba 2015, section 2.1)
 TAIL = 0.1
+USUAL = 5  # steps before, whose median is the usual largest gradient
 AT_BOUND = 0.5  # mean |g| over the largest |g|: of a normal distribution cut off at its sigma it is 0.63, uncut below 0.3
 SAME = 1e-6  # relative: the bound as it is rounded in float32
 PLAIN = frozenset({"SGD"})
@@ -85,7 +89,8 @@ class OvertightClipping(Rule):
     def __init__(self) -> None:
         self.course: defaultdict[int, LossCourse] = defaultdict(LossCourse)  # by optimizer
         self.run: dict[int, list[tuple[int, float, float]]] = {}  # by optimizer: step, f, progress of the steps in a row
-        self.crawl: dict[int, int] = {}  # by optimizer: the first of the steps in a row that are clipped by value
+        self.crawl: dict[int, tuple[int, float]] = {}  # by optimizer: first of the steps in a row clipped by value; loss there
+        self.unclipped: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=USUAL))  # largest |g| before these
         self.norms: dict[int, _Norms] = {}  # by optimizer
         self.rate: dict[int, tuple[float, float]] = {}  # largest so far, and that of the step before
         self.is_known = self.is_told = False
@@ -163,19 +168,37 @@ class OvertightClipping(Rule):
         if not bound:
             return None
         if not is_common:  # nearly always: the rest need not be added up
-            self.crawl.pop(one.optimizer, None)
+            self._ran_free(one, bound)
             return None
         count, total = (np.nansum(block[f"gradient.{n}"][one.at, one.columns]) for n in ("count", "l1_norm"))
         at_bound = float(total / (count * bound))
         update, weight = (norm_of(block[f"{q}.l2_norm"][one.at, one.columns]) for q in ("update", "parameter"))
+        update = min(update, bound * self._reach(block, one))
         if at_bound < AT_BOUND or not update <= CRAWL * weight:
-            self.crawl.pop(one.optimizer, None)
+            self._ran_free(one, bound)
             return None
         self.is_known = True
-        first = self.crawl.setdefault(one.optimizer, one.step)
-        patience = PATIENCE if update <= STILL * weight else LONG
-        is_clear = one.step - first >= patience - 1 and not course.has_improved(IMPROVED)
+        free = self.unclipped[one.optimizer]
+        if len(free) == USUAL and not bound <= FACTOR * median(free):
+            return None
+        first, loss = self.crawl.setdefault(one.optimizer, (one.step, course.now))
+        is_still, is_new = update <= STILL * weight, len(free) == USUAL
+        has_fallen = loss - course.now > IMPROVED * abs(loss) if is_new else course.has_improved(IMPROVED)
+        has_fallen &= not (is_still and is_new)  # while older steps wear off, and a median of steps comes down behind them
+        is_clear = one.step - first >= (PATIENCE if is_still else LONG) - 1 and not has_fallen
         return _of_values(first, one.step, bound, at_bound, update / weight) if is_clear else None
+
+    def _ran_free(self, one: Taken, bound: float) -> None:
+        """A step that clipping by value does not hold back."""
+        self.crawl.pop(one.optimizer, None)
+        self.unclipped[one.optimizer].append(bound)
+
+    def _reach(self, block: Block, one: Taken) -> float:
+        """Norm of SGD's update that gradients of 1 everywhere come to, momentum included; infinity of others."""
+        momentum = np.nan_to_num(one.momentum)
+        if one.held.kinds != PLAIN or (momentum >= 1).any():
+            return np.inf
+        return float(np.sqrt(np.nansum(block["gradient.count"][one.at, one.columns] * (one.lr / (1 - momentum)) ** 2)))
 
     def _finding(self, run: list[tuple[int, float, float]], has_stopped: bool) -> Finding:
         steps, factors, progress = zip(*run[-LONG:], strict=True)
@@ -214,7 +237,7 @@ def _of_values(first: int, step: int, bound: float, at_bound: float, ratio: floa
         first_step=first,
         told_step=step,
         message=f"Most elements of all gradients are exactly {number(bound)} or its negative: they are clipped by value. A "
-        f"step moves the weights by {number(ratio)} of their size, and the loss has not fallen.",
+        f"step moves the weights by {number(ratio)} of their size, and the loss does not fall.",
         evidence=(
             ValueEvidence("mean |g| over the largest |g|", at_bound, AT_BOUND),
             ValueEvidence("update over weight", ratio, CRAWL),

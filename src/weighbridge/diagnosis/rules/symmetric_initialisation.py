@@ -6,7 +6,9 @@ How it decides The sums, sums of squares and largest values of all units of an a
                later after its weight has moved: their gradients are equal too, and stay so (error). Equal at first and
                different then: the start alone was one number (warning). (`weighbridge.inspect` proves the former before
                training.) Further, weights of exactly 0 in two layers or more with gradients of exactly 0, PATIENCE steps in a
-               row: each waits for the other. `inspect` compares the rows of each weight and of its gradient.
+               row: each waits for the other; or all weights of the model are 0 at its first step, where at least one
+               has a gradient of 0. Or all rows of a weight before the last were equal in the first forward pass, and only
+               its biases make its units different (warning). `inspect` compares the rows of each weight and of its gradient.
 What to do     Start weights at random: `nn.init.kaiming_normal_(layer.weight)`.
 When it errs   A last layer, a branch or LoRA's B that starts at 0 gives the same for all inputs and gets different gradients:
                it is not meant. Layers whose weights are frozen are not judged.
@@ -56,6 +58,8 @@ class SymmetricInitialisation(Rule):
         self.moved: dict[int, int] = {}  # output: the first step at which its weight moved
         self.zeros: dict[int, int] = {}  # output: steps in a row with weight and gradient 0
         self.zero_since: dict[int, int] = {}
+        self.same_rows: set[str] = set()  # weights all of whose rows were equal, and not 0, in the first forward pass
+        self.has_begun = False
         self.told: set[int] = set()
         self.looked: set[int] = set()
         self.is_trial = False  # asked before training, by `inspect`
@@ -70,9 +74,11 @@ class SymmetricInitialisation(Rule):
         for graph in block.rows("graph"):
             first = from_text(graph["detail"])
             self.is_trial |= first.has_gradients
+            self.same_rows |= {p.name for p in first.parameters if p.has_equal_rows and not first.has_gradients}
             yield from symmetric(first)
         units = rows_by_step(block.rows("units"))
         zero = self._zero(block)
+        yield from self._all_zero(block, zero)
         moves = self._first_moves(block)
         for step in sorted({*units, *moves, *self._zero_steps(block, zero)}):
             for row in units.get(step, ()):
@@ -97,6 +103,31 @@ class SymmetricInitialisation(Rule):
             yield self._finding(column, row, since, still=True)
         elif not is_one and has_moved:
             yield self._finding(column, row, since, still=False)
+        elif row["step"] >= PROOF and self._has_same_rows(column):
+            yield self._of_rows(column, row["step"])
+
+    def _has_same_rows(self, column: int) -> bool:
+        """A last layer is not meant, nor a filter of one channel: each may have another channel before it."""
+        weight = self.tensors[self.weights[self.columns.index(column)]]
+        is_last = self.tensors[column].order >= max(self.tensors[c].order for c in self.columns)
+        is_one = len(weight.shape) > 2 and weight.shape[1] == 1
+        return weight.name in self.same_rows and not is_last and not is_one
+
+    def _of_rows(self, column: int, step: int) -> Finding:
+        self.told.add(column)
+        name, units = self.layers.place(column), len(self.tensors[column].shape) and self.layers.units(column)
+        weight = self.tensors[self.weights[self.columns.index(column)]].name
+        return Finding(
+            place=name,
+            first_step=0,
+            told_step=step,
+            message=f"All rows of {weight} are equal at the start: its {units} units look at the same sum of their inputs and "
+            "differ by their biases alone.",
+            evidence=(ValueEvidence("units with equal weights", units, limit=1),),
+            fix=started(self.tensors, column),
+            severity="warning",
+            depth=self.tensors[column].order / 1e6,
+        )
 
     def _is_one(self, column: int, row: Mapping[str, Any]) -> bool:
         total, square, largest = (np.asarray(row[name], float) for name in ("sum", "sum_sq", "max"))
@@ -148,6 +179,33 @@ class SymmetricInitialisation(Rule):
         )
 
     # ---- zeros that wait for each other ----
+
+    def _all_zero(self, block: Block, zero: np.ndarray) -> Iterator[Finding]:
+        """The first recorded step finds every weight at 0, and so one behind another."""
+        weights = sorted(set(self.weights))
+        largest = block["parameter.abs_max"][:, weights]
+        recorded = np.flatnonzero(~np.isnan(largest).all(axis=1)) if weights else np.zeros(0, int)
+        if self.has_begun or not recorded.size:
+            return
+        self.has_begun, at = True, int(recorded[0])
+        if len(weights) < 2 or not (largest[at] == 0).all() or not zero[at].any():
+            return
+        for column in [c for c, is_zero in zip(self.columns, zero[at], strict=True) if is_zero]:
+            self.told.add(column)
+            yield self._of_zeros(column, block.start + at, len(weights))
+
+    def _of_zeros(self, column: int, step: int, layers: int) -> Finding:
+        name = self.layers.place(column)
+        return Finding(
+            place=name,
+            first_step=step,
+            told_step=step,
+            message=f"The weights of all {layers} layers start at 0, so that all units of {name or 'the model'} are one and no "
+            "gradient comes through the layers after it.",
+            evidence=(ValueEvidence("layers whose weights are all 0", layers, limit=1),),
+            fix=started(self.tensors, column),
+            depth=self.tensors[column].order / 1e6,
+        )
 
     def _zero(self, block: Block) -> np.ndarray:
         """Bool [steps, columns]: the weight is 0 and so is its gradient, at a step that was taken."""

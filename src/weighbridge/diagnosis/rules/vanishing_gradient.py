@@ -5,7 +5,8 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                norm layer, which divides by it). From the first module up to some place, all are below LIMIT of the largest
                behind that place, at PATIENCE recorded steps in a row, and the gap does not close. Below ALONE this is enough;
                up to LIMIT, the last FLAT losses must be no lower than the FLAT before them (rank test of Mann and Whitney, z
-               above -CLEAR). Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
+               above -CLEAR), and above LEARNT of the loss of a constant answer, where
+               that is known. Shortcuts that carry the gradient past a branch are seen: the module before the branch has it.
                Where the modules' outputs are not seen, the gradients of the biases (or weights) stand for them. Weights that
                begin at 0 in the last layer, and what comes after it, do not count. Layers that are no modules are looked
                at in the first pass alone: below ALONE and a loss that has not fallen by IMPROVED in SOON steps, or below
@@ -40,6 +41,7 @@ from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors, in_code
+from weighbridge.firstpass import from_text
 from weighbridge.format import number
 
 LIMIT = 1e-3  # Zhang et al. 2021 (AUTOTRAINER), first over last layer. A layer so slow turns in a thousand times as many steps
@@ -51,6 +53,7 @@ CLEAR = 1.0
 PATIENCE = 3  # recorded steps: weights that begin at 0 pass nothing at the first
 SOON, IMPROVED = 10, 0.05  # steps in which the loss has not fallen by so much, where a gradient below ALONE was seen once
 CLOSING = 1.5  # growth over PATIENCE steps by which a gap is closing: one that begins at 0 grows as 1, 2, 3
+LEARNT = 0.5  # of the loss that a constant answer has: what is below has learnt what it can, however flat it is by now
 ABRUPT = 0.5  # share of the whole fall at one place, from which that place is the answer and not the whole depth
 LEAST = 3  # places, to speak of a depth
 EVENT = "through_time"  # written by capture: norms of the gradient, the earliest step of time first
@@ -61,7 +64,9 @@ Seen = tuple[int, float, list[int], np.ndarray]  # step, ratio, places, sizes
 class VanishingGradient(Rule):
     id, title = "vanishing-gradient", "The gradient vanishes on its way to the shallow layers"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "events"])
+    needs = Needs(
+        activation=["rms"], activation_gradient=["l2_norm"], gradient=["l2_norm"], tables=["steps", "events", "graph"]
+    )
     travels = "shallower"
     causes = ("stalled-loss", "dominant-epsilon", "low-learning-rate", "gradient-underflow", "collapsed-output", "dead-units")
     # factors below 1 at each layer take the differences between samples with them, too; a unit behind that then is on for all
@@ -81,7 +86,7 @@ class VanishingGradient(Rule):
         self.times: dict[str, Mapping[str, Any]] = {}  # what was seen of recurrent layers, by module; told ones are gone
         self.is_recorded = False
         self.chain: Chain | None = None
-        self.course = LossCourse()
+        self.course, self.trivial = LossCourse(), 0.0  # loss of a constant answer
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -95,6 +100,9 @@ class VanishingGradient(Rule):
         profiles = [p for p in self.profiles if len(p.columns) >= LEAST and (p.is_of_outputs or p.model not in deep)]
         losses = {row["step"]: row["loss"] for row in block.rows("steps") if not row["skipped"] and row["loss"] is not None}
         self.rivals.read(block)
+        for graph in block.rows("graph"):
+            known = [one.trivial for one in from_text(graph["detail"]).starts if one.trivial > 0]
+            self.trivial = known[0] if len(known) == 1 else self.trivial
         for event in (row["detail"] for row in block.rows("events") if row["kind"] == EVENT):
             self.is_recorded = True
             if 0 < _kept_through_time(event["norms"]) < LIMIT:
@@ -170,8 +178,10 @@ class VanishingGradient(Rule):
         )
 
     def _is_flat(self) -> bool:
+        """A loss that stands; not one far below what a constant answer has, which may have nowhere left to fall."""
         losses = np.array(self.losses)
-        return len(losses) == 2 * FLAT and z_of_fall(losses[:FLAT], losses[FLAT:]) > -CLEAR
+        has_learnt = self.trivial > 0 and self.course.now < LEARNT * self.trivial
+        return not has_learnt and len(losses) == 2 * FLAT and z_of_fall(losses[:FLAT], losses[FLAT:]) > -CLEAR
 
     def _finding(self, profile: Profile, seen: list[Seen]) -> Finding:
         step, ratio, places, sizes = seen[-1]
