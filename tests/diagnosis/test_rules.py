@@ -257,7 +257,7 @@ def test_an_optimizer_that_stops_by_itself_is_judged_until_its_first_update() ->
     [
         _still(9, zeros=0.999),
         _still(9, gradient=0.0),
-        _still(9, steps=step_rows(9, lr=0.0)),
+        _still(9, steps=step_rows(9, lr=0.0), settings={"initial_lr": 0.1}),  # a schedule has another rate in store
         _still(9, steps=step_rows(9, skipped=True)),
         _still(9, zeros=[1.0, 1.0, 0.0] * 3),
         _still(9, steps=step_rows(9, lr=2.0**-22), gradient=1.0),  # exactly on the limit
