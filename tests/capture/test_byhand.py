@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 import weighbridge
-from tests.capture.oracle import Oracle, Seen, check, dense, events, table, watched
+from tests.capture.oracle import UPDATE, Oracle, Seen, check, dense, events, table, watched
 
 RATE = 0.1
 
@@ -263,3 +264,34 @@ def test_a_parameter_whose_gradient_is_0_at_first_may_be_stepped(tmp_path: Path)
 
     path = _run(model, update, tmp_path)
     assert not [f for f in weighbridge.diagnose(path) if f.rule == "parameter-in-no-optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("weight", "gradient", "dtype", "is_stepped"),
+    [
+        (1.0, 1.0, torch.float32, False),
+        (1.0, 1.0, torch.float64, False),
+        (1e7, 1.0, torch.float32, True),  # rounds to nothing
+        (1.0, 1.0, torch.bfloat16, True),  # may be lost
+        (1.0, math.inf, torch.float32, True),  # may have been left out for that
+        (1.0, 0.0, torch.float32, True),
+    ],
+)
+def test_what_stands_still_is_in_no_step_by_hand_only_where_a_step_would_show(
+    weight: float, gradient: float, dtype: torch.dtype, is_stepped: bool, tmp_path: Path
+) -> None:
+    """Oracle: which parameters the test moves, and the gradients that it makes."""
+    model = small()
+    model[2].weight.data = torch.full((1, 5), weight, dtype=dtype)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for step in range(6):
+            model.zero_grad()
+            (model[0](batch(step)).square().mean() + (gradient * model[2].weight).sum()).backward()
+            with torch.no_grad():
+                model[0].weight.sub_(RATE * model[0].weight.grad)
+                model[0].bias.sub_(RATE * model[0].bias.grad)
+    updates = {row["tensor"] for row in table(run.path, "rows") if row["quantity"] == UPDATE}
+    named = {t.id: t.name for t in weighbridge.open_run(run.path).tensors}
+    assert ("2.weight" in {named[i] for i in updates}) is is_stepped
+    assert {"0.weight", "0.bias"} <= {named[i] for i in updates}

@@ -166,6 +166,14 @@ def test_an_expert_that_first_ran_late_is_no_last_layer() -> None:
 # ---- exploding-gradient ----
 
 
+@pytest.mark.parametrize(("end", "is_told"), [(1.01 * (1 - xg.LEARNT), True), (0.99 * (1 - xg.LEARNT), False)])
+def test_what_has_learnt_nearly_all_in_its_first_steps_bears_its_gradients(end: float, is_told: bool) -> None:
+    """L-BFGS fits two moons in five steps; its logits, and what passes them, go on growing."""
+    steps = 15
+    late = [np.where(np.arange(steps) < 10, 1.0, size) for size in _even(1.01 * xg.LIMIT)]
+    assert bool(found(GRADIENT, _slopes(late, steps=steps, losses=[1.0] * 3 + [end] * 12))) is is_told
+
+
 @pytest.mark.parametrize(
     ("ratio", "told"), [(xg.LIMIT, []), (1.01 * xg.LIMIT, [xg.PATIENCE - 1]), (1.01 * xg.AT_ONCE, [0]), (xg.AT_ONCE, [2])]
 )

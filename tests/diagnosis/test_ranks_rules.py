@@ -75,6 +75,25 @@ def test_equal_gradients_make_copies_of_what_nobody_declared() -> None:
     assert _told(DIVERGED, _rank(0, LOCAL, used=0.0), _rank(1, LOCAL, 7.0, used=0.0)) == []  # no gradients at all
 
 
+@pytest.mark.parametrize(
+    ("sums", "used", "told"),
+    [
+        ([1.0, *[1.5] * 7], 0.7, [2]),  # a.weight goes apart, and is averaged nowhere
+        ([1.0, 1.0, 1.0, *[1.5] * 5], 0.7, [4]),
+        ([1.5] * 8, 0.7, []),  # parts of their own, from the start
+        ([1.0, *[1.5] * 7], [0.7, 0.5, *[0.7] * 6], []),  # agreed once
+        ([1.0, *[1.5, 1.0] * 3, 1.5], 0.7, []),  # they come together again
+    ],
+)
+def test_what_is_averaged_in_part(sums: list[float], used: Any, told: list[int]) -> None:
+    """b.weight has the same gradients on both ranks, a.weight these."""
+    one, other = _rank(0, LOCAL), _rank(1, LOCAL, sums)
+    for name in diverged_replicas.USED:
+        other.arrays[name][:, 0] = used
+    found = _told(DIVERGED, one, other)
+    assert [(f.place, f.told_step, f.severity) for f in found] == [("a.weight", step, "warning") for step in told]
+
+
 def test_one_rank_is_not_applicable() -> None:
     assert outcome(DIVERGED, block(STEPS)) is Outcome.NOT_APPLICABLE
     assert outcome(DUPLICATED, block(STEPS)) is Outcome.NOT_APPLICABLE

@@ -90,11 +90,12 @@ def test_weights_whose_steps_promise_little_of_the_loss_have_far_to_go(promise: 
     assert bool(found(WEIGHTS, made)) is is_told
 
 
-def test_an_optimizer_that_lengthens_its_steps_doubles_weights() -> None:
+@pytest.mark.parametrize("kind", ["Rprop", "LBFGS"])
+def test_an_optimizer_that_lengthens_its_steps_doubles_weights(kind: str) -> None:
     rms = 0.5 * 1.2 ** np.arange(20)
     made = _grown(rms, loss=np.geomspace(1.0, 0.1, 20))
     assert found(WEIGHTS, made)
-    lengthened = tuple(dataclasses.replace(group, kind="Rprop") for group in made.groups)
+    lengthened = tuple(dataclasses.replace(group, kind=kind) for group in made.groups)
     assert found(WEIGHTS, dataclasses.replace(made, groups=lengthened)) == []
 
 

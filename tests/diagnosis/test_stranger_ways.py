@@ -319,8 +319,26 @@ def _replace(model: nn.Sequential) -> None:
         layer.weight = nn.Parameter(layer.weight.detach().clone())
 
 
+def _prune(model: nn.Sequential) -> None:
+    """What torch prunes, it puts under another name."""
+    for layer in (model[0], model[2]):
+        name = "weight"
+        old = getattr(layer, name)
+        layer.register_parameter(f"{name}_orig", nn.Parameter(old.detach().clone()))
+        delattr(layer, name)
+        layer.register_buffer("mask", (old.abs() > old.abs().median()).float())
+        layer.register_forward_pre_hook(lambda m, _: setattr(m, "weight", m.weight_orig * m.mask))
+
+
 @pytest.mark.parametrize("is_ill", [True, False])
-@pytest.mark.parametrize(("change", "places"), [(_thaw, {"0"}), (_replace, {"0.weight", "2.weight"})])
+@pytest.mark.parametrize(
+    ("change", "places"),
+    [
+        (_thaw, {"0"}),
+        (_replace, {"0.weight", "2.weight"}),
+        (_prune, {f"{i}.{name}" for i in (0, 2) for name in ("weight", "weight_orig")}),
+    ],
+)
 def test_what_changes_in_mid_run_and_no_optimizer_is_told_of(
     change: Callable[[nn.Sequential], None], places: set[str], is_ill: bool, tmp_path: Path
 ) -> None:

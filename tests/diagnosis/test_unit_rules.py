@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
+from tests.diagnosis.graphs import Drawing
+from tests.diagnosis.graphs import rows as graph_rows
 from tests.diagnosis.made import NAN, asked, block, found, outcome, said, step_rows, tensor
 from tests.diagnosis.trainings import Training, data, seeded, sgd_mlp, train
 from tests.diagnosis.trainings import batches as drawn
@@ -349,13 +351,71 @@ def test_few_directions_are_right_for_few_inputs_in_a_narrow_path_and_after_lear
     assert found(RANK, looked(*INPUTS, *later, loss=[1.0 / (1 + i) for i in range(12)])) == []
 
 
+def _alike(steps: int, *shares: float, is_stalled: bool = True, graph: Any = ()) -> Block:
+    """What positions of a, its activation, b and its activation differ by; LayerNorm-like outputs of mean square 1."""
+    of = (A, RELU, B, TANH)[: len(shares)]
+    looks = [
+        spread(s, one, positions=8, position_sq=320.0 * share)
+        for s in range(steps)
+        for one, share in zip(of, shares, strict=True)
+    ]
+    loss = 1.0 if is_stalled else [1.0 / (1 + s) for s in range(steps)]
+    every = (spread(s, one) for s in range(steps) for one in (-1, C))
+    return block(steps, None, NET, spread=[*looks, *every], steps=step_rows(steps, loss=loss), graph=graph)
+
+
+def _attended(*pooled: bool, residual: bool = False) -> list[dict[str, Any]]:
+    """The graph of attentions after one another, each with a mean behind it or not."""
+    made = Drawing()
+    data = last = made.linear("a", None, 8, 8, 8)
+    for is_pooled in pooled:
+        last = made.op("ScaledDotProductFlashAttentionForCpu", [last, last, last], (4, 2, 5, 8))
+        last = made.op("Mean", [last], (4, 2, 8), dim=2) if is_pooled else last
+    made.op("MseLoss", [made.op("Add", [data, last], (4, 2, 5, 8)) if residual else last, None], ())
+    return graph_rows(made.done())
+
+
+SEVERAL, DEEP, PLATEAU = rank_collapse.SEVERAL, rank_collapse.DEEP, rank_collapse.PLATEAU
+
+
 @pytest.mark.parametrize(("share", "is_told"), [(0.9e-3, True), (1.1e-3, False)])
-def test_positions_that_are_all_alike_are_told(share: float, is_told: bool) -> None:
+def test_positions_that_several_attentions_make_alike_are_told_at_the_second_look(share: float, is_told: bool) -> None:
     assert rank_collapse.ALIKE == 1e-3
-    more = {"positions": 8, "position_sq": 320.0 * share}
-    looks = [spread(s, B, **more) for s in range(LONG)] + [spread(s, A, positions=8, position_sq=100.0) for s in range(LONG)]
-    told = found(RANK, looked(*LOOKED, *looks, *(spread(s, C) for s in range(LONG)), steps=LONG))
-    assert [f.place for f in told] == (["b"] if is_told else [])
+    told = found(RANK, _alike(4, 0.3, 0.05, share, graph=_attended(*[False] * SEVERAL)))
+    assert [(f.place, f.told_step) for f in told] == ([("b", 1)] if is_told else [])
+
+
+@pytest.mark.parametrize(
+    ("shares", "graph"),
+    [
+        ((0.3, 0.05, 1e-9), _attended(*[False] * (SEVERAL - 1))),  # one attention learns its way out
+        ((0.3, 0.3, 1e-9), _attended(*[False] * SEVERAL)),  # lost at one place only
+        ((0.3, 0.05, 1e-9), _attended(*[False] * (SEVERAL - 1), True)),  # a mean behind them: nobody asks
+        ((0.3, 0.05, 1e-9), _attended(*[False] * SEVERAL, residual=True)),
+        ((0.3, 0.05, 1e-9), ()),
+    ],
+)
+def test_other_positions_that_are_alike_are_told_after_a_plateau_without_a_way_out(shares: Any, graph: Any) -> None:
+    told = found(RANK, _alike(PLATEAU + 1, *shares, graph=graph))
+    assert [(f.place, f.told_step) for f in told] == [("b", PLATEAU - 1)]
+    assert found(RANK, _alike(PLATEAU - 1, *shares, graph=graph)) == []
+    assert found(RANK, _alike(PLATEAU + 1, *shares, is_stalled=False, graph=graph)) == []
+
+
+def test_a_deep_stack_with_a_mean_behind_it_is_told_sooner() -> None:
+    deep, less = _attended(*[False] * (DEEP - 1), True), _attended(*[False] * (DEEP - 2), True)
+    told = found(RANK, _alike(LONG, 0.3, 0.05, 1e-9, graph=deep))
+    assert [(f.place, f.told_step) for f in told] == [("b", rank_collapse.LONG - 1)]
+    assert found(RANK, _alike(LONG, 0.3, 0.05, 1e-9, graph=less)) == []
+    assert found(RANK, _alike(LONG, 0.3, 0.05, 1e-9, is_stalled=False, graph=deep)) == []
+
+
+def test_positions_that_begin_to_differ_are_on_their_way() -> None:
+    more = {"positions": 8}
+    looks = [spread(s, A, position_sq=100.0, **more) for s in range(PLATEAU + 9)]
+    looks += [spread(s, B, position_sq=320e-9 * 1.02**s, **more) for s in range(PLATEAU + 9)]
+    every = (spread(s, one) for s in range(PLATEAU + 9) for one in (-1, C))
+    assert found(RANK, looked(*looks, *every, steps=PLATEAU + 9)) == []
 
 
 def grows(*logits: float) -> list[dict[str, Any]]:

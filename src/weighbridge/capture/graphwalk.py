@@ -75,7 +75,7 @@ def _inputs_first(roots: Sequence[Any]) -> list[Any]:
                 raise TooLarge
             continue
         stack.append((node, True))
-        stack += [(before, False) for before, _ in node.next_functions if before is not None and before not in done]
+        stack += [(before, False) for before, _ in node.next_functions if before is not None]
     return list(done)
 
 

@@ -28,7 +28,7 @@ class Undone:
         """bool [steps, tensors] twice: undone since the step before, and whether that can be said."""
         sums = np.array([block[f"parameter.{name}"] for name in SUMS])  # [statistics, steps, tensors]
         there = ~np.isnan(sums).any(axis=0)
-        has_moved = there & (block["update.zero_fraction"] < 1)
+        has_moved = block["update.zero_fraction"] < 1
         # Each step beside the last one before it at which the tensor was recorded; place 0 is what came before this block.
         sums = np.concatenate([self.before[:, None], sums], axis=1)
         moved = np.concatenate([self.had_moved[None], has_moved])

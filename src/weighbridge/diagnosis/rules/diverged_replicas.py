@@ -5,7 +5,8 @@ Symptom        Metrics differ by rank; a checkpoint of one rank is not the model
 How it decides Exact. Copies that agree have sums and sums of absolute values that are equal bit for bit, in every rank. What
                is a copy is known where DistributedDataParallel wraps the watched model; elsewhere parameters count as copies
                when the gradients that the ranks used have been equal in all tensors at AGREED steps, which only a reduction
-               makes them. Told at the first step at which sums differ.
+               makes them. Told at the first step at which sums differ. Where ranks begin alike, gradients never agree and
+               weights go apart, it is told after APART steps; after PARTLY, where some parameters' gradients agree.
 What to do     Change parameters before the model is wrapped, or on all ranks alike; build the optimizer with the same
                settings on all ranks; go through the wrapper in the forward pass, for it is what reduces gradients; broadcast
                parameters once after loading a checkpoint.
@@ -32,6 +33,7 @@ from weighbridge.format import counted
 from weighbridge.records import COPY, LOCAL, REPLICA
 
 AGREED = 2  # steps: gradients of different batches are never equal by chance, and step 0 may be all zeros
+PARTLY = 3  # steps at which some parameters' gradients agreed, those of others never
 APART = 20  # steps in a row; whoever averages weights now and then (local SGD) does it more often
 SHOWN = 8
 SUMS = ("parameter.sum", "parameter.l1_norm")
@@ -50,10 +52,11 @@ class DivergedReplicas(Rule):
     def __init__(self) -> None:
         self.agreed = 0
         self.apart: int | None = None  # steps since parameters that had begun equal differ; None = they did not begin so
+        self.partly, self.ever = 0, np.zeros(0, bool)  # steps; tensors whose gradients have agreed
         self.is_told = self.has_ranks = self.has_copies = False
 
     def start(self, tensors: Tensors) -> None:
-        self.tensors = tensors
+        self.tensors, self.ever = tensors, tensors.grown(self.ever)
 
     def read(self, block: Block) -> Iterator[Finding]:
         self.has_ranks |= len(block.ranks) > 1
@@ -75,6 +78,9 @@ class DivergedReplicas(Rule):
         """The same weights at first, on every rank, gradients that never agree, and weights that go apart for good."""
         ranks = block.ranks
         is_there = local & np.isfinite([one.arrays["parameter.sum"][at] for one in ranks]).all(axis=0)
+        same = local & _agree(ranks, at)
+        self.ever |= same
+        self.partly += bool(same.any())
         if self.agreed or self.is_told or not is_there.any():
             return
         differ = is_there & _differs(ranks, at, SUMS)
@@ -82,15 +88,18 @@ class DivergedReplicas(Rule):
             self.apart = 0
         elif self.apart is not None:
             self.apart += 1
-        if self.apart == APART:
+        missed = differ & ~self.ever
+        is_partly = self.partly >= PARTLY and (self.apart or 0) >= PARTLY - 1 and missed.any()
+        if self.apart == APART or is_partly:
             self.is_told = True
-            found = self._finding(ranks, block.start + at, at, np.flatnonzero(differ))
+            found = self._finding(ranks, block.start + at, at, np.flatnonzero(missed if is_partly else differ))
+            whose = "those of others agree" if is_partly else "nobody averages them"
             message = (
-                f"All ranks began with the same weights, and have gone apart for {APART} steps; their gradients were never the "
-                "same: nobody averages them."
+                f"All ranks began with the same weights, and have gone apart for {counted(self.apart or 0, 'step')}; their "
+                f"gradients were never the same: {whose}."
             )
             fix = "Wrap the model in DistributedDataParallel, or all_reduce each gradient before every step."
-            first = block.start + at - APART + 1
+            first = block.start + at - (self.apart or 0) + 1
             yield replace(found, message=message, fix=fix, first_step=first, severity="warning", certainty="test")
 
     def _finding(self, ranks: tuple[Ranked, ...], step: int, at: int, columns: np.ndarray) -> Finding:
@@ -131,6 +140,13 @@ def _differs(ranks: tuple[Ranked, ...], at: int, names: tuple[str, ...]) -> np.n
         numbers = np.array([one.arrays[name][at] for one in ranks])
         differs |= ~np.isnan(numbers).any(axis=0) & (numbers != numbers[0]).any(axis=0)
     return differs
+
+
+def _agree(ranks: tuple[Ranked, ...], at: int) -> np.ndarray:
+    """Mask: tensors whose gradients are there, not 0, and the same on all ranks."""
+    used = np.array([one.arrays["gradient.l1_norm"][at] for one in ranks])
+    agree: np.ndarray = (used > 0).all(axis=0) & ~_differs(ranks, at, USED)
+    return agree
 
 
 def _have_equal_gradients(ranks: tuple[Ranked, ...], at: int, columns: np.ndarray) -> bool:

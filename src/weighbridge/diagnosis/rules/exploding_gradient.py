@@ -4,8 +4,9 @@ Symptom        Updates of the shallow layers are wild; the loss jumps or becomes
 How it decides Along the modules in the order in which they ran, norm(dL/dh) of what they give (times its rms in front of a
                norm layer, which divides by it): the largest over that of the last layer (of several heads side by side, by
                the graph of the first loss, the one with most; without such modules gradients of parameters, of which a mean
-               and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row;
-               above AT_ONCE at one recorded step, later only while the loss is not below HALVED of its first. Or over
+               and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row, while
+               the loss has not lost LEARNT of its first; above AT_ONCE at one recorded step, later only while the loss is
+               not below HALVED of its first. Or over
                steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before, while the loss
                is clearly worse than at the start (twice its first value three times in a row, or ten times once).
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
@@ -58,6 +59,7 @@ LEAST = 3
 HISTORY = 50
 IMPROVED = 0.02  # of the loss in EARLY steps: where one look alone has shown more than LIMIT
 HALVED = 0.5  # what has learnt so much bears its gradients, and near 0 they are rounding
+LEARNT = 0.8  # the same in the first EARLY steps, where a loss that began far too high soon halves
 
 
 class ExplodingGradient(Rule):
@@ -149,7 +151,8 @@ class ExplodingGradient(Rule):
         is_early = self._is_early(step)
         self.begun = step if self.begun < 0 else self.begun
         norms = sum(self.tensors[c].module.startswith("BatchNorm") for c in profile.columns)
-        if ratio <= (LIMIT * BATCH_NORM**norms if is_early else AT_ONCE) or (not is_early and self.progress.fall() > HALVED):
+        has_learnt = self.progress.fall() > (LEARNT if is_early else HALVED)
+        if ratio <= (LIMIT * BATCH_NORM**norms if is_early else AT_ONCE) or has_learnt:
             rows.clear()
             return
         rows.append(step)

@@ -15,7 +15,8 @@ What to do     Look for weights that are changed outside the optimizer, a group'
                lower the learning rate.
 When it errs   Deliberate growth: a temperature kept as a matrix. A weight that starts near 0 and has to become large (a
                linear model of targets in their own units) grows while the loss falls. Rprop lengthens its steps by 1.2 as
-               long as signs agree (Riedmiller & Braun 1993): of what it holds, doublings say nothing.
+               long as signs agree (Riedmiller & Braun 1993), and one step of L-BFGS is many, each as long as the curvature
+               says (Liu & Nocedal 1989): of what they hold, doublings say nothing.
 References     Soudry et al. 2018, "The implicit bias of gradient descent on separable data" (healthy growth is as log t);
                Arora et al. 2019, "Theoretical analysis of auto rate-tuning by batch normalization" (as t^1/4 behind a norm).
 """
@@ -48,7 +49,7 @@ SLOWS = math.sqrt(
 RANKED, LOOKED_BACK, CLEAR = 8, 50, 1.0  # losses of each half, and of both at most; standard errors (ranktest.py)
 NEAR = 1.0  # all of the loss, by all steps together: what grows for nothing has promised that long ago
 FAR = 64.0  # whatever the course, where it does no good: six doublings
-LENGTHENING = "Rprop"
+LENGTHENING = ("Rprop", "LBFGS")
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
 
 
@@ -84,7 +85,7 @@ class ExplodingWeights(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         by_step = {row["step"]: row for row in block.rows("steps") if not row["skipped"]}
-        self.lengthened = {c for group in block.groups if group.kind == LENGTHENING for c in group.columns}
+        self.lengthened = {c for group in block.groups if group.kind in LENGTHENING for c in group.columns}
         rows = block["parameter.rms"]
         is_there = np.isfinite(rows[:, self.columns])
         self.seen += int(is_there.any(axis=1).sum())

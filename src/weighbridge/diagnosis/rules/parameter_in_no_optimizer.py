@@ -2,9 +2,10 @@
 
 Symptom        A layer keeps the numbers that it was initialised with; the others have to learn around it.
 How it decides Exact: the parameter requires a gradient, a loss of the first step depends on it (its graph), and SOON steps
-               have passed in which no optimizer that steps held it. Where the graph was not taken down: the loss's gradient
-               by what its module gives is not 0, and WAIT steps have passed. In mid-run: the model has put another parameter
-               in its place, and the optimizer goes on stepping the one before (`replaced`, seen by capture).
+               have passed since the model has it in which no optimizer that steps held it. Where the graph was not taken
+               down: the loss's gradient by what its module gives is not 0, and WAIT steps have passed. In mid-run: the model
+               has put another parameter in its place, and the optimizer goes on stepping the one before (`replaced`, seen by
+               capture).
 What to do     Build the optimizer after the last change of the model, or add the parameter to it (`add_param_group`). Where
                the parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward
                pass.
@@ -45,6 +46,7 @@ class ParameterInNoOptimizer(Rule):
     def __init__(self) -> None:
         self.steps, self.is_used, self.is_told = 0, np.zeros(0, bool), np.zeros(0, bool)
         self.first_step = -1
+        self.met = np.zeros(0, np.int64)  # steps that had been taken when a parameter came into the model
         self.frozen, self.thawed = set[int](), set[int]()
         self.is_trial = False  # asked before training, by `inspect`
         self.in_graph: set[str] = set()  # parameters that a loss of the first step depends on
@@ -54,6 +56,7 @@ class ParameterInNoOptimizer(Rule):
         self.thawed = (self.thawed | self.frozen) - frozen  # somebody means them to learn
         self.tensors, self.frozen = tensors, frozen
         self.is_used, self.is_told = tensors.grown(self.is_used), tensors.grown(self.is_told)
+        self.met = tensors.grown(self.met, self.steps)
         self.outputs = {
             c: tensors.outputs_of(c) for c in np.flatnonzero(tensors.is_parameter).tolist() if tensors[c].requires_grad
         }
@@ -78,7 +81,8 @@ class ParameterInNoOptimizer(Rule):
                 continue
             self.first_step = block.start + i if self.first_step < 0 else self.first_step
             self.steps += 1
-            if self.steps >= SOON and candidates and (has_changed or self.steps == WAIT):
+            is_met = self.steps - self.met[candidates] == SOON if candidates else np.zeros(0)
+            if self.steps >= SOON and candidates and (has_changed or self.steps == WAIT or is_met.any()):
                 has_changed = False
                 left_out = [c for c in candidates if self._is_left_out(c)]
                 candidates = [c for c in candidates if c not in left_out]
@@ -114,6 +118,8 @@ class ParameterInNoOptimizer(Rule):
         )
 
     def _is_left_out(self, column: int) -> bool:
+        if self.steps - self.met[column] < SOON:  # pruning puts another one in the place of a weight: an optimizer follows
+            return False
         is_used = bool(self.is_used[self.outputs[column]].any())
         return self.tensors.name(column) in self.in_graph or (self.steps >= WAIT and is_used)
 

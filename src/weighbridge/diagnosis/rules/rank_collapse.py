@@ -8,14 +8,21 @@ How it decides The participation ratio (sum of eigenvalues)^2 / sum of squares o
                not grown, or where there were FALL times as many before, the variance beside the main one has halved and the
                head needs more than one (it has more than NEEDS_ONE outputs). Or where the positions of one sample, which were
                not alike at first, are all alike at the end of the path (variance over positions below ALIKE of the mean
-               square): from the start of training on, or while the loss does not fall.
+               square). At PATIENCE looks where SEVERAL attentions or more lie on every way through the graph of the loss,
+               behind them no mean over the positions, and SEVERAL times on the path a FALL-th or less was left of what
+               positions differed by, from the start of training on or while the loss does not fall. Else where this lasts
+               PLATEAU steps (LONG, if DEEP attentions lie on every way) without growing and the loss does not fall.
 What to do     Residual connections around attention and deep blocks; norms; initialisation that keeps correlations
                (orthogonal); a lower learning rate.
 When it errs   A classifier that has learned two classes, or a regression, ends in one direction by right: once the loss has
                fallen nothing is said. Layers behind a bottleneck of fewer than WIDE units have few directions by design.
                Of several heads side by side (a detector's, with a bias that says "nothing here") none is on the way to
                another: an affine layer whose outputs the last one cannot take is left out. What frozen layers alone give
-               was learnt elsewhere (two classes end in one direction): nothing is said.
+               was learnt elsewhere (two classes end in one direction): nothing is said. One attention that starts out
+               the same for all its positions learns its way out: its logits have a gradient as long as the values that it
+               takes differ, which above another such attention they do not. A mean over the positions asks for none of their
+               differences: it is not told at once. What is added to all positions alike (sigmoid's
+               0.5, a bias) hides how they differ, and takes nothing away.
 References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Attention is not all you need: pure attention
                loses rank doubly exponentially with depth". Papyan et al. 2020 (neural collapse: C classes end in C - 1
                directions). Saxe et al. 2014, "Exact solutions to the nonlinear dynamics of learning" (directions are learnt
@@ -25,16 +32,19 @@ References     Roy & Vetterli 2007, "The effective rank". Dong et al. 2021, "Att
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.layers import AFFINE, NORMS, RECURRENT, Layers
+from weighbridge.diagnosis.mixing import attentions
 from weighbridge.diagnosis.progress import Progress
 from weighbridge.diagnosis.spreads import BATCH, Seen, by_step
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
+from weighbridge.firstpass import from_text
 from weighbridge.format import number
 
 ONE: Final = 1.5  # directions: one of them holds 80 % of the variance or more
@@ -43,8 +53,11 @@ WIDE: Final = 8
 FALL: Final = 4.0  # times less than it was (design notes, A3)
 ALIKE: Final = 1e-3  # of the mean square
 UNLIKE: Final = 0.05
+SEVERAL: Final = 2  # attentions: dL/dlogit(i, j) = g(i).(v(j) - mean of v) is 0 where the values are alike (Dong et al. 2021)
 PATIENCE: Final = 2
 LONG: Final = 20  # steps: a deep network begins with few directions (its layers make samples alike), and learns its way out
+PLATEAU: Final = 100  # steps: what to attend to is learnt after such plateaus
+DEEP: Final = 4  # attentions; two or three that are pooled are usual, and learn
 GROWS: Final = 1.5  # times what was beyond one direction at first: it is on its way
 OUT: Final = 1 + (ONE - 1) / 2  # and half of the way out
 NEEDS_ONE: Final = 2  # outputs that one direction serves: k numbers need k, k classes k - 1 (Papyan et al. 2020)
@@ -55,7 +68,7 @@ KEPT: Final = 16
 class RankCollapse(Rule):
     id, title = "rank-collapse", "A representation has lost its directions"
     severity, certainty, since = "warning", "heuristic", "0.1"
-    needs = Needs(tables=["spread", "steps", "groups"])
+    needs = Needs(tables=["spread", "steps", "groups", "graph"])
     travels = "deeper"
     causes = ("collapsed-output", "stalled-loss")
     experiment = (
@@ -66,6 +79,9 @@ class RankCollapse(Rule):
     def __init__(self) -> None:
         self.progress = Progress()
         self.looks = 0
+        self.attentions: list[int] = []  # of each first pass: on every way to the loss,
+        self.asked: list[int] = []  # and where what positions differ by is asked for
+        self.alike: dict[int, float] = {}  # what positions differed by when they were alike first
         self.first: dict[int, float] = {}  # directions at the first look,
         self.largest: dict[int, float] = {}  # and the most
         self.beside: dict[int, float] = {}  # the most variance beside the main direction
@@ -78,6 +94,10 @@ class RankCollapse(Rule):
         self.tensors, self.layers = tensors, Layers(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        for row in block.rows("graph"):
+            graph = from_text(row["detail"]).graph
+            self.asked.append(attentions(graph))
+            self.attentions.append(attentions(graph, since_pools=False))
         for step, seen, _ in by_step(block, self.progress):
             self.looks += 1
             for column, one in seen.items():
@@ -99,7 +119,12 @@ class RankCollapse(Rule):
             self.streak[key] = self.streak.get(key, 0) + 1
             if self.streak[key] == 1:
                 self.from_step[key] = step
-            is_lost = self._is_lost(kind, begun, seen, self.from_step[key] == 0)
+                self.alike[begun] = seen[begun].between_positions
+            lasts = step - self.from_step[key] + 1
+            if kind == "directions":
+                is_lost = self._is_lost(begun, seen, self.from_step[key] == 0)
+            else:
+                is_lost = self._are_lost(begun, path, seen, lasts, self.from_step[key] == 0)
             if self.streak[key] >= PATIENCE and model not in self.told and is_lost:
                 self.told.add(model)
                 yield self._finding(step, begun, kind, self.from_step[key], seen)
@@ -159,19 +184,24 @@ class RankCollapse(Rule):
             begun = column
         return begun
 
-    def _is_lost(self, kind: str, column: int, seen: dict[int, Seen], is_from_start: bool) -> bool:
-        """Has it been so for long without a way out, or were there more before, and does the loss not fall?
-
-        Positions that are all alike from the start are no chance: what made them so is built in.
-        """
-        if is_from_start and kind == "positions":
-            return True
+    def _is_lost(self, column: int, seen: dict[int, Seen], is_from_start: bool) -> bool:
+        """Has it been so for long without a way out, or were there more before, and does the loss not fall?"""
         if is_from_start:
             is_on_its_way = seen[column].directions > max(OUT, 1 + GROWS * (self.first[column] - 1))
             return self.progress.is_stalled and self.progress.steps >= LONG and not is_on_its_way
         were_more = self.needs_more and self.largest[column] >= FALL * seen[column].directions
         were_more &= _beside(seen[column]) < LEFT * self.beside[column]
-        return self.progress.is_stalled and (kind == "positions" or were_more)
+        return self.progress.is_stalled and were_more
+
+    def _are_lost(self, column: int, path: list[int], seen: dict[int, Seen], lasts: int, is_from_start: bool) -> bool:
+        """Do several attentions after one another make positions alike? Else: for long, and does the loss not fall?"""
+        left = [seen[c].between_positions for c in path if seen[c].between_positions == seen[c].between_positions]
+        losses = sum(after * FALL < before for before, after in pairwise(left))
+        if losses >= SEVERAL and min(self.asked, default=0) >= SEVERAL:
+            return is_from_start or self.progress.is_stalled
+        is_deep = losses >= SEVERAL and min(self.attentions, default=0) >= DEEP
+        is_on_its_way = left[-1] > GROWS * self.alike.get(column, 0.0)
+        return self.progress.is_stalled and lasts >= (LONG if is_deep else PLATEAU) and not is_on_its_way
 
     def _finding(self, step: int, column: int, kind: str, since: int, seen: dict[int, Seen]) -> Finding:
         name, one = self.layers.place(column), seen[column]
