@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -92,7 +93,8 @@ class TensorTable:
         while unique in taken:
             unique, number = f"{wanted}-{number}", number + 1
         self.models.append((unique, weakref.ref(model)))
-        if type(model) in LISTS or type(model).forward is nn.Module.forward:
+        # Static: a scripted module's class cannot be asked for its `forward`.
+        if type(model) in LISTS or inspect.getattr_static(type(model), "forward") is nn.Module.forward:
             self.lists[unique] = model
         self._scan(unique, model, step)
         self._compare(unique)
