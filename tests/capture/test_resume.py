@@ -214,11 +214,14 @@ def test_a_run_that_cannot_be_read_does_not_stop_the_training(tmp_path: Path, ca
 
 def test_an_attempt_that_takes_no_step_takes_nothing_away(tmp_path: Path) -> None:
     path = first_part(tmp_path, 10)
+    before = weighbridge.open_run(path).series("0.weight", "parameter.rms")
     with weighbridge.init(dir=tmp_path, name="first", resume=4, quiet=True) as run:
         run.watch(network()[0])  # and then the script ends, say for a wrong path of its data
     record = weighbridge.open_run(path)
     assert (record.steps, record.last_step, len(record.losses().steps)) == (10, 10, 10)
     assert record.losses().values.tolist() == in_one_go(10)[0]
+    after = record.series("0.weight", "parameter.rms")
+    assert (after.steps.tolist(), after.values.tolist()) == (before.steps.tolist(), before.values.tolist())
 
 
 def test_another_model_is_told_and_its_tensors_are_not_mixed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,14 +22,18 @@ NAMES = ["layers.0.weight", "layers.0.bias", "layers.1.weight"]
 
 
 def tell(
-    tmp_path: Path, placements: Sequence[str], wrong: dict[int, tuple[int, Sequence[int]]], only: Sequence[int] = ()
+    tmp_path: Path,
+    placements: Sequence[str],
+    wrong: dict[int, tuple[int, Sequence[int]]],
+    only: Sequence[int] = (),
+    steps: int = STEPS,
 ) -> Any:
     """What the page is told of ranks of these placements; `wrong`: rank -> first step and tensors whose sums are its own."""
     run = create_run(tmp_path, "some", {"world_size": len(placements)})
     for rank, placement in enumerate(placements):
-        rows = made_rows.rows(0, STEPS)
+        rows = made_rows.rows(0, steps)
         step, tensor = column(rows, "step"), column(rows, "tensor")
-        first, tensors = wrong.get(rank, (STEPS, ()))
+        first, tensors = wrong.get(rank, (steps, ()))
         rows = changed(rows, sum=column(rows, "sum") + (rank + 1) * ((step >= first) & np.isin(tensor, tensors)))
         if rank and only:
             rows = rows.filter(pa.array(np.isin(step, only)))
@@ -37,8 +41,8 @@ def tell(
             [{**row, "placement": placement} for row in made_rows.tensors().to_pylist()], made_rows.tensors().schema
         )
         writer = RankWriter(run, rank)
-        writer.write({"rows": rows, "steps": made_rows.steps(0, STEPS), "tensors": told}, 0, STEPS - 1)
-        writer.finish(STEPS)
+        writer.write({"rows": rows, "steps": made_rows.steps(0, steps), "tensors": told}, 0, steps - 1)
+        writer.finish(steps)
     answer = client_of(tmp_path, tmp_path).get("/api/ranks?run=some")
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -52,6 +56,13 @@ def test_copies_that_agree_are_told_with_the_steps_that_were_compared(tmp_path: 
         (0, "finished", STEPS, 0),
         (1, "finished", STEPS, 0),
     ]
+
+
+def test_the_last_loss_is_that_of_the_last_step_and_no_mean_of_several(tmp_path: Path) -> None:
+    told = tell(tmp_path, [REPLICA, COPY], {}, steps=1_500)
+    last = made_rows.steps(0, 1_500).column("loss").to_pylist()[-1]
+    assert [one["last"] for one in told["ranks"]] == [last, last]
+    assert told["ranks"][0]["loss"][1][-1] != last, "the curve ends with a bucket, or this proves nothing"
 
 
 def test_the_one_rank_that_differs_is_named_though_it_is_the_first(tmp_path: Path) -> None:

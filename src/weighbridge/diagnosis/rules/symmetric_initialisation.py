@@ -108,6 +108,8 @@ class SymmetricInitialisation(Rule):
 
     def _has_same_rows(self, column: int) -> bool:
         """A last layer is not meant, nor a filter of one channel: each may have another channel before it."""
+        if not self.same_rows:  # of nearly all models: asked for every output whose units were looked at
+            return False
         weight = self.tensors[self.weights[self.columns.index(column)]]
         is_last = self.tensors[column].order >= max(self.tensors[c].order for c in self.columns)
         is_one = len(weight.shape) > 2 and weight.shape[1] == 1
@@ -115,7 +117,7 @@ class SymmetricInitialisation(Rule):
 
     def _of_rows(self, column: int, step: int) -> Finding:
         self.told.add(column)
-        name, units = self.layers.place(column), len(self.tensors[column].shape) and self.layers.units(column)
+        name, units = self.layers.place(column), self.layers.units(column)
         weight = self.tensors[self.weights[self.columns.index(column)]].name
         return Finding(
             place=name,
