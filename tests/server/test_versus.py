@@ -195,7 +195,11 @@ def at(part: int, value: float) -> Callable[[int], float]:
     ("one", "two", "others"),
     [
         ({}, {"more": at(PART, 1.0)}, ["the loss"]),
-        ({"logged": lambda step: {"accuracy": 0.0}}, {"logged": lambda step: {"accuracy": at(STEPS - 1, 0.1)(step)}}, ["accuracy"]),
+        (
+            {"logged": lambda step: {"accuracy": 0.0}},
+            {"logged": lambda step: {"accuracy": at(STEPS - 1, 0.1)(step)}},
+            ["accuracy"],
+        ),
         ({"lr": 0.0}, {"lr": 0.0, "change": other_data}, ["the loss", "gradients"]),
     ],
 )
@@ -223,4 +227,6 @@ def test_what_is_the_same_is_named_and_what_one_alone_has_logged(tmp_path: Path)
     train(tmp_path, "two", logged=lambda step: {"accuracy": 0.25, "speed": step})
     told = parting.said(parting.parting(open_run(tmp_path / "one"), open_run(tmp_path / "two")))
     assert told["title"] == "The same to the last bit"
-    assert told["text"].endswith("so are gradients and outputs, all losses, 1 logged metric. Logged in one of them only: speed.")
+    assert told["text"].endswith(
+        "so are gradients and outputs, all losses, 1 logged metric. Logged in one of them only: speed."
+    )
