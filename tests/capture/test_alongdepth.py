@@ -73,7 +73,9 @@ def recorded(
             optimizer.zero_grad()
             back(model(batch()).square().mean())
             optimizer.step()
-    return [json.loads(row["detail"]) for row in run_events(run.path) if row["kind"] == KIND]
+    events = run_events(run.path)
+    assert not [row for row in events if "error of ours" in (row["message"] or "")]
+    return [json.loads(row["detail"]) for row in events if row["kind"] == KIND]
 
 
 def run_events(path: Path) -> list[dict[str, Any]]:
@@ -167,6 +169,17 @@ def test_what_a_checkpoint_keeps_is_not_asked_for(tmp_path: Path) -> None:
     model = Kept(PRODUCTS["x @ w"], 4)
     assert not recorded(model, tmp_path)
     assert model.calls == 4  # two steps, each forward and backward
+
+
+def test_where_a_checkpoint_keeps_the_first_products_the_last_ones_are_not_shown_in_their_place(tmp_path: Path) -> None:
+    class Half(Hidden):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = lambda x: torch.tanh(torch.tanh(x @ self.weights[0]) @ self.weights[1])
+            x = torch.utils.checkpoint.checkpoint(first, x, use_reentrant=False)
+            return torch.tanh(x @ self.weights[2]) @ self.weights[3]
+
+    model = Half(PRODUCTS["x @ w"], 4)
+    assert not recorded(model, tmp_path, lambda loss: loss.backward(inputs=list(model.weights)[2:]))
 
 
 def test_an_empty_batch_has_no_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

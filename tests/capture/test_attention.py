@@ -53,7 +53,8 @@ PARTS: dict[str, tuple[nn.Module, str, str]] = {  # the module around, the name 
     "qkv": (block(qkv=linear(12)), "qkv", FUSED),
     "as GPT-2": (block(c_attn=linear(4, 12)), "c_attn", FUSED),
     "qkv of other widths": (block(qkv=linear(8)), "qkv", ""),
-    "qkv of a convolution": (block(qkv=nn.Conv2d(4, 12, 1)), "qkv", ""),
+    "qkv of a convolution": (block(qkv=nn.Conv1d(4, 12, 12)), "qkv", ""),
+    "qkv without numbers": (block(qkv=nn.LayerNorm(4, elementwise_affine=False)), "qkv", ""),
     "side by side in each head": (block(query_key_value=linear(12)), "query_key_value", ""),
     "torch's own": (block(attention=nn.MultiheadAttention(4, 2)), "attention", WHOLE),
     "torch's own with other widths": (block(attention=nn.MultiheadAttention(4, 2, kdim=3, vdim=3)), "attention", ""),
@@ -98,6 +99,10 @@ def test_positions_are_taken_evenly_and_the_first_samples() -> None:
     assert np.array_equal(positions_of(y[:, 0].requires_grad_()), y[None, : 3 * SAMPLES, 0].detach().double().numpy())
 
 
+def test_no_position_is_none() -> None:
+    assert positions_of(torch.ones(2, 0, 4)).shape == (2, 0, 4)
+
+
 def logit_by_torch(q: torch.Tensor, k: torch.Tensor, heads: int) -> float:
     """Of [samples, positions, width], from scaled_dot_product_attention: with one key the weight is 1, with two the logarithm
     of their weights' ratio is the difference of logits; the second key is 0, and so is its logit."""
@@ -122,7 +127,11 @@ def test_the_largest_logit_is_that_of_torch(heads: int, of_keys: int) -> None:
 @pytest.mark.parametrize(
     ("q", "k", "heads"),
     [
-        ((2, 3, 9), (2, 3, 9), 2),  # no whole number of heads
+        ((2, 4, 9), (2, 4, 8), 2),  # no whole number of heads
+        ((0, 3, 8), (0, 3, 8), 2),  # no sample
+        ((2, 0, 8), (2, 3, 8), 2),
+        ((2, 3, 8), (2, 0, 8), 2),
+        ((2, 3, 0), (2, 3, 0), 1),
         ((2, 3, 4), (2, 3, 4), 5),  # more heads than numbers
         ((2, 3, 8), (2, 3, 7), 2),
         ((2, 3, 8), (3, 3, 8), 2),  # other samples
@@ -165,7 +174,9 @@ def test_torch_s_own_module_called_otherwise_has_no_logit(args: tuple[torch.Tens
 
 
 @pytest.mark.parametrize("name", ["in_proj_weight", "in_proj_bias"])
-def test_a_parametrised_projection_of_torch_s_own_module_is_left_alone(tmp_path: Path, name: str) -> None:
+def test_a_parametrised_projection_of_torch_s_own_module_is_left_alone(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its spectral norm moves on each time it is asked for. Oracle: the same training unwatched, with its buffers."""
 
     class Twice(nn.Module):
@@ -195,4 +206,5 @@ def test_a_parametrised_projection_of_torch_s_own_module_is_left_alone(tmp_path:
     assert all(torch.equal(value, watched[key]) for key, value in alone.items())
     rows = weighbridge.open_run(tmp_path / "run").whole("spread").to_pylist()
     assert rows
+    assert not capsys.readouterr().err
     assert all(math.isnan(row["logit"]) for row in rows)

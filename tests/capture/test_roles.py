@@ -26,6 +26,10 @@ class PositionEmbedding(nn.Module):
         self.table = nn.Parameter(torch.zeros(3))
 
 
+class Tokens(nn.Embedding):
+    """Known by its type alone."""
+
+
 class Own(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +52,7 @@ ROLES: dict[str, tuple[nn.Module, dict[str, str]]] = {
     "group norm": (nn.GroupNorm(1, 3), {"weight": "norm_scale", "bias": "norm_shift"}),
     "a norm of others": (LlamaRMSNorm(), {"weight": "norm_scale", "beta": "norm_shift"}),
     "embedding": (nn.Embedding(4, 3), {"weight": "embedding"}),
+    "tokens": (Tokens(4, 3), {"weight": "embedding"}),
     "bag": (nn.EmbeddingBag(4, 3), {"weight": "embedding"}),
     "an embedding of others": (PositionEmbedding(), {"table": "embedding"}),
     "own": (Own(), {"beta": "bias", "gain": "other", "weight_hh": "weight"}),
@@ -92,6 +97,9 @@ def test_a_module_that_stands_in_a_wrapper_and_beside_it_has_one_name() -> None:
     model.layer._orig_mod.register_parameter("weight", model.layer.weight)
     (one,) = named(model)
     assert (one.name, one.aliases) == ("layer.weight", ())
+    model.tied = model.layer
+    (one,) = named(model)
+    assert (one.name, one.aliases) == ("layer.weight", ("tied.weight",))
 
 
 def test_a_missing_bias_is_no_parameter() -> None:

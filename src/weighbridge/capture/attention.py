@@ -71,10 +71,10 @@ def largest_logit(q: np.ndarray, k: np.ndarray, heads: int) -> float:
     """max |q.k| / sqrt(d) over samples, heads and pairs of positions, d = width / heads. Vaswani et al. 2017, equation 1.
 
     q, k: float64 [samples, positions, width]; fewer heads of keys than of queries share them in turn. NaN where shapes
-    do not fit.
+    do not fit, and of none.
     """
     d, left = divmod(q.shape[-1], heads)
-    if left or not d or k.shape[-1] % d or len(q) != len(k):
+    if left or not q.size or not k.size or k.shape[-1] % d or len(q) != len(k):
         return math.nan
     q, k = (x.reshape(*x.shape[:2], -1, d).transpose(0, 2, 1, 3) for x in (q, k))
     if q.shape[1] % k.shape[1]:
