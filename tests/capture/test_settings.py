@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import weighbridge
+from weighbridge.capture.stepped import Stepped, found_inf_of
 
 NAN = math.nan
 
@@ -70,6 +71,26 @@ def test_settings_of_any_kind_are_the_numbers_that_they_are_or_not_known(tmp_pat
     assert len(rows) == 2
     for row in rows:
         assert [one for (one,) in row] == pytest.approx([*expected], nan_ok=True, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"), [(None, 0.0), (torch.tensor(1.0), 1.0), (torch.tensor([0.0]), 0.0), (2, 2.0), ("meta", "meta")]
+)
+def test_infinity_that_a_scaler_found_is_a_number_unless_a_device_knows(found: Any, expected: Any) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    given = torch.empty((), device="meta") if found == "meta" else found
+    if found is not None:
+        optimizer.found_inf = given  # type: ignore[attr-defined]
+    told = found_inf_of(optimizer)
+    assert told is given if expected == "meta" else (told == expected and type(told) is float)
+
+
+@pytest.mark.parametrize("what", ["work", "devices", "copies"])
+def test_an_optimizer_is_ours_that_steps_any_tensor_that_is_watched(what: str) -> None:
+    stepped: Any = Stepped(0, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
+    assert not stepped.is_ours
+    setattr(stepped, what, [object()])
+    assert stepped.is_ours
 
 
 def test_settings_that_are_no_plain_values_are_left_out_of_the_groups(tmp_path: Path) -> None:
