@@ -8,6 +8,8 @@ export type Clock = Line; // its mean: seconds of training at the end of a step
 
 const GAPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400]; // seconds between marks
 
+const EDGE = 0.04; // of the axis at its end that has no room for "4 min 30 s"
+
 /** The seconds at a step, between those that were told; of a step beyond them the nearest. */
 export function secondsAt(clock: Clock | null, step: number): number {
   return clock ? between(clock.first, clock.mean, step) : NaN;
@@ -50,9 +52,10 @@ export function axisMarks(low: number, high: number, atMost: number, isTime: boo
   if (!isTime) return stepMarks(low, high, atMost);
   const raw = (high - low) / Math.max(1, atMost);
   const gap = GAPS.find((one) => one >= raw);
-  if (raw < 1 || gap === undefined) return roundMarks(low, high, atMost);
+  const end = high - EDGE * (high - low);
+  if (raw < 1 || gap === undefined) return roundMarks(low, high, atMost).filter((mark) => mark <= end);
   const marks: number[] = [];
-  for (let i = Math.ceil(low / gap - 1e-9); i * gap <= high + gap * 1e-6; i++) marks.push(i * gap);
+  for (let i = Math.ceil(low / gap - 1e-9); i * gap <= end; i++) marks.push(i * gap);
   return marks;
 }
 

@@ -152,7 +152,7 @@ class Api:
                 "last_step": record.last_step,
                 "logged": list(record.log_keys()),
                 "ranks": list(record.ranks),
-                "attempts": _attempts(record),
+                "attempts": shapes.attempts_json(record),
                 "guess": guess_of(record),
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
@@ -338,10 +338,3 @@ class Api:
         """Server-sent events: how far the run has grown."""
         events = growth(self.runs, one(request, "run"), request)
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-
-
-def _attempts(record: RunRecord) -> list[dict[str, Any]]:
-    """Each with the pause before it, where there are several."""
-    attempts = record.attempts
-    pauses = arrays.pauses_of(record) if len(attempts) > 1 else {}
-    return [dataclasses.asdict(one) | {"pause_seconds": pauses.get(one.number)} for one in attempts]
