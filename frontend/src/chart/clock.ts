@@ -51,7 +51,7 @@ function between(from: Float64Array, to: Float64Array, value: number): number {
 export function axisMarks(low: number, high: number, atMost: number, isTime: boolean): number[] {
   if (!isTime) return stepMarks(low, high, atMost);
   const raw = (high - low) / Math.max(1, atMost);
-  const gap = GAPS.find((one) => one >= raw);
+  const gap = GAPS.find((one) => one >= 0.75 * raw);
   const end = high - EDGE * (high - low);
   if (raw < 1 || gap === undefined) return roundMarks(low, high, atMost).filter((mark) => mark <= end);
   const marks: number[] = [];
