@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,6 +14,7 @@ import pytest
 from tests.browser import states
 from tests.browser.conftest import eventually, expect, judged, serving, settled
 from tests.browser.test_export import rows, saved
+from tests.cli.calling import call
 from tests.store import made_rows
 from weighbridge.records import STEPS as COLUMNS
 from weighbridge.store.writer import RankWriter
@@ -133,3 +135,12 @@ def test_compared_runs_are_zoomed_in_time(shown: str, open_page: Callable[..., A
     page.get_by_role("button", name="×").filter(has_text="s").first.wait_for()
     settled(page).keyboard.press("0")
     eventually(page, "!location.search.includes('seconds')")
+
+
+def test_a_report_has_the_axis_too(tmp_path: Path, open_page: Callable[..., Any]) -> None:
+    run = states.made(tmp_path, "uneven", made_rows.rows(0, STEPS), timed(0, STEPS), STEPS - 1)
+    assert call("report", str(run), "-o", str(tmp_path / "one.html")).code == 0
+    page = settled(open_page(f"file://{tmp_path}/one.html"))
+    page.get_by_role("group", name="axis").get_by_role("button", name="time").click()
+    eventually(page, "location.hash.includes('axis=time')")
+    page.wait_for_selector("[aria-label^='Loss: steps 0 to 99, 0.0 s to 7 min 39 s of training']")
