@@ -22,6 +22,7 @@ from weighbridge.capture import alongdepth
 from weighbridge.capture.alongdepth import Depth
 from weighbridge.capture.calls import Calls
 from weighbridge.capture.firstfacts import Asked, asked
+from weighbridge.capture.freshness import is_fresh
 from weighbridge.capture.graphwalk import MOST_NODES, TooLarge, nodes_behind, walk
 from weighbridge.capture.late import Late, held, is_capturing
 from weighbridge.capture.recorder import Recorder
@@ -142,7 +143,9 @@ def parameters_of(
     for parameter in model.parameters():
         name = names.get(id(parameter), "")
         if name:
-            yield described(name, name.rpartition(".")[0] or prefix, parameter, modules, ran), parameter
+            one = described(name, name.rpartition(".")[0] or prefix, parameter, modules, ran)
+            fresh = is_fresh(modules.get(one.module), name, parameter)
+            yield dataclasses.replace(one, is_fresh=fresh), parameter
 
 
 def described(name: str, owner: str, parameter: nn.Parameter, modules: Mapping[str, nn.Module], ran: set[str]) -> Parameter:
