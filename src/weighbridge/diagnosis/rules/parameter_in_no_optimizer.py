@@ -12,8 +12,8 @@ What to do     Build the optimizer after the last change of the model, or add th
 When it errs   A backbone left out on purpose with gradients on is told as a note: all that is left out lies before all that
                is trained, is more than half of the model, and was not thawed in mid-run. A warning where nothing has trained
                it: at least FRESH of its norms hold exactly what norms begin with, and all of them do; or at least FRESH of
-               its weights, and all that can be judged, are drawn as torch's own layers draw theirs. Parameters whose module gives
-               nothing that was recorded are not judged.
+               its weights, and all that can be judged, are drawn as torch's own layers draw theirs. Parameters whose
+               module gives nothing that was recorded are not judged.
 References     Jiang et al. 2025, "Training with Confidence: Catching Silent Errors in Deep Learning Training with Automated
                Proactive Checks" (TrainCheck); PyTorch documentation, torch.optim, "Constructing it".
 """
