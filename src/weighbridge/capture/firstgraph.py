@@ -143,9 +143,7 @@ def parameters_of(
     for parameter in model.parameters():
         name = names.get(id(parameter), "")
         if name:
-            one = described(name, name.rpartition(".")[0] or prefix, parameter, modules, ran)
-            fresh = is_fresh(modules.get(one.module), name, parameter)
-            yield dataclasses.replace(one, is_fresh=fresh), parameter
+            yield described(name, name.rpartition(".")[0] or prefix, parameter, modules, ran), parameter
 
 
 def described(name: str, owner: str, parameter: nn.Parameter, modules: Mapping[str, nn.Module], ran: set[str]) -> Parameter:
@@ -159,6 +157,7 @@ def described(name: str, owner: str, parameter: nn.Parameter, modules: Mapping[s
         is_trainable=parameter.requires_grad,
         is_called=owner in ran,
         is_optional=_is_optional(owner, modules, ran),
+        is_fresh=is_fresh(modules.get(owner), parameter),
     )
 
 

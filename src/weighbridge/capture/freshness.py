@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from weighbridge.capture.roles import is_norm
+from weighbridge.capture.shards import is_sharded
 
 SAMPLE: Final = 4_096  # numbers that are looked at, evenly chosen
 LEAST: Final = 64  # fewer show no distribution
@@ -17,13 +18,14 @@ _CONVOLUTIONS: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RECURRENT: Final = (nn.RNNBase, nn.RNNCellBase)
 
 
-def is_fresh(module: nn.Module | None, name: str, parameter: torch.Tensor) -> bool | None:
+def is_fresh(module: nn.Module | None, parameter: torch.Tensor) -> bool | None:
     """None where it cannot be said: another module, too few numbers, or they lie on a device.
 
     A norm begins with exactly 1 (or 0) and 0; an embedding with a normal distribution of variance 1; linear, convolutional and
     recurrent layers with a uniform one between -b and b, whose mean square is b^2 / 3 (torch's `reset_parameters`).
     """
-    if not parameter.is_cpu or parameter.layout != torch.strided or not parameter.is_floating_point() or not parameter.numel():
+    is_dense = not is_sharded(parameter) and parameter.is_cpu and parameter.layout == torch.strided
+    if not is_dense or not parameter.is_floating_point() or not parameter.numel():
         return None
     numbers = parameter.detach().reshape(-1)
     numbers = numbers[:: max(1, len(numbers) // SAMPLE)].double()
