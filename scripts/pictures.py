@@ -221,11 +221,12 @@ def main() -> None:
             take(browser, address, wish.target, wish.only)
             if wish.only in "notebook":
                 take_notebook(browser, runs, wish.target, Path(scratch))
-            edge = Path(scratch) / "states"
-            environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-            program = [sys.executable, "-m", "tests.browser.states", str(edge)]
-            subprocess.run(program, check=True, cwd=SOURCE.parent, env=environment)
-            take_states(browser, edge, wish.target, wish.only)
+            if any(wish.only in name for name in all_names() if name.startswith("state-")):
+                edge = Path(scratch) / "states"
+                environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+                program = [sys.executable, "-m", "tests.browser.states", str(edge)]
+                subprocess.run(program, check=True, cwd=SOURCE.parent, env=environment)
+                take_states(browser, edge, wish.target, wish.only)
             browser.close()
 
 

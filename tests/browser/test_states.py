@@ -157,8 +157,9 @@ def test_every_tab_of_every_state_is_without_an_error_and_no_wider_than_a_phone(
 ) -> None:
     """open_page fails where the console tells of an error."""
     run = next(path.name for path in shown[0].iterdir() if path.name.startswith(name))
-    page = open_page(f"{shown[1]}/", width=390)
-    for tab in ("", "layer", "network", "tensors", "findings", "before", f"../../compare?run={run}&run=zero"):
+    page = open_page(f"{shown[1]}/run/{run}", width=390)
+    layer = page.get_by_role("link", name="Layers").get_attribute("href").removeprefix(f"/run/{run}/")
+    for tab in ("", layer, "network", "tensors", "findings", "before", f"../../compare?run={run}&run=zero"):
         page.goto(f"{shown[1]}/run/{run}/{tab}")
         page.locator("main :is(h1, h2)").first.wait_for()
         settled(page)
