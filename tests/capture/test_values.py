@@ -104,3 +104,17 @@ def test_a_plan_can_leave_the_values_out(values: bool, tmp_path: Path) -> None:
         model(torch.ones(1, 2)).sum().backward()
         torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert bool(table(run.path, "values")) is values
+
+
+def test_what_goes_through_torch_is_kept_when_it_is_due_and_as_far_as_it_is_there(tmp_path: Path) -> None:
+    model = Bag(wide=normal(65, dtype=torch.float64), still=normal(3, dtype=torch.float64))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for _ in range(15):
+            optimizer.zero_grad()
+            model.wide.square().sum().backward()
+            optimizer.step()
+    found = kept(run.path)
+    assert {s for s, n, q in found if (n, q) == ("wide", GRADIENT)} == {s for s in range(15) if is_sampled_step(s)}
+    assert not [key for key in found if key[1:] == ("still", GRADIENT)]

@@ -7,7 +7,6 @@ float32 tensors itself. Whatever else (other dtypes, strides, gathered tensors) 
 from __future__ import annotations
 
 import ctypes
-import math
 from typing import Any
 
 import torch
@@ -57,18 +56,16 @@ class Values:
 
     def kept_at(self, step: int) -> int:
         """Which tensors' numbers are kept at this step, as bits; 0 = of none."""
-        if step > self._sampled_at or not self._sampled_at:
+        if step > self._sampled_at:
             self._sampled_at = next_log_spaced(step, SAMPLES_PER_DECADE)
         if step == self._sampled_at:
             return _SAMPLED
         return _EVERY_STEP if step < EVERY_STEP_UNTIL else 0
 
     def kept_from(self, step: int) -> tuple[int, float]:
-        """The same from this step on, and the first step at which it is another."""
+        """The same from this step on, and the first step at which it may be another: EVERY_STEP_UNTIL is a sampled one, too."""
         keep = self.kept_at(step)
-        if keep == _SAMPLED:
-            return keep, step + 1
-        return keep, min(self._sampled_at, EVERY_STEP_UNTIL if keep else math.inf)
+        return keep, step + 1 if keep == _SAMPLED else self._sampled_at
 
     def keep_rest(self, keep: int, step: int, attempt: int, rows: list[tuple[Any, ...]]) -> None:
         """Append what the kernel does not keep. Call with gradients attached, before `weigh` refreshes the copies."""
