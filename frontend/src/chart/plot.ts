@@ -91,7 +91,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         gap: 6,
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },
-        splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
+        splits: (_, __, low, high) => of.isBare() ? [low] : (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
         values: (_, marks) => of.isBare() ? marks.map(() => "") : (look.kind === "log" ? logLabels(marks) : ticks(marks)).map((text) => (text ? text + (look.unit ?? "") : text)),
         filter: (_, marks) => marks,
       },
@@ -106,6 +106,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       drawAxes: [(plot) => drawInner(plot, of.inner(), soft)],
       draw: [
         (plot) => {
+          if (look.foot) nameSteps(plot, font, token("ink-3"));
           drawOlder(plot, of.older(), of.begins(), look.kind, token("ink-3"));
           if (!of.isBare()) drawLevel(plot, of.level(), of.yRange(), token("ink"));
           drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
@@ -138,6 +139,7 @@ export function logLabels(marks: (number | null)[]): string[] {
     if (plain) return String(mark);
     const exponent = Math.floor(Math.log10(mark) + 1e-9);
     const lead = Math.round(mark / 10 ** exponent);
+    if (exponent === 0 || (exponent === 1 && lead === 1)) return String(lead * 10 ** exponent);
     return lead === 1 ? power(exponent) : `${lead}×${power(exponent)}`;
   });
 }
@@ -202,6 +204,18 @@ export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath"
   for (let i = 0; i < high.mean.length; i++) pen.lineTo(x(middle(high, i)), y(high.mean[i]!));
   for (let i = low.mean.length - 1; i >= 0; i--) pen.lineTo(x(middle(low, i)), y(low.mean[i]!));
   pen.closePath();
+}
+
+/** What the numbers below are; nothing where the first of them stands there. */
+function nameSteps({ ctx, bbox }: uPlot, font: string, ink: string): void {
+  const ratio = devicePixelRatio || 1;
+  ctx.save();
+  ctx.font = font.replace(/^\d+/, (size) => String(Number(size) * ratio));
+  ctx.fillStyle = ink;
+  ctx.textAlign = "right";
+  ctx.textBaseline = "top";
+  ctx.fillText("step", bbox.left - 12 * ratio, bbox.top + bbox.height + 8 * ratio);
+  ctx.restore();
 }
 
 function drawLevel(plot: uPlot, level: Level | null, [low, high]: Range, ink: string): void {

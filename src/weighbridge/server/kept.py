@@ -45,7 +45,7 @@ def columns_for(cells: int, tensors: int) -> int:
 def of_a_run(name: str, metrics: Sequence[str], pictures: Sequence[str] = PICTURES) -> Iterator[Question]:
     """All that the page asks about one run."""
     run = ("run", name)
-    for what in ("run", "rows", "tensors", "findings", "notes", "loss"):
+    for what in ("run", "rows", "tensors", "findings", "notes", "loss", "cost"):
         yield what, [run]
     for key in metrics[:METRICS]:
         yield "logged", [run, ("key", key)]
