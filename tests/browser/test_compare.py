@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser.conftest import eventually, expect, judged, serving, settled
 from tests.server.conftest import make_run
-from tests.server.test_versus import PART, faster, train
+from tests.server.test_versus import PART, at, faster, train
 from weighbridge.store.record import open_run
 
 pytestmark = pytest.mark.browser
@@ -22,6 +22,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
     train(folder, "one")
     train(folder, "two", faster)
     make_run(folder, "made", steps=30)
+    train(folder, "again")
+    train(folder, "told", more=at(PART, 1.0))
     with serving(folder) as address:
         yield folder, address
 
@@ -49,6 +51,18 @@ def test_before_they_part_a_cell_is_the_same_and_after_it_a_factor(
     expect(page.locator(".holder > .tip")).to_contain_text("the same to the last bit")
     page.keyboard.press("End")
     expect(page.locator(".holder > .tip")).to_contain_text("of A")
+
+
+def test_equal_weights_with_other_losses_are_not_called_the_same(
+    shown: tuple[Path, str], open_page: Callable[..., Any]
+) -> None:
+    page = open_page(f"{shown[1]}/compare?run=one&run=again")
+    page.get_by_role("heading", name="The same to the last bit").wait_for()
+    page = open_page(f"{shown[1]}/compare?run=one&run=told")
+    page.get_by_role("heading", name=f"They part at step {PART}, in the loss, not in weights").wait_for()
+    page.get_by_role("button", name=f"Show step {PART}").click()
+    eventually(page, f"location.search.includes('at={PART}')")
+    assert page.get_by_role("heading", name="The same to the last bit").count() == 0
 
 
 def test_runs_are_chosen_in_the_list_and_compared_by_a_key(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 import weighbridge
 from tests.browser.conftest import eventually, expect, judged, serving
 from weighbridge.diagnosis.engine import diagnose
-from weighbridge.store.labels import read_labels
+from weighbridge.store.labels import read_labels, write_labels
 
 pytestmark = pytest.mark.browser
 
@@ -58,3 +58,38 @@ def test_a_finding_is_muted_with_its_reason_and_taken_back(tmp_path: Path, open_
         page.get_by_role("button", name="Mute for this run").wait_for()
         assert read_labels(path).muted == ()
         expect(page.locator("nav[aria-label=findings] a.muted")).to_have_count(0)
+
+
+def dead_from_birth(folder: Path) -> Path:
+    """A run whose first layer answers nothing, so that its weights take no gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    x = torch.randn(64, 4)
+    with weighbridge.init(dir=folder, name="dead", quiet=True) as run:
+        run.watch(model)
+        for _ in range(60):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(x), x[:, :1]).backward()
+            optimizer.step()
+    return run.path
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_follows_from_a_muted_cause_does_not_stand_alone(
+    tmp_path: Path, open_page: Callable[..., Any], width: int
+) -> None:
+    path = dead_from_birth(tmp_path)
+    cause = next(f for f in diagnose(path).causes if f.rule == "dead-units")
+    others = [f for f in diagnose(path).findings if f.key in cause.explains]
+    assert others
+    write_labels(path, read_labels(path).changed(mute={cause.key: "on purpose"}))
+    with serving(tmp_path) as address:
+        page = judged(open_page(f"{address}/run/dead", width=width))
+        expect(page.locator("article[aria-label=findings]")).to_contain_text("from what is muted")
+        page = judged(open_page(f"{address}/run/dead/findings/{others[0].key}", width=width))
+        expect(page.locator("article.detail")).to_contain_text("which is muted")
+        expect(page.locator("nav[aria-label=findings] a.on")).to_contain_text("follows from what is muted")
+        assert page.evaluate("document.documentElement.scrollWidth") == width

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import weighbridge
 from tests.capture.oracle import events, table
@@ -114,6 +116,75 @@ def test_a_sum_over_tokens_divided_by_those_of_all_micro_steps_is_added_up(
             scaler.step(optimizer)
             scaler.update()
     assert losses(run.path) == pytest.approx(true, rel=1e-6)
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "a sum over targets": lambda out, wanted: nn.functional.cross_entropy(out, wanted.argmax(1), reduction="sum"),
+    "masked": lambda out, wanted: ((out - wanted).square() * (wanted > 0).float()).mean(),
+    "times a number": lambda out, wanted: (out - wanted).square().mean() * torch.tensor(2.0),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_loss_in_a_checkpoint_is_computed_no_more_often_than_without_us(tmp_path: Path, kind: str) -> None:
+    """As chunks of a cross entropy are checkpointed. Oracle: the same training unwatched, with the sums of its batch norm."""
+
+    def run(folder: Path | None) -> tuple[int, torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        model, norm, calls = nn.Linear(3, 7), nn.BatchNorm1d(7), [0]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def part(x: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            calls[0] += 1
+            return LOSSES[kind](norm(model(x)), wanted)
+
+        watched = None if folder is None else weighbridge.init(dir=folder, name="run", quiet=True).watch(model)
+        for _ in range(3):
+            optimizer.zero_grad()
+            checkpoint(part, torch.randn(8, 3), torch.randn(8, 7), use_reentrant=False).backward()
+            optimizer.step()
+        if watched is not None:
+            watched.finish()
+        return calls[0], norm.running_mean, model.weight.detach()
+
+    (calls, mean, weight), (calls_watched, mean_watched, weight_watched) = run(None), run(tmp_path)
+    assert calls == calls_watched == 6
+    assert torch.equal(mean, mean_watched)
+    assert torch.equal(weight, weight_watched)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_second_backward_pass_by_mistake_ends_no_recording(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a notebook where a cell is run twice: what the graph had saved has been freed, and torch says so."""
+    model = nn.Linear(3, 7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for _ in range(4):
+            optimizer.zero_grad()
+            loss = LOSSES[kind](model(torch.randn(8, 3)), torch.randn(8, 7))
+            loss.backward()
+            with pytest.raises(RuntimeError, match="second time"):
+                loss.backward()
+            optimizer.step()
+    assert not capsys.readouterr().err
+    assert len(losses(run.path)) == 4
+
+
+def test_a_learned_factor_of_the_loss_is_no_share_of_it(tmp_path: Path) -> None:
+    """Two passes whose learned weights add up to 1: each is a loss of its own."""
+    model = small()
+    factor = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+    optimizer = torch.optim.SGD([*model.parameters(), factor], lr=0.0)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        given = [loss_of(model, part) * factor for part in (0, 1)]
+        for loss in given:
+            loss.backward()
+        optimizer.step()
+    assert losses(run.path) == pytest.approx([sum(loss.item() for loss in given) / 2], rel=1e-6)
 
 
 def test_losses_of_a_whole_each_are_averaged(tmp_path: Path) -> None:

@@ -197,6 +197,48 @@ def test_what_was_muted_is_a_line_and_fails_check_unless_it_is_told_not_to(ill: 
     assert call("check", str(run), "--fail-on", "warning", "--skip-muted").code == 1
 
 
+def test_what_follows_from_a_muted_cause_says_so_and_is_muted_with_it(tmp_path: Path) -> None:
+    """Oracle: a first layer that is dead from birth, so that its weights take no gradient."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    x = torch.randn(64, 4)
+    with weighbridge.init(dir=tmp_path, name="dead", quiet=True) as made:
+        made.watch(model)
+        for _ in range(60):
+            optimizer.zero_grad()
+            (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+            optimizer.step()
+    run = str(made.path)
+    whole = json.loads(call("diagnose", run, "--json").out)
+    cause = next(f for f in whole["findings"] if f["rule"] == "dead-units" and f["explains"])
+    key, symptoms = f"{cause['rule']} at {cause['place']}", cause["explains"]
+    call("label", run, "--mute", key, "--why", "on purpose")
+    told = json.loads(call("diagnose", run, "--json").out)
+    listed = {f"{f['rule']} at {f['place']}" if f["place"] else f["rule"]: f for f in told["findings"]}
+    assert all(listed[symptom]["follows_from_muted"] == [key] for symptom in symptoms)
+    assert f"follows from {key}, which is muted" in " ".join(call("diagnose", run).out.split())
+    shown = " ".join(call("show", run).out.split())
+    assert f"muted: {key}" in shown
+    assert f"follows from {key}, which is muted" in shown
+    screen = call("top", run, "--once").out
+    assert f"follows from {key}, which is muted" in screen
+    assert "1 muted" in screen
+    results = json.loads(call("diagnose", run, "--sarif").out)["runs"][0]["results"]
+    assert sum("suppressions" in one for one in results) == 1 + len(symptoms)
+    failing = call("check", run, "--fail-on", "note")
+    assert failing.code == 1
+    assert f"(follows from {key}, which is muted, and --skip-muted is not given)" in failing.out
+    skipping = call("check", run, "--fail-on", "note", "--skip-muted")
+    others = [f for name, f in listed.items() if name not in symptoms]
+    assert skipping.code == bool(others)
+    assert not any(f": {symptom}, from step" in skipping.out for symptom in symptoms)
+    if not others:
+        assert f"{symptoms[0]} (follows from {key}, which is muted)" in skipping.out
+
+
 def test_check_takes_the_newest_run_and_says_which(ill: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "There is no run below ./weighbridge-runs" in refused(call("check"))

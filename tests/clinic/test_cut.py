@@ -8,14 +8,19 @@ from clinic.__main__ import main
 from clinic.frame.program import programs
 from clinic.frame.score import alarms, delay, hits, placed
 from clinic.frame.trial import Result, Trial, run_all
+from tests.clinic.apart import in_new_process
 
 CUT = ("forgotten-zero-grad", "zero-initialised-head")
 
 
-@pytest.fixture(scope="module")
-def results() -> list[Result]:
+def cut() -> list[Result]:
     chosen = [p for p in programs("tuning") if p.name in CUT]
     return list(run_all([Trial(p, 0, ill) for p in chosen for ill in ((True, False) if p.label else (False,))], jobs=2))
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    return in_new_process(cut)
 
 
 def test_every_program_is_proved_and_trains_the_same_when_watched(results: list[Result]) -> None:

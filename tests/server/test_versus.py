@@ -13,18 +13,28 @@ from starlette.testclient import TestClient
 
 import weighbridge
 from tests.server.conftest import client_of, picture
-from weighbridge.server import heat, versus
+from weighbridge.server import heat, parting, versus
 from weighbridge.store.record import open_run
 
 STEPS, PART = 40, 23
 Change = Callable[[int, torch.optim.Optimizer, torch.Tensor], None]
 
 
-def train(folder: Path, name: str, change: Change | None = None, seed: int = 0, momentum: float = 0.0) -> None:
+def train(
+    folder: Path,
+    name: str,
+    change: Change | None = None,
+    seed: int = 0,
+    momentum: float = 0.0,
+    lr: float = 0.05,
+    more: Callable[[int], float] = lambda step: 0.0,
+    logged: Callable[[int], dict[str, float]] = lambda step: {},
+) -> None:
+    """more: on top of the loss, so that no gradient knows of it."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=momentum)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     torch.manual_seed(1)
     with weighbridge.init(dir=folder, name=name, config={"seed": seed, "data": {"size": 16}}, quiet=True) as run:
         run.watch(model)
@@ -33,8 +43,9 @@ def train(folder: Path, name: str, change: Change | None = None, seed: int = 0, 
             if change is not None:
                 change(step, optimizer, x)
             optimizer.zero_grad()
-            (model(x) - x.sum(1, keepdim=True)).square().mean().backward()
+            ((model(x) - x.sum(1, keepdim=True)).square().mean() + more(step)).backward()
             optimizer.step()
+            run.log(logged(step))
 
 
 def faster(step: int, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> None:
@@ -82,7 +93,7 @@ def client(trained: Path, tmp_path: Path) -> TestClient:
     ],
 )
 def test_where_two_runs_part_is_found_to_the_step(trained: Path, other: str, kind: str, step: int, gradients: bool) -> None:
-    told = versus.parting(open_run(trained / "a"), open_run(trained / other))
+    told = parting.parting(open_run(trained / "a"), open_run(trained / other))
     assert (told["kind"], told["step"], told["gradients"]) == (kind, step, gradients)
     assert told["of"] == 4
     if kind == "step":
@@ -171,6 +182,51 @@ def test_a_run_beside_itself_does_not_wait_for_itself(client: TestClient) -> Non
     ],
 )
 def test_where_two_runs_part_is_said_with_what_it_means(trained: Path, other: str, title: str, text: str) -> None:
-    found = versus.said(versus.parting(open_run(trained / "a"), open_run(trained / other)))
+    found = parting.said(parting.parting(open_run(trained / "a"), open_run(trained / other)))
     assert found["title"] == title
     assert text in found["text"]
+
+
+def at(part: int, value: float) -> Callable[[int], float]:
+    return lambda step: value * (step >= part)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "others"),
+    [
+        ({}, {"more": at(PART, 1.0)}, ["the loss"]),
+        (
+            {"logged": lambda step: {"accuracy": 0.0}},
+            {"logged": lambda step: {"accuracy": at(STEPS - 1, 0.1)(step)}},
+            ["accuracy"],
+        ),
+        ({"lr": 0.0}, {"lr": 0.0, "change": other_data}, ["the loss", "gradients"]),
+    ],
+)
+def test_equal_weights_are_not_all(tmp_path: Path, one: dict[str, Any], two: dict[str, Any], others: list[str]) -> None:
+    train(tmp_path, "one", **one)
+    train(tmp_path, "two", **two)
+    found = parting.parting(open_run(tmp_path / "one"), open_run(tmp_path / "two"))
+    first = STEPS if others == ["accuracy"] else PART  # the last was logged behind the last update
+    assert (found["kind"], found["step"], found["others"]) == ("numbers", first, others)
+    told = parting.said(found)
+    assert told["title"] == f"They part at step {first}, in {', '.join(others)}, not in weights"
+    assert f"The weights are the same up to step {STEPS - 1}" in told["text"]
+
+
+def test_losses_that_part_before_the_weights_are_told_first(tmp_path: Path) -> None:
+    train(tmp_path, "one", faster)
+    train(tmp_path, "two", more=at(PART - 5, 1.0))
+    found = parting.parting(open_run(tmp_path / "one"), open_run(tmp_path / "two"))
+    assert (found["kind"], found["step"], found["weights"]) == ("numbers", PART - 5, PART)
+    assert "The weights are the same up to step 23" in parting.said(found)["text"]
+
+
+def test_what_is_the_same_is_named_and_what_one_alone_has_logged(tmp_path: Path) -> None:
+    train(tmp_path, "one", logged=lambda step: {"accuracy": 0.25})
+    train(tmp_path, "two", logged=lambda step: {"accuracy": 0.25, "speed": step})
+    told = parting.said(parting.parting(open_run(tmp_path / "one"), open_run(tmp_path / "two")))
+    assert told["title"] == "The same to the last bit"
+    assert told["text"].endswith(
+        "so are gradients and outputs, all losses, 1 logged metric. Logged in one of them only: speed."
+    )

@@ -7,7 +7,7 @@ import { frozen, question } from "../state/frozen.ts";
 export type Value = string | number | boolean | null;
 
 export interface Parting {
-  kind: "never" | "start" | "step" | "nothing in common";
+  kind: "never" | "start" | "step" | "numbers" | "nothing in common";
   step: number;
   tensors: string[];
   of: number; // tensors that both have

@@ -1,11 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { inTitles, keyOf, since, strongest, worst, type Evidence, type Finding } from "./findings.ts";
+import { counted, inTitles, keyOf, since, strongest, worst, type Evidence, type Finding } from "./findings.ts";
 
 test("a finding is named by its rule and its place", () => {
   assert.equal(keyOf({ rule: "lost-updates", place: "encoder.0" }), "lost-updates at encoder.0");
   assert.equal(keyOf({ rule: "step-not-taken", place: "" }), "step-not-taken");
+});
+
+test("what follows from a muted cause is not said to stand alone", () => {
+  const follows = { follows_from_muted: ["dead-units at 0"] };
+  assert.equal(counted([{}]), "1 finding, none that breaks the training.");
+  assert.equal(counted([follows, follows]), "2 findings, which follow from what is muted.");
+  assert.equal(counted([{}, follows]), "2 findings, 1 of which follows from what is muted.");
 });
 
 test("the gravest severity speaks for all", () => {

@@ -24,6 +24,7 @@ export interface Finding {
   fix: string;
   experiment?: string; // what would prove it wrong
   explains: string[];
+  follows_from_muted?: string[]; // keys
   key: string;
 }
 
@@ -74,6 +75,15 @@ export function inTitles(text: string, findings: readonly Finding[]): string {
     const { title, place } = by.get(key)!;
     return `“${title}”${place ? ` at ${brief(place, 30)}` : ""}`;
   });
+}
+
+/** How many there are, where no cause is in front. */
+export function counted(findings: readonly Pick<Finding, "follows_from_muted">[]): string {
+  const [all, aside] = [findings.length, findings.filter((one) => one.follows_from_muted?.length).length];
+  const many = `${all} ${all === 1 ? "finding" : "findings"}`;
+  if (aside === 0) return `${many}, none that breaks the training.`;
+  if (aside === all) return `${many}, which ${all === 1 ? "follows" : "follow"} from what is muted.`;
+  return `${many}, ${aside} of which ${aside === 1 ? "follows" : "follow"} from what is muted.`;
 }
 
 const RANK = { error: 0, warning: 1, note: 2 };

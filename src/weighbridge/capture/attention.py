@@ -23,7 +23,8 @@ _AROUND: Final = r"(?:w|to|in|lin|linear|fc|attn|self)?_?(?:{})_?(?:proj|project
 _QUERY: Final = re.compile(_AROUND.format("q|query|queries"), re.I)
 _KEY: Final = re.compile(_AROUND.format("k|key|keys"), re.I)
 _NORM: Final = re.compile(r"(?:q|k|query|key|qk)_?(?:norm|ln|layernorm|layer_norm|rmsnorm)", re.I)
-_FUSED: Final = re.compile(r".*qkv.*|c_attn|in_proj|query_key_value|attn_in|to_q_k_v", re.I)
+# Not "query_key_value": there (GPT-NeoX, BLOOM, Falcon) the three lie side by side within each head.
+_FUSED: Final = re.compile(r".*qkv.*|c_attn|in_proj|attn_in|to_q_k_v", re.I)
 _HEADS: Final = (
     *("num_heads", "n_heads", "n_head", "heads", "num_attention_heads", "nhead", "nheads", "n_attention_heads", "h"),
 )
@@ -31,13 +32,16 @@ QUERY, KEY, FUSED, WHOLE = "query", "key", "fused", "whole"
 
 
 def part_of(path: str, module: nn.Module, around: nn.Module | None) -> str:
-    """What of attention a module gives: QUERY, KEY, FUSED or WHOLE (PyTorch's own, with its projections); empty = nothing."""
+    """What of attention a module gives: QUERY, KEY, FUSED or WHOLE (PyTorch's own, with its projections); empty = nothing.
+
+    A weight is never asked by name: a parametrised one would be made anew, and its spectral norm would move on.
+    """
     if isinstance(module, nn.MultiheadAttention):
-        return WHOLE if module.in_proj_weight is not None else ""
+        return WHOLE if module._parameters.get("in_proj_weight") is not None else ""
     name = path.rpartition(".")[2]
     beside = [] if around is None else [child for child, _ in around.named_children()]
     if any(_NORM.fullmatch(child) for child in beside) or "weight" not in module._parameters:
-        return ""  # never asked by name: a parametrised weight would be made anew, and a spectral norm would move on
+        return ""
     if _FUSED.fullmatch(name):
         weight = module._parameters["weight"]
         is_three = isinstance(weight, torch.Tensor) and weight.dim() == 2 and 3 * min(weight.shape) == max(weight.shape)
@@ -81,10 +85,11 @@ def largest_logit(q: np.ndarray, k: np.ndarray, heads: int) -> float:
 
 def of_whole(module: nn.MultiheadAttention, args: Any) -> float:
     """The same for PyTorch's module, from what it was called with."""
-    if len(args) < 2 or any(type(x) is not torch.Tensor or x.dim() != 3 for x in args[:2]):
+    known = module._parameters
+    if "in_proj_bias" not in known or len(args) < 2 or any(type(x) is not torch.Tensor or x.dim() != 3 for x in args[:2]):
         return math.nan
     q, k = (positions_of(x if module.batch_first else x.transpose(0, 1)) for x in args[:2])
-    weight, bias = module.in_proj_weight.detach().double().numpy(), module.in_proj_bias
+    weight, bias = module.in_proj_weight.detach().double().numpy(), known["in_proj_bias"]
     width = module.embed_dim
     added = np.zeros(2 * width) if bias is None else bias.detach().double().numpy()[: 2 * width]
     q, k = q @ weight[:width].T + added[:width], k @ weight[width : 2 * width].T + added[width:]

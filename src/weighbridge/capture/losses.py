@@ -2,6 +2,7 @@
 
 GradScaler multiplies the loss by its scale, and accumulation divides it by the number of micro-steps, or a sum over tokens
 by the tokens of all micro-steps. Each leaves a `MulBackward0` or `DivBackward0` node at the root that still holds its factor.
+A factor that somebody's hooks keep (a checkpoint, a saving to disk) is not asked for: it would be computed or fetched anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from weighbridge.capture.graphwalk import saved
 from weighbridge.capture.late import held, is_capturing
 
 Number = float | torch.Tensor  # a 0-dim tensor: a device has yet to give it
@@ -148,8 +150,8 @@ def _summed(node: object) -> float | None:
     """How many targets a cross entropy has added up (those ignored not counted); None where it has a mean, or is none."""
     if type(node).__name__ not in ("NllLossBackward0", "NllLoss2DBackward0") or getattr(node, "_saved_reduction", 0) != _SUM:
         return None
-    weight: torch.Tensor = node._saved_total_weight  # type: ignore[attr-defined]
-    return float(weight) if weight.is_cpu else None  # a device would have to be waited for
+    weight = saved(node, "total_weight")
+    return float(weight) if weight is not None and weight.is_cpu else None  # a device would have to be waited for
 
 
 def multiple(loss: torch.Tensor) -> float:
@@ -164,8 +166,8 @@ def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool, Any]]:
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
             return
-        other = getattr(node, "_saved_other", None)
-        if not isinstance(other, torch.Tensor) or other.numel() != 1 or other.requires_grad:
+        other = saved(node, "other")
+        if other is None or other.numel() != 1 or _is_learned(node):
             return
         is_product = type(node).__name__ == "MulBackward0"
         if not other.is_cpu:
@@ -178,6 +180,10 @@ def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool, Any]]:
                 return
             yield value if is_product else 1 / value, other.dtype is torch.float32, _below(node)
         node = _below(node)
+
+
+def _is_learned(node: Any) -> bool:
+    return any(n is not None for n, _ in node.next_functions[1:])
 
 
 def _below(node: Any) -> Any:

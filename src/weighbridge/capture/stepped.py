@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from weighbridge.capture.transfer import DeviceWeigher
 
 _NAN: Final = float("nan")
-_NO_BETAS: Final = (None,)
 
 
 class Stepped:
@@ -62,8 +62,8 @@ def settings_of(optimizer: Optimizer) -> tuple[list[float], list[float], list[fl
     for group in optimizer.param_groups:
         get = group.get
         rate, momentum, decay = get("lr"), get("momentum"), get("weight_decay")
-        if momentum is None:
-            momentum = get("betas", _NO_BETAS)[0]
+        if momentum is None and isinstance(betas := get("betas"), tuple | list) and betas:
+            momentum = betas[0]
         rates.append(rate if type(rate) is float else _number(rate))
         momenta.append(momentum if type(momentum) is float else _number(momentum))
         decays.append(decay if type(decay) is float else _number(decay))
@@ -95,5 +95,5 @@ def _is_plain(value: Any) -> bool:
 
 def _number(value: Any) -> float:
     if isinstance(value, torch.Tensor):
-        return float(value) if value.device.type == "cpu" and value.numel() == 1 else _NAN
-    return float(value) if isinstance(value, int | float) else _NAN
+        return float(value.detach()) if value.is_cpu and value.numel() == 1 else _NAN
+    return float(value) if isinstance(value, Real) else _NAN

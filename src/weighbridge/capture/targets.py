@@ -136,8 +136,8 @@ def _has_single_factor(node: Any, name: str) -> bool:
     first, *others = [one for one, _ in node.next_functions] or [None]  # by a plain number: it has no input of its own
     if name not in ("Mul", "Div") or first is None or any(one is not None for one in others):
         return False
-    other = getattr(node, "_saved_other", None)
-    return not isinstance(other, torch.Tensor) or other.numel() == 1
+    other = saved(node, "other")
+    return other.numel() == 1 if other is not None else not hasattr(node, "_raw_saved_other")
 
 
 def _checked(name: str, values: torch.Tensor | None) -> Targets:

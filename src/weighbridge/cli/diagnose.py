@@ -38,8 +38,7 @@ def register(app: typer.Typer) -> None:
             raise BadInput("--json and --sarif cannot both be printed. Choose one.")
         diagnosis, rules, muted = ask(run, chosen(select, ignore, settings, rules_from))
         if json or sarif:
-            quiet = {"muted": [one.finding.record() | {"reason": one.reason} for one in muted]} if muted else {}
-            told = scanning.sarif(diagnosis, rules, muted) if sarif else jsonable(diagnosis.record() | quiet)
+            told = scanning.sarif(diagnosis, rules, muted) if sarif else jsonable(diagnosis.record())
             screen.put(text.dumps(told, ensure_ascii=False, allow_nan=False, indent=1))
         else:
             screen.show(lines(diagnosis, screen.width(), muted))

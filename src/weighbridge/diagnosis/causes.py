@@ -144,6 +144,11 @@ def roots(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(f for f in inorder if firsts[f.rule] is f)[:MOST]
 
 
+def candidates(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """All that may be a cause: what follows from nothing and is more than a note or a symptom, and proofs of an error."""
+    return tuple(_scores(findings))
+
+
 def undetermined(findings: Sequence[Finding]) -> str:
     """Why no cause can be named although something calls for one; else empty.
 

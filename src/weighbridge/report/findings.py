@@ -19,12 +19,12 @@ from weighbridge.diagnosis import (
     SettingEvidence,
     TableEvidence,
 )
-from weighbridge.diagnosis.causes import nearest_cause
 from weighbridge.diagnosis.kept import told_of
-from weighbridge.diagnosis.muted import Muted
+from weighbridge.diagnosis.muted import Muted, follows_from, follows_from_muted, set_aside
 from weighbridge.diagnosis.registry import Explanation
 from weighbridge.report import grid
 from weighbridge.report.text import MOST_SPARK, thinned, wrapped
+from weighbridge.store.labels import shown_labels
 from weighbridge.store.record import RunRecord
 
 STYLES: Final = {"error": "bold red", "warning": "bold yellow", "note": "bold cyan"}
@@ -82,7 +82,7 @@ def card(finding: Finding, diagnosis: Diagnosis, width: int) -> list[Text]:
     if finding.explains:
         told = f"explains {plain.counted(len(finding.explains), 'other')}: {', '.join(finding.explains)}"
         parts += _indented([Text(plain.visible(told), style="dim")], width)
-    if cause := nearest_cause(finding.key, diagnosis.findings):
+    if cause := follows_from(finding, diagnosis):
         parts += _indented([Text(plain.visible(f"follows from {cause}"), style="dim")], width)
     return parts
 
@@ -153,15 +153,20 @@ def _moved(line: Text, by: int) -> Text:
 
 
 def told_lines(record: RunRecord, width: int) -> list[Text]:
-    """What rules have told while the run was recorded, a line each, the causes first; nothing where they told nothing."""
-    told = told_of(record)
+    """What rules have told while the run was recorded, a line each, the causes first, and which were muted; nothing where
+    they told nothing."""
+    told, muted = set_aside(told_of(record), shown_labels(record.path).muted)
     causes = {finding.key for finding in told.causes}
     inorder = [*told.causes, *(finding for finding in told.findings if finding.key not in causes)]
     shown = []
     for finding in inorder[:TOLD]:
         place = f" at {plain.visible(finding.place)}" if finding.place else ""
+        cause = plain.visible(follows_from_muted(finding, told))
         title = Text.assemble((finding.severity, STYLES.get(finding.severity, "")), f"  {finding.rule}{place}  ")
-        shown += wrapped(title.append(_since(finding), style="dim"), width)
+        shown += wrapped(title.append(f"{_since(finding)}{', ' if cause else ''}{cause}", style="dim"), width)
+    if muted:
+        listed = ", ".join(plain.visible(one.finding.key) for one in muted)
+        shown += wrapped(Text(f"muted: {listed}", style="dim"), width)
     more = f"and {len(inorder) - TOLD} more: " if len(inorder) > TOLD else ""
     return (
         [*shown, *wrapped(Text(f"{more}weighbridge diagnose {plain.visible(record.path.name)}", style="dim"), width)]

@@ -14,7 +14,7 @@ from typing import Any, Final
 from weighbridge import __version__
 from weighbridge.diagnosis import Diagnosis, Finding, Outcome, Rule
 from weighbridge.diagnosis.kept import jsonable
-from weighbridge.diagnosis.muted import Muted
+from weighbridge.diagnosis.muted import Muted, covered_by, follows_from
 from weighbridge.diagnosis.registry import explanation
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -32,15 +32,20 @@ def sarif(diagnosis: Diagnosis, rules: Sequence[type[Rule]], muted: Sequence[Mut
     run = {
         "tool": {"driver": {**driver, "rules": [_descriptor(rule) for rule in rules]}},
         "invocations": [{"executionSuccessful": not failed, "toolExecutionNotifications": notes}],
-        "results": [_result(finding, diagnosis, places) for finding in diagnosis.findings]
-        + [_result(one.finding, diagnosis, places) | {"suppressions": [_suppression(one)]} for one in muted],
+        "results": [_result(finding, diagnosis, places) | _covered(finding, diagnosis) for finding in diagnosis.findings]
+        + [_result(one.finding, diagnosis, places) | _suppressed(one.reason) for one in muted],
         "columnKind": "unicodeCodePoints",
     }
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
-def _suppression(one: Muted) -> dict[str, Any]:
-    return {"kind": "external", **({"justification": one.reason} if one.reason else {})}
+def _covered(finding: Finding, diagnosis: Diagnosis) -> dict[str, Any]:
+    """What follows from muted findings alone is suppressed with them."""
+    return _suppressed(f"follows from {follows_from(finding, diagnosis)}") if finding.key in covered_by(diagnosis) else {}
+
+
+def _suppressed(why: str) -> dict[str, Any]:
+    return {"suppressions": [{"kind": "external", **({"justification": why} if why else {})}]}
 
 
 def _descriptor(rule: type[Rule]) -> dict[str, Any]:

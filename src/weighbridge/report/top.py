@@ -6,7 +6,7 @@ What stands out: NaN or infinity first, then a gradient far from what is usual a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -14,9 +14,11 @@ from rich.text import Text
 
 from weighbridge import format as plain
 from weighbridge.diagnosis import Diagnosis, Finding
+from weighbridge.diagnosis.muted import follows_from_muted, set_aside
 from weighbridge.report import grid
 from weighbridge.report.findings import STYLES
 from weighbridge.report.text import MARKS, ROLE_STYLES, TROUBLE, head, number_text, wrapped
+from weighbridge.store.labels import shown_labels
 from weighbridge.store.record import RunRecord, Tensor
 
 SHOWN: Final = ("gradient.rms", "update.ratio", "parameter.rms")
@@ -28,28 +30,31 @@ LEAST_COLUMNS: Final = 3
 
 def lines(record: RunRecord, diagnosis: Diagnosis | None, width: int, height: int) -> list[Text]:
     """At most `height` lines of at most `width` columns. `diagnosis`: the last one there is; None = not yet asked."""
-    top = [*head(record, width), *finding_lines(diagnosis, width)]
+    top = [*head(record, width), *finding_lines(diagnosis, width, shown_labels(record.path).muted)]
     room = max(LEAST_ROWS, height - len(top) - 4)
     return [*top, Text(), *tensor_lines(record, width, room)][: max(height, LEAST_ROWS)]
 
 
-def finding_lines(diagnosis: Diagnosis | None, width: int) -> list[Text]:
-    """One line a finding, causes first."""
+def finding_lines(diagnosis: Diagnosis | None, width: int, muted: Iterable[tuple[str, str]] = ()) -> list[Text]:
+    """One line a finding, causes first. muted: keys of findings, each with its reason; they are counted."""
     if diagnosis is None:
         return [Text("the rules are reading this run ...", style="dim")]
-    if not diagnosis.findings:
+    diagnosis, quiet = set_aside(diagnosis, muted)
+    if not diagnosis.findings and not quiet:
         return [
             Text(f"nothing found by {plain.counted(len(diagnosis.answers), 'rule')} up to step {plain.count(diagnosis.steps)}")
         ]
     causes = list(diagnosis.causes)
     others = [finding for finding in diagnosis.findings if finding not in causes]
     shown = [*causes, *others][:FINDINGS]
-    listed = [line for finding in shown for line in _finding(finding, finding in causes, width)]
+    listed = [line for finding in shown for line in _finding(finding, diagnosis, finding in causes, width)]
     left = len(diagnosis.findings) - len(shown)
-    return [*listed, *([Text(f"and {left} more: weighbridge diagnose", style="dim")] if left else [])]
+    more = [f"{left} more"] * bool(left) + [f"{len(quiet)} muted"] * bool(quiet)
+    return [*listed, *([Text(f"and {', '.join(more)}: weighbridge diagnose", style="dim")] if more else [])]
 
 
-def _finding(finding: Finding, is_cause: bool, width: int) -> list[Text]:
+def _finding(finding: Finding, diagnosis: Diagnosis, is_cause: bool, width: int) -> list[Text]:
+    cause = plain.visible(follows_from_muted(finding, diagnosis))
     where = f" at {plain.visible(finding.place)}" if finding.place else ""
     text = Text.assemble(
         (f"{finding.severity:<8}", STYLES.get(finding.severity, "")),
@@ -57,7 +62,7 @@ def _finding(finding: Finding, is_cause: bool, width: int) -> list[Text]:
         (f"  from step {plain.count(finding.first_step)}" if finding.first_step >= 0 else "  before training", "dim"),
     )
     if not is_cause:
-        return wrapped(text, width)[:1]
+        return [*wrapped(text, width)[:1], *(Text("        ").append_text(line) for line in _first(cause, width - 8) if cause)]
     told = [*_first(finding.message, width - 8), *_first(f"Try: {finding.fix}", width - 8)]
     return [*wrapped(text, width)[:1], *(Text("        ").append_text(line) for line in told)]
 

@@ -225,9 +225,7 @@ def _is_due(said: _Said, steps: int, state: str, has_told: bool) -> bool:
 def _as_json(diagnosis: Diagnosis | None, muted: Iterable[tuple[str, str]]) -> dict[str, Any]:
     if diagnosis is None:
         return {"known": False, "findings": [], "muted": [], "causes": [], "rules": [], "steps": 0}
-    loud, quiet = set_aside(diagnosis, muted)
-    record = loud.record()
-    record["muted"] = [one.finding.record() | {"reason": one.reason} for one in quiet]
+    record = {"muted": [], **set_aside(diagnosis, muted)[0].record()}
     titles = {rule.id: rule.title for rule in registry.rules()}
     for finding in (*record["findings"], *record["muted"]):
         finding["title"] = titles.get(finding["rule"], finding["rule"])

@@ -17,7 +17,7 @@ import numpy as np
 from weighbridge import __version__, drawing
 from weighbridge import format as plain
 from weighbridge.diagnosis import Diagnosis, Finding, HistogramEvidence, Outcome, SeriesEvidence, SettingEvidence, TableEvidence
-from weighbridge.diagnosis.muted import set_aside
+from weighbridge.diagnosis.muted import follows_from, set_aside
 from weighbridge.diagnosis.rule import SEVERITIES
 from weighbridge.drawing.chart import Line
 from weighbridge.drawing.colours import INK
@@ -91,10 +91,19 @@ class _Page:
         first = list(found.causes or found.findings[:DETAILED])
         for finding in first:
             yield from self.finding(name, finding, mark)
+            if follows := _follows(finding, found).strip():
+                yield follows
         rest = [finding for finding in found.findings if finding not in first]
         if rest:
             rows = [
-                [str(f.severity), code(f.rule), code(f.place) if f.place else "", _since(f), escaped(f.message)] for f in rest
+                [
+                    str(f.severity),
+                    code(f.rule),
+                    code(f.place) if f.place else "",
+                    _since(f),
+                    escaped(f.message) + _follows(f, found),
+                ]
+                for f in rest
             ]
             yield f"{mark} Other findings"
             yield table(["severity", "rule", "where", "since", "what"], rows[:LISTED])
@@ -194,6 +203,12 @@ def _settings(record: RunRecord) -> Iterator[str]:
 
 def _since(finding: Finding) -> str:
     return "before training" if finding.first_step < 0 else f"from step {plain.count(finding.first_step)}"
+
+
+def _follows(finding: Finding, found: Diagnosis) -> str:
+    """A sentence on what it follows from, where it does."""
+    cause = follows_from(finding, found)
+    return f" Follows from {escaped(cause)}." if cause else ""
 
 
 def _limit(limit: float | None) -> str:

@@ -16,8 +16,8 @@ from weighbridge.errors import BadInput
 from weighbridge.server import kept
 from weighbridge.server.api import Api
 from weighbridge.server.page import STATIC, check_built
+from weighbridge.server.parting import common
 from weighbridge.server.runs import SomeRuns
-from weighbridge.server.versus import common
 
 CELLS: Final = 360_000  # of all pictures together; more runs and tensors are kept in fewer columns
 MOST: Final = 8  # runs

@@ -11,25 +11,16 @@ import numpy as np
 from weighbridge.catalog import parse
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, NothingRecorded
-from weighbridge.format import count
 from weighbridge.server.arrays import packed
 from weighbridge.server.heat import ABSENT, NONFINITE, VALUE, Cells, Row, cells_of, rows_of
+from weighbridge.server.parting import common, parting, said
 from weighbridge.server.shapes import run_json
 from weighbridge.store.histogram import edges_of
 from weighbridge.store.record import RunRecord
 
 IDENTICAL: Final = 4  # a cell in which both runs have the very same number
 LAST_LOSSES: Final = 25
-PARAMETERS: Final = ("parameter.sum", "parameter.l2_norm", "parameter.min", "parameter.max")
-UPDATES: Final = ("update.sum", "update.l2_norm")
-GRADIENTS: Final = ("gradient.sum", "gradient.l2_norm")
 FACE_BINS: Final = 60
-OTHER_GRADIENTS: Final = (
-    "differ while the weights are the same: other data, another loss, or chance inside the model (dropout)."
-)
-SAME_GRADIENTS: Final = (
-    "are still the same and the updates are not: the optimizer was set differently (learning rate, decay, momentum, clipping)."
-)
 
 
 def comparison(names: Sequence[str], records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -52,12 +43,6 @@ def comparison(names: Sequence[str], records: Sequence[RunRecord]) -> dict[str, 
     }
     answer: dict[str, Any] = jsonable(told)
     return answer
-
-
-def common(records: Sequence[RunRecord]) -> list[Any]:
-    """The tensors of the first run that all others have with the same shape, too."""
-    others = [{(t.name, t.shape) for t in record.tensors} for record in records[1:]]
-    return [t for t in records[0].tensors if all((t.name, t.shape) in other for other in others)]
 
 
 def settings_of(record: RunRecord) -> dict[str, Any]:
@@ -107,71 +92,6 @@ def results_of(record: RunRecord) -> dict[str, Any]:
         except (NothingRecorded, IndexError):
             continue
     return {**found, "steps": record.steps}
-
-
-def parting(a: RunRecord, b: RunRecord) -> dict[str, Any]:
-    """The first step at which the parameters differ in any bit of their sums, found by halving: runs that have parted stay so.
-
-    `kind`: "never" (the same over all common steps), "start" (from the first step on) or "step"; then `step` is the one whose
-    update made the difference, `tensors` those that it changed differently, `gradients` whether their gradients differed too.
-    """
-    shared = [t.name for t in common([a, b])]
-    first, stop = max(a.first_step, b.first_step, 0), min(a.steps, b.steps)
-    if not shared or stop <= first:
-        return {"kind": "nothing in common", "step": first, "tensors": [], "of": len(shared), "gradients": False}
-    if not _differing(a, b, shared, stop - 1, PARAMETERS):
-        later = _differing(a, b, shared, stop - 1, UPDATES)  # the very last update
-        if not later:
-            return {"kind": "never", "step": stop - 1, "tensors": [], "of": len(shared), "gradients": False}
-        return _parted(a, b, shared, stop - 1, later)
-    low, high = first, stop - 1  # they differ at `high`
-    while low < high:
-        middle = (low + high) // 2
-        if _differing(a, b, shared, middle, PARAMETERS):
-            high = middle
-        else:
-            low = middle + 1
-    if low == first:
-        differing = _differing(a, b, shared, first, PARAMETERS)
-        return {"kind": "start", "step": first, "tensors": differing, "of": len(shared), "gradients": True}
-    return _parted(a, b, shared, low - 1, _differing(a, b, shared, low, PARAMETERS))
-
-
-def said(found: Mapping[str, Any]) -> dict[str, str]:
-    """Where and how two runs part, in words: a headline, and what it says of the cause."""
-    of, named, step = found["of"], len(found["tensors"]), count(found["step"])
-    which = f"all {of} tensors" if named == of else f"{named} of {of} tensors"
-    match found["kind"]:
-        case "never":
-            title = "The same to the last bit"
-            text = f"All {of} tensors have the very same sums in both runs, up to step {step}."
-        case "nothing in common":
-            title = "No tensor and step in common"
-            text = "Their tensors have other names or shapes, so only losses and settings can be set side by side."
-        case "start":
-            title = "They differ from the first step"
-            text = f"{which.capitalize()} start with other values: another seed, another start, or another model."
-        case _:
-            title = f"They part at step {step}, in {which}{' at once' if named == of else ''}"
-            text = "Until then every recorded number is the same to the last bit. At this step the gradients "
-            text += OTHER_GRADIENTS if found["gradients"] else SAME_GRADIENTS
-    return {"title": title, "text": text}
-
-
-def _parted(a: RunRecord, b: RunRecord, shared: Sequence[str], step: int, tensors: list[str]) -> dict[str, Any]:
-    gradients = bool(_differing(a, b, shared, step, GRADIENTS))
-    return {"kind": "step", "step": step, "tensors": tensors, "of": len(shared), "gradients": gradients}
-
-
-def _differing(a: RunRecord, b: RunRecord, shared: Sequence[str], step: int, statistics: Sequence[str]) -> list[str]:
-    """The tensors of which one of these statistics differs at this step; what neither recorded is no difference."""
-    rows = [_by_name(record, record.at_step(step, statistics), shared) for record in (a, b)]
-    return [name for name, one, two in zip(shared, *rows, strict=True) if not np.array_equal(one, two, equal_nan=True)]
-
-
-def _by_name(record: RunRecord, told: Mapping[str, np.ndarray], shared: Sequence[str]) -> np.ndarray:
-    place = {t.name: i for i, t in enumerate(record.tensors)}
-    return np.array([column[[place[name] for name in shared]] for column in told.values()]).T
 
 
 @dataclass(frozen=True, slots=True)
