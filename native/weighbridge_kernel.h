@@ -12,7 +12,7 @@ enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2, WB_ACTIVATION_GRADIENT = 6 };
 enum { WB_GATHERED = 0, WB_DIRECT = 1, WB_PLAIN = 2 };        /* how a parameter's numbers are reached */
 /* What wb_look found: bits. */
-enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_NO_ADDRESS = 16, WB_GRADIENT_GONE = 32 };
+enum { WB_MOVED = 1, WB_CHANGED = 2, WB_GRADIENT_UNREAD = 4, WB_DIFFERS = 8, WB_NO_ADDRESS = 16, WB_GRADIENT_GONE = 32, WB_GRADIENT_CAME = 64 };
 
 #define WB_OCTAVES 64        /* records.py: 2^-40 .. 2^24 on each side, with a bin below and one above */
 #define WB_SIDE(bits) (2 + (WB_OCTAVES << (bits)))

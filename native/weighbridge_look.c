@@ -61,6 +61,7 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
     else if (!wb_describe(python, gradient, &t))
         state = WB_GRADIENT_UNREAD | WB_NO_ADDRESS;
     else if (wb_dtype_of(&t) >= 0 && wb_count_of(&t, &in_order) == item->count && in_order) {
+        state = item->gradient ? 0 : WB_GRADIENT_CAME;
         item->gradient = (uint64_t)(uintptr_t)t.data + t.offset;
         if (!item->gradient)
             item->gradient = item->snapshot; /* nothing to read, but there is a gradient */

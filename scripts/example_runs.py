@@ -1,4 +1,4 @@
-"""The runs that the pictures of the page show: `python scripts/example_runs.py FOLDER`. Real trainings, about a minute.
+"""The runs that the pictures of the page show: `python scripts/example_runs.py FOLDER`. Real trainings, about two minutes.
 
 deep-sigmoid        ten layers of sigmoid that learn nothing
 relu                the same network with ReLU, which learns
@@ -7,6 +7,10 @@ overflow            the learning rate rises fourfold at step 400; the process is
 transformer         fourteen small blocks with long names, to be folded
 one-step            a training of one step
 digits-cnn          two convolutions that learn, with what their biases are worth
+deep                302 layers with shortcuts around every three of them
+deep-rate-doubled   as deep, until the learning rate doubles at step 30
+piled-up            gradients that nobody empties, and somebody has muted that finding
+four-ranks          DistributedDataParallel over four processes
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,7 +27,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import weighbridge
+from weighbridge.store.labels import read_labels, write_labels
 
+RANKS = 4
 STEPS = 1500
 Change = Callable[[int, torch.optim.Optimizer], None]
 
@@ -105,6 +112,23 @@ def killed(at: int, first: Change) -> Change:
     return change
 
 
+class Shortcut(nn.Module):
+    """Three layers with a way around them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+def deep() -> nn.Sequential:
+    """Images [batch, 64] -> 10 through 302 layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 12), *(Shortcut(12) for _ in range(100)), nn.Linear(12, 10))
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP, named as in large models."""
 
@@ -156,6 +180,50 @@ def he(weight: torch.Tensor) -> object:
     return nn.init.kaiming_normal_(weight)
 
 
+def piled_up(folder: Path) -> None:
+    """The finding stands aside, with the reason that somebody gave."""
+    images, labels = digits()
+    model = mlp(nn.ReLU, he, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0005)
+    with weighbridge.init(dir=folder, name="piled-up", quiet=True) as run:
+        run.watch(model)
+        for _ in range(100):
+            cross_entropy(model(images[:64]), labels[:64]).backward()
+            optimizer.step()
+    cause = weighbridge.diagnose(run.path).causes[0]
+    write_labels(run.path, read_labels(run.path).changed(mute={cause.key: "accumulated over the whole set on purpose"}))
+
+
+def one_of_four(rank: int, folder: Path, meeting: Path) -> None:
+    """What each rank trains, on images of its own."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=RANKS)
+    images, labels = digits()
+    model = nn.parallel.DistributedDataParallel(mlp(nn.ReLU, he, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    with weighbridge.init(dir=folder, name="four-ranks", quiet=True) as run:
+        run.watch(model)
+        for _ in range(200):
+            chosen = torch.randint(0, 1437, (16,))
+            loss = cross_entropy(model(images[chosen]), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    torch.distributed.destroy_process_group()
+
+
+def four_ranks(folder: Path) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        context = multiprocessing.get_context("fork")
+        children = [
+            context.Process(target=one_of_four, args=(rank, folder, Path(scratch) / "meeting")) for rank in range(RANKS)
+        ]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+
+
 def runs(folder: Path) -> Iterable[tuple[str, Callable[[], None]]]:
     """Each name with what makes it."""
     yield "deep-sigmoid", lambda: train(folder, "deep-sigmoid", mlp(nn.Sigmoid, small), 0.3)
@@ -165,6 +233,10 @@ def runs(folder: Path) -> Iterable[tuple[str, Callable[[], None]]]:
     yield "overflow", lambda: train(folder, "overflow", mlp(nn.ReLU, he), 0.05, change=over)
     yield "transformer", lambda: train(folder, "transformer", Transformer(), 0.05, steps=240)
     yield "one-step", lambda: train(folder, "one-step", mlp(nn.ReLU, he, 3), 0.05, steps=1)
+    yield "deep", lambda: train(folder, "deep", deep(), 0.02, steps=60)
+    yield "deep-rate-doubled", lambda: train(folder, "deep-rate-doubled", deep(), 0.02, steps=60, change=rate(30, 0.04))
+    yield "piled-up", lambda: piled_up(folder)
+    yield "four-ranks", lambda: four_ranks(folder)
     yield "digits-cnn", lambda: train(folder, "digits-cnn", convolutions(), 0.2, steps=300, weigh_biases=True)
 
 

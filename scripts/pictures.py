@@ -1,13 +1,14 @@
-"""Pictures of every page at both widths: `python scripts/pictures.py docs/pages`. About four minutes.
+"""Pictures of every page at both widths: `python scripts/pictures.py docs/pages`. About eight minutes.
 
 Trains the runs of scripts/example_runs.py into a temporary folder (or takes --runs FOLDER), serves them, and takes each page at
-1280 px and at 390 px, the main ones in the dark too. WEIGHBRIDGE_BROWSER names a Chromium where none is found.
+1280 px and at 390 px, most in the dark too. WEIGHBRIDGE_BROWSER names a Chromium where none is found.
 """
 
 from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import os
 import shutil
 import subprocess
@@ -27,30 +28,53 @@ from weighbridge.teaching.lessons import LESSONS, TUTORIALS
 SOURCE = Path(__file__).parents[1] / "src"
 SIGMOID = next(one for one in LESSONS if one.title == "Ten sigmoid layers")
 PAIR = "run=relu&run=relu-rate-doubled&tensor=14.weight"
+DEEP = "run=deep&run=deep-rate-doubled"
 # Name, address, what has to be there before the picture is taken.
 PAGES = [
     ("runs", "/?group=activation&pick=relu&pick=relu-rate-doubled", "[data-run=deep-sigmoid] canvas"),
     ("glance", "/run/deep-sigmoid", "article.cause"),
     ("glance-broken", "/run/overflow", "article.cause"),
+    ("glance-clear", "/run/digits-cnn", ".heat"),
     ("glance-folded", "/run/transformer", ".heat"),
-    ("glance-one-step", "/run/one-step", ".heat"),
+    ("glance-deep", "/run/deep", ".heat"),
+    ("glance-ranks", "/run/four-ranks", ".heat"),
     ("layer", "/run/relu-rate-doubled/layer/14", "section.units"),
     ("layer-kernels", "/run/digits-cnn/layer/3", "[data-worth]"),
+    ("layer-deep", "/run/deep/layer/50.fc2", "section.units"),
     ("network", "/run/deep-sigmoid/network", "ol li"),
+    ("network-deep", "/run/deep/network", "ol li"),
     ("before", "/run/deep-sigmoid/before", "section.layers"),
     ("tensors", "/run/relu/tensors", "[data-statistic]"),
     ("findings", "/run/overflow/findings", "article.detail"),
+    ("findings-muted", "/run/piled-up/findings?muted=1", "article.detail"),
     ("rules", "/rules", "ul.all li"),
     ("rule", "/rules/vanishing-gradient", "article.rule"),
     ("compare", f"/compare?{PAIR}", ".heat"),
+    ("compare-time", f"/compare?{PAIR}&axis=time", ".heat"),
+    ("compare-deep", f"/compare?{DEEP}", ".heat"),
     ("lab", "/lab?play=900", "[data-step='900']"),
     ("lab-sigmoid", f"/lab?{SIGMOID.link}&play=600", "[data-step='600']"),
     ("lab-tutorial", f"/lab?{TUTORIALS[0].link}&play=200", "[data-step='200']"),
 ]
-# Runs at the edge, of tests/browser/states.py; the page of each at a glance, at 1280 px.
-STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million")
+# Runs at the edge, of tests/browser/states.py, at a glance.
+STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million", "names")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
-IN_DARK = ("runs", "before", "glance", "layer", "layer-kernels", "network", "compare", "lab")
+LIGHT_ONLY = (
+    "glance-broken",
+    "glance-clear",
+    "glance-folded",
+    "glance-ranks",
+    "findings-muted",
+    "compare-time",
+    "lab-sigmoid",
+    "lab-tutorial",
+)
+UNREADABLE = ("newer", "damaged")
+REFUSED = (
+    "the server responded with a status of 4",
+    "net::ERR_",
+)  # the browser itself: of a run that cannot be read, of a font from afar
+NOTEBOOK = "notebook-1280-light.png"
 STREAMS = ("/api/growth", "/api/lab/events")  # never finished
 QUIET = 12  # looks at what is under way, 0.1 s apart
 WHOLE = 1800  # px of a page; what is longer ends there
@@ -80,28 +104,47 @@ def serving(folder: Path) -> Iterator[str]:
         server.wait(20)
 
 
-def take_states(browser: Any, address: str, target: Path, only: str) -> None:
-    """The edge states. Of a million steps the rules speak after minutes."""
+def looks_of(name: str) -> list[tuple[int, str]]:
+    return [look for look in LOOKS if look[1] == "light" or name not in LIGHT_ONLY]
+
+
+def all_names() -> list[str]:
+    """Of the files, as they lie in docs/pages."""
+    pages = [f"{name}-{width}-{theme}.png" for name, _, _ in PAGES for width, theme in looks_of(name)]
+    states = [f"state-{name}-{width}.png" for name in (*STATES, "empty") for width in (1280, 390)]
+    return [*pages, *states, NOTEBOOK]
+
+
+def keep(picture: bytes, blank: Any, file: Path) -> None:
+    """The picture in few colours."""
+    file.write_bytes(png(decoded(blank, picture)))
+    print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+
+
+def take_states(browser: Any, runs: Path, target: Path, only: str) -> None:
+    """The edge states, and a folder without a run. Of a million steps the rules speak after minutes."""
     blank = browser.new_page()
-    for name in (name for name in STATES if only in f"state-{name}"):
-        sign = "section.map" if name not in ("newer", "damaged") else "[role=alert]"
-        file = target / f"state-{name}.png"
-        file.write_bytes(
-            png(decoded(blank, screenshot(browser, f"{address}/run/{name}", sign, 1280, "light", with_rules=name != "million")))
-        )
-        print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+    wanted = [name for name in STATES if only in f"state-{name}"]
+    with serving(runs) as address:
+        for name, (width, theme) in itertools.product(wanted, LOOKS[:2]):
+            sign = "section.map" if name not in UNREADABLE else "[role=alert]"
+            run = next(runs.glob("sweep*")).name if name == "names" else name
+            with_rules = name != "million"
+            picture = screenshot(browser, f"{address}/run/{run}", sign, width, theme, with_rules=with_rules)
+            keep(picture, blank, target / f"state-{name}-{width}.png")
+    (runs.parent / "empty").mkdir()
+    with serving(runs.parent / "empty") as address:
+        for width, theme in LOOKS[:2] if only in "state-empty" else []:
+            keep(screenshot(browser, f"{address}/", "pre", width, theme), blank, target / f"state-empty-{width}.png")
 
 
 def take(browser: Any, address: str, target: Path, only: str) -> None:
     """All pictures; an error on a page's console ends it."""
     blank = browser.new_page()
     for name, path, sign in PAGES:
-        for width, theme in LOOKS if only in name else []:
-            if theme == "dark" and name not in IN_DARK:
-                continue
-            file = target / f"{name}-{width}-{theme}.png"
-            file.write_bytes(png(decoded(blank, screenshot(browser, address + path, sign, width, theme))))
-            print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+        for width, theme in looks_of(name) if only in name else []:
+            picture = screenshot(browser, address + path, sign, width, theme)
+            keep(picture, blank, target / f"{name}-{width}-{theme}.png")
 
 
 def take_notebook(browser: Any, runs: Path, target: Path, scratch: Path) -> None:
@@ -116,11 +159,8 @@ def take_notebook(browser: Any, runs: Path, target: Path, scratch: Path) -> None
     (scratch / "weighbridge-runs").symlink_to(runs) if not (scratch / "weighbridge-runs").exists() else None
     command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", "notebook.ipynb"]
     subprocess.run(command, check=True, cwd=scratch, env={**os.environ, "PYTHONPATH": str(SOURCE)})
-    file = target / "notebook-1280-light.png"
-    sign = "iframe:not([hidden])"
-    page = screenshot(browser, f"file://{scratch / 'notebook.html'}", sign, 1280, "light")
-    file.write_bytes(png(decoded(browser.new_page(), page)))
-    print(f"{file.name}  {file.stat().st_size:,} bytes", flush=True)
+    picture = screenshot(browser, f"file://{scratch / 'notebook.html'}", "iframe:not([hidden])", 1280, "light")
+    keep(picture, browser.new_page(), target / NOTEBOOK)
 
 
 def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *, with_rules: bool = True) -> bytes:
@@ -130,6 +170,12 @@ def screenshot(browser: Any, address: str, sign: str, width: int, theme: str, *,
     complaints: list[str] = []
     asked: set[Any] = set()
     page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "console",
+        lambda said: (
+            complaints.append(said.text) if said.type == "error" and not any(one in said.text for one in REFUSED) else None
+        ),
+    )
     page.on("request", lambda request: asked.add(request) if not request.url.split("?")[0].endswith(STREAMS) else None)
     page.on("requestfinished", lambda request: asked.discard(request))
     page.on("requestfailed", lambda request: asked.discard(request))
@@ -175,12 +221,12 @@ def main() -> None:
             take(browser, address, wish.target, wish.only)
             if wish.only in "notebook":
                 take_notebook(browser, runs, wish.target, Path(scratch))
-            edge = Path(scratch) / "states"
-            environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
-            program = [sys.executable, "-m", "tests.browser.states", str(edge)]
-            subprocess.run(program, check=True, cwd=SOURCE.parent, env=environment)
-            with serving(edge) as states:
-                take_states(browser, states, wish.target, wish.only)
+            if any(wish.only in name for name in all_names() if name.startswith("state-")):
+                edge = Path(scratch) / "states"
+                environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+                program = [sys.executable, "-m", "tests.browser.states", str(edge)]
+                subprocess.run(program, check=True, cwd=SOURCE.parent, env=environment)
+                take_states(browser, edge, wish.target, wish.only)
             browser.close()
 
 

@@ -33,6 +33,7 @@ export interface Attempt {
   first_step: number;
   last_step: number; // that it took
   kept_until: number; // the last of them that no later attempt took again
+  pause_seconds: number | null; // before it, where nothing counts as time of training
 }
 
 export interface Tensor {
@@ -140,8 +141,8 @@ export async function cost(name: string, window: Window, signal?: AbortSignal): 
 }
 
 /** How many seconds of training had passed at the end of a step: the mean of each point. */
-export async function clock(name: string, signal?: AbortSignal): Promise<Line> {
-  const answer = await ask("clock", { run: name }, signal);
+export async function clock(name: string, window: Window, signal?: AbortSignal): Promise<Line> {
+  const answer = await ask("clock", { run: name, ...window }, signal);
   return lines(new Uint8Array(await answer.arrayBuffer()), 1)[0]!;
 }
 

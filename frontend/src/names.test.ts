@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Tensor } from "./api.ts";
-import { brief, cut, letter, matches, pairs, side } from "./names.ts";
+import { brief, cut, flow, letter, matches, pairs, side } from "./names.ts";
 
 function tensor(name: string, role: string): Tensor {
   return { name, role, model: "model", module: "Linear", shape: [2], dtype: "float32", count: 2, aliases: [], requires_grad: true, note: "" };
@@ -50,4 +50,10 @@ test("deep names are told apart by their depth, and their last part stays whole"
   assert.equal(new Set([3, 4, 5, 6, 17, 18].map((n) => brief(deep(n), 28))).size, 6);
   assert.equal(brief(deep(17), 20), "0.i×17.projection");
   assert.equal(brief("a_name_without_any_dots_that_is_long", 12), cut("a_name_without_any_dots_that_is_long", 12));
+});
+
+test("a layer tells what comes in and what goes out", () => {
+  assert.equal(flow("Linear", [32, 64]), "64 → 32");
+  assert.equal(flow("Embedding", [1000, 64]), "1000 → 64");
+  assert.equal(flow("Conv2d", [24, 12, 3, 3]), "24 × 12 × 3 × 3");
 });

@@ -42,9 +42,14 @@ function rank(tensor: Tensor): number {
   return { weight: 0, bias: 1, other: 2 }[side(tensor)];
 }
 
-/** 64 → 32 for a matrix (what comes in, what goes out), 16 × 3 × 3 × 3 for others, "one value" for a scalar. */
+/** 16 × 3 × 3 × 3; "one value" for a scalar. */
 export function shape(of: readonly number[]): string {
   return of.length === 0 ? "one value" : of.join(" × ");
+}
+
+/** Of a layer's weight what comes in and what goes out: 64 → 32; of other shapes the shape. */
+export function flow(kind: string, of: readonly number[]): string {
+  return of.length === 2 ? (kind.includes("Embedding") ? of : of.toReversed()).join(" → ") : shape(of);
 }
 
 /** Cut in the middle, where names differ least: blocks.17.…proj.weight. */

@@ -6,7 +6,7 @@ import { duration, exact, moment, share, short, size, ticks, whole } from "./num
 test("numbers have three significant digits and a real minus sign", () => {
   const cases: [number | null, string][] = [
     [0, "0"], [-0, "0"], [2.3026, "2.30"], [-12.345, "−12.3"], [4.7e-11, "4.70×10⁻¹¹"], [0.001, "0.00100"],
-    [99999, "99,999"], [100000, "1.00×10⁵"], [1234.5, "1235"], [NaN, "NaN"], [Infinity, "+Inf"], [-Infinity, "−Inf"],
+    [99999, "99,999"], [100000, "1.00×10⁵"], [1234.5, "1,235"], [NaN, "NaN"], [Infinity, "+Inf"], [-Infinity, "−Inf"],
     [null, "not recorded"],
   ];
   for (const [value, text] of cases) assert.equal(short(value), text);

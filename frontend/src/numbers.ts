@@ -22,7 +22,7 @@ export function short(value: number | null | undefined, digits = 3): string {
   }
   const text = value.toPrecision(digits);
   if (!text.includes("e")) return minus(text);
-  return size < 1e4 ? minus(String(Math.round(value))) : whole(value); // more digits before the point than are asked for
+  return whole(value); // more digits before the point than are asked for
 }
 
 /** The shortest text that reads back as the same 64-bit number. */

@@ -32,6 +32,7 @@ class Parameter:
     gradient_rms: float | None = None  # None: no gradient came
     has_equal_rows: bool = False  # all units start with the same weights, not all zero (inspect: and get the same gradient)
     aliases: tuple[str, ...] = ()  # other names of the same parameter
+    is_fresh: bool | None = None  # the numbers that torch's own module begins with; None: it cannot be said
 
     @property
     def count(self) -> int:

@@ -149,3 +149,18 @@ def test_nothing_is_wider_than_a_phone_with_long_names(shown: tuple[Path, str], 
     for address in (f"run/{name}/layer/{layer}", f"compare?run=one&run=zero&run={name}"):
         page = settled(open_page(f"{shown[1]}/{address}", width=390))
         assert page.evaluate("document.documentElement.scrollWidth") == 390, address
+
+
+@pytest.mark.parametrize("name", ["none", "one", "nan", "died", "skipped", "zero", "restart", "sweep"])
+def test_every_tab_of_every_state_is_without_an_error_and_no_wider_than_a_phone(
+    shown: tuple[Path, str], open_page: Callable[..., Any], name: str
+) -> None:
+    """open_page fails where the console tells of an error."""
+    run = next(path.name for path in shown[0].iterdir() if path.name.startswith(name))
+    page = open_page(f"{shown[1]}/run/{run}", width=390)
+    layer = page.get_by_role("link", name="Layers").get_attribute("href").removeprefix(f"/run/{run}/")
+    for tab in ("", layer, "network", "tensors", "findings", "before", f"../../compare?run={run}&run=zero"):
+        page.goto(f"{shown[1]}/run/{run}/{tab}")
+        page.locator("main :is(h1, h2)").first.wait_for()
+        settled(page)
+        assert page.evaluate("document.documentElement.scrollWidth") == 390, tab

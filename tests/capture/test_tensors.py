@@ -274,3 +274,17 @@ def test_a_parameter_pruned_by_its_data_is_weighed_at_its_new_size(tmp_path: Pat
     check(path, seen)
     counts = weighbridge.open_run(path).series("weight", "parameter.count").values
     assert np.array_equal(counts, [64, 64, 64, 32, 32, 32, 32])
+
+
+def test_freezing_and_thawing_in_mid_run_are_told_with_their_steps(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = torch.optim.Adam(model.parameters())
+    with weighbridge.watch(model, run=weighbridge.init(dir=tmp_path, name="run")) as run:
+        for step in range(60):
+            if step in (25, 40):
+                model[0].requires_grad_(step == 40)
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    told = [(step, t.requires_grad) for step, t in weighbridge.open_run(run.path).descriptions() if t.name == "0.weight"]
+    assert told == [(0, True), (25, False), (40, True)]

@@ -271,6 +271,11 @@ def test_the_clock_counts_training_alone() -> None:
     assert part.step_first.tolist() == [0, 1, 2, 3, 4]
     assert (part.mean * 1e9).round().tolist() == [0, 1000, 1000, 2000, 2000]
     assert arrays.clock_of(record, 2).step_first.tolist() == [0, 4]  # type: ignore[arg-type]
+    part = arrays.clock_of(record, 10, 1, 4)  # type: ignore[arg-type]
+    assert part.step_first.tolist() == [1, 2, 3]
+    assert (part.mean * 1e9).round().tolist() == [1000, 1000, 2000]  # from the run's first step, not from the first of these
+    assert len(arrays.clock_of(record, 10, 7, 9).step_first) == 0  # type: ignore[arg-type]
+    assert arrays.pauses_of(record) == {1: pytest.approx(88_995e-9)}  # type: ignore[arg-type]
 
 
 def test_the_clock_of_a_run_follows_its_steps(client: TestClient) -> None:

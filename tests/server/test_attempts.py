@@ -35,8 +35,8 @@ def client(tmp_path: Path) -> TestClient:
 def test_each_attempt_is_told_with_what_still_counts(client: TestClient) -> None:
     told = client.get("/api/run?run=again").json()
     assert told["attempts"] == [
-        {"number": 0, "first_step": 0, "last_step": 59, "kept_until": 39},
-        {"number": 1, "first_step": 40, "last_step": 79, "kept_until": 79},
+        {"number": 0, "first_step": 0, "last_step": 59, "kept_until": 39, "pause_seconds": None},
+        {"number": 1, "first_step": 40, "last_step": 79, "kept_until": 79, "pause_seconds": 3600.001},
     ]
     assert told["steps"] == 80
     notes = client.get("/api/notes?run=again").json()

@@ -165,6 +165,13 @@ def test_layers_come_in_order_of_execution(tmp_path: Path) -> None:
     assert [t.name for t in layers[0].parameters] == ["a.weight", "a.bias"]
 
 
+def test_the_last_step_before_an_overflow_does_not_stretch_the_colours_of_a_narrow_picture() -> None:
+    """As many columns as a phone has for the finite steps."""
+    value = np.random.default_rng(0).uniform(2e-3, 0.5, (22, 81)).astype(np.float32)
+    value[:, -1] = 1e12
+    assert heat.domain_of_values(value, "log", "gradient.rms") == (1e-3, 1.0)
+
+
 def test_the_range_of_colours_is_whole_decades_and_can_be_kept(client: TestClient) -> None:
     about, _, _ = asked(client, "run=first&stat=gradient.rms")
     low, high = about["domain"]

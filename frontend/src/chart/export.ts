@@ -2,6 +2,8 @@
 import type { Line } from "../api.ts";
 import { cut } from "../names.ts";
 import { token, write } from "./canvas.ts";
+import { secondsAt, type Clock } from "./clock.ts";
+import { middle } from "./marks.ts";
 import { SvgPen, type Pen } from "./pen.ts";
 
 export type Cell = string | number | null;
@@ -76,11 +78,14 @@ export function csvOf(of: Exportable): Blob {
 }
 
 /** Lines below each other: `of` heads the column that tells them apart. */
-export function linesTable(lines: readonly { name: string; line: Line }[], of: string): Table {
-  const rows = lines.flatMap(({ name, line }) =>
-    Array.from(line.first, (first, i): Cell[] => [name, first, line.last[i]!, line.mean[i]!, line.min[i]!, line.max[i]!, line.bad[i]!]),
+export function linesTable(lines: readonly { name: string; line: Line; clock?: Clock | null }[], of: string): Table {
+  const isTimed = lines.some(({ clock }) => clock);
+  const rows = lines.flatMap(({ name, line, clock }) =>
+    Array.from(line.first, (first, i): Cell[] => [
+      name, first, line.last[i]!, line.mean[i]!, line.min[i]!, line.max[i]!, line.bad[i]!, ...(isTimed ? [secondsAt(clock ?? null, middle(line, i))] : []),
+    ]),
   );
-  return { columns: [of, "first step", "last step", "mean", "least", "greatest", "not finite"], rows };
+  return { columns: [of, "first step", "last step", "mean", "least", "greatest", "not finite", ...(isTimed ? ["seconds of training"] : [])], rows };
 }
 
 /** Into the reader's folder of downloads. */

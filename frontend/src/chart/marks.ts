@@ -6,14 +6,14 @@ import type uPlot from "uplot";
 import type { Line } from "../api.ts";
 import type { ScaleKind } from "./scale.ts";
 
-export function drawFootMarks(plot: uPlot, line: Line, kind: ScaleKind, trouble: string, zero: string, ground: string): void {
+export function drawFootMarks(plot: uPlot, line: Line, at: (step: number) => number, kind: ScaleKind, trouble: string, zero: string, ground: string): void {
   let before: "" | "bad" | "zero" = "";
   for (let i = 0; i < line.mean.length; i++) {
     const value = line.mean[i]!;
     const what = line.bad[i]! > 0 ? "bad" : kind === "log" && value === 0 ? "zero" : "";
     if (what !== "") {
-      const x = plot.valToPos(middle(line, i), "x", true);
-      const from = what === before ? plot.valToPos(middle(line, i - 1), "x", true) : x;
+      const x = plot.valToPos(at(middle(line, i)), "x", true);
+      const from = what === before ? plot.valToPos(at(middle(line, i - 1)), "x", true) : x;
       drawOne(plot, what, x, from, what !== before, what === "bad" ? trouble : zero, ground);
     }
     before = what;
@@ -52,7 +52,7 @@ function drawOne(plot: uPlot, what: "bad" | "zero", x: number, from: number, isF
   ctx.restore();
 }
 
-/** Where a bucket stands on the step axis: its middle. */
+/** The step at which a bucket stands: its middle. */
 export function middle(line: Line, i: number): number {
   return (line.first[i]! + line.last[i]!) / 2;
 }

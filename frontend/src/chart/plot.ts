@@ -3,10 +3,11 @@
 import uPlot from "uplot";
 
 import type { Line } from "../api.ts";
-import { power, ticks, whole } from "../numbers.ts";
+import { power, ticks } from "../numbers.ts";
+import { axisLabels, axisMarks, placing, type Clock } from "./clock.ts";
 import { drawFootMarks, middle } from "./marks.ts";
 import type { Pen } from "./pen.ts";
-import { decades, readableMarks, stepMarks, type Range, type ScaleKind } from "./scale.ts";
+import { decades, readableMarks, type Range, type ScaleKind } from "./scale.ts";
 
 export const AXIS_WIDTH = 50;
 export const FOOT = 22;
@@ -39,6 +40,7 @@ export interface Readers {
   level: () => Level | null;
   isBare: () => boolean;
   line: () => Line;
+  clock: () => Clock | null; // then x is time
   inner: () => Inner | null;
   older: () => readonly Line[];
   begins: () => readonly number[];
@@ -67,7 +69,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
     },
     series: [
       {},
-      { stroke: ink, width: 1.5, gaps, points: { show: (plot, at) => lonely(plot, at), size: 6, fill: ink, stroke: ink } },
+      { stroke: ink, width: 1.5, gaps: (plot, _, first, last, atNulls) => gaps(plot, of.line(), first, last, atNulls), points: { show: (plot, at) => lonely(plot, at), size: 6, fill: ink, stroke: ink } },
       bare,
       bare,
     ],
@@ -81,8 +83,8 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         grid: { show: false },
         ticks: { show: look.foot, stroke: token("line-2"), width: 1, size: 4 },
         border: { show: true, stroke: token("line-2"), width: 1 },
-        splits: (plot, _, low, high) => stepMarks(low, high, Math.max(2, plot.width / 90)),
-        values: (_, marks) => (look.foot ? marks.map(whole) : marks.map(() => "")),
+        splits: (plot, _, low, high) => axisMarks(low, high, Math.max(2, plot.width / (of.clock() ? 110 : 90)), of.clock() !== null),
+        values: (_, marks) => (look.foot ? axisLabels(marks, of.clock() !== null) : marks.map(() => "")),
       },
       {
         font,
@@ -91,7 +93,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
         gap: 6,
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },
-        splits: (_, __, low, high) => (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
+        splits: (_, __, low, high) => of.isBare() ? [low] : (look.kind === "log" ? decades(low, high, few) : readableMarks(low, high, few)),
         values: (_, marks) => of.isBare() ? marks.map(() => "") : (look.kind === "log" ? logLabels(marks) : ticks(marks)).map((text) => (text ? text + (look.unit ?? "") : text)),
         filter: (_, marks) => marks,
       },
@@ -103,13 +105,18 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       points: { show: false },
     },
     hooks: {
-      drawAxes: [(plot) => drawInner(plot, of.inner(), soft)],
+      drawAxes: [(plot) => drawInner(plot, of.inner(), of.clock(), soft)],
       draw: [
         (plot) => {
+<<<<<<< HEAD
+          drawOlder(plot, of.older(), of.begins(), of.clock(), look.kind, token("ink-3"));
+=======
+          if (look.foot) nameSteps(plot, font, token("ink-3"));
           drawOlder(plot, of.older(), of.begins(), look.kind, token("ink-3"));
+>>>>>>> main
           if (!of.isBare()) drawLevel(plot, of.level(), of.yRange(), token("ink"));
-          drawFootMarks(plot, of.line(), look.kind, token("trouble"), token("ink-3"), token("surface"));
-          drawPin(plot, of.pinned(), token("ink"));
+          drawFootMarks(plot, of.line(), placing(of.clock()), look.kind, token("trouble"), token("ink-3"), token("surface"));
+          drawPin(plot, of.pinned(), of.clock(), token("ink"));
         },
       ],
       setCursor: [
@@ -138,6 +145,7 @@ export function logLabels(marks: (number | null)[]): string[] {
     if (plain) return String(mark);
     const exponent = Math.floor(Math.log10(mark) + 1e-9);
     const lead = Math.round(mark / 10 ** exponent);
+    if (exponent === 0 || (exponent === 1 && lead === 1)) return String(lead * 10 ** exponent);
     return lead === 1 ? power(exponent) : `${lead}×${power(exponent)}`;
   });
 }
@@ -145,9 +153,10 @@ export function logLabels(marks: (number | null)[]): string[] {
 export type Places = (number | null)[];
 
 /** Columns as uPlot takes them: null is a gap. */
-export function columns(line: Line, kind: ScaleKind): [number[], Places, Places, Places] {
+export function columns(line: Line, kind: ScaleKind, clock: Clock | null = null): [number[], Places, Places, Places] {
   const place = (value: number): number | null => (Number.isFinite(value) && (kind === "linear" || value > 0) ? value : null);
-  const x = Array.from(line.first, (_, i) => middle(line, i));
+  const at = placing(clock);
+  const x = Array.from(line.first, (_, i) => at(middle(line, i)));
   const mean = Array.from(line.mean, place);
   // the band of a bucket whose least value has no place on a log axis begins at its mean
   const low = Array.from(line.min, (value, i) => place(value) ?? mean[i] ?? null);
@@ -159,12 +168,13 @@ export function columns(line: Line, kind: ScaleKind): [number[], Places, Places,
  * Where the line is broken, in pixels: at values that have no place, and where much more than the usual distance lies
  * between two recorded steps. A tensor whose optimizer steps at every fifth step still has an unbroken line.
  */
-function gaps(plot: uPlot, _: number, first: number, last: number, atNulls: [number, number][]): [number, number][] {
+function gaps(plot: uPlot, line: Line, first: number, last: number, atNulls: [number, number][]): [number, number][] {
   const x = plot.data[0];
-  const usual = x.length > 2 ? (x[x.length - 1]! - x[0]!) / (x.length - 1) : Infinity;
+  const steps = Array.from(line.first, (_, i) => middle(line, i)); // whatever the axis shows
+  const usual = x.length > 2 ? (steps[x.length - 1]! - steps[0]!) / (x.length - 1) : Infinity;
   const found = [...atNulls];
   for (let i = Math.max(first, 1); i <= last; i++) {
-    if (x[i]! - x[i - 1]! > 8 * usual) found.push([plot.valToPos(x[i - 1]!, "x", true), plot.valToPos(x[i]!, "x", true)]);
+    if (steps[i]! - steps[i - 1]! > 8 * usual) found.push([plot.valToPos(x[i - 1]!, "x", true), plot.valToPos(x[i]!, "x", true)]);
   }
   return found.sort((a, b) => a[0] - b[0]);
 }
@@ -182,10 +192,11 @@ function lonely(plot: uPlot, at: number): boolean {
   return all > 0 && alone === all && all <= 50;
 }
 
-function drawInner(plot: uPlot, inner: Inner | null, ink: string): void {
+function drawInner(plot: uPlot, inner: Inner | null, clock: Clock | null, ink: string): void {
   if (!inner || inner.low.mean.length === 0) return;
   const { ctx, bbox } = plot;
-  const [x, y] = [(step: number): number => plot.valToPos(step, "x", true), (value: number): number => plot.valToPos(value, "y", true)];
+  const at = placing(clock);
+  const [x, y] = [(step: number): number => plot.valToPos(at(step), "x", true), (value: number): number => plot.valToPos(value, "y", true)];
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
@@ -202,6 +213,18 @@ export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath"
   for (let i = 0; i < high.mean.length; i++) pen.lineTo(x(middle(high, i)), y(high.mean[i]!));
   for (let i = low.mean.length - 1; i >= 0; i--) pen.lineTo(x(middle(low, i)), y(low.mean[i]!));
   pen.closePath();
+}
+
+/** What the numbers below are; nothing where the first of them stands there. */
+function nameSteps({ ctx, bbox }: uPlot, font: string, ink: string): void {
+  const ratio = devicePixelRatio || 1;
+  ctx.save();
+  ctx.font = font.replace(/^\d+/, (size) => String(Number(size) * ratio));
+  ctx.fillStyle = ink;
+  ctx.textAlign = "right";
+  ctx.textBaseline = "top";
+  ctx.fillText("step", bbox.left - 12 * ratio, bbox.top + bbox.height + 8 * ratio);
+  ctx.restore();
 }
 
 function drawLevel(plot: uPlot, level: Level | null, [low, high]: Range, ink: string): void {
@@ -221,10 +244,11 @@ function drawLevel(plot: uPlot, level: Level | null, [low, high]: Range, ink: st
 }
 
 /** What an earlier attempt had before its steps were taken again, dashed; a dotted line where each attempt begins. */
-function drawOlder(plot: uPlot, older: readonly Line[], begins: readonly number[], kind: ScaleKind, ink: string): void {
+function drawOlder(plot: uPlot, older: readonly Line[], begins: readonly number[], clock: Clock | null, kind: ScaleKind, ink: string): void {
   const { ctx, bbox } = plot;
   const ratio = devicePixelRatio || 1;
-  const [x, y] = [(step: number): number => plot.valToPos(step, "x", true), (value: number): number => plot.valToPos(value, "y", true)];
+  const at = placing(clock);
+  const [x, y] = [(step: number): number => plot.valToPos(at(step), "x", true), (value: number): number => plot.valToPos(value, "y", true)];
   ctx.save();
   ctx.beginPath();
   ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
@@ -257,9 +281,9 @@ export function traceLine(pen: Pick<Pen, "beginPath" | "moveTo" | "lineTo">, lin
   });
 }
 
-function drawPin(plot: uPlot, step: number | null, ink: string): void {
+function drawPin(plot: uPlot, step: number | null, clock: Clock | null, ink: string): void {
   if (step === null) return;
-  const x = plot.valToPos(step, "x", true);
+  const x = plot.valToPos(placing(clock)(step), "x", true);
   const { ctx, bbox } = plot;
   if (x < bbox.left || x > bbox.left + bbox.width) return;
   ctx.save();

@@ -21,6 +21,8 @@ test("a log axis has whole decades and no place for zero", () => {
   assert.deepEqual(rounded([0.12, 0.24], "log"), [0.1, 0.5]);
   assert.deepEqual(rounded([0.1, 0.1], "log"), [0.05, 0.2]);
   assert.deepEqual(decades(0.1, 0.5, 3), [0.1, 0.2, 0.5]);
+  assert.deepEqual(decades(5e-5, 2e-3, 2), [1e-4, 1e-3]); // every second decade would be one mark alone
+  assert.deepEqual(decades(2e-4, 5e-3, 2), [5e-4, 1e-3, 5e-3]); // 1, 2, 5 would stand too close
   assert.deepEqual(decades(1e-8, 1, 4), [1e-8, 1e-6, 1e-4, 1e-2, 1]);
 });
 

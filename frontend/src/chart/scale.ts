@@ -57,14 +57,21 @@ export function readableMarks(low: number, high: number, atMost: number): number
   return roundMarks(low, high, atMost + 2);
 }
 
-/** Marks of a log axis: whole decades, every so many that they fit; 1, 2, 5 between them on a short axis. */
+/** Marks of a log axis: whole decades, every so many that they fit; on a short axis numbers between them. Never one alone. */
 export function decades(low: number, high: number, atMost: number): number[] {
-  const from = Math.floor(Math.log10(low) + 1e-9);
-  const to = Math.ceil(Math.log10(high) - 1e-9);
-  const every = Math.max(1, Math.ceil((to - from) / Math.max(1, atMost)));
-  const digits = high / low < 30 ? [1, 2, 5] : [1];
+  const every = Math.max(1, Math.ceil((exponentAbove(high) - exponentBelow(low)) / Math.max(1, atMost)));
+  const isShort = high / low < NARROW;
+  const ways: [number, number[]][] = isShort ? [[1, [1, 2, 5]], [1, [1, 5]], [1, [1]]] : [[every, [1]], [1, [1]]];
+  const found = ways.map(([apart, digits]) => logMarks(low, high, apart, digits));
+  return found.find((marks) => marks.length >= 2 && (!isShort || marks.length <= atMost + 2)) ?? logMarks(low, high, 1, [1, 2, 5]);
+}
+
+const exponentBelow = (value: number): number => Math.floor(Math.log10(value) + 1e-9);
+const exponentAbove = (value: number): number => Math.ceil(Math.log10(value) - 1e-9);
+
+function logMarks(low: number, high: number, every: number, digits: readonly number[]): number[] {
   const marks: number[] = [];
-  for (let e = from; e <= to; e += every) for (const digit of digits) marks.push(Number(`${digit}e${e}`));
+  for (let e = exponentBelow(low); e <= exponentAbove(high); e += every) for (const digit of digits) marks.push(Number(`${digit}e${e}`));
   return marks.filter((mark) => mark >= low * (1 - 1e-9) && mark <= high * (1 + 1e-9));
 }
 

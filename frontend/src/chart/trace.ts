@@ -1,15 +1,27 @@
 // A time chart by a pen, for files: what uPlot shows on the page, at the same places.
 import type { Line } from "../api.ts";
-import { ticks, whole } from "../numbers.ts";
+import { ticks } from "../numbers.ts";
 import { cross, hair, token, write } from "./canvas.ts";
+import { axisLabels, axisMarks, placing, type Clock } from "./clock.ts";
 import type { Pen } from "./pen.ts";
 import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, traceLine, type Inner, type Level, type Look, type Places } from "./plot.ts";
-import { decades, readableMarks, stepMarks, type Range } from "./scale.ts";
+import { decades, readableMarks, type Range } from "./scale.ts";
 
-export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begins = [], level = null }: { line: Line; inner: Inner | null; older?: readonly Line[]; begins?: readonly number[]; level?: Level | null }, steps: Range, values: Range, pinned: number | null): void {
+interface Drawn {
+  line: Line;
+  inner: Inner | null;
+  older?: readonly Line[];
+  begins?: readonly number[];
+  level?: Level | null;
+  clock?: Clock | null;
+}
+
+export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begins = [], level = null, clock = null }: Drawn, steps: Range, values: Range, pinned: number | null): void {
   const [left, right, top, foot] = [AXIS_WIDTH, look.width - PADDING.right, PADDING.top, look.height - FOOT];
   const to = (value: number): number => (look.kind === "log" ? Math.log(value) : value);
-  const X = (step: number): number => left + (steps[1] > steps[0] ? (step - steps[0]) / (steps[1] - steps[0]) : 0.5) * (right - left);
+  const at = placing(clock);
+  const [from, until] = [at(steps[0]), at(steps[1])];
+  const X = (step: number): number => left + (until > from ? (at(step) - from) / (until - from) : 0.5) * (right - left);
   const Y = (value: number): number => foot - ((to(value) - to(values[0])) / (to(values[1]) - to(values[0]))) * (foot - top);
   axes();
   pen.save();
@@ -46,15 +58,17 @@ export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begi
 
   function axes(): void {
     const few = Math.max(2, Math.floor(look.height / 36));
-    const at = look.kind === "log" ? decades(values[0], values[1], few) : readableMarks(values[0], values[1], few);
-    const labels = (look.kind === "log" ? logLabels(at) : ticks(at)).map((text) => (text ? text + (look.unit ?? "") : text));
-    at.forEach((mark, i) => {
+    const beside = look.kind === "log" ? decades(values[0], values[1], few) : readableMarks(values[0], values[1], few);
+    const labels = (look.kind === "log" ? logLabels(beside) : ticks(beside)).map((text) => (text ? text + (look.unit ?? "") : text));
+    beside.forEach((mark, i) => {
       hair(pen, left, Y(mark), right, Y(mark), token("line"));
       write(pen, labels[i]!, left - 6, Y(mark), { align: "right" });
     });
     hair(pen, left, foot, right, foot, token("line-2"));
-    for (const step of stepMarks(steps[0], steps[1], Math.max(2, look.width / 90))) write(pen, whole(step), X(step), foot + 12, { align: "center" });
-    write(pen, "step", left - 12, foot + 12, { align: "right" });
+    const below = axisMarks(from, until, Math.max(2, look.width / (clock ? 110 : 90)), clock !== null);
+    const texts = axisLabels(below, clock !== null);
+    below.forEach((mark, i) => write(pen, texts[i]!, left + (until > from ? (mark - from) / (until - from) : 0.5) * (right - left), foot + 12, { align: "center" }));
+    write(pen, clock ? "time" : "step", left - 12, foot + 12, { align: "right" });
   }
 
   function band(from: number, until: number): void {

@@ -1,5 +1,5 @@
 // Several runs beside each other, as the server tells it.
-import { bytes, json, type Line, type RunFacts, type Window } from "../api.ts";
+import { bytes, json, type RunFacts, type Window } from "../api.ts";
 import { cutHeat } from "../heat/cut.ts";
 import { decode, type Heat } from "../heat/heat.ts";
 import { frozen, question } from "../state/frozen.ts";
@@ -32,18 +32,6 @@ export interface Faces {
   linear: boolean;
   counts: number[][]; // one list per run
   steps: number[];
-}
-
-/** The seconds at a step, between those that were told; of a step beyond them the nearest. */
-export function secondsAt(clock: Line | null, step: number): number {
-  if (!clock || clock.first.length === 0) return NaN;
-  const { first, mean } = clock;
-  let high = first.findIndex((known) => known >= step);
-  if (high < 0) high = first.length - 1;
-  const low = Math.max(0, high - 1);
-  const span = first[high]! - first[low]!;
-  const share = span > 0 ? Math.max(0, Math.min(1, (step - first[low]!) / span)) : 1;
-  return mean[low]! + share * (mean[high]! - mean[low]!);
 }
 
 export const LETTERS = "ABCDEFGH";

@@ -1,6 +1,6 @@
 // The axis of a small evidence chart: logarithmic where values span decades, and room for what is no number.
 import { decades, roundMarks, rounded, type Range, type ScaleKind } from "../chart/scale.ts";
-import { power, short } from "../numbers.ts";
+import { power, short, whole } from "../numbers.ts";
 
 export interface Axis {
   kind: ScaleKind;
@@ -27,7 +27,7 @@ export function axisOf(values: readonly number[], limit: number | null, marks = 
     text: (mark) => {
       if (kind !== "log") return mark === 0 ? "0" : short(mark, 2);
       const exponent = Math.round(Math.log10(mark));
-      return Math.abs(Math.log10(mark) - exponent) > 1e-6 ? short(mark, 1) : exponent >= -2 && exponent <= 3 ? String(Number(`1e${exponent}`)) : power(exponent);
+      return Math.abs(Math.log10(mark) - exponent) > 1e-6 ? short(mark, 1) : exponent >= -2 && exponent <= 3 ? (exponent < 0 ? String(Number(`1e${exponent}`)) : whole(10 ** exponent)) : power(exponent);
     },
   };
 }

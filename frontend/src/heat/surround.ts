@@ -123,6 +123,13 @@ export function paintAgain(pen: Pen, at: Geometry, again: readonly Again[]): voi
   }
 }
 
+/** How many more stay; the words before them lose their end. */
+function fitting(text: string, more: string, letters: number): string {
+  if (text.length + more.length <= letters) return text + more;
+  const short = more && letters > more.length + 12 ? more : more.replace(/ and (\d+) more/, " +$1");
+  return `${text.slice(0, Math.max(1, letters - short.length - 1)).trimEnd()}…${short}`;
+}
+
 export function paintFlags(pen: Pen, at: Geometry, flags: readonly Flag[]): void {
   const { left, plotWidth } = at;
   const placed = merged(flags, (step) => at.xOfStep(step));
@@ -132,10 +139,12 @@ export function paintFlags(pen: Pen, at: Geometry, flags: readonly Flag[]): void
     glyph(pen, flag.severity, flag.x + 0.5, 9);
     const room = (placed[i + 1]?.x ?? left + plotWidth + (at.right < NUMBERS ? 0 : 4)) - flag.x - 20;
     const behind = flag.x - Math.max(before, left) - 20; // where nothing stands to the left
-    const text = flag.count > 1 ? `${flag.text} and ${flag.count - 1} more` : flag.text;
+    const more = flag.count > 1 ? ` and ${flag.count - 1} more` : "";
+    const text = flag.text + more;
+    const fitted = (room: number): string => fitting(flag.text, more, Math.floor(room / 5.6));
     const isLeft = room < text.length * 5.2 && behind > Math.max(room, 60);
-    if (isLeft) write(pen, cut(text, Math.floor(behind / 5.6)), flag.x - 9, 9, { colour: token("ink-2"), align: "right" });
-    else if (room > 60) write(pen, cut(text, Math.floor(room / 5.6)), flag.x + 9, 9, { colour: token("ink-2") });
+    if (isLeft) write(pen, fitted(behind), flag.x - 9, 9, { colour: token("ink-2"), align: "right" });
+    else if (room > 60) write(pen, fitted(room), flag.x + 9, 9, { colour: token("ink-2") });
     before = isLeft || room <= 60 ? flag.x + 6 : flag.x + 9 + Math.min(room, text.length * 5.6);
   });
 }

@@ -15,7 +15,14 @@ import torch
 from weighbridge.capture.kernel import Items, Kernel, code_of
 
 GATHERED, DIRECT, PLAIN = range(3)  # numbers gathered by us; dense in memory; dense, real and in C order
-MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS, GRADIENT_GONE = 1, 2, 4, 8, 32  # bits of what was found (native/weighbridge_kernel.h)
+MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS, GRADIENT_GONE, GRADIENT_CAME = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    64,
+)  # bits of what was found (native/weighbridge_kernel.h)
 
 
 class Look(Protocol):
@@ -23,9 +30,9 @@ class Look(Protocol):
 
     Writes gradients of plain parameters into the items, and into `state` for each: MOVED (it lies elsewhere or has
     another form than its item says), CHANGED (another version than when last asked), GRADIENT_UNREAD (there is a gradient
-    that cannot be read where it lies), GRADIENT_GONE (there was one when last asked, and there is none), DIFFERS (its
-    bytes are not those of its snapshot; asked of the first `compared` items where they lie as before, and not together
-    with gradients). Gives all bits that were found.
+    that cannot be read where it lies), GRADIENT_GONE (there was one when last asked, and there is none), GRADIENT_CAME (the
+    other way round, of a plain one), DIFFERS (its bytes are not those of its snapshot; asked of the first `compared` items
+    where they lie as before, and not together with gradients). Gives all bits that were found.
     """
 
     state: np.ndarray[Any, np.dtype[np.uint8]]
@@ -113,6 +120,7 @@ class TorchLook:
             and gradient.is_contiguous()
             and (code := code_of(gradient.dtype)) is not None
         ):
+            self.state[i] |= GRADIENT_CAME * (not self._items["gradient"][i])
             self._items["gradient"][i] = gradient.data_ptr() or self._items["snapshot"][i]
             self._items["gradient_dtype"][i] = code
         else:

@@ -22,6 +22,7 @@ from weighbridge.capture import alongdepth
 from weighbridge.capture.alongdepth import Depth
 from weighbridge.capture.calls import Calls
 from weighbridge.capture.firstfacts import Asked, asked
+from weighbridge.capture.freshness import is_fresh
 from weighbridge.capture.graphwalk import MOST_NODES, TooLarge, nodes_behind, walk
 from weighbridge.capture.late import Late, held, is_capturing
 from weighbridge.capture.recorder import Recorder
@@ -156,6 +157,7 @@ def described(name: str, owner: str, parameter: nn.Parameter, modules: Mapping[s
         is_trainable=parameter.requires_grad,
         is_called=owner in ran,
         is_optional=_is_optional(owner, modules, ran),
+        is_fresh=is_fresh(modules.get(owner), parameter),
     )
 
 

@@ -78,6 +78,7 @@ class TensorTable:
         self.version = 0
         self._ids: dict[int, int] = {}  # by id of the parameter, as they were at a version
         self._ids_of_version = -1
+        self.frozen: dict[tuple[str, str], Known] = {}  # in mid-run, and not thawed since
         self.is_waiting = False  # for a lazy layer to be initialised: nothing else tells us that it was
 
     def has_model(self, model: nn.Module) -> bool:
@@ -143,11 +144,24 @@ class TensorTable:
                 continue
             known = known or self._new(key)
             known.refer_to(one)
+            self._note_freezing(key, known, one.parameter)
             known.note, known.form = note, form
             known.placement = placement_of(one.parameter, replicas.get(id(one.parameter)), self.is_alone)
             self._record(known, one, order, step)
             self.version += 1
         self.is_waiting = any(known.form is None for known in self.by_key.values())
+
+    def _note_freezing(self, key: tuple[str, str], known: Known, parameter: nn.Parameter) -> None:
+        if parameter.requires_grad:
+            self.frozen.pop(key, None)
+        elif is_trainable(known):
+            self.frozen[key] = known
+
+    @property
+    def has_thawed(self) -> bool:
+        """Does one that was frozen in mid-run learn again? Nothing else tells us."""
+        held = [one.reference() for one in self.frozen.values()]
+        return any(parameter is not None and parameter.requires_grad for parameter in held)
 
     def _new(self, key: tuple[str, str]) -> Known:
         """A tensor that is watched from now on; one of an earlier attempt keeps its id."""
@@ -200,6 +214,8 @@ class TensorTable:
             return True
         model = next((model for name, model in self.alive_models() if name == known.model), None)
         if model is None or _at(model, known.name) is weighed.parameter:
+            if is_trainable(known) and not weighed.parameter.requires_grad:
+                self.rescan(step)  # it was frozen
             return True
         self.rescan(step)
         return known.reference() is weighed.parameter
@@ -292,6 +308,11 @@ def _form(parameter: nn.Parameter) -> object:
     if is_lazy(parameter):
         return None
     return parameter.shape, parameter.dtype, parameter.requires_grad
+
+
+def is_trainable(known: Known) -> bool:
+    """Did it require a gradient when it was last told of?"""
+    return isinstance(known.form, tuple) and bool(known.form[2])
 
 
 def _is_direct(parameter: torch.Tensor) -> bool:

@@ -106,6 +106,8 @@ class Weighing:
             return
         if gone:
             self._leave_replaced(stepped, work.snapshots, gone, step)
+        if self.table.frozen and self.table.has_thawed:
+            self.table.rescan(step)
         work.weigh(step, self.recorder)
 
     def _leave_replaced(self, stepped: Stepped, snapshots: Snapshots, gone: list[int], step: int) -> None:

@@ -152,7 +152,7 @@ class Api:
                 "last_step": record.last_step,
                 "logged": list(record.log_keys()),
                 "ranks": list(record.ranks),
-                "attempts": [dataclasses.asdict(one) for one in record.attempts],
+                "attempts": shapes.attempts_json(record),
                 "guess": guess_of(record),
                 "own_seconds": jsonable(own_seconds),
                 "wall_seconds": jsonable(wall_seconds),
@@ -209,9 +209,9 @@ class Api:
 
     def clock(self, request: Request) -> Response:
         """How many seconds of training the steps of a run had taken, for an axis of time."""
-        _, _, points = window(request)
+        start, stop, points = window(request)
         with self.runs.use(one(request, "run")) as record:
-            part = arrays.clock_of(record, points)
+            part = arrays.clock_of(record, points, start, stop)
         return answers.arrow(arrays.table_of([part]))
 
     def layers(self, request: Request) -> Response:

@@ -124,19 +124,36 @@ def cost_of(record: RunRecord, start: int | None, stop: int | None, buckets: int
     return dataclasses.replace(part, mean=share)
 
 
-def clock_of(record: RunRecord, points: int) -> Part:
-    """Seconds of training from the end of the first step to that of each, at so many steps at most; the last is among them.
+def clock_of(record: RunRecord, points: int, start: int | None = None, stop: int | None = None) -> Part:
+    """Seconds of training from the end of the first step to that of each, at so many of these steps at most; the last is among
+    them.
 
     Between two attempts nothing ran: that time is left out. A clock that was set back stands still meanwhile.
     """
+    steps, times, attempts = _times(record)
+    passed = np.where(np.diff(attempts) == 0, np.maximum(np.diff(times), 0), 0)
+    seconds = np.concatenate([[0], np.cumsum(passed)])[: len(steps)] / 1e9
+    low = 0 if start is None else int(np.searchsorted(steps, start, "left"))
+    high = len(steps) if stop is None else int(np.searchsorted(steps, stop, "left"))
+    kept = np.unique(np.linspace(low, max(low, high - 1), max(0, min(points, high - low))).round().astype(np.int64))
+    at, value = steps[kept], seconds[kept]
+    return Part(at, at, value, value, value, np.zeros(len(at)))
+
+
+def pauses_of(record: RunRecord) -> dict[int, float]:
+    """Of each attempt but the first the seconds that no clock counts: from the last step of an earlier one that still counts to
+    the end of its own first step. Steps that were trained again are part of it."""
+    _, times, attempts = _times(record)
+    begin = np.flatnonzero(np.diff(attempts)) + 1
+    return {int(attempts[i]): max(0.0, float(times[i] - times[i - 1]) / 1e9) for i in begin}
+
+
+def _times(record: RunRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, when each ended, and in which attempt."""
     table = record.steps_table(None, None)
     steps, first = np.unique(table.column("step").to_numpy(), return_index=True)
     times, attempts = (table.column(name).to_numpy()[first] for name in ("time_ns", "attempt"))
-    passed = np.where(np.diff(attempts) == 0, np.maximum(np.diff(times), 0), 0)
-    seconds = np.concatenate([[0], np.cumsum(passed)])[: len(steps)] / 1e9
-    kept = np.unique(np.linspace(0, max(0, len(steps) - 1), min(points, len(steps))).round().astype(np.int64))
-    at, value = steps[kept], seconds[kept]
-    return Part(at, at, value, value, value, np.zeros(len(at)))
+    return steps, times, attempts
 
 
 def in_buckets(steps: np.ndarray, values: np.ndarray, buckets: int) -> Part:

@@ -45,7 +45,11 @@ def columns_for(cells: int, tensors: int) -> int:
 def of_a_run(name: str, metrics: Sequence[str], pictures: Sequence[str] = PICTURES) -> Iterator[Question]:
     """All that the page asks about one run."""
     run = ("run", name)
-    for what in ("run", "rows", "tensors", "findings", "notes", "loss"):
+<<<<<<< HEAD
+    for what in ("run", "rows", "tensors", "findings", "notes", "loss", "clock"):
+=======
+    for what in ("run", "rows", "tensors", "findings", "notes", "loss", "cost"):
+>>>>>>> main
         yield what, [run]
     for key in metrics[:METRICS]:
         yield "logged", [run, ("key", key)]

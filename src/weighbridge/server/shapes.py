@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from typing import Any
@@ -10,6 +11,7 @@ from weighbridge.catalog import all_names, parse
 from weighbridge.diagnosis import Rule, registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.records import OF_OUTPUTS
+from weighbridge.server.arrays import pauses_of
 from weighbridge.server.layers import Layer
 from weighbridge.store.record import RunRecord, Tensor
 
@@ -115,3 +117,9 @@ def statistics_json() -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def attempts_json(record: RunRecord) -> list[dict[str, Any]]:
+    """Each attempt with the pause before it, where there are several."""
+    pauses = pauses_of(record) if len(record.attempts) > 1 else {}
+    return [dataclasses.asdict(one) | {"pause_seconds": pauses.get(one.number)} for one in record.attempts]

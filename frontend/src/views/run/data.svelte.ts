@@ -20,22 +20,26 @@ export class RunData {
   lines = $state.raw(new Map<string, api.Line>()); // by `key`
   loss = $state.raw<api.Line | null>(null);
   older = $state.raw<api.Line[]>([]); // the same of steps that a later attempt took again
+  clock = $state.raw<api.Line | null>(null); // where the axis shows time
   trouble = $state(""); // of the run itself
   lossTrouble = $state("");
   seriesTrouble = $state("");
 
   private isWanted = false; // some pages of a run show no loss
   private wanted: Wanted = { tensors: [], statistics: [], metric: null, steps: null };
+  private timed: { steps: Range | null } | null = null; // null = the axis shows steps
   private readonly name: string;
   private readonly facts: Pace;
   private readonly lossPace: Pace;
   private readonly seriesPace: Pace;
+  private readonly clockPace: Pace;
 
   constructor(name: string) {
     this.name = name;
     this.facts = new Pace((signal) => this.fetchFacts(signal), 2000);
     this.lossPace = new Pace((signal) => this.fetchLoss(signal));
     this.seriesPace = new Pace((signal) => this.fetchSeries(signal));
+    this.clockPace = new Pace((signal) => this.fetchClock(signal));
     this.facts.now();
   }
 
@@ -53,15 +57,23 @@ export class RunData {
     if (newSteps || String(before.tensors) !== String(wanted.tensors) || String(before.statistics) !== String(wanted.statistics)) this.seriesPace.now();
   }
 
+  /** The axis shows the time of these steps (null: of all), or steps. */
+  wantTime(isOn: boolean, steps: Range | null): void {
+    this.timed = isOn ? { steps } : null;
+    if (isOn) this.clockPace.now();
+    else this.clock = null;
+  }
+
   /** The run has grown. */
   grown(): void {
     this.facts.soon();
     if (this.isWanted) this.lossPace.soon();
     this.seriesPace.soon();
+    if (this.timed) this.clockPace.soon();
   }
 
   stop(): void {
-    for (const pace of [this.facts, this.lossPace, this.seriesPace]) pace.stop();
+    for (const pace of [this.facts, this.lossPace, this.seriesPace, this.clockPace]) pace.stop();
   }
 
   private window(): api.Window {
@@ -111,6 +123,14 @@ export class RunData {
         statistics.forEach((statistic, j) => lines.set(RunData.key(tensor, statistic), found[i * statistics.length + j]!));
       });
       this.lines = lines;
+    });
+  }
+
+  private async fetchClock(signal: AbortSignal): Promise<void> {
+    await this.guarded(signal, (sentence) => (this.lossTrouble = sentence), async () => {
+      const steps = this.timed?.steps;
+      const clock = await api.clock(this.name, steps ? { start: steps[0], stop: steps[1] + 1 } : {}, signal);
+      if (this.timed) this.clock = clock.first.length ? clock : null;
     });
   }
 

@@ -10,8 +10,10 @@ What to do     Build the optimizer after the last change of the model, or add th
                the parameter is meant to stay as it is, `requires_grad_(False)` says so and saves its part of the backward
                pass.
 When it errs   A backbone left out on purpose with gradients on is told as a note: all that is left out lies before all that
-               is trained, is more than half of the model, and was not thawed in mid-run. Parameters whose module gives
-               nothing that was recorded are not judged.
+               is trained, is more than half of the model, and was not thawed in mid-run. A warning where nothing has trained
+               it: at least FRESH of its norms hold exactly what norms begin with, and all of them do; or at least FRESH of
+               its weights, and all that can be judged, are drawn as torch's own layers draw theirs. Parameters whose
+               module gives nothing that was recorded are not judged.
 References     Jiang et al. 2025, "Training with Confidence: Catching Silent Errors in Deep Learning Training with Automated
                Proactive Checks" (TrainCheck); PyTorch documentation, torch.optim, "Constructing it".
 """
@@ -33,6 +35,7 @@ from weighbridge.format import counted, share
 SOON = 3  # steps, where the graph of a first loss holds the parameter: whoever steps with its gradients has done so by then
 WAIT = 10  # steps; a GAN's slower optimizer steps at every fifth or so (Gulrajani et al. 2017: five critic steps)
 REPLACED = "replaced"  # event of capture, one per parameter
+FRESH = 2  # one hidden layer of random numbers under a trained head is a method (extreme learning machines)
 MOST_OF = 0.5  # of the model's elements: what is left out on purpose is a backbone, a forgotten layer is not
 
 
@@ -50,6 +53,7 @@ class ParameterInNoOptimizer(Rule):
         self.frozen, self.thawed = set[int](), set[int]()
         self.is_trial = False  # asked before training, by `inspect`
         self.in_graph: set[str] = set()  # parameters that a loss of the first step depends on
+        self.fresh: dict[str, bool] = {}  # of norms and weights: do they hold what torch begins with?
 
     def start(self, tensors: Tensors) -> None:
         frozen = {c for c, t in enumerate(tensors) if not t.requires_grad and not t.is_output}
@@ -65,6 +69,7 @@ class ParameterInNoOptimizer(Rule):
         for row in block.rows("graph"):
             first = from_text(row["detail"])
             self.is_trial |= first.has_gradients
+            self.fresh = {p.name: p.is_fresh for p in first.parameters if p.is_fresh is not None} | self.fresh
             self.in_graph |= set() if first.has_gradients else first.graph.leaves.keys()
             yield from unoptimized(first)
         yield from self._replaced(block)
@@ -155,7 +160,17 @@ class ParameterInNoOptimizer(Rule):
         if self.thawed & {*left_out}:
             return False
         is_before = bool(trained) and max(self.tensors[c].order for c in left_out) < min(trained) if left_out else False
-        return is_before and sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
+        is_most = sum(self.tensors[c].count for c in left_out) > MOST_OF * self._elements()
+        return is_before and is_most and not self._is_untrained(left_out)
+
+    def _is_untrained(self, left_out: list[int]) -> bool:
+        """Do its norms, or else its weights, hold the numbers that they are made with?"""
+        told = [(self.tensors[c].role, self.fresh.get(self.tensors.name(c))) for c in left_out]
+        for roles in (("norm_scale",), ("weight", "embedding")):
+            mine = [is_fresh for role, is_fresh in told if role in roles and is_fresh is not None]
+            if len(mine) >= FRESH and all(mine):
+                return True
+        return False
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if self.is_trial:
