@@ -108,12 +108,8 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       drawAxes: [(plot) => drawInner(plot, of.inner(), of.clock(), soft)],
       draw: [
         (plot) => {
-<<<<<<< HEAD
+          if (look.foot) nameAxis(plot, of.clock() ? "time" : "step", font, token("ink-3"));
           drawOlder(plot, of.older(), of.begins(), of.clock(), look.kind, token("ink-3"));
-=======
-          if (look.foot) nameSteps(plot, font, token("ink-3"));
-          drawOlder(plot, of.older(), of.begins(), look.kind, token("ink-3"));
->>>>>>> main
           if (!of.isBare()) drawLevel(plot, of.level(), of.yRange(), token("ink"));
           drawFootMarks(plot, of.line(), placing(of.clock()), look.kind, token("trouble"), token("ink-3"), token("surface"));
           drawPin(plot, of.pinned(), of.clock(), token("ink"));
@@ -216,14 +212,14 @@ export function outlineInner(pen: Pick<Pen, "beginPath" | "lineTo" | "closePath"
 }
 
 /** What the numbers below are; nothing where the first of them stands there. */
-function nameSteps({ ctx, bbox }: uPlot, font: string, ink: string): void {
+function nameAxis({ ctx, bbox }: uPlot, name: string, font: string, ink: string): void {
   const ratio = devicePixelRatio || 1;
   ctx.save();
   ctx.font = font.replace(/^\d+/, (size) => String(Number(size) * ratio));
   ctx.fillStyle = ink;
   ctx.textAlign = "right";
   ctx.textBaseline = "top";
-  ctx.fillText("step", bbox.left - 12 * ratio, bbox.top + bbox.height + 8 * ratio);
+  ctx.fillText(name, bbox.left - 12 * ratio, bbox.top + bbox.height + 8 * ratio);
   ctx.restore();
 }
 

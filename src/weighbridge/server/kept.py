@@ -45,11 +45,7 @@ def columns_for(cells: int, tensors: int) -> int:
 def of_a_run(name: str, metrics: Sequence[str], pictures: Sequence[str] = PICTURES) -> Iterator[Question]:
     """All that the page asks about one run."""
     run = ("run", name)
-<<<<<<< HEAD
-    for what in ("run", "rows", "tensors", "findings", "notes", "loss", "clock"):
-=======
-    for what in ("run", "rows", "tensors", "findings", "notes", "loss", "cost"):
->>>>>>> main
+    for what in ("run", "rows", "tensors", "findings", "notes", "loss", "cost", "clock"):
         yield what, [run]
     for key in metrics[:METRICS]:
         yield "logged", [run, ("key", key)]
