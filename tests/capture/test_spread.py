@@ -305,6 +305,8 @@ def test_of_several_calls_the_first_counts_in_which_samples_differ(first: str, t
         seen[step] = model(data(step, 6, 4) * next(t for t in times if t)).detach().double().numpy()[:, None]
 
     rows = _rows(train(tmp_path, loop, lambda step: loop(data(step, 6, 4)).square().sum(), truth=by_hand))
-    for step, y in seen.items():
-        for name, value in _expected(y).items():
+    looked_at = [step for step in seen if (step, "layer/out") in rows]
+    assert looked_at
+    for step in looked_at:
+        for name, value in _expected(seen[step]).items():
             assert rows[step, "layer/out"][name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
