@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from torch import nn
 import weighbridge
 from tests.capture.oracle import PARAMETERS_ALONE, Oracle, check, events, recorded_rows, watched
 from weighbridge.capture import recorder
+from weighbridge.records import TABLES, Quantity
 from weighbridge.store.writer import RankWriter
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -203,3 +206,23 @@ def test_the_training_process_has_two_threads_of_ours_and_none_after(tmp_path: P
         assert ours() == ["weighbridge-writer", "weighbridge-rules"]
     assert not ours()
     assert os.path.isdir(run.path)
+
+
+def test_rows_of_a_small_table_are_arrow_as_columns_one_by_one_would_be() -> None:
+    """Oracle: pyarrow's own conversion of each column, byte by byte. NumPy's numbers and arrays, None and tuples are met."""
+    three = np.arange(3)
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "units": [(7, 0, np.int32(2), Quantity.ACTIVATION, 5, 10, three, three / 2, three * 2.0, three.astype(np.float32))] * 2,
+        "steps": [
+            (7, 0, 0, 7, loss, loss, 1, np.bool_(True), 0.0, np.nan, 1.0, [0.1], [], (1.0,), 2, 5, 6) for loss in (None, 0.5)
+        ],
+        "values": [(7, 0, 2, 0, "float32", b"abcd")],
+        "events": [],
+    }
+    for table, made in rows.items():
+        schema = TABLES[table]
+        columns = zip(*made, strict=True) if made else [()] * len(schema)
+        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+        found = recorder.Lists(table).batch(made)
+        assert found.schema.equals(schema, check_metadata=True)
+        assert found.serialize() == pa.RecordBatch.from_arrays(arrays, schema=schema).serialize()

@@ -60,6 +60,21 @@ def test_copies_that_differ_are_told_at_once_and_where() -> None:
     assert late.told_step == 6
 
 
+@pytest.mark.parametrize(
+    ("sums", "words"),
+    [((1.0, 1.5, 1.0), "Rank 1 is not like most."), ((1.0, 1.5, 1.0, 1.0, 2.0), "Ranks 1 and 4 are not like most.")],
+)
+def test_the_rank_that_differs_is_named_where_most_agree(sums: tuple[float, ...], words: str) -> None:
+    (told,) = _told(DIVERGED, *(_rank(i, COPY if i else REPLICA, one) for i, one in enumerate(sums)))
+    assert told.message.endswith(words)
+
+
+@pytest.mark.parametrize("sums", [(1.0, 1.5), (1.0, 1.5, 2.0), (1.0, 1.0, 1.5, 1.5)])
+def test_no_rank_is_named_without_a_majority(sums: tuple[float, ...]) -> None:
+    (told,) = _told(DIVERGED, *(_rank(i, COPY if i else REPLICA, one) for i, one in enumerate(sums)))
+    assert "like most" not in told.message
+
+
 def test_copies_that_agree_and_pieces_and_different_models_are_clear() -> None:
     assert _told(DIVERGED, _rank(0, REPLICA), _rank(1, COPY)) == []
     assert _told(DIVERGED, _rank(0, SHARD), _rank(1, SHARD, 3.0)) == []

@@ -34,7 +34,7 @@ class Lists:
     """Rows of one of the small tables, as Python tuples in the order of its schema."""
 
     def __init__(self, table: str) -> None:
-        self.schema = TABLES[table]
+        self._row = pa.struct(list(TABLES[table]))
         self.rows: list[tuple[Any, ...]] = []
 
     def take(self) -> list[tuple[Any, ...]]:
@@ -43,10 +43,8 @@ class Lists:
         return rows
 
     def batch(self, rows: list[tuple[Any, ...]]) -> pa.RecordBatch:
-        """The rows as Arrow."""
-        columns = zip(*rows, strict=True)
-        arrays = [pa.array(column, type=field.type) for column, field in zip(columns, self.schema, strict=True)]
-        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        """The rows as Arrow: in one call, for most of these tables have few rows and many columns."""
+        return pa.RecordBatch.from_struct_array(pa.array(rows, type=self._row))
 
 
 _ROW_BYTES: Final = 256  # of a row on its way, roughly; a histogram of all 132 bins would make it 700

@@ -76,9 +76,9 @@ LESSONS: Final = (
         300,
     ),
     Lesson(
-        "Learning rate times thirty",
+        "Learning rate times a hundred",
         "Each step goes past the valley. Look at the loss and at the size of the weights; its twin takes steps of 0.3.",
-        "lr=9&twin=lr:0.3",
+        "lr=30&twin=lr:0.3",
         300,
     ),
     Lesson(

@@ -6,7 +6,8 @@ How it decides Exact. Copies that agree have sums and sums of absolute values th
                is a copy is known where DistributedDataParallel wraps the watched model; elsewhere parameters count as copies
                when the gradients that the ranks used have been equal in all tensors at AGREED steps, which only a reduction
                makes them. Told at the first step at which sums differ. Where ranks begin alike, gradients never agree and
-               weights go apart, it is told after APART steps; after PARTLY, where some parameters' gradients agree.
+               weights go apart, it is told after APART steps; after PARTLY, where some parameters' gradients agree. Of three
+               ranks or more the finding names those that are not like most.
 What to do     Change parameters before the model is wrapped, or on all ranks alike; build the optimizer with the same
                settings on all ranks; go through the wrapper in the forward pass, for it is what reduces gradients; broadcast
                parameters once after loading a checkpoint.
@@ -20,6 +21,7 @@ References     Le Scao et al. 2022, "BLOOM", and Jiang et al. 2025, "Training wi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -115,7 +117,7 @@ class DivergedReplicas(Rule):
             first_step=step,
             told_step=step,
             message=f"At step {step} {counted(len(columns), 'parameter')} of {counted(len(ranks), 'rank')} that should be "
-            f"equal are not: {self.tensors.name(int(columns[0]))} first.",
+            f"equal are not: {self.tensors.name(int(columns[0]))} first.{_who(odd_ones(ranks, at, columns))}",
             evidence=(TableEvidence("sums of the parameters", ("parameter", "rank", "sum"), tuple(rows)),),
             fix="Broadcast the parameters from rank 0, and look for what treats the ranks differently: changes after wrapping, "
             "optimizer settings, a forward pass that goes past the wrapper.",
@@ -126,6 +128,25 @@ class DivergedReplicas(Rule):
         if not self.has_ranks:
             return Outcome.NOT_APPLICABLE, "one rank alone was read"
         return None if self.has_copies else (Outcome.NOT_APPLICABLE, "no parameter is known to be a copy")
+
+
+def odd_ones(ranks: tuple[Ranked, ...], at: int, columns: np.ndarray) -> list[int]:
+    """The ranks whose sums are not those of most of them; none where there is no majority in each of these tensors."""
+    odd: set[int] = set()
+    for column in columns.tolist():
+        told = [tuple(float(one.arrays[name][at, column]) for name in SUMS) for one in ranks]
+        usual, times = Counter(told).most_common(1)[0]
+        if 2 * times <= len(told):
+            return []
+        odd |= {one.rank for one, mine in zip(ranks, told, strict=True) if mine != usual}
+    return sorted(odd)
+
+
+def _who(odd: list[int]) -> str:
+    if not odd:
+        return ""
+    named = " and ".join(str(rank) for rank in odd)
+    return f" Rank {named} is not like most." if len(odd) == 1 else f" Ranks {named} are not like most."
 
 
 def _columns(ranks: tuple[Ranked, ...], placements: tuple[str, ...]) -> np.ndarray:
