@@ -54,7 +54,7 @@ def test_labels_that_go_with_their_inputs_show_and_shuffled_ones_do_not(tmp_path
 def test_the_sum_is_that_of_u_centred_distances_and_its_variance_that_of_permutations() -> None:
     random = np.random.default_rng(0)
     x, y = random.normal(size=(40, 3)), random.normal(size=(40, 2))
-    found, variance = pairing._of_distances(x, y)
+    found, variance = pairing._of_distances((x,), y)
 
     def centred(values: np.ndarray) -> np.ndarray:
         d = squareform(pdist((values - values.mean(0)) / values.std(0)))
@@ -92,7 +92,7 @@ def test_equal_batches_have_equal_checksums_and_others_do_not() -> None:
     for batch in (x, x.clone(), x.flip(0), x + 1e-6):
         seen = Pairing()
         seen.meet_batch((batch,))
-        sums.append(seen.checksum)
+        sums.append(seen.inputs[0].checksum)
     assert sums[0] == sums[1]
     assert len({*sums}) == 3
 
@@ -202,7 +202,7 @@ def test_what_is_compared_and_what_is_left_out(what: str, tmp_path: Path) -> Non
 def test_rows_that_are_the_same_count_once_whatever_the_sign_of_their_zeros() -> None:
     random = np.random.default_rng(0)
     values = random.integers(0, 2, size=(40, 3)) * random.choice([-0.0, 1.0], size=(40, 3))
-    assert pairing._first_of_each(values) == sorted(np.unique(values, axis=0, return_index=True)[1])
+    assert pairing._first_of_each((values,)) == sorted(np.unique(values, axis=0, return_index=True)[1])
     assert (np.signbit(values) & (values == 0)).any()
 
 
@@ -212,6 +212,6 @@ def test_inputs_of_every_dtype_are_seen_with_their_numbers(dtype: torch.dtype) -
     x = (8 * torch.randn(6, 3)).to(dtype)
     seen = Pairing()
     seen.meet_batch((x,))
-    assert seen.inputs is not None
-    assert seen.inputs.tolist() == x.tolist()
-    assert seen.checksum == pytest.approx(sum(v * math.cos(i) for i, v in enumerate(x.flatten().tolist())))
+    (given,) = seen.inputs
+    assert given.features.tolist() == x.tolist()
+    assert given.checksum == pytest.approx(sum(v * math.cos(i) for i, v in enumerate(x.flatten().tolist())))

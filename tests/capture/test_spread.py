@@ -282,3 +282,31 @@ def test_passes_that_no_step_follows_do_not_pile_up(tmp_path: Path, monkeypatch:
         outputs = run._stepper.outputs
         assert outputs is not None
         assert 0 < len(outputs.looks.made) <= 10
+
+
+@pytest.mark.parametrize("first", ["alike", "different"])
+def test_of_several_calls_the_first_counts_in_which_samples_differ(first: str, tmp_path: Path) -> None:
+    """At its first step of time a layer behind spikes is given zeros."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 5)
+    times = [0.0, 1.0, 2.0] if first == "alike" else [3.0, 1.0, 2.0]
+
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = model
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return sum(self.layer(x * time) for time in times)  # type: ignore[return-value]
+
+    loop, seen = Loop(), {}
+
+    def by_hand(step: int) -> None:
+        seen[step] = model(data(step, 6, 4) * next(t for t in times if t)).detach().double().numpy()[:, None]
+
+    rows = _rows(train(tmp_path, loop, lambda step: loop(data(step, 6, 4)).square().sum(), truth=by_hand))
+    looked_at = [step for step in seen if (step, "layer/out") in rows]
+    assert looked_at
+    for step in looked_at:
+        for name, value in _expected(seen[step]).items():
+            assert rows[step, "layer/out"][name] == pytest.approx(value, rel=1e-5, abs=1e-9), name

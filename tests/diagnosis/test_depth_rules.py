@@ -26,11 +26,11 @@ DEPTH = 6
 
 
 def layers(kinds: str = "LALALALALAL", inputs: int = 16) -> tuple[Tensor, ...]:
-    """Modules in order: L = Linear, A = activation, N = norm. Weights first, then what modules give."""
+    """Modules in order: L = Linear, A = activation, N = norm, B = batch norm. Weights first, then what modules give."""
     weights = [
         tensor(i, f"{i}.weight", shape=(16, inputs), count=16 * inputs, order=i) for i, kind in enumerate(kinds) if kind == "L"
     ]
-    named = {"L": "Linear", "A": "ReLU", "N": "LayerNorm"}
+    named = {"L": "Linear", "A": "ReLU", "N": "LayerNorm", "B": "BatchNorm1d"}
     given = [tensor(100 + i, f"{i}/out", module=named[kind], order=i) for i, kind in enumerate(kinds)]
     return (*weights, *given)
 
@@ -301,7 +301,10 @@ def test_a_layer_that_is_too_small_and_lets_nothing_through(made: Block, places:
     assert [f.place for f in found(SCALE, made)] == places
 
 
-@pytest.mark.parametrize(("kinds", "is_told"), [("LNALNALAL", False), ("LNALALAL", True)])
+@pytest.mark.parametrize(
+    ("kinds", "is_told"),
+    [("LNALNALAL", False), ("LNALALAL", True), ("LNALALBAL", False), ("LNALALNAL", True), ("LBALALAL", True)],
+)
 def test_small_weights_in_front_of_a_norm_layer_are_free(kinds: str, is_told: bool) -> None:
     assert bool(found(SCALE, _scaled({3: 0.01}, {}, dict.fromkeys(range(3), 0.01), kinds))) is is_told
 

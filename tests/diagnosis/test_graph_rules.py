@@ -77,6 +77,21 @@ def test_pools_and_norms_are_no_activation_where_there_is_no_other() -> None:
     assert places(MissingActivation, chain("Relu", "NativeBatchNorm")) == []
 
 
+@pytest.mark.parametrize("op", ["NativeLayerNorm", "NativeGroupNorm"])
+def test_a_norm_of_each_sample_without_weights_is_there_for_what_it_bends(op: str) -> None:
+    assert places(MissingActivation, chain(op)) == []
+    made = Drawing()
+    weights = made.parameter("n.weight", 16), made.parameter("n.bias", 16)
+    made.linear("b", made.op(op, [made.linear("a", None, 32, 8, 16), *weights], (32, 16)), 32, 16, 4)
+    assert places(MissingActivation, made.done()) == [("b", "warning")]
+
+
+def test_what_is_added_without_a_gradient_may_bend_as_well() -> None:
+    """h + (round(h) - h).detach(): the graph shows a sum of h and of nothing."""
+    assert places(MissingActivation, chain("Add")) == []
+    assert places(MissingActivation, chain("Sub")) == []
+
+
 def test_a_bottleneck_and_a_residual_miss_no_activation() -> None:
     assert places(MissingActivation, chain(middle=3)) == []  # narrower than both
     assert places(MissingActivation, chain(middle=4)) == [("b", "warning")]  # as narrow as one of them: the limit

@@ -94,6 +94,18 @@ def test_a_loss_that_is_stuck_after_a_wild_step(stuck: float, told: list[int]) -
     assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == told
 
 
+@pytest.mark.parametrize("is_rival", [True, False])
+def test_rivals_hold_up_each_other_s_loss(is_rival: bool) -> None:
+    """A GAN's two step at the same step, each with its loss; two optimizers of one loss are no rivals."""
+    promises, losses = np.where(np.arange(15) == 1, 5.0, 0.01), np.ones(15)
+    for made, is_of_game in ((_steps(promises, 0.2, losses), True), (_leap(2.1, 0.1, 2.1), False)):
+        own = list(made.rows("steps"))
+        other = [{**row, "optimizer": 1, "loss": row["loss"] + (0.5 if is_rival else 0.0)} for row in own]
+        both = sorted([*own, *other], key=lambda row: row["step"])
+        told = found(HIGH, dataclasses.replace(made, tables={**made.tables, "steps": tuple(both)}))
+        assert bool(told) is not (is_rival and is_of_game)
+
+
 @pytest.mark.parametrize(
     ("promises", "rates", "first"),
     [

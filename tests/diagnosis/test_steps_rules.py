@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import replace
 from typing import Any
 
@@ -284,6 +285,29 @@ def test_a_gradient_spike_is_the_tensor_s_with_the_largest_share() -> None:
     assert told.evidence[2].rows[0][2] > 0.99  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("update", "after", "told_step"),
+    [
+        (1.0, [60.0, 50.0, 40.0, 30.0], None),  # other data: each step learns its share
+        (1.0, [11.0, 10.1, 8.0], None),  # half of ln 100 is ln 10: the limit
+        (1.0, [9.9, 9.0, 8.0], 41),  # most of it was this batch's
+        (1.0, [60.0, 1.0], 42),
+        (1.0, [1000.0, 900.0], None),  # the next batch of the other data may be worse
+        (3.1, [60.0, 50.0], 40),  # the weights have left their way
+        (2.9, [60.0, 50.0], None),
+        (NAN, [60.0, 50.0], 40),  # not known
+    ],
+)
+def test_other_data_stay_hard_and_a_bad_batch_is_over(update: float, after: list[float], told_step: int | None) -> None:
+    """From 6 down to 1, then 100 at step 40, above the first; `update` is the size of the step before, in those usual."""
+    assert (loss_spike.BACK, loss_spike.THROWN) == (2, 3.0)
+    losses = [6.0] * 3 + np.linspace(6.0, 1.0, 17).tolist() + [1.0] * 20 + [100.0] + after
+    updates = np.full(len(losses), 1.0 if update == update else NAN)
+    updates[39], updates[40:] = update, 50.0  # plain descent takes the long gradients of other data
+    told = found(LOSS, block(len(losses), {"update.l2_norm": {"*": updates}}, steps=step_rows(len(losses), loss=losses)))
+    assert [(x.first_step, x.told_step) for x in told] == ([] if told_step is None else [(40, told_step)])
+
+
 def test_a_gradient_no_larger_than_at_the_beginning_is_no_spike() -> None:
     early = np.r_[_series(8, 7, 1.0) * 100, _series(40, 30, 40.0)]
     assert found(GRADIENT, block(48, {"gradient.l2_norm": {"*": early}})) == []
@@ -392,6 +416,14 @@ def test_gradients_that_have_outgrown_their_second_moment_are_told_while_the_los
     # 31 steps of 1 and one of q: (31 + q^2) / 32 is the mean; q = 2.3 sqrt of it at q = 2.479
     assert found(STALE, _grown(3.0))
     assert not found(STALE, _grown(2.47))
+
+
+@pytest.mark.parametrize(("loss", "is_told"), [(0.5, False), (None, True)])
+def test_of_rivals_a_loss_that_rises_is_the_other_s_doing(loss: float | None, is_told: bool) -> None:
+    """At each step another optimizer steps with this loss, or with the same."""
+    made = _grown(4.0)
+    both = [one for row in made.rows("steps") for one in (row, {**row, "optimizer": 1, "loss": loss or row["loss"]})]
+    assert bool(found(STALE, dataclasses.replace(made, tables={**made.tables, "steps": tuple(both)}))) is is_told
 
 
 def test_growth_is_healthy_while_the_loss_falls_or_updates_are_small() -> None:

@@ -1,6 +1,7 @@
 """A closer look at what modules give, at the steps of `Plan(units=...)`: the rows of the table `spread`.
 
-Per module and step the first call counts. What a module's seat is weighed with is untouched by it.
+Per module and step the first call counts in which samples differ: at its first step of time a spiking layer gives nothing yet,
+and a cell knows no more than its biases. What a module's seat is weighed with is untouched by it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ from weighbridge.capture.spread import Spread, spread_of
 MOST: Final = 256  # modules of a run; a look costs about as much as 50 calls of a hook
 MOST_CALLS: Final = 16_384  # whose outputs are remembered
 BATCH: Final = -1  # in place of a tensor's id: what came into the model
+SAME: Final = 1e-12  # of the sum of squares: rounding of float32
 _NOTHING: Final = Spread(0, 0, 0, math.nan, math.nan, math.nan, 0, math.nan, math.nan)
+
+
+def _axis(hook: OutputHook, tensor: torch.Tensor) -> int:
+    return hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
 
 
 class Looks:
@@ -44,18 +50,32 @@ class Looks:
             if len(self.made) >= MOST_CALLS:  # many calls in a step, or passes that no step follows
                 self.made.clear()
             self.made[tensor.grad_fn._sequence_nr()] = hook
-        is_wanted = not (hook.is_bounded or hook.gives_the_same) and hook not in self.seen
+        is_wanted = not (hook.is_bounded or hook.gives_the_same) and (hook not in self.seen or self._is_same(hook))
         if not is_wanted or not isinstance(tensor, torch.Tensor) or not is_readable(tensor):
+            return
+        if hook in self.seen:
+            self._look_again(hook, tensor)
             return
         if hook not in self._parts:
             if len(self._parts) >= MOST:
                 return
             around = hook.around[0]() if hook.around else None
             self._parts[hook] = attention.part_of(hook.path, module, around), attention.heads_of(around)
-        axis = hook.axis if hook.axis is not None else 1 if tensor.dim() in (4, 5) else -1
+        axis = _axis(hook, tensor)
         if isinstance(module, nn.RNN | nn.RNNCell) and module.nonlinearity == "tanh":
             self.bends.setdefault(hook, bends.of_tanh(tensor))  # what it gives has gone through one
         self.seen[hook] = spread_of(tensor, axis) or _NOTHING, self._logit(hook, module, args, tensor)
+
+    def _is_same(self, hook: OutputHook) -> bool:
+        """Was what it gave before the same for all samples?"""
+        spread, _ = self.seen[hook]
+        return spread.samples > 1 and spread.sample_sq <= SAME * spread.sum_sq
+
+    def _look_again(self, hook: OutputHook, tensor: torch.Tensor) -> None:
+        """A module is called again that had given the same for all samples."""
+        spread = spread_of(tensor, _axis(hook, tensor))
+        if spread is not None and spread.sample_sq > SAME * spread.sum_sq:
+            self.seen[hook] = spread, self.seen[hook][1]
 
     def _look_back(self, hook: OutputHook, args: Any) -> None:
         """What this module is given may be the output of an earlier one of the same optimizer, bent."""

@@ -163,7 +163,7 @@ class Outputs:
     @property
     def is_busy(self) -> bool:
         """Is there more to do at the end of a step than to begin the next one?"""
-        return bool(self.scene.flagged or self.on_gpu.met) or self.pairing.inputs is not None or self.calls is not None
+        return bool(self.scene.flagged or self.on_gpu.met) or bool(self.pairing.inputs) or self.calls is not None
 
     def addresses(self, group: Group) -> tuple[int, int, int, int]:
         """Of the scene, and of the paces of this group and of the batch, for C."""
@@ -295,7 +295,7 @@ class Outputs:
 
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root: what its graph shows beside what modules give."""
-        if self.pairing.inputs is not None:
+        if self.pairing.inputs:
             self.pairing.on_backward(root)
         if self.looks.is_open and len(self.groups) < 2:  # what one network gives another may lie at its bounds by right
             self.inside.on_backward(root, self.looks.made)

@@ -8,15 +8,17 @@ Two tests of independence, both over part of the batch taken evenly, neither of 
     neighbour  each sample's target against that of the nearest earlier sample that is not the same: classes that agree less
                those expected, or the product of standardised numbers (Cover and Hart 1967).
 
-Features are standardised; whole numbers (tokens) are compared by equality. Everything is NumPy in CPU memory: autocast, random
-state and autograd see nothing of it.
+Features are standardised; whole numbers (tokens) are compared by equality. Where a model is given several tensors, all
+that have a row for each sample are its inputs: the distances are sums over them, each over its own mean (sums of metrics of
+negative type are such metrics again), so that an adjacency that is the same for all samples, or noise, hides no other.
+Everything is NumPy in CPU memory: autocast, random state and autograd see nothing of it.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import deque
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -25,87 +27,123 @@ from weighbridge.capture.outputhook import leaves
 from weighbridge.capture.seats import is_plain
 from weighbridge.capture.targets import Targets, targets_of
 
+MOST_INPUTS: Final = 4  # tensors that a model is given
+ITSELF: Final = 0.9  # of the targets that stand in an input: it is they, or what a decoder is given of them
 MOST_SAMPLES: Final = 64  # of a batch
 MOST_FEATURES: Final = 256
 REMEMBERED: Final = 512  # samples, for nearest neighbours
 CHECKED: Final = 2**16  # numbers of a batch in its checksum
 _UNKNOWN_TO_NUMPY: Final = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 Numbers = np.ndarray[Any, np.dtype[Any]]
+Parts = tuple[Numbers, ...]  # of each tensor [samples, features]
+
+
+class Given(NamedTuple):
+    """One tensor that the model was called with."""
+
+    length: int
+    is_flat: bool  # one number for each sample: an input only beside others
+    checksum: float
+    features: Numbers  # [samples, features], evenly chosen
 
 
 class Pairing:
     """What was seen in this step and is not yet written."""
 
     def __init__(self) -> None:
-        self.inputs: Numbers | None = None  # [samples, features] of the last batch, evenly chosen
+        self.inputs: tuple[Given, ...] = ()  # of the last batch
         self._met_by = 0  # id of the hook that met it; 0 = none, or it is what the model itself was given
         self._is_whole = False  # the model itself was called in this pass
-        self.batch, self.checksum = 0, 0.0
         self.row: tuple[Any, ...] | None = None
-        self._memory: deque[tuple[Numbers, Numbers]] = deque()
+        self._memory: deque[tuple[Parts, Numbers]] = deque()
         self._remembered = 0  # samples in it
-        self._scale: Numbers | None = None  # of the features, in the first batch
+        self._scales: Parts = ()  # of the features, in the first batch
 
     def meet_batch(self, args: Any, met_by: int = 0) -> None:
         """The first module of a pass was called with this."""
-        self.inputs, self._met_by = None, met_by
-        for _, tensor in leaves(args)[:1]:
-            if is_plain(tensor) and tensor.is_cpu and tensor.dim() > 1 and len(tensor) > 1 and not tensor.is_complex():
-                whole = _numpy(tensor)
-                self.batch, self.checksum = len(whole), _checksum(whole)
-                self.inputs = _features(_evenly(whole, MOST_SAMPLES))
+        found = [tensor for _, tensor in leaves(args)[:MOST_INPUTS] if _is_of_samples(tensor)]
+        self.inputs, self._met_by = tuple(_given(tensor) for tensor in found), met_by
 
     def meet_again(self, met_by: int) -> None:
         """A module was called. If it has met the batch, that was a part: one step of a sequence, one of two views."""
         if met_by == self._met_by:
-            self.inputs = None
+            self.inputs = ()
 
     def meet_whole(self, args: Any) -> None:
         """The model itself was called: it ends last, and was given all of the batch, unless it is called again."""
         is_again, self._is_whole = self._is_whole, True
         if is_again:
-            self.inputs = None
+            self.inputs = ()
         elif any(True for _ in leaves(args)):
             self.meet_batch(args)
 
     def on_backward(self, root: torch.Tensor) -> None:
         """A backward pass begins at this root: its targets belong to the batch that was met last."""
-        inputs, self.inputs, self._is_whole = self.inputs, None, False
-        targets = targets_of(root) if inputs is not None and self.row is None else Targets("")
+        met, self.inputs, self._is_whole = self.inputs, (), False
+        targets = targets_of(root) if met and self.row is None else Targets("")
         values = targets.values
-        if inputs is None or values is None or not len(values) or len(values) % self.batch:
+        given = () if values is None or not len(values) else _of_one_length(met, len(values))
+        if not given or values is None:
             return
-        whole = _numpy(values).reshape(self.batch, -1)
+        whole = _numpy(values).reshape(given[0].length, -1)
         wanted, checksum = _features(_evenly(whole, MOST_SAMPLES)), np.nan if targets.mean_square else _checksum(whole)
-        if not (np.isfinite(inputs).all() and np.isfinite(wanted).all()):
+        inputs = (given[0].features, *(one.features for one in given[1:] if not _holds(one.features, wanted)))
+        if not all(np.isfinite(part).all() for part in (*inputs, wanted)):
             return
         told = (targets.loss, len(wanted), *_told(wanted, _factor(root, targets)))
         once = _first_of_each(inputs)  # a sample drawn twice agrees with itself
-        inputs, wanted = inputs[once], wanted[once]
+        inputs, wanted = tuple(part[once] for part in inputs), wanted[once]
         distance = _of_distances(inputs, wanted)
         neighbour = self._of_neighbours(inputs, wanted)
-        self.row = (len(wanted), *distance, *neighbour, self.checksum, checksum, *told)
+        self.row = (len(wanted), *distance, *neighbour, sum(one.checksum for one in given), checksum, *told)
 
     def rows(self, step: int, attempt: int) -> list[tuple[Any, ...]]:
         """What was seen, as rows of `pairing`; the next step begins."""
-        row, self.row, self.inputs = self.row, None, None
+        row, self.row, self.inputs = self.row, None, ()
         return [] if row is None else [(step, attempt, *row)]
 
-    def _of_neighbours(self, inputs: Numbers, wanted: Numbers) -> tuple[float, float]:
+    def _of_neighbours(self, inputs: Parts, wanted: Numbers) -> tuple[float, float]:
         """Sum over the samples, and its variance where inputs and targets are independent."""
-        if wanted.shape[1] != 1 or (self._memory and self._memory[0][0].shape[1] != inputs.shape[1]):
+        self._scales = self._scales or tuple(map(_scales, inputs))
+        if wanted.shape[1] != 1 or [part.shape[1] for part in inputs] != [len(scale) for scale in self._scales]:
             return 0.0, 0.0
-        if self._scale is None:
-            self._scale = np.ones(inputs.shape[1]) if inputs.dtype.kind == "i" else _scales(inputs)
-        scaled, target = inputs * self._scale, wanted[:, 0]
-        found = (
-            _agreement(scaled, target, *map(np.concatenate, zip(*self._memory, strict=True))) if self._memory else (0.0, 0.0)
-        )
+        scaled, target = tuple(part * scale for part, scale in zip(inputs, self._scales, strict=True)), wanted[:, 0]
+        found = 0.0, 0.0
+        if self._memory:
+            known, known_target = zip(*self._memory, strict=True)
+            met = tuple(np.concatenate(part) for part in zip(*known, strict=True))
+            found = _agreement(scaled, target, met, np.concatenate(known_target))
         self._memory.append((scaled, target))
         self._remembered += len(target)
         while self._remembered > REMEMBERED:
             self._remembered -= len(self._memory.popleft()[1])
         return found
+
+
+def _is_of_samples(tensor: torch.Tensor) -> bool:
+    return is_plain(tensor) and tensor.is_cpu and tensor.dim() > 0 and len(tensor) > 1 and not tensor.is_complex()
+
+
+def _given(tensor: torch.Tensor) -> Given:
+    whole = _numpy(tensor)
+    return Given(len(whole), whole.ndim == 1, _checksum(whole), _features(_evenly(whole, MOST_SAMPLES)))
+
+
+def _of_one_length(met: tuple[Given, ...], count: int) -> tuple[Given, ...]:
+    """Those with a row for each sample, of which there are as many as targets, or each has several."""
+    lengths = [one.length for one in met if not one.is_flat and count % one.length == 0]
+    length = count if count in lengths else next(iter(lengths), 0)
+    return tuple(one for one in met if one.length == length)
+
+
+def _holds(part: Numbers, wanted: Numbers) -> bool:
+    """Is it the targets that the model was given, as they are or moved by one (teacher forcing)?"""
+    width = min(part.shape[1], wanted.shape[1])
+    if part.dtype.kind != wanted.dtype.kind or max(part.shape[1], wanted.shape[1]) > width + 1:
+        return False
+    moved = [(part[:, :width], wanted[:, :width])]
+    moved += [(part[:, 1:], wanted[:, : part.shape[1] - 1]), (part[:, : wanted.shape[1] - 1], wanted[:, 1:])]
+    return any(one.shape == two.shape and one.size > 0 and float((one == two).mean()) > ITSELF for one, two in moved)
 
 
 def _numpy(tensor: torch.Tensor) -> Numbers:
@@ -119,11 +157,11 @@ def _evenly(whole: Numbers, most: int) -> Numbers:
     return whole if len(whole) <= most else whole[np.linspace(0, len(whole) - 1, most).astype(np.int64)]
 
 
-def _first_of_each(values: Numbers) -> list[int]:
-    """Of rows that are the same, the first."""
+def _first_of_each(values: Parts) -> list[int]:
+    """Of rows that are the same in all parts, the first."""
     seen: dict[bytes, int] = {}
-    for i, row in enumerate(values + 0):  # -0 is 0
-        seen.setdefault(row.tobytes(), i)
+    for i, rows in enumerate(zip(*(part + 0 for part in values), strict=True)):  # -0 is 0
+        seen.setdefault(b"".join(row.tobytes() for row in rows), i)
     return [*seen.values()]
 
 
@@ -158,9 +196,22 @@ def _distances(values: Numbers) -> Numbers:
     return found
 
 
+def _sum_of_distances(values: Parts) -> Numbers:
+    """Of all parts together; each counts the same, but for those that do not differ."""
+    if len(values) == 1:
+        return _distances(values[0])
+    found = [_distances(part) for part in values]
+    summed: Numbers = sum((d / d.mean() for d in found if d.any()), np.zeros_like(found[0]))
+    return summed
+
+
 def _scales(values: Numbers) -> Numbers:
-    """Of each feature 1 over its spread; one that hardly ever differs from 0 must not outweigh all others."""
+    """Of each feature 1 over its spread; one that hardly ever differs from 0 must not outweigh all others. 0 where none has."""
+    if values.dtype.kind == "i":
+        return np.ones(values.shape[1], np.int64)
     spread = values.std(0)
+    if not spread.any():
+        return np.zeros(values.shape[1])
     scale: Numbers = 1 / np.maximum(spread, 0.3 * np.sqrt((spread**2).mean()) + 1e-300)
     return scale
 
@@ -172,23 +223,28 @@ def _u_centred(distances: Numbers) -> Numbers:
     return centred
 
 
-def _of_distances(inputs: Numbers, wanted: Numbers) -> tuple[float, float]:
+def _of_distances(inputs: Parts, wanted: Numbers) -> tuple[float, float]:
     """The sum, and its variance where inputs and targets are independent; 0 and 0 of fewer than 4 samples."""
     if len(wanted) < 4:
         return 0.0, 0.0
-    distances = _distances(inputs)
+    distances = _sum_of_distances(inputs)
     np.fill_diagonal(distances, 0.0)
     a, b = _u_centred(distances), _u_centred(_distances(wanted))
     n = len(wanted)
     return float((a * b).sum()), float(2 * (a**2).sum() * (b**2).sum() / (n * (n - 3)))
 
 
-def _agreement(inputs: Numbers, target: Numbers, known: Numbers, known_target: Numbers) -> tuple[float, float]:
-    if inputs.dtype.kind == "i":
-        apart = np.mean(inputs[:, None, :] != known[None, :, :], axis=2)
-    else:
-        apart = (inputs**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * inputs @ known.T
-    apart[apart <= 1e-9 * (inputs.shape[1] or 1)] = np.inf  # the same sample again
+def _apart(values: Numbers, known: Numbers) -> Numbers:
+    """[samples, known]: squared distances, as a share of those between samples that have nothing to do with each other."""
+    if values.dtype.kind == "i":
+        return np.asarray(np.mean(values[:, None, :] != known[None, :, :], axis=2))
+    squares = (values**2).sum(1)[:, None] + (known**2).sum(1)[None] - 2 * values @ known.T
+    return np.asarray(squares / (2 * (values.shape[1] or 1)))
+
+
+def _agreement(inputs: Parts, target: Numbers, known: Parts, known_target: Numbers) -> tuple[float, float]:
+    apart: Numbers = sum(_apart(one, two) for one, two in zip(inputs, known, strict=True))  # type: ignore[assignment]
+    apart[apart <= 0.5e-9 * len(inputs)] = np.inf  # the same sample again
     is_met = np.isfinite(apart.min(1))
     nearest, target = known_target[apart.argmin(1)][is_met], target[is_met]
     if target.dtype.kind == "i":

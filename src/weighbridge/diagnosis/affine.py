@@ -44,13 +44,24 @@ def without_activation_anywhere(first: FirstPass) -> dict[int, int]:
         if node.op not in AFFINE:
             continue
         ahead = _ahead(first.graph, node.inputs[AFFINE[node.op][0]])
-        if not {first.graph.nodes[i].op for i in ahead} <= NO_ACTIVATION:
+        if not {first.graph.nodes[i].op for i in ahead} <= NO_ACTIVATION or any(_bends(first.graph.nodes[i]) for i in ahead):
             continue
         layers = [i for i in ahead if first.graph.nodes[i].op in AFFINE]
         is_shared = any({user for user, _ in first.graph.users[i]} - ahead - {index} for i in ahead)
         if layers and not is_shared and not any(is_excused(first, i, index) for i in layers):
             found[index] = max(layers)
     return found
+
+
+def _bends(node: Node) -> bool:
+    """Is it no linear map, and there for nothing else?
+
+    A norm of each sample by its own size that has no weights (Ni et al. 2024, arXiv 2406.01255: a layer norm is no linear map,
+    and networks with no other activation tell all classes apart); and a sum with what has no gradient, which can be made of the
+    same numbers, as in a straight-through estimator (Bengio et al. 2013, arXiv 1308.3432).
+    """
+    is_bare = node.op in ("NativeLayerNorm", "NativeGroupNorm") and not any(node.inputs[1:])
+    return is_bare or (node.op in ("Add", "Sub") and None in node.inputs[:2])
 
 
 def _ahead(graph: Graph, edge: Edge | None) -> set[int]:

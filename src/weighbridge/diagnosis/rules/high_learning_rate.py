@@ -10,6 +10,7 @@ How it decides Of each step, its promise (the share of the loss that it takes aw
                first value, swings (SWINGS times in the window it rose by SWING of its first value in one step), or as many
                steps later the median over the last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps
                and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
+               Of rivals (a GAN's two) only leaps count: either holds up the other's loss, that is the game.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
 When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
                early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies
@@ -32,6 +33,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
 from weighbridge.diagnosis.incode import setting
 from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import factor, number
@@ -138,11 +140,13 @@ class HighLearningRate(Rule):
 
     def __init__(self) -> None:
         self.courses: defaultdict[int, _Course] = defaultdict(_Course)  # by optimizer
+        self.rivals = Rivals()
 
     def start(self, tensors: Tensors) -> None:
         self.tensors, self.weights = tensors, matrices(tensors)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        self.rivals.read(block)
         for step in steps_taken(block, self.weights):
             course = self.courses[step.optimizer]
             if course.is_told or course.is_signed:
@@ -161,7 +165,7 @@ class HighLearningRate(Rule):
             course.first_loss = step.loss
         course.losses.append(step.loss)
         course.count += 1
-        why = self._shown_by_loss(course, step.loss)
+        why = self._shown_by_loss(course, step)
         is_wild = step.scaled > PROMISE and (step.pace > PACE or math.isinf(step.scaled))
         course.look_at(step, is_wild)
         if is_wild:
@@ -171,7 +175,7 @@ class HighLearningRate(Rule):
         course.shown.append(step)
         return why
 
-    def _shown_by_loss(self, course: _Course, loss: float) -> str:
+    def _shown_by_loss(self, course: _Course, step: Step) -> str:
         if course.worst is None and course.has_learnt:
             return ""
         middle = float(np.median(course.losses)) if len(course.losses) == WINDOW else math.nan
@@ -181,6 +185,8 @@ class HighLearningRate(Rule):
         ago, promise = course.count - course.last_wild[0], course.last_wild[1]
         if ago <= SINCE and promise > 2 * PROMISE and course.leaps:
             return "the loss leaps"
+        if step.step >= self.rivals.since:
+            return ""
         is_held_up = sum(course.wild) >= HELD_UP * WINDOW
         course.held_up = course.count if is_held_up and course.held_up < 0 else course.held_up
         is_stuck = middle >= STUCK * course.first_loss

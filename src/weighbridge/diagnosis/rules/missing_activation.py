@@ -5,13 +5,15 @@ How it decides Exact, on the graph of the first loss, functional calls included:
                else, is the input of the next, with only reshapes, dropout, factors and, between convolutions, a batch norm
                between. Or all that lies in front of an affine layer is sums, norms, pools and other affine layers.
 What to do     Put an activation between them, or leave one out.
-When it errs   Not told: a middle narrower than both sides (bottleneck, LoRA), values that are used elsewhere or are sums
-               (residuals, several heads), grouped (depthwise-separable) and transposed convolutions, layers in attention and
-               in recurrent modules. A note: a whole network that is linear and without any bias, one matrix written as a
-               product, as deep matrix factorisations mean it; two linear layers of which the first alone has no bias; and
-               those of which the first ends a module of its own and the second gives no prediction of known targets (what
-               an encoder gives is a representation, and may go on through a linear projection). Max pooling is no linear
-               map: a network with no other activation is still told of.
+When it errs   Not told: a layer or group norm without weights, which is no linear map and stands for an activation; a sum with
+               what has no gradient, which may be one in disguise (straight-through estimators); a middle narrower than both
+               sides (bottleneck, LoRA), values that are used elsewhere or are sums (residuals, several heads), grouped
+               (depthwise-separable) and transposed convolutions, layers in attention and in recurrent modules. A note: a whole
+               network that is linear and without any bias, one matrix written as a product, as deep matrix factorisations mean
+               it; two linear layers of which the first alone has no bias; and those of which the first ends a module of its
+               own and the second gives no prediction of known targets (what an encoder gives is a representation, and may go
+               on through a linear projection). Max pooling is no linear map: a network with no other activation is still told
+               of.
 References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 6.1 (a linear network of linear layers); Arora et
                al. 2019, arXiv 1905.13655 (deep matrix factorisation); Chollet 2017, arXiv 1610.02357 (depthwise-separable); Hu
                et al. 2021, arXiv 2106.09685 (LoRA).

@@ -11,7 +11,8 @@ How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second mo
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
-               single large gradient is gradient-spike's.
+               single large gradient is gradient-spike's. Of rivals (a GAN's two) a loss rises because the other one learns:
+               nothing is said.
 References     Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", section 3.4
                (RMS of 2.3 or more precedes loss spikes by 1 to 8 steps); Bai et al. 2025, "Adaptive Preconditioners Trigger
                Loss Spikes in Adam".
@@ -27,6 +28,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SettingEvidence, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.incode import setting
+from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.secondmoments import SecondMoments, own_updates
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, taken
@@ -95,6 +97,7 @@ class StaleSecondMoment(Rule):
         self.length, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)  # per tensor: steps in a row, the first of them
         self.begun = np.zeros(0)  # the loss of that step
         self.is_told = False
+        self.rivals = Rivals()
 
     def start(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -103,6 +106,7 @@ class StaleSecondMoment(Rule):
         self.begun = tensors.grown(self.begun)
 
     def read(self, block: Block) -> Iterator[Finding]:
+        self.rivals.read(block)
         sizes = {number: np.sqrt(moments) for number, moments in self.moments.follow(block).items()}
         far: dict[int, np.ndarray] = {}  # by optimizer, bool [steps]: some gradient is far larger than remembered
         for one in taken(block):
@@ -124,7 +128,7 @@ class StaleSecondMoment(Rule):
             self.length[columns] = np.where(
                 np.isfinite(behind), np.where(holds, self.length[columns] + 1, 0), self.length[columns]
             )
-            has_risen = (one.loss > RISES * self.begun[columns]) & state.has_risen
+            has_risen = (one.loss > RISES * self.begun[columns]) & state.has_risen & (one.step < self.rivals.since)
             told = (self.length[columns] >= PATIENCE) & (has_risen | (is_old & state.is_far_above_the_first))
             if told.any():
                 self.is_told = True

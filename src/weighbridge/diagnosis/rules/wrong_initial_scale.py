@@ -5,11 +5,12 @@ Symptom        Too large: the first loss is huge, or the activations behind are 
 How it decides The gain of a weight matrix at the first step is rms(w) sqrt(inputs): 1 keeps sizes, PyTorch's own layers
                have 0.58, Kaiming's 1.41. Too large: above LARGE, and what the layer gives has an rms above WIDE, and
                neither a norm layer follows at once nor, by the graph of the first loss, anything that divides it by its own
-               size. Too small: below SMALL but not 0, no norm layer before the next weights, and all modules before it get
-               less than FADED of the gradient at its own output: no shortcut goes around it. Layers that end the graph, several
-               heads among them, may be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large. Where
-               modules cannot be seen, the gains and what the model gives are judged. Weights with numbers too large for a
-               normal or uniform distribution (by TAIL) are trained ones, and clear.
+               size. Too small: below SMALL but not 0, no norm layer before the next weights and no batch norm behind them (it
+               divides the size out, wherever it stands, and takes off what the biases between add), and all modules before it
+               get less than FADED of the gradient at its own output: no shortcut goes around it. Layers that end the graph,
+               several heads among them, may be small. Inside recurrent layers and attention, CLOSED_LARGE alone is too large.
+               Where modules cannot be seen, the gains and what the model gives are judged. Weights with numbers too large for
+               a normal or uniform distribution (by TAIL) are trained ones, and clear.
 What to do     `torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")`, or no init of one's own. An embedding that
                is the head too: `torch.nn.init.normal_(embedding.weight, std=width ** -0.5)`.
 When it errs   Layers with fewer than INPUTS inputs (coordinates before sines) are not judged. A model that goes on training
@@ -151,6 +152,10 @@ class WrongInitialScale(Rule):
                 return "Norm" in self._kind(column)
         return False
 
+    def _is_restored(self, output: int) -> bool:
+        """Does a batch norm come later, which gives outputs of size 1 whatever the size of what it is given?"""
+        return any(self._kind(c).startswith("BatchNorm") for c in self.ran[self.ran.index(output) + 1 :])
+
     def _of_large(self, output: int) -> str:
         """A layer whose weights are too large: does it give too much, and does nothing divide it out?"""
         size = float(self.row["activation.rms"][output])
@@ -164,7 +169,9 @@ class WrongInitialScale(Rule):
         """
         at, slopes = self.ran.index(output), self.row["activation_gradient.l2_norm"]
         before, behind = slopes[self.ran[:at]], float(slopes[output])
-        if output in heads or self._is_normed(output) or not np.isfinite(before).any() or not behind > 0:
+        if output in heads or self._is_normed(output) or self._is_restored(output):
+            return ""
+        if not np.isfinite(before).any() or not behind > 0:
             return ""
         lost = float(np.nanmax(before)) / behind
         return f"the gradient before it is {number(lost)} of that behind it" if lost < FADED else ""
