@@ -50,7 +50,11 @@ def test_a_layer_that_no_optimizer_holds(tmp_path: Path) -> None:
 
 
 def test_a_backbone_left_out_with_gradients_on_is_a_note(tmp_path: Path) -> None:
+    """It has been trained before: its numbers are no longer those that torch's layers begin with."""
     training = seeded(sgd_mlp)
+    with torch.no_grad():
+        for parameter in training.model[:4].parameters():
+            parameter.mul_(1.2)
     training.optimizers = [torch.optim.SGD(training.model[4].parameters(), lr=0.1)]
     diagnosis = diagnosed(training, tmp_path)
     assert {(f.rule, f.severity) for f in diagnosis} == {("parameter-in-no-optimizer", "note")}
