@@ -63,7 +63,7 @@ def test_before_training_shows_loss_layers_and_the_lines_that_are_missing(
         page.get_by_role("link", name="Before training").click()
         page.get_by_text("Loss at the start").wait_for()
         assert where(page).endswith("/run/net/before")
-        row = page.get_by_role("row").filter(has_text="Linear 8 × 6")
+        row = page.get_by_role("row").filter(has_text="Linear 6 → 8")
         expect(row).to_contain_text("redundant, leaving it out saves", use_inner_text=True)
         page.get_by_text("run.attach(weighbridge.biases(").wait_for()
         page.get_by_role("link", name="A bias that a norm or a softmax takes out again").first.wait_for()

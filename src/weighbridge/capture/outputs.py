@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -71,6 +72,7 @@ class Outputs:
         self.hooks: dict[int, OutputHook] = {}  # by id of the module
         self.is_compiled, self.compiled_before = False, compiled_frames()
         self.order, self.step = itertools.count(), 0
+        self.given: weakref.ref[torch.Tensor] | None = None  # what the module gave that was met last
         self.units_left = MOST_UNITS
         self.loss_scale: Number = 1.0  # that a GradScaler has put on the gradients of this step
         self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
@@ -246,9 +248,11 @@ class Outputs:
 
     def meet(self, hook: OutputHook, module: nn.Module, output: Any) -> None:
         """What a module gives for the first time, or what is no single tensor."""
-        hook.gives_the_same = not hook.seats and any(True for _ in module.children()) and self._is_met(output)
+        is_outer = not hook.seats and any(True for _ in module.children())
+        hook.gives_the_same = is_outer and self._is_met(output) and (hook.gives_the_same or self._is_kept(output))
         if hook.gives_the_same:
             return
+        self.given = weakref.ref(output) if isinstance(output, torch.Tensor) else None
         for name, tensor in leaves(output)[:_MOST_LEAVES]:
             if not (is_readable(tensor) or is_on_gpu(tensor)):
                 if tensor.is_floating_point() and tensor.device.type not in ("cpu", "meta"):
@@ -270,6 +274,11 @@ class Outputs:
         if not is_readable(output):
             return False
         return bool(output.data_ptr() == self.scene.last and output.numel() == self.scene.count)
+
+    def _is_kept(self, output: torch.Tensor) -> bool:
+        """Is what was given still there? A sum often lies where a part of it lay that is no longer needed."""
+        given = self.given() if self.given is not None else None
+        return given is not None and given.data_ptr() == output.data_ptr()
 
     def _new_seat(self, hook: OutputHook, module: nn.Module, name: str, tensor: torch.Tensor) -> Seat:
         self.catch_up()
