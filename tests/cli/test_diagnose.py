@@ -197,6 +197,17 @@ def test_what_was_muted_is_a_line_and_fails_check_unless_it_is_told_not_to(ill: 
     assert call("check", str(run), "--fail-on", "warning", "--skip-muted").code == 1
 
 
+def test_what_is_no_finding_cannot_be_muted(ill: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(ill, run)
+    key = weighbridge.diagnose(run).findings[0].key
+    before = (run / "labels.json").read_bytes() if (run / "labels.json").exists() else b""
+    answer = call("label", str(run), "--mute", key, "--mute", key.replace(" at ", "@"), "--tag", "seen")
+    assert answer.code == 2
+    assert f"Did you mean {key}" in answer.err
+    assert ((run / "labels.json").read_bytes() if (run / "labels.json").exists() else b"") == before
+
+
 def test_what_follows_from_a_muted_cause_says_so_and_is_muted_with_it(tmp_path: Path) -> None:
     """Oracle: a first layer that is dead from birth, so that its weights take no gradient."""
     torch.manual_seed(0)
