@@ -222,6 +222,15 @@ def test_losses_that_part_before_the_weights_are_told_first(tmp_path: Path) -> N
     assert "The weights are the same up to step 23" in parting.said(found)["text"]
 
 
+def test_what_was_not_looked_at_to_the_end_is_not_called_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, "one")
+    train(tmp_path, "two")
+    monkeypatch.setattr(parting, "LOOKS", 0)
+    told = parting.said(parting.parting(open_run(tmp_path / "one"), open_run(tmp_path / "two")))
+    assert told["title"] == "The same weights to the last bit"
+    assert "Whether gradients and outputs are the same was not found out" in told["text"]
+
+
 def test_what_is_the_same_is_named_and_what_one_alone_has_logged(tmp_path: Path) -> None:
     train(tmp_path, "one", logged=lambda step: {"accuracy": 0.25})
     train(tmp_path, "two", logged=lambda step: {"accuracy": 0.25, "speed": step})

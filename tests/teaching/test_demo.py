@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,8 @@ def test_the_demo_ends_by_itself_without_a_terminal(tmp_path):
     assert float(network) == pytest.approx(float(best), rel=1e-3)
     assert "bias none  0x: (0.000, 0.000)" in done.stdout
     assert "weighbridge ui runs" in done.stdout
+    is_known = shutil.which("weighbridge") is not None or not (Path(sys.prefix) / "bin" / "activate").exists()
+    assert ("bin/activate" in done.stdout) is not is_known
     assert len(weighbridge.list_runs(tmp_path / "runs")) == 37
 
 

@@ -15,14 +15,8 @@ import torch
 from weighbridge.capture.kernel import Items, Kernel, code_of
 
 GATHERED, DIRECT, PLAIN = range(3)  # numbers gathered by us; dense in memory; dense, real and in C order
-MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS, GRADIENT_GONE, GRADIENT_CAME = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    64,
-)  # bits of what was found (native/weighbridge_kernel.h)
+# Bits of what was found (native/weighbridge_kernel.h).
+MOVED, CHANGED, GRADIENT_UNREAD, DIFFERS, GRADIENT_GONE, GRADIENT_CAME = 1, 2, 4, 8, 32, 64
 
 
 class Look(Protocol):

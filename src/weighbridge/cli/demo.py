@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -37,6 +39,9 @@ def demo(
     print(f"  weighbridge ls {shown}")
     print(f"  weighbridge show {visible(str(paths[0]))} --per epoch --stat parameter.mean")
     print(f"  weighbridge ui {shown}", flush=True)
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("weighbridge") is None and activate.exists():
+        print(f"A shell that knows these commands:  . {shlex.quote(visible(str(activate)))}", flush=True)
     if not no_open and _can_show_a_page():
         _open_page(folder)
 

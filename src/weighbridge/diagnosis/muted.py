@@ -30,9 +30,7 @@ class Loud(Diagnosis):
 
     whole: Diagnosis | None = None
     muted: tuple[Muted, ...] = ()
-    follows: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict, hash=False
-    )  # of a finding's key: muted ones it follows from
+    follows: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # by key of a finding: of the muted ones
     covered: frozenset[str] = frozenset()  # keys of what follows from muted findings alone
 
     @property

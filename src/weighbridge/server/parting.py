@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,15 +41,16 @@ def parting(a: RunRecord, b: RunRecord) -> dict[str, Any]:
     `kind`: "never" (the same over all common steps), "start" (other weights from the first step on), "step" or "numbers"; then
     `step` is the one whose update made the difference, `tensors` those that it changed differently, `gradients` whether their
     gradients differed too; or, of "numbers", the one at which `others` differed (losses, metrics, gradients, outputs) while
-    the weights were the same up to `weights`. `compared`: how many numbers but weights both have.
+    the weights were the same up to `weights`. `compared`: how many numbers but weights both have, and of which it could not be
+    found out in LOOKS looks whether they are the same.
     """
     found = _weights(a, b)
-    compared = {"losses": _is_told(a) and _is_told(b), "metrics": len(_metrics(a, b))}
+    compared = {"losses": _is_told(a) and _is_told(b), "metrics": len(_metrics(a, b)), "unknown": list[str]()}
     told = {**found, "others": [], "weights": None, "compared": compared, "alone": _alone(a, b)}
     if found["kind"] not in ("never", "step"):
         return told
     # What was logged behind the last update bears the number of the step that would come next.
-    others = list(_others(a, b, found["step"] + 2 if found["kind"] == "never" else found["step"]))
+    others, compared["unknown"] = _others(a, b, found["step"] + 2 if found["kind"] == "never" else found["step"])
     if not others:
         return told
     first = min(step for _, step in others)
@@ -87,7 +88,7 @@ def said(found: Mapping[str, Any]) -> dict[str, str]:
     which = f"all {of} tensors" if named == of else f"{named} of {of} tensors"
     match found["kind"]:
         case "never":
-            title = "The same to the last bit"
+            title = f"The same{' weights' * bool(found['compared']['unknown'])} to the last bit"
             text = f"All {of} tensors have the very same sums in both runs, up to step {step}{_also(found)}."
         case "nothing in common":
             title = "No tensor and step in common"
@@ -110,8 +111,11 @@ def said(found: Mapping[str, Any]) -> dict[str, str]:
 def _also(found: Mapping[str, Any]) -> str:
     """What else is the same, where all is."""
     told = found["compared"]
-    parts = ["all losses"] * told["losses"] + [counted(told["metrics"], "logged metric")] * bool(told["metrics"])
-    return f"; so are gradients and outputs{''.join(f', {part}' for part in parts)}"
+    same = " and ".join(name for name, _ in MAPS if name not in told["unknown"])
+    parts = [same] * bool(same) + ["all losses"] * told["losses"]
+    parts += [counted(told["metrics"], "logged metric")] * bool(told["metrics"])
+    left = f". Whether {' and '.join(told['unknown'])} are the same was not found out" if told["unknown"] else ""
+    return f"{'; so are ' * bool(parts)}{', '.join(parts)}{left}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -150,8 +154,9 @@ def _alone(a: RunRecord, b: RunRecord) -> list[str]:
     return sorted({*a.log_keys()} ^ {*b.log_keys()})
 
 
-def _others(a: RunRecord, b: RunRecord, stop: int) -> Iterator[tuple[str, int]]:
-    """What differs before step `stop`, each with the first step at which it does."""
+def _others(a: RunRecord, b: RunRecord, stop: int) -> tuple[list[tuple[str, int]], list[str]]:
+    """What differs before step `stop`, each with the first step at which it does; and of what it is not known."""
+    found, unknown = list[tuple[str, int]](), list[str]()
     pairs = [("the loss", a.losses(), b.losses())]
     for key in _metrics(a, b):
         try:
@@ -160,10 +165,14 @@ def _others(a: RunRecord, b: RunRecord, stop: int) -> Iterator[tuple[str, int]]:
             continue
     for name, one, two in pairs:
         if (step := _first_other(one, two, stop)) is not None:
-            yield name, step
+            found.append((name, step))
     for name, statistic in MAPS:
-        if (step := _Look(a, b, statistic).first(0, stop)) is not None:
-            yield name, step
+        look = _Look(a, b, statistic)
+        if (step := look.first(0, stop)) is not None:
+            found.append((name, step))
+        elif not look.is_over:
+            unknown.append(name)
+    return found, unknown
 
 
 def _first_other(one: Series, two: Series, stop: int) -> int | None:
@@ -182,10 +191,11 @@ class _Look:
     a: RunRecord
     b: RunRecord
     statistic: str
-    left: int = field(default=LOOKS)  # looks
+    left: int = field(default_factory=lambda: LOOKS)  # looks
+    is_over: bool = True  # every range that differs was looked into
 
     def first(self, low: int, high: int) -> int | None:
-        """The first step at which any tensor of both has another value; None = at none."""
+        """The first step at which any tensor of both has another value; None = at none, if `is_over`."""
         maps = self._maps(low, high)
         if maps is None:
             return None
@@ -199,15 +209,21 @@ class _Look:
         return None
 
     def _maps(self, low: int, high: int) -> tuple[HeatMap, HeatMap] | None:
+        if high <= low:
+            return None
         self.left -= 1
-        if self.left < 0 or high <= low:
+        if self.left < 0:
+            self.is_over = False
             return None
         mine, its = self._common()
         if not mine:
             return None
         one = self.a.heat_map(self.statistic, COLUMNS, low, high, mine)
         two = self.b.heat_map(self.statistic, COLUMNS, low, high, its)
-        return (one, two) if np.array_equal(one.step_first, two.step_first) else None
+        if not np.array_equal(one.step_first, two.step_first):
+            self.is_over = False
+            return None
+        return one, two
 
     def _common(self) -> tuple[list[Tensor], list[Tensor]]:
         quantity = parse(self.statistic)[0]

@@ -21,7 +21,7 @@ References     PyTorch documentation, "Autograd mechanics"; DistributedDataParal
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -133,15 +133,10 @@ class ParameterWithoutGradient(Rule):
                 f"{counted(int(self.steps[columns].min()), 'step')} of the optimizer that holds them.",
                 evidence=(
                     ValueEvidence("steps without a gradient", float(self.steps[columns].min()), WAIT),
-                    TableEvidence(
-                        "without a gradient",
-                        ("parameter", "elements"),
-                        tuple((self.tensors.name(c), self.tensors[c].count) for c in columns),
-                    ),
+                    self._sizes(columns),
                 ),
                 fix=f"Find what cuts the graph between {place or 'the model'} and the loss (detach, no_grad, .item(), .data), "
-                "or "
-                "a forward that does not call it; if it is meant to stay as it is: requires_grad_(False).",
+                "or a forward that does not call it; if it is meant to stay as it is: requires_grad_(False).",
                 depth=-0.5,
             )
 
@@ -159,17 +154,17 @@ class ParameterWithoutGradient(Rule):
                 evidence=(
                     ValueEvidence("steps with a gradient before", float(seen[columns].min())),
                     ValueEvidence("steps without one since", float(step - first + 1)),
-                    TableEvidence(
-                        "without a gradient",
-                        ("parameter", "elements"),
-                        tuple((self.tensors.name(c), self.tensors[c].count) for c in columns),
-                    ),
+                    self._sizes(columns),
                 ),
                 fix=f"Look for what changes at step {first} and cuts the graph behind {place or 'the model'} (detach, no_grad, "
                 ".data, numbers made into a new tensor, a branch that is skipped); if it is meant to stay as it is from there: "
                 "requires_grad_(False).",
                 depth=-0.5,
             )
+
+    def _sizes(self, columns: Iterable[int]) -> TableEvidence:
+        rows = tuple((self.tensors.name(c), self.tensors[c].count) for c in columns)
+        return TableEvidence("without a gradient", ("parameter", "elements"), rows)
 
     def lacking(self) -> tuple[Outcome, str] | None:
         most = int(self.steps.max(initial=0))
