@@ -105,6 +105,7 @@ def settled(page: Any) -> Any:
 
 def judged(page: Any) -> Any:
     """The page once the rules have read its run and it is settled."""
+    settled(page)  # before its first answer nothing says that they are reading
     page.get_by_text("The rules are reading").wait_for(state="hidden")
     return settled(page)
 
