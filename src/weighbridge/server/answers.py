@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio.from_thread
@@ -13,11 +14,11 @@ from weighbridge.errors import CorruptRun, NewerFormat, NotARun, NothingRecorded
 from weighbridge.server import arrays
 
 
-def explain(request: Request, error: Exception) -> Response:
-    """Any reader's error as its sentence."""
+def explain(told: Callable[[Exception], str], request: Request, error: Exception) -> Response:
+    """Any reader's error as its sentence. `told`: what it says, for a reader of the page."""
     unknown = isinstance(error, NotARun | UnknownTensor | NothingRecorded)
     broken = isinstance(error, CorruptRun | NewerFormat)
-    return sentence(404 if unknown else 422 if broken else 400, str(error))
+    return sentence(404 if unknown else 422 if broken else 400, told(error))
 
 
 def explain_http(request: Request, error: Exception) -> Response:
@@ -26,9 +27,9 @@ def explain_http(request: Request, error: Exception) -> Response:
     return sentence(error.status_code, error.detail)
 
 
-def explain_os(request: Request, error: Exception) -> Response:
+def explain_os(told: Callable[[Exception], str], request: Request, error: Exception) -> Response:
     """A disk that does not answer, a folder that may not be read."""
-    return sentence(500, f"The run cannot be read: {error}")
+    return sentence(500, f"The run cannot be read: {told(error)}")
 
 
 def sentence(status: int, text: str) -> Response:

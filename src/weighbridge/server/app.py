@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -51,5 +52,9 @@ def create_app(
     return Starlette(
         routes=[*Desk(runs).routes(), *api.routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
-        exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
+        exception_handlers={
+            WeighbridgeError: partial(explain, runs.told),
+            HTTPException: explain_http,
+            OSError: partial(explain_os, runs.told),
+        },
     )
