@@ -42,6 +42,11 @@ export class HeatData {
     this.pace.stop();
   }
 
+  /** Nobody looks any more, and the run has grown: the next wish is asked for, though it be the same. */
+  stale(): void {
+    this.wish = null;
+  }
+
   private async fetch(signal: AbortSignal): Promise<void> {
     const wish = this.wish;
     if (!wish) return;

@@ -21,7 +21,7 @@ const TABS = [["At a glance", ""], ["Network", "network"], ["Tensors", "tensors"
 
 /** Lists come as they are answered; what is not answered is left out. */
 export function goalsOf(run: string, signal: AbortSignal): Promise<Goal[]>[] {
-  const of = [
+  const of = (): Promise<Goal[]>[] => [
     layersOf(run, signal),
     findingsOf(run, signal).then((told) => told.findings.map((one) => ({ kind: "finding", title: one.title, about: one.place, address: addressOfRun(run, "findings", one.key) }))),
     settingsOf(run, signal),
@@ -35,7 +35,7 @@ export function goalsOf(run: string, signal: AbortSignal): Promise<Goal[]>[] {
     rulesOf().then((rules) => rules.map((rule) => ({ kind: "rule", title: rule.title, about: rule.id, address: `/rules/${rule.id}` }))),
     Promise.resolve(PAGES),
   ];
-  return [...(run ? of : []), ...all].map((one) => one.catch(() => []));
+  return [...(run ? of() : []), ...all].map((one) => one.catch(() => []));
 }
 
 /** One goal for each module that has parameters, with what they are called. */

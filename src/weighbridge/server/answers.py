@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio.from_thread
 from starlette.exceptions import HTTPException
@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from weighbridge.errors import CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor
-from weighbridge.server import arrays
+
+MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 
 
 def explain(told: Callable[[Exception], str], request: Request, error: Exception) -> Response:
@@ -42,14 +43,9 @@ def nothing_here(request: Request) -> Response:
     return sentence(404, f"There is nothing at {request.url.path}.")
 
 
-def arrow(table: Any) -> Response:
-    """A table as one Arrow stream."""
-    return stream(arrays.encode(table))
-
-
 def stream(content: bytes | memoryview) -> Response:
     """An Arrow stream that is made already."""
-    return Response(content, media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
+    return Response(content, media_type=MEDIA_TYPE, headers={"cache-control": "no-store"})
 
 
 def is_gone(request: Request) -> bool:

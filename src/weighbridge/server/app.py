@@ -43,13 +43,16 @@ def create_app(
 
     api = Api(runs, asks_ahead, locked)
 
-    def page(request: Request) -> Response:
+    def ahead(request: Request) -> None:
         name = request.url.path.removeprefix("/run/")
         if asks_ahead and runs.find(name) is not None:
             api.ahead(name, request.query_params.get("stat", FIRST_STATISTIC))
+
+    def page(request: Request) -> Response:
+        ahead(request)
         return file_or_page(static, request)
 
-    return Starlette(
+    app = Starlette(
         routes=[*Desk(runs).routes(), *api.routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
         exception_handlers={
@@ -58,3 +61,5 @@ def create_app(
             OSError: partial(explain_os, runs.told),
         },
     )
+    app.state.ahead = ahead
+    return app

@@ -52,9 +52,10 @@ export class RunData {
   want(wanted: Wanted): void {
     const before = this.wanted;
     this.wanted = wanted;
+    const isFirst = !this.isWanted;
     this.isWanted = true;
     const newSteps = String(before.steps) !== String(wanted.steps);
-    if (newSteps || before.metric !== wanted.metric || !this.loss) this.lossPace.now();
+    if (newSteps || before.metric !== wanted.metric || isFirst || this.lossTrouble) this.lossPace.now();
     if (newSteps || String(before.tensors) !== String(wanted.tensors) || String(before.statistics) !== String(wanted.statistics)) this.seriesPace.now();
   }
 
