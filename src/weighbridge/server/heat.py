@@ -201,7 +201,10 @@ def domain_of(cells: Cells) -> tuple[float, float] | None:
 
 
 def domain_of_values(value: np.ndarray, scale: str, statistic: str) -> tuple[float, float] | None:
-    """Of the picture and of the network alike: between the outer percentiles, outward to decades, or to round numbers; None = there is no value."""
+    """Of the picture and of the network alike: between the outer percentiles, outward to decades, or to round numbers.
+
+    None = there is no value.
+    """
     found = value[np.isfinite(value) & ((scale != "log") | (value > 0))]
     if not len(found):
         return None
