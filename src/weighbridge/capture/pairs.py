@@ -65,7 +65,7 @@ class Memory:
 
     def serves(self, wanted: Numbers) -> bool:
         """Is it of any use with targets like these? Where there never was one for each sample, nothing is remembered."""
-        return self.can_agree or wanted.shape[1] != 1
+        return self.can_agree or bool(wanted.shape[1] != 1)
 
     def takes(self, inputs: Parts, wanted: Numbers) -> bool:
         """Are they of the kind that is remembered?"""
@@ -104,7 +104,7 @@ class Pairs:
     def can_compare(self, inputs: Parts, wanted: Numbers) -> bool:
         """Is it little enough?"""
         widths = [part.shape[1] for part in inputs]
-        return len(wanted) * max(REMEMBERED * sum(widths), MOST_SAMPLES * wanted.shape[1]) <= IN_C
+        return bool(len(wanted) * max(REMEMBERED * sum(widths), MOST_SAMPLES * wanted.shape[1]) <= IN_C)
 
     def compare(self, inputs: Parts, wanted: Numbers, memory: Memory) -> Found | None:
         """Both tests; the samples are remembered. Arrays in C order. None where a number is not finite."""
