@@ -1,9 +1,9 @@
 """An optimizer that no longer steps while another one of the run goes on, although its parameters still get gradients.
 
 Where it has not stepped for WAIT steps of the clock, and TIMES as many as it ever left out before (a GAN's five to one, a
-delayed policy), its gradients are looked at in two passes in a row: they come, and somebody takes them away again. Who has done with a
-part of a model freezes it, or lets what it gets pile up. It costs one number per optimizer and step, and two looks at one
-parameter in all; nothing is asked of a device. Whether the two optimizers followed one loss is for the rule to say.
+delayed policy), its gradients are looked at in two passes in a row: they come, and somebody takes them away again. Who has
+done with a part of a model freezes it, or lets what it gets pile up. It costs one number per optimizer and step, and two looks
+at one parameter in all; nothing is asked of a device. Whether the two optimizers followed one loss is for the rule to say.
 """
 
 from __future__ import annotations

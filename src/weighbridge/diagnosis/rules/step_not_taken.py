@@ -134,7 +134,8 @@ class StepNotTaken(Rule):
                 first_step=self.last_of[optimizer] + 1,
                 told_step=step,
                 message=f"After step {self.last_of[optimizer]} the optimizer of {place or 'the model'} has not stepped "
-                f"any more, for {counted(missed, 'step')} of another one over the same loss; gradients still come, and are thrown away.",
+                f"any more, for {counted(missed, 'step')} of another one over the same loss. Gradients still come, and are "
+                "thrown away.",
                 evidence=(
                     ValueEvidence("steps without it", missed, WAIT),
                     ValueEvidence("steps that it had taken together with another", self.shared[optimizer], TOGETHER * taken),
