@@ -18,8 +18,10 @@ from torch import nn
 
 from weighbridge.capture.biases import Biases
 from weighbridge.capture.calls import Calls
+from weighbridge.capture.closely import closely_of
 from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.inside import Inside
+from weighbridge.capture.jumps import LOOKS, Allowance
 from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.looks import Looks
 from weighbridge.capture.losses import Number
@@ -35,6 +37,7 @@ from weighbridge.capture.modulekinds import (
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.pairing import Pairing
+from weighbridge.capture.pairs import Pairs
 from weighbridge.capture.plan import NEVER, Occasions, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.remarks import Remarks, compiled_frames
@@ -64,8 +67,10 @@ class Outputs:
         self.recorder, self.plan, self.table, self.tell, self.failed = recorder, plan, table, tell, failed
         self.activations = Occasions(plan.schedule("activations"))
         self.gradients = Occasions(plan.schedule("activation_gradients"))
-        self.units_due = Occasions(plan.schedule("units") if plan.schedule("activations") != NEVER else NEVER)
+        self.units_due = Occasions(plan.schedule("units") if plan.looks_at_units else NEVER)
+        self.allowance = Allowance()
         self.library = Library(kernel)
+        closely = closely_of(self.library.native)
         self.scene = Scene()
         self.unowned = Group(GUARD if plan.sentinel else REST, plan.histogram_bits)
         self.groups: dict[int, Group] = {}
@@ -78,7 +83,7 @@ class Outputs:
         self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
         self.own_ns = 0  # spent in forward hooks
         self.catch_up: Callable[[], None] = lambda: None  # brings `step` up to date
-        self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
+        self.biases, self.looks, self.pairing = Biases(table, closely), Looks(closely), Pairing(Pairs(self.library.native))
         self.inside = Inside(table.id_of)
         self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel
@@ -203,6 +208,14 @@ class Outputs:
             self._place_hooks(group)
         if writes_units:
             self.biases.begin(group.hooks)
+
+    def look_soon(self, step: int) -> None:
+        """This step has jumped: look closely at the next ones. Call before `after_step`."""
+        if not self.allowance.takes(step):
+            return
+        self.units_due.add(step + 1, LOOKS)
+        for group in self.groups.values():
+            group.due_at = min(group.due_at, step + 1)
 
     def set_detail(self, histogram: int, one_in: int) -> None:
         """The budget allows this much: mantissa bits of histograms, and one in so many of the steps of the plan."""
