@@ -373,6 +373,30 @@ def test_the_negative_log_likelihood_wants_logarithms(op: str, classes: int, is_
     assert [s for _, s in places(UnfitOutputActivation, made.done())] == ["error"] * is_told
 
 
+@pytest.mark.parametrize(
+    ("shape", "dim", "is_told"),
+    [
+        ((32, 4), 0, True),
+        ((32, 4), 1, False),
+        ((32, 4), -1, False),
+        ((32, 32), 0, False),  # similarities: samples along both axes
+        ((8, 4, 6), 2, True),
+        ((8, 4, 6), -1, True),
+        ((8, 4, 6), 1, False),
+        ((4,), 0, False),
+    ],
+)
+def test_a_softmax_over_another_axis_than_the_classes(shape: tuple[int, ...], dim: int, is_told: bool) -> None:
+    made = Drawing()
+    at = made.op("LogSoftmax", [made.op("View", [made.linear("a", None, 32, 8, 4)], shape)], shape, "end", dim=dim)
+    made.op("NllLoss", [at], ())
+    assert places(UnfitOutputActivation, made.done()) == [("end", "error")] * is_told
+    made = Drawing()
+    at = made.op("LogSoftmax", [made.linear("a", None, 32, 8, 4)], (32, 4), "end", dim=0)
+    made.op("NllLoss", [made.op("View", [at], (4, 32))], ())  # the axes are others now
+    assert places(UnfitOutputActivation, made.done()) == []
+
+
 def test_a_softmax_over_one_class() -> None:
     made = Drawing()
     made.op("NllLoss", [made.op("LogSoftmax", [made.linear("a", None, 32, 8, 1)], (32, 1), dim=1)], ())

@@ -5,7 +5,8 @@ How it decides On the graph of the first loss and its targets. Squared error and
                targets from the activation's range (ReLU: 0 and above, sigmoid: 0 to 1, tanh: -1 to 1, ...), below which the
                loss cannot fall, is above SHARE of their variance. Cross-entropy, BCE with logits: the activation bounds the
                logits, so that the loss cannot fall below a floor above SHARE of the trivial one, or it cuts off one side
-               (ReLU). Negative log-likelihood of what are no log-probabilities. A softmax over one unit, which is always 1.
+               (ReLU). Negative log-likelihood of what are no log-probabilities, or of a softmax over another axis than the classes
+               (the batch, positions): what it gives for the classes of one sample is no distribution. A softmax over one unit, which is always 1.
 What to do     End with the layer itself (no activation), scale the targets into the range, or take the loss that goes with
                it.
 When it errs   A few outliers beyond the range are below SHARE. A softmax whose targets lie between 0 and 1 is left alone.
@@ -35,6 +36,7 @@ UNBOUNDED: Final = (-math.inf, math.inf)
 LOGITS: Final = {"LogSoftmax": "cross-entropy", "BinaryCrossEntropyWithLogits": "BCE with logits"}
 SOFTMAXES: Final = ("Softmax", "SafeSoftmax")
 WEIGHING: Final = frozenset({"Bmm", "Baddbmm", "Mv", "Dot", *AFFINE})
+CLASSES: Final = 1  # axis, of torch.nn.NLLLoss's input of two and more
 NO_LOGS: Final = ("Softmax", "Sigmoid", "Relu", "Tanh", *AFFINE)
 
 
@@ -134,10 +136,30 @@ def _no_log_probabilities(first: FirstPass, index: int) -> Iterator[Finding]:
     if node.op == "LogSoftmax" and node.shape[node.facts.get("dim", -1)] == 1:
         message = "A softmax over one class is always 1: the loss is 0 whatever the network does, and so is every gradient."
         yield _finding(first, before, "error", "proof", message, (ValueEvidence("classes", 1, limit=1),))
+    elif node.op == "LogSoftmax" and node.shape == _given(first.graph, index) and _is_across(node):
+        message = f"log_softmax is taken over axis {_axis(node)}, the negative log-likelihood takes classes from axis {CLASSES}: "
+        message += "the probabilities of a sample's classes do not add up to 1, and the loss does not ask for the right one."
+        evidence = (ValueEvidence("axis of log_softmax", _axis(node), limit=CLASSES),)
+        yield _finding(first, before, "error", "proof", message, evidence)
     elif node.op in NO_LOGS:
         message = f"The negative log-likelihood wants log-probabilities and gets what {node.op} gives."
         evidence = (ValueEvidence("log_softmax before the loss", 0, limit=1),)
         yield _finding(first, before, "error", "proof", message, evidence)
+
+
+def _axis(node: Node) -> int:
+    return int(node.facts.get("dim", -1)) % len(node.shape)
+
+
+def _is_across(node: Node) -> bool:
+    """Over another axis than the classes? A table of N x N similarities (CLIP) has its samples along both."""
+    return len(node.shape) > 1 and node.shape[_axis(node)] != node.shape[CLASSES]
+
+
+def _given(graph: Graph, index: int) -> tuple[int, ...]:
+    """The shape of what a node is given first: a reshape between moves the axes."""
+    edge = graph.nodes[index].inputs[0]
+    return () if edge is None else tuple(graph.nodes[edge[0]].shapes[edge[1]])
 
 
 def _is_of_one(node: Node) -> bool:
