@@ -109,6 +109,21 @@ def test_what_is_averaged_in_part(sums: list[float], used: Any, told: list[int])
     assert [(f.place, f.told_step, f.severity) for f in found] == [("a.weight", step, "warning") for step in told]
 
 
+def test_a_tensor_whose_gradients_agreed_once_is_averaged_though_others_differed_then() -> None:
+    one, other = _rank(0, LOCAL), _rank(1, LOCAL, [1.0, *[1.5] * 7])
+    for name in diverged_replicas.USED:
+        other.arrays[name][:] = [[0.7, 0.5], [0.5, 0.7], *[[0.7, 0.5]] * 6]
+    assert _told(DIVERGED, one, other) == []
+
+
+@pytest.mark.parametrize(("at_once", "told"), [(0.7, [3]), (0.5, [])])
+def test_gradients_that_agreed_once_were_averaged(at_once: float, told: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights go apart from step 1 on, and stay so; at step 1 all gradients agree, or never do."""
+    monkeypatch.setattr(diverged_replicas, "APART", 3)
+    one, other = _rank(0, LOCAL), _rank(1, LOCAL, [1.0, *[1.5] * 7], used=[0.7, at_once, *[0.7] * 6])
+    assert [f.told_step for f in _told(DIVERGED, one, other)] == told
+
+
 def test_one_rank_is_not_applicable() -> None:
     assert outcome(DIVERGED, block(STEPS)) is Outcome.NOT_APPLICABLE
     assert outcome(DUPLICATED, block(STEPS)) is Outcome.NOT_APPLICABLE

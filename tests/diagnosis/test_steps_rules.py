@@ -115,6 +115,20 @@ def test_clipping_by_value_leaves_most_at_one_bound(mean: float, update: float, 
     assert _clipped(NAN, 1.0, 40, update=update, arrays=apart) == []
 
 
+@pytest.mark.parametrize(("limit", "is_told"), [(0.099, True), (0.101, False)])
+def test_clipping_by_value_that_begins_has_to_take_most_of_what_was_usual(limit: float, is_told: bool) -> None:
+    """Five steps are not clipped; their largest gradients are 1, of each tensor another. From then on all are at the limit."""
+    steps = 5 + overtight_clipping.LONG
+    largest = {
+        name: [free] * 5 + [limit] * (steps - 5)
+        for name, free in (("a.weight", 1.0), ("a.bias", 0.9), ("b.weight", 0.8), ("b.bias", 0.7))
+    }
+    sums = {name: [8 * 0.2] * 5 + [8 * 0.9 * limit] * (steps - 5) for name in largest}
+    of_values = {"gradient.abs_max": largest, "gradient.l1_norm": sums}
+    told = _clipped(NAN, 1.0, steps, update=0.9e-5, arrays=of_values)
+    assert [f.first_step for f in told] == ([5] if is_told else [])
+
+
 @pytest.mark.parametrize(("held", "is_told"), [(["a.weight", "a.bias"], True), (["a.weight"], False)])
 def test_one_tensor_always_has_the_largest_gradient_of_all(held: list[str], is_told: bool) -> None:
     arrays = {"gradient.abs_max": {"*": 1e-3}, "gradient.l1_norm": {"*": 8e-3 * 0.9}, "gradient.count": {"*": 8.0}}

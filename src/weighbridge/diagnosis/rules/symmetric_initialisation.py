@@ -190,7 +190,7 @@ class SymmetricInitialisation(Rule):
         if self.has_begun or not recorded.size:
             return
         self.has_begun, at = True, int(recorded[0])
-        if len(weights) < 2 or not (largest[at] == 0).all() or not zero[at].any():
+        if len(weights) < 2 or not (largest[at] == 0).all():
             return
         for column in [c for c, is_zero in zip(self.columns, zero[at], strict=True) if is_zero]:
             self.told.add(column)
