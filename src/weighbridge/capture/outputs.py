@@ -32,7 +32,6 @@ from weighbridge.capture.modulekinds import (
     computes,
     first_parameter,
     is_owned,
-    takes_hooks,
 )
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
@@ -88,6 +87,7 @@ class Outputs:
         self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
+        self._scene_at, self._batch_at = ctypes.addressof(self.scene), ctypes.addressof(self._batch_pace)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
         self.scene.batch = self._batch.address
         self.on_gpu = DeviceOutputs(self._note_flag, failed)
@@ -127,7 +127,7 @@ class Outputs:
 
     def _forget(self, key: int) -> None:
         hook = self.hooks.pop(key)
-        _remove(hook)
+        hook.take_away()
         hook.group.leave(hook)
         self.biases.forget(hook)
         self.looks.forget(hook)
@@ -174,8 +174,7 @@ class Outputs:
 
     def addresses(self, group: Group) -> tuple[int, int, int, int]:
         """Of the scene, and of the paces of this group and of the batch, for C."""
-        forward, backward, batch = map(ctypes.addressof, (group.forward, group.backward, self._batch_pace))
-        return ctypes.addressof(self.scene), forward, backward, batch
+        return self._scene_at, *group.paces, self._batch_at
 
     # --- when ------------------------------------------------------------------------------------------------------
 
@@ -235,13 +234,15 @@ class Outputs:
     def _place_hooks(self, group: Group) -> None:
         """On the modules that have something to do in this step, and on no others."""
         self.is_compiled = self.is_compiled or compiled_frames() != self.compiled_before
+        is_full, guards = group.is_full, self.plan.sentinel
         for hook in group.hooks:
-            wanted = group.is_full or (self.plan.sentinel and not (hook.is_bounded or hook.gives_the_same))
-            module = hook.module()
-            if wanted and hook.handle is None and takes_hooks(module):
-                hook.handle = module.register_forward_hook(hook)
-            elif not wanted and not self.is_compiled:  # compiled code is compiled anew where a module has fewer hooks than then
-                _remove(hook)
+            wanted = is_full or (guards and not (hook.is_bounded or hook.gives_the_same))
+            if wanted is hook.is_placed:
+                continue
+            if wanted:
+                hook.place()
+            elif not self.is_compiled:  # compiled code is compiled anew where a module has fewer hooks than then
+                hook.take_away()
 
     # --- while a pass runs --------------------------------------------------------------------------------------------
 
@@ -418,9 +419,3 @@ class Outputs:
         for group in (self.unowned, *self.groups.values()):
             group.forward.mode = group.backward.mode = REST
         self._batch_pace.mode = REST
-
-
-def _remove(hook: OutputHook) -> None:
-    if hook.handle is not None:
-        hook.handle.remove()
-        hook.handle = None
