@@ -8,8 +8,8 @@ How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second mo
                begun so high: the loss is RISES times what it was there, else batches or targets have changed, and not the
                steps. Where it was above GREAT times the median before, a third of the whole way up (as a logarithm) must come
                after it: a Q-learner's new targets are a thousand times as hard as those that it has learnt by heart, and
-               batches of them differ. A second moment that is older than the run (a state that was loaded) is judged from the first step on,
-               by the loss alone: all of the last PATIENCE are RISES times the first.
+               batches of them differ. A second moment that is older than the run (a state that was loaded) is judged from
+               the first step on, by the loss alone: all of the last PATIENCE are RISES times the first.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
