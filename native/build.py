@@ -81,6 +81,7 @@ def _compile(compiler: list[str], folder: Path, digest: str) -> Path:
         "weighbridge_output.c",
         "weighbridge_forward.c",
         "weighbridge_helper.c",
+        "weighbridge_jump.c",
         "weighbridge_sketch.c",
         "weighbridge_step.c",
     ):

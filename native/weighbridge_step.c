@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "weighbridge_jump.h"
 #include "weighbridge_look.h"
 #include "weighbridge_output.h"
 
@@ -41,11 +42,13 @@ typedef struct { /* UsualState in capture/usual.py */
     const wb_asked *asked;
     wb_block *block;
     wb_values *values;
+    wb_past *past; /* NULL = nobody asks whether a step jumps */
     int32_t keep, shares, attempt, sentinel;
     wb_scene *scene; /* NULL = no outputs are watched */
     wb_pace *forward, *backward, *batch;
     void *model; /* a weak reference; NULL = nobody asks for its mode */
     void *emptied; /* a parameter whose gradient of the last step has to be gone when a pass begins; NULL = nobody asks */
+    int32_t jumped; /* has the last step? Python is told by the answer None */
     double *loss_of; /* of each step done: its loss, */
     int64_t *time_of, *own_of; /* when it ended, and what it cost us, */
     double *settings_of; /* and PER_GROUP numbers of each group */
@@ -286,10 +289,12 @@ WB_PUBLIC void *wb_usual_after(void *self, void *optimizer)
         usual->found = found;
         return answer(0);
     }
+    const int64_t first = usual->block->rows;
     if (wb_weigh(usual->asked->items, usual->asked->count, usual->clock, usual->attempt, usual->block, usual->values, usual->keep,
                  usual->shares))
         return answer(0);
-    const int pauses = usual->scene && usual->clock >= usual->pause_at;
+    usual->jumped = usual->past && wb_has_jumped(usual->past, usual->block, first, usual->loss);
+    const int pauses = usual->jumped || (usual->scene && usual->clock >= usual->pause_at);
     if (usual->scene && !pauses)
         next_outputs(usual);
     usual->phase = READY;

@@ -185,6 +185,26 @@ def test_once_the_loss_has_fallen_saturation_is_what_was_learned() -> None:
     assert found(SATURATED, looked(*looks, loss=[1.0 / (1 + i) for i in range(12)])) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "flat", "at", "loss", "told"),
+    [
+        (0.5, 0.76, (20, 21), 1.6, [(20, 21)]),
+        (0.5, 0.76, (20, 21), 1.4, []),  # not far above the lowest: what a batch does by chance
+        (0.51, 0.76, (20, 21), 1.6, []),  # it was nearly so before
+        (0.5, 0.75, (20, 21), 1.6, []),
+        (0.5, 0.76, (20, 30), 1.6, []),  # between looks that lie apart it may have come slowly
+    ],
+)
+def test_saturation_that_came_at_once_is_told_while_the_loss_still_falls(
+    before: float, flat: float, at: tuple[int, int], loss: float, told: list[tuple[int, int]]
+) -> None:
+    """From 10 to 1 in 20 steps; then far above that for two steps, but the mean of five is no sign yet."""
+    losses = [10.0 - 9.0 * min(step, 14) / 14 for step in range(20)] + [loss, loss] + [1.0] * 8 + [loss] + [1.0] * 4
+    looks = [bent(step, before) for step in (1, 10)] + [bent(step, flat) for step in at]
+    made = block(35, None, NET, spread=looks, steps=step_rows(35, loss=losses))
+    assert [(f.first_step, f.told_step) for f in found(SATURATED, made)] == told
+
+
 def test_other_functions_do_not_saturate() -> None:
     made = looked(*(bent(step, 0.99, 0.99, "relu") for step in range(4)))
     assert outcome(SATURATED, made) is Outcome.NOT_APPLICABLE

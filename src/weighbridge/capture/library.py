@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-ABI: Final = 7  # WB_ABI in native/weighbridge_kernel.h
+ABI: Final = 8  # WB_ABI in native/weighbridge_kernel.h
 SOURCES: Final = (
     "build.py",
     "plain_arithmetic.h",
@@ -31,6 +31,8 @@ SOURCES: Final = (
     "weighbridge_look.h",
     "weighbridge_output.c",
     "weighbridge_output.h",
+    "weighbridge_jump.c",
+    "weighbridge_jump.h",
     "weighbridge_sketch.c",
     "weighbridge_sketch.h",
     "weighbridge_step.c",

@@ -20,6 +20,7 @@ from weighbridge.capture.biases import Biases
 from weighbridge.capture.calls import Calls
 from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.inside import Inside
+from weighbridge.capture.jumps import LOOKS, Allowance
 from weighbridge.capture.kernel import Kernel
 from weighbridge.capture.looks import Looks
 from weighbridge.capture.losses import Number
@@ -64,7 +65,8 @@ class Outputs:
         self.recorder, self.plan, self.table, self.tell, self.failed = recorder, plan, table, tell, failed
         self.activations = Occasions(plan.schedule("activations"))
         self.gradients = Occasions(plan.schedule("activation_gradients"))
-        self.units_due = Occasions(plan.schedule("units") if plan.schedule("activations") != NEVER else NEVER)
+        self.units_due = Occasions(plan.schedule("units") if plan.looks_at_units else NEVER)
+        self.allowance = Allowance()
         self.library = Library(kernel)
         self.scene = Scene()
         self.unowned = Group(GUARD if plan.sentinel else REST, plan.histogram_bits)
@@ -203,6 +205,14 @@ class Outputs:
             self._place_hooks(group)
         if writes_units:
             self.biases.begin(group.hooks)
+
+    def look_soon(self, step: int) -> None:
+        """This step has jumped: look closely at the next ones. Call before `after_step`."""
+        if not self.allowance.takes(step):
+            return
+        self.units_due.add(step + 1, LOOKS)
+        for group in self.groups.values():
+            group.due_at = min(group.due_at, step + 1)
 
     def set_detail(self, histogram: int, one_in: int) -> None:
         """The budget allows this much: mantissa bits of histograms, and one in so many of the steps of the plan."""

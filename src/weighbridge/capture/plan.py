@@ -79,12 +79,20 @@ class Occasions:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self._from, self._at = 0, -1.0  # nothing is due between these two
+        self._more = range(0)
 
     def next_due(self, step: int) -> float:
         """The first step from this one on at which something is due; infinity where there is none."""
         if not self._from <= step <= self._at:
             self._from, self._at = step, self.schedule.next_due(step)
+            if step < self._more.stop:
+                self._at = min(self._at, max(step, self._more.start))
         return self._at
+
+    def add(self, step: int, number: int) -> None:
+        """So many steps from this one on are due as well; those added before are forgotten."""
+        self._more = range(step, step + number)
+        self._from, self._at = 0, -1.0
 
     def due(self, step: int) -> bool:
         """Is something due at this step?"""
@@ -113,7 +121,8 @@ class Plan:
                           every 500th
     activations, activation_gradients   what modules give, and the loss's gradient by it; default the first 20 steps, then
                           every 10th
-    units                 each unit of an output on its own; default 20 steps per decade and every 100th
+    units                 each unit of an output on its own; default 20 steps per decade and every 100th. Without a budget
+                          also the 3 steps after a jump of the loss or of a norm, of at most 3 in 200 steps
     histogram             bins in each power of two: 1, 2 or 4 (errors of a quantile up to 33, 20 or 11 %), 0 for none
     sentinel              look for NaN and infinity in what every module gives, at every step
     values                keep the actual numbers of small tensors (architecture decision 15): of those up to 4,096 elements, or
@@ -192,6 +201,11 @@ class Plan:
         if isinstance(when, Schedule):
             return when
         return EVERY_STEP if when is True else NEVER if when is False else Schedule(every=when)
+
+    @property
+    def looks_at_units(self) -> bool:
+        """Are units ever looked at one by one?"""
+        return self.schedule("units") != NEVER != self.schedule("activations")
 
     @property
     def histogram_bits(self) -> int:

@@ -215,6 +215,14 @@ class Stepper:
             self.outputs.loss_scale = scale
             self._of_outputs(self.outputs.after_step, stepped)
 
+    def _look_after_jump(self, stepped: Stepped) -> None:
+        """Where this step jumps against those before it, the next ones are looked at closely."""
+        passes, work = self.step_rows.passes, stepped.work
+        if work is None or not work.rows or self.outputs is None or self.is_skipping:
+            return
+        if work.has_jumped(passes.mean() if passes.is_all_here else None, self.recorder):
+            self.outputs.look_soon(self.clock)
+
     def _outputs_failed(self, error: Exception) -> None:
         """Activations are given up; parameters are weighed on."""
         if self.outputs is not None:
@@ -262,6 +270,7 @@ class Stepper:
                 found_inf = found_inf_of(optimizer)
                 is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
                 factor = self.coherence.after_step(stepped, self.clock, self.recorder, is_skipped)
+            self._look_after_jump(stepped)
             self.outputs_after(stepped, self.step_rows.passes.scale)
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1

@@ -54,9 +54,10 @@ class UsualState(ctypes.Structure):
         ("averages", ctypes.c_int32 * _LOSSES),
         *((name, ctypes.c_void_p) for name in ("optimizer", "groups", "group")),
         ("group_count", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in ("members", "asked", "block", "values")),
+        *((name, ctypes.c_void_p) for name in ("members", "asked", "block", "values", "past")),
         *((name, ctypes.c_int32) for name in ("keep", "shares", "attempt", "sentinel")),
         *((name, ctypes.c_void_p) for name in ("scene", "forward", "backward", "batch", "model", "emptied")),
+        ("jumped", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("loss_of", "time_of", "own_of", "settings_of")),
     ]
 
@@ -179,6 +180,7 @@ class Usual:
         state.optimizer, state.groups, state.group = id(optimizer), id(groups), ctypes.addressof(described)
         state.group_count, state.members, state.asked = len(groups), members.ctypes.data, address
         state.shares, state.settings_of = shares, self._settings.ctypes.data
+        state.past = None if work.jumps is None else work.jumps.address
         self._kept = ((members, described, groups, list(groups), snapshots),)
         self._bound, self.stepped = work, stepped
         return True
@@ -221,9 +223,12 @@ class Usual:
     def pause(self, stepper: Stepper) -> None:
         """A step is over, and there is more to do now than to note it. Call with the recorder's lock held."""
         state, recorder, stepped = self.state, self.recorder, self.stepped
-        if stepped is not None and stepper.outputs is not None and state.clock >= state.pause_at:
+        is_asked = state.jumped or state.clock >= state.pause_at
+        if stepped is not None and stepper.outputs is not None and is_asked:
             began = time.perf_counter_ns()
             self._set_clock(stepper, stepped)
+            if state.jumped:
+                stepper.outputs.look_soon(int(state.clock))
             stepper.outputs_after(stepped, 1.0)
             state.own_ns += time.perf_counter_ns() - began
             if not self._outputs(stepper, stepped):

@@ -13,7 +13,8 @@ import torch
 
 from weighbridge.capture.addresses import GRADIENT_GONE
 from weighbridge.capture.budget import Level, in_turns
-from weighbridge.capture.kernel import ALL_ROWS, NO_HISTOGRAM, Kernel
+from weighbridge.capture.jumps import Jumps
+from weighbridge.capture.kernel import ALL_ROWS, NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.rowblock import BlockFull
@@ -40,6 +41,10 @@ class Work:
         first = self.parts[0]
         # Everything at every step, and everything read where it lies: then most steps need two calls of C and no more.
         self.is_plain = self.is_all_due and not (first.gathered or first.uncopied)
+        # Where the same rows are written at every step, and more of them can be: a budget has its own mind about that.
+        asks = self.is_all_due and not first.uncopied and plan.budget is None and plan.looks_at_units
+        self.jumps = Jumps(kernel.library) if asks and isinstance(kernel, NativeKernel) else None
+        self._first_row = 0  # of the last step, in the recorder's block
 
     @property
     def snapshots(self) -> Snapshots:
@@ -128,9 +133,14 @@ class Work:
         if values is not None and (keep := values.kept_at(step)) and values.rest:
             values.keep_rest(keep, step, recorder.attempt, recorder.small["values"].rows)
         key = (step, recorder.attempt)
+        self._first_row = recorder.block.rows
         try:
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
         except BlockFull:
-            recorder.room(len(snapshots.weighed))
+            self._first_row = recorder.room(len(snapshots.weighed)).rows
             recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
+
+    def has_jumped(self, loss: float | None, recorder: Recorder) -> bool:
+        """Has the step that was just weighed jumped against those before it? `loss`: None or NaN = not known."""
+        return self.jumps is not None and self.jumps.is_met(recorder.block, self._first_row, loss)

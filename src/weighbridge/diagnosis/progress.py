@@ -91,6 +91,11 @@ class Progress:
         return max((fmean(way.last) for way in self._ways.values()), default=-inf)
 
     @property
+    def is_far_worse(self) -> bool:
+        """Is the last loss of every optimizer above its lowest mean by RISEN? It is a single step: ask for a second sign."""
+        return all(way.last[-1] > way.lowest + RISEN * abs(way.lowest) for way in self._ways.values())
+
+    @property
     def is_worse(self) -> bool:
         """Is the last loss of every optimizer above its lowest mean? What has just happened did no good."""
         return all(way.last[-1] >= way.lowest for way in self._ways.values())

@@ -7,7 +7,8 @@ How it decides Of a part of each output that is given through tanh or sigmoid (a
                where the slope is below 0.01 (|x| > 3, |x| > 4.6), a unit is saturated where it is flat for more than 95 %
                of its numbers. Told at PATIENCE looks where more than MOST of a layer's units are saturated or more than
                MUCH of its numbers flat, while the loss does not fall; at the start of training, which no usual initialisation
-               makes so, where more than MOST of its numbers are flat.
+               makes so, where more than MOST of its numbers are flat. Whatever the loss does now, where it came at once: at
+               most MOST flat at the look before, more than MUCH in two steps in a row, both far above the lowest loss.
 What to do     Scale inputs, start weights by Xavier with a gain of at most 5/3, lower the learning rate, put a norm before
                the activation, or use ReLU or GELU.
 When it errs   Small networks that have learned their data by heart have saturated units: once the loss has fallen nothing is
@@ -50,6 +51,8 @@ class SaturatedUnits(Rule):
     def __init__(self) -> None:
         self.progress = Progress()
         self.streak: dict[tuple[int, str], tuple[int, int]] = {}  # since which step, and how many looks in a row
+        self.before: dict[tuple[int, str], tuple[int, float]] = {}  # step of the last look, and the share that was flat
+        self.sudden: dict[tuple[int, str], int] = {}  # steps in a row, since it came at once, with a far worse loss
         self.told: set[int] = set()
         self.looks: dict[int, int] = {}
 
@@ -65,6 +68,7 @@ class SaturatedUnits(Rule):
     def _look(self, column: int, row: Mapping[str, Any]) -> Iterator[Finding]:
         self.looks[column] = self.looks.get(column, 0) + 1
         key = column, row["bend"]
+        came_at_once = self._came_at_once(key, row)
         is_half = row["flat"] > MOST and (self.streak.get(key, (row["step"], 0))[0] == 0)
         is_most = row["flat_units"] > MOST or row["flat"] > MUCH
         if not (is_half or is_most):
@@ -73,9 +77,18 @@ class SaturatedUnits(Rule):
         first, length = self.streak.get(key, (row["step"], 0))
         self.streak[key] = (first, length + 1)
         is_enough = length + 1 >= PATIENCE and row["samples"] * (length + 1) >= SAMPLES
-        if is_enough and column not in self.told and (first == 0 or self.progress.is_stalled):
+        if is_enough and column not in self.told and (first == 0 or self.progress.is_stalled or came_at_once):
             self.told.add(column)
             yield self._finding(column, first, row)
+
+    def _came_at_once(self, key: tuple[int, str], row: Mapping[str, Any]) -> bool:
+        """Is this the second step in a row after a look at which it was not so, and was the loss far worse at both?"""
+        step, flat = self.before.get(key, (-1, 1.0))
+        self.before[key] = row["step"], row["flat"]
+        is_bad = row["flat"] > MUCH and self.progress.is_far_worse
+        goes_on = row["step"] == step + 1 and self.sudden.get(key, 0)
+        self.sudden[key] = (self.sudden.get(key, 0) + 1 if goes_on else int(flat <= MOST)) if is_bad else 0
+        return self.sudden[key] >= PATIENCE
 
     def _finding(self, column: int, first: int, row: Mapping[str, Any]) -> Finding:
         name = self.layers.place(column)
