@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define WB_ABI 8
+#define WB_ABI 9
 
 enum { WB_F32 = 0, WB_F64 = 1, WB_F16 = 2, WB_BF16 = 3 };
 enum { WB_PARAMETER = 0, WB_GRADIENT = 1, WB_UPDATE = 2, WB_ACTIVATION_GRADIENT = 6 };

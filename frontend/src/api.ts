@@ -1,6 +1,7 @@
 // Everything the page asks the server for, typed. JSON for facts, Arrow for arrays.
 import { tableFromIPC } from "@uwdata/flechette";
 
+import { counted } from "./state/busy.ts";
 import { answerOf, frozen } from "./state/frozen.ts";
 
 export interface RunFacts {
@@ -82,10 +83,10 @@ export interface Window {
 /** An answer that is no numbers but a sentence for the reader. */
 export class Refused extends Error {}
 
-/** Of all runs, the newest first. */
-export async function runNames(signal?: AbortSignal): Promise<string[]> {
-  const list = (await json("runs", {}, signal)) as { groups: { names: string[] }[] };
-  return list.groups.flatMap((group) => group.names);
+/** Of all runs, the newest first; and what any of them has as a setting. */
+export async function runNames(signal?: AbortSignal): Promise<{ names: string[]; settings: string[] }> {
+  const list = (await json("runs", {}, signal)) as { groups: { names: string[] }[]; settings: string[] };
+  return { names: list.groups.flatMap((group) => group.names), settings: list.settings };
 }
 
 export async function run(name: string, signal?: AbortSignal): Promise<RunDetail> {
@@ -186,7 +187,7 @@ async function ask(what: string, parameters: Parameters, signal?: AbortSignal): 
     if (kept) return kept;
     throw new Refused("This is not in the report. Where the run lies: weighbridge ui");
   }
-  return answered(await fetch(address(what, parameters), { signal: signal ?? null }));
+  return counted(fetch(address(what, parameters), { signal: signal ?? null }).then(answered));
 }
 
 async function answered(answer: Response): Promise<Response> {

@@ -123,6 +123,26 @@ def test_ridges_and_units_are_saved(shown: tuple[Path, str], open_page: Callable
     assert [float(at_20[f"value {i}"]) for i in range(len(bias))] == bias.tolist()
 
 
+def test_modules_layers_and_losses_of_runs_are_saved(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    folder, address = shown
+    record = open_run(folder / "small")
+    page = open_page(f"{address}/run/small/network?step=20")
+    page.wait_for_selector("ol li")
+    found = {row["module"]: row for row in rows(saved(page, "modules as executed", "CSV"))}
+    truth = record.series("net.0.weight", "gradient.rms").values[20]
+    assert float(found["net.0"]["gradient.rms"]) == truth
+    assert kinds(saved(page, "modules as executed", "SVG"))["rect"] > 2
+    page.goto(f"{address}/run/small/layer/net.0?step=20")
+    page.wait_for_selector(".strip a")
+    found = {row["layer"]: row for row in rows(saved(page, "gradient rms by depth", "CSV"))}
+    assert float(found["net.0"]["gradient rms"]) == truth
+    page.goto(address)
+    page.wait_for_selector(".spark canvas")
+    losses = rows(saved(page, "training losses", "CSV"))
+    assert {row["run"] for row in losses} == {"first", "small"}
+    assert kinds(saved(page, "training losses", "SVG"))["path"] >= 2
+
+
 def test_what_comes_later_takes_no_menu_away(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     """Lines of single values come after all other lines, and take their place where nothing stood."""
     page = open_page(f"{shown[1]}/run/small")
@@ -143,8 +163,9 @@ def test_what_comes_later_takes_no_menu_away(shown: tuple[Path, str], open_page:
     ("path", "sign", "least"),
     [
         ("/run/small", ".heat", 2),
-        ("/run/small/layer/net.0", "section.units .exhibit [role=img]", 8),
-        ("/run/small/network", "ol li", 2),
+        ("/", "[role=row][data-run]", 1),  # of all sparklines together
+        ("/run/small/layer/net.0", "section.units .exhibit [role=img]", 9),
+        ("/run/small/network", "ol li", 3),
         ("/run/small/tensors", "[data-statistic]", 4),
         ("/compare?run=small&run=first", "section.loss [role=img]", 1),
     ],

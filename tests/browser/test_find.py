@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import eventually, serving, settled, where
+from tests.browser.conftest import eventually, judged, serving, where
 from tests.server.conftest import make_run
 
 pytestmark = pytest.mark.browser
@@ -26,7 +26,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def sought(page: Any, words: str, key: str = "/") -> None:
     page.keyboard.press(key)
     page.get_by_role("combobox", name="find").fill(words)
-    page.get_by_role("option").filter(has_text=words.split()[-1]).first.wait_for()
+    goals = page.get_by_role("listbox", name="what fits").get_by_role("option")
+    goals.filter(has_text=words.split()[-1]).first.wait_for()
 
 
 def test_letters_lead_to_a_layer_a_run_and_a_rule(shown: str, open_page: Callable[..., Any]) -> None:
@@ -38,7 +39,13 @@ def test_letters_lead_to_a_layer_a_run_and_a_rule(shown: str, open_page: Callabl
     sought(page, "run birch", "Control+k")
     page.keyboard.press("Enter")
     eventually(page, "location.pathname", "/run/birch")
-    sought(page, "vanishing")
+    sought(page, "setting lr 0.1")
+    page.keyboard.press("Enter")
+    eventually(page, "location.search", "?q=lr%3D0.1")  # all runs that are set so
+    sought(page, "setting lr", "Control+k")
+    page.keyboard.press("Enter")
+    eventually(page, "location.search", "?column=lr")
+    sought(page, "vanishing", "Control+k")
     page.keyboard.press("Enter")
     eventually(page, "location.pathname", "/rules/vanishing-gradient")
 
@@ -57,7 +64,7 @@ def test_what_is_not_there_is_said_and_escape_closes(shown: str, open_page: Call
 def test_back_finds_the_page_where_it_was_left(shown: str, open_page: Callable[..., Any]) -> None:
     page = open_page(f"{shown}/run/alder")
     page.set_viewport_size({"width": 1280, "height": 420})
-    settled(page)
+    judged(page)  # what the rules say stands above, and would move the page
     page.evaluate("scrollTo(0, 300)")
     eventually(page, "Math.round(scrollY)", 300)
     page.get_by_role("link", name="Layers").evaluate("link => link.click()")
@@ -66,6 +73,11 @@ def test_back_finds_the_page_where_it_was_left(shown: str, open_page: Callable[.
     page.go_back()
     page.wait_for_selector(".heat")
     eventually(page, "Math.round(scrollY)", 300)
+    held: list[Any] = []  # its numbers come late, after all patience
+    page.route("**/api/run?*", lambda route: held.append(route))
     page.reload()
+    page.wait_for_timeout(3_500)
+    for route in held:
+        route.continue_()
     page.wait_for_selector(".heat")
     eventually(page, "Math.round(scrollY)", 300)

@@ -137,6 +137,8 @@ def test_what_cannot_be_read_is_a_sentence_and_the_others_go_on(
     page = patient(browser.new_page())
     page.goto(f"{shown[1]}/run/{name}")
     page.wait_for_selector(f"main >> text={sentence}")
+    eventually(page, f"document.body.innerText.includes('{name}/')")  # the file within the run, and not where that lies here
+    eventually(page, f"document.body.innerText.includes('{shown[0].parent}')", False)
     page.goto(f"{shown[1]}/")
     page.wait_for_selector("text=restart")
     eventually(page, "document.body.innerText.includes('newer')")

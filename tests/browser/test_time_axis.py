@@ -70,11 +70,18 @@ def test_the_loss_is_drawn_over_time_and_zoomed_in_it(shown: str, open_page: Cal
     page.get_by_role("group", name="axis").get_by_role("button", name="time").click()
     eventually(page, "location.search", "?axis=time")
     page.wait_for_selector("[aria-label^='Loss: steps 0 to 99, 0.0 s to 7 min 39 s of training']")
+    page.wait_for_selector(".heat[aria-label*='steps 0 to 99, 0.0 s to 7 min 39 s of training']")
     drag(page, settled(page).locator("section[aria-label=Loss] .u-over"), 0.5, 0.9)  # 229.5 s to 413.1 s: steps 77 to 95.4
     eventually(page, "location.search.includes('steps=')")
     low, high = (int(step) for step in query(page)["steps"].split("-"))
     assert abs(low - np.interp(0.5 * 459, seconds(np.arange(STEPS)), np.arange(STEPS))) < 2
     assert abs(high - np.interp(0.9 * 459, seconds(np.arange(STEPS)), np.arange(STEPS))) < 2
+    bar = "document.querySelector('section[aria-label=Loss] .strip i').style"  # of all the run, in time and not in steps
+    eventually(page, f"Math.abs(parseFloat({bar}.left) - {100 * seconds(np.array(low)) / 459}) < 0.1")
+    assert (
+        abs(float(page.evaluate(f"parseFloat({bar}.width)")) - 100 * (seconds(np.array(high)) - seconds(np.array(low))) / 459)
+        < 0.1
+    )
     judged(page).reload()
     page.wait_for_selector(f"[aria-label^='Loss: steps {low} to {high}, ']")
     expect(page.locator("section[aria-label=Loss]")).to_contain_text("time of training")

@@ -207,6 +207,7 @@ def test_a_muted_finding_is_counted_apart(folder: Path) -> None:
         client.get("/api/runs")
         (row,) = client.get("/api/rows?run=first").json()
         assert sum(row["health"]["counts"].values()) == len(said) - len(muted)
+        assert row["health"]["muted"] == len(muted)
 
 
 def _client(runs: Runs) -> tuple[TestClient, Any]:

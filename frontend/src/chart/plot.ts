@@ -5,11 +5,13 @@ import uPlot from "uplot";
 import type { Line } from "../api.ts";
 import { power, ticks } from "../numbers.ts";
 import { axisLabels, axisMarks, placing, type Clock } from "./clock.ts";
+import { widest } from "./canvas.ts";
 import { drawFootMarks, middle } from "./marks.ts";
 import type { Pen } from "./pen.ts";
 import { decades, readableMarks, type Range, type ScaleKind } from "./scale.ts";
 
-export const AXIS_WIDTH = 50;
+const BESIDE = 12; // px between the numbers at the left and both edges
+export const AXIS_WIDTH = 50; // at the left; more where a number is longer
 export const FOOT = 22;
 const FOOT_BARE = 6;
 export const PADDING = { top: 8, right: 18 };
@@ -48,6 +50,11 @@ export interface Readers {
   pinned: () => number | null;
   hovered: (index: number | null, left: number, top: number) => void;
   zoomed: (from: number, to: number) => void;
+}
+
+/** px that the numbers at the left take. */
+export function axisWidth(labels: readonly string[]): number {
+  return Math.max(AXIS_WIDTH, Math.ceil(widest(labels)) + BESIDE);
 }
 
 export function settings(look: Look, of: Readers): uPlot.Options {
@@ -89,7 +96,7 @@ export function settings(look: Look, of: Readers): uPlot.Options {
       {
         font,
         stroke: token("ink-3"),
-        size: AXIS_WIDTH,
+        size: (_, labels) => axisWidth(labels ?? []),
         gap: 6,
         grid: { stroke: token("line"), width: 1 },
         ticks: { show: false },

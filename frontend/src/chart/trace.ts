@@ -4,7 +4,7 @@ import { ticks } from "../numbers.ts";
 import { cross, hair, token, write } from "./canvas.ts";
 import { axisLabels, axisMarks, placing, type Clock } from "./clock.ts";
 import type { Pen } from "./pen.ts";
-import { AXIS_WIDTH, columns, FOOT, logLabels, outlineInner, PADDING, traceLine, type Inner, type Level, type Look, type Places } from "./plot.ts";
+import { axisWidth, columns, FOOT, logLabels, outlineInner, PADDING, traceLine, type Inner, type Level, type Look, type Places } from "./plot.ts";
 import { decades, readableMarks, type Range } from "./scale.ts";
 
 interface Drawn {
@@ -17,7 +17,10 @@ interface Drawn {
 }
 
 export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begins = [], level = null, clock = null }: Drawn, steps: Range, values: Range, pinned: number | null): void {
-  const [left, right, top, foot] = [AXIS_WIDTH, look.width - PADDING.right, PADDING.top, look.height - FOOT];
+  const few = Math.max(2, Math.floor(look.height / 36));
+  const beside = look.kind === "log" ? decades(values[0], values[1], few) : readableMarks(values[0], values[1], few);
+  const labels = (look.kind === "log" ? logLabels(beside) : ticks(beside)).map((text) => (text ? text + (look.unit ?? "") : text));
+  const [left, right, top, foot] = [axisWidth(labels), look.width - PADDING.right, PADDING.top, look.height - FOOT];
   const to = (value: number): number => (look.kind === "log" ? Math.log(value) : value);
   const at = placing(clock);
   const [from, until] = [at(steps[0]), at(steps[1])];
@@ -57,9 +60,6 @@ export function paintChart(pen: Pen, look: Look, { line, inner, older = [], begi
   if (pinned !== null && pinned >= steps[0] && pinned <= steps[1]) hair(pen, X(pinned), top, X(pinned), foot, token("ink"));
 
   function axes(): void {
-    const few = Math.max(2, Math.floor(look.height / 36));
-    const beside = look.kind === "log" ? decades(values[0], values[1], few) : readableMarks(values[0], values[1], few);
-    const labels = (look.kind === "log" ? logLabels(beside) : ticks(beside)).map((text) => (text ? text + (look.unit ?? "") : text));
     beside.forEach((mark, i) => {
       hair(pen, left, Y(mark), right, Y(mark), token("line"));
       write(pen, labels[i]!, left - 6, Y(mark), { align: "right" });

@@ -1,5 +1,6 @@
 // What of the picture is shown, read from the address.
 import type { Range } from "../chart/scale.ts";
+import type { HeatWanted } from "./heat.ts";
 import { DEFAULT_STATISTIC } from "./menu.ts";
 
 export interface Pin {
@@ -36,6 +37,20 @@ export function readHeat(query: URLSearchParams): HeatChoice {
     table: query.get("table") === "1",
     rank: numberOf(query.get("rank")),
     attempt: numberOf(query.get("attempt")),
+  };
+}
+
+const [BESIDE, BESIDE_NARROW, NARROW] = [240, 110, 640]; // px that names and numbers take, about
+
+/** What is asked of the server for a picture in so much room. */
+export function wishOf(choice: HeatChoice, width: number): Omit<HeatWanted, "domain"> {
+  const buckets = Math.max(60, Math.min(1200, Math.round(width) - (width < NARROW ? BESIDE_NARROW : BESIDE)));
+  const { stat, show, fold, open, steps, rank, attempt } = choice;
+  return {
+    stat, show, fold, open, buckets,
+    ...(steps ? { start: steps[0], stop: steps[1] + 1 } : {}),
+    ...(rank === null ? {} : { rank }),
+    ...(attempt === null ? {} : { attempt }),
   };
 }
 

@@ -23,9 +23,10 @@ export class HeatData {
 
   want(wish: Wish): void {
     const before = this.wish;
+    if (before && isNear(before, wish)) return;
     this.wish = wish;
     if (before?.stat !== wish.stat) this.domain = null;
-    if (JSON.stringify(before) !== JSON.stringify(wish)) this.pace.now();
+    this.pace.now();
   }
 
   grown(): void {
@@ -40,6 +41,11 @@ export class HeatData {
 
   stop(): void {
     this.pace.stop();
+  }
+
+  /** Nobody looks any more, and the run has grown: the next wish is asked for, though it be the same. */
+  stale(): void {
+    this.wish = null;
   }
 
   private async fetch(signal: AbortSignal): Promise<void> {
@@ -57,4 +63,10 @@ export class HeatData {
       if (!signal.aborted) this.busy = false;
     }
   }
+}
+
+/** The same, or the same in a few columns more or less: a bar at the side of the page has come or gone. */
+function isNear(one: Wish, other: Wish): boolean {
+  const [a, b] = [one.buckets ?? 0, other.buckets ?? 0];
+  return Math.abs(a - b) < 0.03 * a && JSON.stringify({ ...one, buckets: b }) === JSON.stringify(other);
 }

@@ -1,4 +1,5 @@
 // Where everything of the picture stands, in CSS pixels, and which cell is at a place.
+import { placing, stepAt, type Clock } from "../chart/clock.ts";
 import { columnOf, flowOf, labelOf, type Heat, type HeatRow } from "./heat.ts";
 import { layOut, rowAt, type Layout } from "./layout.ts";
 
@@ -38,9 +39,13 @@ export class Geometry {
   readonly rows: readonly HeatRow[]; // those shown
   readonly from: number; // the first of them
   readonly width: number;
+  readonly clock: Clock | null; // then the columns stand where their time is
+  private readonly edges: number[] | null; // of the columns, as shares of the width; null: all of one width
 
-  constructor(heat: Heat, rows: readonly HeatRow[], from: number, width: number) {
+  constructor(heat: Heat, rows: readonly HeatRow[], from: number, width: number, clock: Clock | null = null) {
     [this.heat, this.rows, this.from, this.width] = [heat, rows, from, width];
+    this.edges = clock ? inTime(heat, clock) : null;
+    this.clock = this.edges ? clock : null;
     this.isNarrow = width < NARROW;
     this.longestName = this.isNarrow ? 9 : width > 1000 ? 28 : 20;
     this.isOfSeveral = rows.some((row) => row.model !== rows[0]!.model);
@@ -61,13 +66,14 @@ export class Geometry {
 
   /** The left edge of a column. */
   xOf(column: number): number {
-    return this.left + Math.round((column / this.heat.first.length) * this.plotWidth);
+    return this.left + Math.round((this.edges ? this.edges[column]! : column / this.heat.first.length) * this.plotWidth);
   }
 
   xOfStep(step: number): number | null {
     const { first, last } = this.heat;
     const column = columnOf(this.heat, step);
     if (column < 0) return null;
+    if (this.clock) return this.left + this.shareOf(step) * this.plotWidth;
     const share = (step - first[column]!) / (last[column]! - first[column]! + 1);
     return this.left + ((column + share) / first.length) * this.plotWidth;
   }
@@ -75,6 +81,7 @@ export class Geometry {
   /** The step of a column at this x. */
   stepAt(x: number, column: number): number {
     const { first, last } = this.heat;
+    if (this.clock) return Math.max(first[column]!, Math.min(last[column]!, Math.round(stepAt(this.clock, this.secondsAt(x)))));
     const share = ((x - this.left) / this.plotWidth) * first.length - column;
     const steps = last[column]! - first[column]! + 1;
     return first[column]! + Math.max(0, Math.min(steps - 1, Math.floor(share * steps)));
@@ -97,8 +104,27 @@ export class Geometry {
     const { left, plotWidth, visible, heat } = this;
     if (x < left || x >= left + plotWidth || y < TOP || y > TOP + visible) return null;
     const row = this.rowAt(y, scroll);
-    const column = Math.min(heat.first.length - 1, Math.floor(((x - left) / plotWidth) * heat.first.length));
-    return row < 0 || column < 0 ? null : { row, column };
+    const share = (x - left) / plotWidth;
+    const column = this.edges ? this.edges.findLastIndex((edge) => edge <= share) : Math.floor(share * heat.first.length);
+    return row < 0 || column < 0 ? null : { row, column: Math.min(heat.first.length - 1, column) };
+  }
+
+  /** Where a step's time lies between those of the first and the last one. */
+  private shareOf(step: number): number {
+    const [low, high] = this.seconds;
+    return Math.max(0, Math.min(1, (placing(this.clock)(step) - low) / (high - low)));
+  }
+
+  /** The time at this x. */
+  private secondsAt(x: number): number {
+    const [low, high] = this.seconds;
+    return low + ((x - this.left) / this.plotWidth) * (high - low);
+  }
+
+  /** Of training, at the first and at the last step. */
+  get seconds(): [low: number, high: number] {
+    const at = placing(this.clock);
+    return [at(this.heat.first[0]!), at(this.heat.last.at(-1)!)];
   }
 
   /** The nearest place among the cells. */
@@ -106,4 +132,14 @@ export class Geometry {
     const within = (value: number, low: number, length: number): number => Math.max(low, Math.min(low + length, value));
     return { x: within(x, this.left, this.plotWidth), y: within(y, TOP, this.visible) };
   }
+}
+
+/** Where the columns begin and end on an axis of time, from 0 to 1: half way between a column's last step and the next one's
+ * first. Null where no time passes: there is nothing to place them by. */
+function inTime({ first, last }: Heat, clock: Clock): number[] | null {
+  const at = placing(clock);
+  const [low, high] = [at(first[0] ?? 0), at(last.at(-1) ?? 0)];
+  if (first.length < 2 || !(high > low)) return null;
+  const between = first.slice(1).map((step, i) => ((at(last[i]!) + at(step)) / 2 - low) / (high - low));
+  return [0, ...between, 1];
 }

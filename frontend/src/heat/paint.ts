@@ -46,6 +46,18 @@ export function isEmptyZero(scale: string): boolean {
   return scale === "log" || scale === "count";
 }
 
+/** The same with every column as wide as it stands on the page, where they are not all of one width. */
+export function stretched(picture: OffscreenCanvas, width: number, xOf: (column: number) => number): OffscreenCanvas {
+  const wide = new OffscreenCanvas(Math.max(1, Math.round(width)), picture.height);
+  const pen = wide.getContext("2d")!;
+  pen.imageSmoothingEnabled = false;
+  for (let column = 0; column < picture.width; column++) {
+    const [from, to] = [xOf(column), xOf(column + 1)];
+    if (to > from) pen.drawImage(picture, column, 0, 1, picture.height, from, 0, to - from, picture.height);
+  }
+  return wide;
+}
+
 export interface Frame {
   left: number;
   top: number;
@@ -64,13 +76,12 @@ export function paintCells(
   pen.rect(frame.left, frame.top, frame.width, frame.height);
   pen.clip();
   pen.imageSmoothingEnabled = false;
-  const columns = heat.first.length;
   const patterns = { hatch: hatching(pen, inks), cross: crossing(pen, inks) };
   layout.places.forEach((place, i) => {
     const y = frame.top + place.top - frame.scroll;
     if (y + place.height < frame.top || y > frame.top + frame.height) return;
     pen.fillStyle = inks.surface;
-    pen.drawImage(picture, 0, frame.from + i, columns, 1, frame.left, y, frame.width, place.height);
+    pen.drawImage(picture, 0, frame.from + i, picture.width, 1, frame.left, y, frame.width, place.height);
     paintRuns(pen, heat, frame.from + i, y, place.height, xOf, inks, patterns);
   });
   pen.restore();

@@ -1,7 +1,7 @@
 // What stands around the cells: names and numbers of rows, brackets of findings, the step axis, flags.
 import { glyph, hair, token, write } from "../chart/canvas.ts";
+import { axisLabels, axisMarks } from "../chart/clock.ts";
 import type { Pen } from "../chart/pen.ts";
-import { stepMarks } from "../chart/scale.ts";
 import { brief, cut } from "../names.ts";
 import { whole } from "../numbers.ts";
 import { merged, type Flag } from "./flags.ts";
@@ -95,18 +95,22 @@ export function paintBrackets(pen: Pen, at: Geometry, scroll: number, brackets: 
   });
 }
 
-/** Steps below the cells, and above the numbers at the right the step that they are of. */
+/** Steps (or the time of training) below the cells, and above the numbers at the right the step that they are of. */
 export function paintAxis(pen: Pen, at: Geometry, numbersOf: number): void {
   const { heat, left, plotWidth } = at;
   const y = TOP + at.visible;
   hair(pen, left, y, left + plotWidth, y, token("line-2"));
-  write(pen, "step", left - 8, y + 11, { align: "right" });
-  for (const step of stepMarks(heat.first[0] ?? 0, heat.last.at(-1) ?? 0, Math.max(1, plotWidth / 100))) {
-    const x = at.xOfStep(step);
+  const isTime = at.clock !== null;
+  const [low, high] = isTime ? at.seconds : [heat.first[0] ?? 0, heat.last.at(-1) ?? 0];
+  write(pen, isTime ? "time" : "step", left - 8, y + 11, { align: "right" });
+  const marks = axisMarks(low, high, Math.max(1, plotWidth / (isTime ? 110 : 100)), isTime);
+  const labels = axisLabels(marks, isTime);
+  for (const [i, mark] of marks.entries()) {
+    const x = isTime ? left + ((mark - low) / (high - low)) * plotWidth : at.xOfStep(mark);
     if (x === null) continue;
     hair(pen, x, y, x, y + 4, token("line-2"));
     const atEnd = x > left + plotWidth - 24 && plotWidth > 60;
-    write(pen, whole(step), atEnd ? left + plotWidth : x, y + 11, { align: atEnd ? "right" : x < left + 4 ? "left" : "center" });
+    write(pen, labels[i]!, atEnd ? left + plotWidth : x, y + 11, { align: atEnd ? "right" : x < left + 4 ? "left" : "center" });
   }
   if (at.right >= NUMBERS && heat.first.length > 0) write(pen, `step ${whole(numbersOf)}`, at.width, 9, { align: "right" });
 }

@@ -1,7 +1,7 @@
 // The numbers of one layer's page: lines over steps, everything at one step, and how values are spread.
 import * as api from "../api.ts";
 import type { Inner } from "../chart/plot.ts";
-import { Pace } from "../state/pace.ts";
+import { Pace, pause } from "../state/pace.ts";
 import { layerAt, linesOf, spreadOf, worthOf, type Bundle, type LayerAt, type Spread, type UnitWish, type Worth } from "./layer.ts";
 
 export interface LayerWish {
@@ -9,6 +9,7 @@ export interface LayerWish {
   steps: [number, number] | null;
   step: number | null; // null = the last one
   last: number; // step of the run
+  parameters: readonly string[]; // of the layer, "model:name", as far as they are known beforehand
   units: UnitWish;
   spread: { tensor: string; quantity: string; most: number } | null;
 }
@@ -18,6 +19,7 @@ export const OF_PARAMETER = ["parameter.mean", "parameter.min", "parameter.max",
 export const OF_OUTPUT = ["activation.mean", "activation.min", "activation.max", "activation.rms", "activation.abs_max", "activation_gradient.rms"];
 const SHARES = [0.05, 0.95];
 export const MANY = 64; // values; more than these are no lines
+const PASSING_MS = 150; // who goes from layer to layer asks for nothing that takes long
 
 export class LayerData {
   at = $state.raw<LayerAt | null>(null);
@@ -34,6 +36,7 @@ export class LayerData {
   private atOf = ""; // path of the layer that `at` is of
   private readonly atPace: Pace;
   private readonly linePace: Pace;
+  private readonly restPace: Pace;
   private readonly spreadPace: Pace;
   private readonly run: string;
 
@@ -41,6 +44,7 @@ export class LayerData {
     this.run = run;
     this.atPace = new Pace((signal) => this.guarded(signal, () => this.fetchAt(signal)), 40);
     this.linePace = new Pace((signal) => this.guarded(signal, () => this.fetchLines(signal)));
+    this.restPace = new Pace((signal) => this.guarded(signal, () => this.fetchRest(signal)));
     this.spreadPace = new Pace((signal) => this.guarded(signal, () => this.fetchSpread(signal)));
   }
 
@@ -56,22 +60,24 @@ export class LayerData {
       this.edge = 0;
       this.atOf = "";
       this.worth = null;
-      this.linePace.stop();
+      this.restPace.stop();
+      this.linePace.now();
     }
     if (isNew || before?.step !== wish.step || !same(before.units, wish.units)) (isNew ? this.atPace.now() : this.atPace.next());
-    if (newSteps && !isNew) this.linePace.now();
+    if (newSteps && !isNew) (this.linePace.now(), this.restPace.now());
     if (!same(before?.spread, wish.spread) || (newSteps && !isNew)) this.spreadPace.now(); // of a new layer: when its tensors are known
   }
 
   grown(): void {
     if (!this.wish) return;
     this.linePace.soon();
+    this.restPace.soon();
     this.spreadPace.soon();
     if (this.wish.step === null) this.atPace.soon();
   }
 
   stop(): void {
-    for (const pace of [this.atPace, this.linePace, this.spreadPace]) pace.stop();
+    for (const pace of [this.atPace, this.linePace, this.restPace, this.spreadPace]) pace.stop();
   }
 
   private window(): api.Window {
@@ -86,30 +92,42 @@ export class LayerData {
     this.at = at;
     if (this.atOf !== path) {
       this.atOf = path;
-      this.linePace.now(); // which tensors the lines are of is known now
+      if (String(at.layer.parameters.slice(0, MOST).map(full)) !== String(this.wish!.parameters)) this.linePace.now();
+      this.restPace.now();
     }
   }
 
+  /** Without the row that closes a run. */
+  private inside(): api.Window {
+    return { stop: this.wish!.last + 1, ...this.window() };
+  }
+
+  private async ask(tensors: readonly string[], statistics: readonly string[], signal: AbortSignal): Promise<void> {
+    if (tensors.length === 0) return;
+    const found = await api.series(this.run, { tensors, statistics }, { ...this.inside(), buckets: 400 }, signal);
+    const lines = new Map(this.lines);
+    tensors.forEach((name, i) => statistics.forEach((statistic, j) => lines.set(`${name}\0${statistic}`, found[i * statistics.length + j]!)));
+    this.lines = lines;
+  }
+
+  /** Of the parameters: while the layer itself is asked for, where they are known beforehand. */
   private async fetchLines(signal: AbortSignal): Promise<void> {
+    const { path, parameters } = this.wish!;
+    await this.ask(this.at && this.atOf === path ? this.at.layer.parameters.slice(0, MOST).map(full) : parameters, OF_PARAMETER, signal);
+  }
+
+  /** What else stands on the page, once the layer is known: the quick ones first. */
+  private async fetchRest(signal: AbortSignal): Promise<void> {
     const { path, last } = this.wish!;
     const layer = this.at?.layer;
     if (!layer || this.atOf !== path) return; // `fetchAt` asks again
-    const inside: api.Window = { stop: last + 1, ...this.window() }; // without the row that closes a run
-    const lines = new Map<string, api.Line>();
-    const bundles = new Map<string, Bundle>();
-    const ask = async (names: string[], statistics: string[], window: api.Window): Promise<void> => {
-      if (names.length === 0) return;
-      const found = await api.series(this.run, { tensors: names, statistics }, window, signal);
-      names.forEach((name, i) => statistics.forEach((statistic, j) => lines.set(`${name}\0${statistic}`, found[i * statistics.length + j]!)));
-    };
-    const window = { ...inside, buckets: 400 };
-    const full = (tensor: api.Tensor): string => `${tensor.model}:${tensor.name}`;
-    await Promise.all([ask(layer.parameters.slice(0, 8).map(full), OF_PARAMETER, window), ask(layer.outputs.slice(0, 2).map(full), OF_OUTPUT, window)]);
-    this.lines = lines;
-    this.worth = await worthOf(this.run, path, signal);
+    await this.ask(layer.outputs.slice(0, 2).map(full), OF_OUTPUT, signal);
     const small = layer.parameters.filter((one) => one.count <= MANY);
-    await Promise.all(small.map(async (tensor) => bundles.set(full(tensor), await linesOf(this.run, full(tensor), "parameter", inside, signal))));
+    const bundles = new Map<string, Bundle>();
+    await Promise.all(small.map(async (tensor) => bundles.set(full(tensor), await linesOf(this.run, full(tensor), "parameter", this.inside(), signal))));
     this.bundles = bundles;
+    this.worth = await worthOf(this.run, path, signal);
+    await pause(PASSING_MS, signal);
     const inner = new Map<string, Inner>();
     const withClosing: api.Window = { stop: last + 2, ...this.window() }; // what the last step left behind ends the band
     for (const tensor of [...layer.parameters.filter((one) => one.count > MANY).slice(0, 2), ...layer.outputs.slice(0, 2)]) {
@@ -138,6 +156,8 @@ export class LayerData {
   }
 }
 
+export const MOST = 8; // parameters of one layer that have lines
+export const full = (tensor: Pick<api.Tensor, "model" | "name">): string => `${tensor.model}:${tensor.name}`;
 const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
 
 /** One line with the band of two others: mean between least and greatest. */

@@ -1,5 +1,6 @@
 // The modules as executed, as the server tells them.
 import { json } from "../api.ts";
+import type { Table } from "../chart/export.ts";
 
 type Numeric = number | string | null;
 
@@ -43,6 +44,12 @@ export interface NetworkWish {
 export function networkOf(run: string, wish: NetworkWish, signal?: AbortSignal): Promise<Network> {
   const { step, ...rest } = wish;
   return json("network", { run, ...rest, ...(step === null ? {} : { step }) }, signal) as Promise<Network>;
+}
+
+/** Node by node, with both gains. */
+export function spineTable(of: Network): Table {
+  const rows = of.nodes.map((node) => [node.model, node.path, node.kind, node.folded, node.count, node.gives.join("x"), node.value === null ? null : Number(node.value), node.nonfinite ? "NaN or Inf" : "", node.forward, node.backward]);
+  return { columns: ["model", "module", "kind", "modules in it", "parameters", "gives", of.statistic, "state", "forward gain", "backward gain"], rows };
 }
 
 /** ×1.2, ÷7.1: what one layer makes of the signal. */

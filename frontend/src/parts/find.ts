@@ -1,10 +1,11 @@
-// What can be gone to from anywhere: pages, and in a run its layers and findings; runs; rules.
+// What can be gone to from anywhere: pages, and in a run its layers, findings and settings; runs and what they are set to; rules.
 import { runNames, tensors } from "../api.ts";
 import { findingsOf } from "../findings/findings.ts";
 import { rulesOf } from "../findings/rules.ts";
 import { ownerOf } from "../heat/heat.ts";
 import { matches } from "../names.ts";
 import { addressOfRun } from "../state/route.svelte.ts";
+import { rowsOf } from "../views/runs/runs.ts";
 
 export interface Goal {
   kind: string;
@@ -20,17 +21,21 @@ const TABS = [["At a glance", ""], ["Network", "network"], ["Tensors", "tensors"
 
 /** Lists come as they are answered; what is not answered is left out. */
 export function goalsOf(run: string, signal: AbortSignal): Promise<Goal[]>[] {
-  const of = [
+  const of = (): Promise<Goal[]>[] => [
     layersOf(run, signal),
     findingsOf(run, signal).then((told) => told.findings.map((one) => ({ kind: "finding", title: one.title, about: one.place, address: addressOfRun(run, "findings", one.key) }))),
+    settingsOf(run, signal),
     Promise.resolve(TABS.map(([title, tab]) => ({ kind: "page", title: title!, about: run, address: addressOfRun(run, tab) }))),
   ];
   const all = [
-    runNames(signal).then((names) => names.map((name) => ({ kind: "run", title: name, about: "", address: addressOfRun(name) }))),
+    runNames(signal).then(({ names, settings }) => [
+      ...names.map((name) => ({ kind: "run", title: name, about: "", address: addressOfRun(name) })),
+      ...settings.map((name) => ({ kind: "setting", title: name, about: "of all runs, as a column", address: `/?${new URLSearchParams({ column: name })}` })),
+    ]),
     rulesOf().then((rules) => rules.map((rule) => ({ kind: "rule", title: rule.title, about: rule.id, address: `/rules/${rule.id}` }))),
     Promise.resolve(PAGES),
   ];
-  return [...(run ? of : []), ...all].map((one) => one.catch(() => []));
+  return [...(run ? of() : []), ...all].map((one) => one.catch(() => []));
 }
 
 /** One goal for each module that has parameters, with what they are called. */
@@ -47,6 +52,15 @@ async function layersOf(run: string, signal: AbortSignal): Promise<Goal[]> {
     else found.set(key, { kind: "layer", title: key || one.name, about: `${one.module}: ${own}`, address: addressOfRun(run, "layer", key || ".") });
   }
   return [...found.values()];
+}
+
+/** What this run is set to; each leads to all runs that are set so. */
+async function settingsOf(run: string, signal: AbortSignal): Promise<Goal[]> {
+  const rows = await rowsOf([run], signal);
+  return Object.entries(rows[0]?.settings ?? {}).map(([name, value]) => {
+    const searched = /[\s"]/.test(value) ? `${name}="${value.replaceAll('"', "")}"` : `${name}=${value}`;
+    return { kind: "setting", title: `${name} = ${value}`, about: "of this run, and of which others", address: `/?${new URLSearchParams({ q: searched })}` };
+  });
 }
 
 /** Those that hold all the words; whose title begins with them first. */

@@ -1,4 +1,5 @@
-// Keys of the whole page. A view registers its own while it is shown; typing into a field is left alone.
+// Keys of the whole page. A view registers its own while it is shown; typing into a field is left alone, and so is what presses a
+// button.
 export type Keys = Record<string, () => void>;
 
 const layers: Keys[] = [];
@@ -10,6 +11,7 @@ addEventListener("keydown", (event) => {
     if (event.key === "Escape") target.blur();
     return;
   }
+  if ((event.key === "Enter" || event.key === " ") && target?.closest("button, a")) return; // presses what has the focus
   for (let i = layers.length - 1; i >= 0; i--) {
     const action = layers[i]?.[event.key];
     if (action) {

@@ -3,6 +3,14 @@
 const SHORTEST_MS = 250;
 const REST = 3; // times as long at rest as the last answer took
 
+/** Over after so long; at once, with an error, where what it is for is dropped. */
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((done, drop) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", () => (clearTimeout(timer), drop(signal.reason as Error)));
+  });
+}
+
 export class Pace {
   private running = false;
   private again = false;

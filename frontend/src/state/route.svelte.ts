@@ -1,5 +1,6 @@
 // The address is the state of the view: what is chosen, how it is drawn, which steps. Defaults are left out of it.
 // A view is a path (/, /run/NAME, /run/NAME/layer/PATH, /rules/ID) and named parameters, some of them repeated.
+import { busy } from "./busy.ts";
 import { frozen } from "./frozen.ts";
 
 export interface Place {
@@ -45,15 +46,18 @@ addEventListener("popstate", (event) => {
 
 // Where a page was when it was left is where Back finds it again: the browser's own way comes before the page has its height.
 history.scrollRestoration = "manual";
-const PATIENCE_MS = 3000;
+// The place is held until the page has all that it asks for: what comes later makes it longer, or for a moment shorter.
+const [QUIET_MS, PATIENCE_MS] = [400, 3000]; // without a question under way: the page is whole; it will not be long enough any more
 let scrolling = 0;
 
 function scrollBack(y: number): void {
-  const [mine, until] = [++scrolling, performance.now() + PATIENCE_MS];
+  const mine = ++scrolling;
+  let since = performance.now();
   const again = (): void => {
     if (mine !== scrolling) return;
-    scrollTo(0, y);
-    if (Math.abs(scrollY - y) > 1 && performance.now() < until) requestAnimationFrame(again);
+    if (Math.abs(scrollY - y) > 1) scrollTo(0, y);
+    if (busy.now) since = performance.now();
+    if (performance.now() - since < (Math.abs(scrollY - y) > 1 ? PATIENCE_MS : QUIET_MS)) requestAnimationFrame(again);
   };
   requestAnimationFrame(again);
 }
@@ -63,7 +67,8 @@ function remember(): void {
   history.replaceState({ ...(history.state as object | null), y: scrollY }, "");
 }
 addEventListener("pagehide", remember);
-if (!framed) scrollBack((history.state as { y?: number } | null)?.y ?? 0);
+const left = (history.state as { y?: number } | null)?.y ?? 0;
+if (!framed && left > 0) scrollBack(left);
 
 export const route = {
   get place(): Place {

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
 
 from weighbridge.capture.spread import evenly
+
+if TYPE_CHECKING:
+    from weighbridge.capture.closely import Closely
 
 SAMPLES: Final = 64
 POSITIONS: Final = 8
@@ -29,13 +32,23 @@ SHAPES: Final = frozenset(
     }
 )
 SUMS: Final = frozenset({"AddBackward0", "NativeLayerNormBackward0", "NativeBatchNormBackward0", "ToCopyBackward0"})
-# Of a result: is the slope there below 1e-2 (of what saturates), 1e-3 (of what dies)?
-FLAT: Final[Mapping[str, tuple[str, Callable[[torch.Tensor], torch.Tensor]]]] = {
-    "TanhBackward0": ("tanh", lambda a: 1 - a * a < 1e-2),
-    "SigmoidBackward0": ("sigmoid", lambda a: a * (1 - a) < 1e-2),
-    "ReluBackward0": ("relu", lambda a: a <= 0),
-    "GeluBackward0": ("gelu", lambda a: a.abs() < 1e-4),  # x < -4.1
-    "SiluBackward0": ("silu", lambda a: a.abs() < 9e-4),  # x < -9.2
+
+
+class Function(NamedTuple):
+    """One that bends."""
+
+    name: str
+    is_flat: Callable[[torch.Tensor], torch.Tensor]  # of results: where?
+    bounds: tuple[float, float] = (0.0, 0.0)  # of one that cuts off
+
+
+# Of a result: is the slope there below 1e-2 (of what saturates), 1e-3 (of what dies)? The same in native/weighbridge_closely.c.
+FLAT: Final[Mapping[str, Function]] = {
+    "TanhBackward0": Function("tanh", lambda a: 1 - a * a < 1e-2),
+    "SigmoidBackward0": Function("sigmoid", lambda a: a * (1 - a) < 1e-2),
+    "ReluBackward0": Function("relu", lambda a: a <= 0),
+    "GeluBackward0": Function("gelu", lambda a: a.abs() < 1e-4),  # x < -4.1
+    "SiluBackward0": Function("silu", lambda a: a.abs() < 9e-4),  # x < -9.2
 }
 CUT_OFF: Final = {"HardtanhBackward0": ("_saved_min_val", "_saved_max_val"), "ClampBackward1": ("_saved_min", "_saved_max")}
 Names = dict[int, Any]  # sequence number of an autograd node: whose output it made
@@ -53,7 +66,7 @@ class Bend(NamedTuple):
 NONE: Final = Bend("", math.nan, math.nan, math.nan)
 
 
-def bend_of(given: Any, made: Names) -> tuple[Any, Bend] | None:
+def bend_of(given: Any, made: Names, closely: Closely | None = None) -> tuple[Any, Bend] | None:
     """Of what a module is given: whose output was bent, and how. None where it is not the result of a known function."""
     if type(given) is not torch.Tensor or given.dim() < 2 or not given.numel():
         return None
@@ -66,10 +79,10 @@ def bend_of(given: Any, made: Names) -> tuple[Any, Bend] | None:
     if node is None or function is None:
         return None
     maker = maker_of(node.next_functions[0][0], made)
-    return None if maker is None else (maker, _measured(given.detach(), *function))
+    return None if maker is None else (maker, _measured(given, function, closely))
 
 
-def cut_off(node: Any) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None:
+def cut_off(node: Any) -> Function | None:
     """Of numbers that are cut off at two bounds, or at 0 (as ReLU and ReLU6 do); None for any other function."""
     low, high = (getattr(node, name, None) for name in CUT_OFF.get(node.name(), ("", "")))
     if not isinstance(low, int | float):
@@ -78,12 +91,12 @@ def cut_off(node: Any) -> tuple[str, Callable[[torch.Tensor], torch.Tensor]] | N
         return FLAT["ReluBackward0"]
     if not isinstance(high, int | float) or not low < high:
         return None
-    return "hardtanh", lambda a: (a <= low) | (a >= high)
+    return Function("hardtanh", lambda a: (a <= low) | (a >= high), (low, high))
 
 
-def of_tanh(result: torch.Tensor) -> Bend:
+def of_tanh(result: torch.Tensor, closely: Closely | None = None) -> Bend:
     """Of what a recurrent module with tanh gives."""
-    return _measured(result.detach(), *FLAT["TanhBackward0"])
+    return _measured(result, FLAT["TanhBackward0"], closely)
 
 
 def maker_of(node: Any, made: Names) -> Any:
@@ -104,8 +117,11 @@ def _is_factor(node: Any) -> bool:
     return node.name() in ("MulBackward0", "DivBackward0") and node.next_functions[1][0] is None
 
 
-def _measured(result: torch.Tensor, name: str, is_flat: Callable[[torch.Tensor], torch.Tensor]) -> Bend:
-    return bend_from(name, shares_flat(result, is_flat)[0])
+def _measured(result: torch.Tensor, function: Function, closely: Closely | None) -> Bend:
+    told = closely.bend(result, function.name, function.bounds) if closely is not None else None
+    if told is not None:
+        return Bend(function.name, *told)
+    return bend_from(function.name, shares_flat(result.detach(), function.is_flat)[0])
 
 
 def bend_from(name: str, flat: np.ndarray) -> Bend:

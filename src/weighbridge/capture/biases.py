@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from weighbridge.capture.closely import Closely
 from weighbridge.capture.seats import Seat
 from weighbridge.capture.shards import is_sharded
 from weighbridge.capture.tensors import TensorTable
@@ -22,13 +23,30 @@ if TYPE_CHECKING:
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 
 
+class Begun:
+    """The sums of a seat's units when a step begins."""
+
+    __slots__ = ("addresses", "count", "sum", "sum_sq")
+
+    def __init__(self, units: int) -> None:
+        self.sum, self.sum_sq, self.count = np.empty(units), np.empty(units), 0
+        self.addresses = self.sum.ctypes.data, self.sum_sq.ctypes.data
+
+    def note(self, seat: Seat) -> None:
+        """A step begins."""
+        assert seat.units is not None
+        self.count = seat.head.unit_count
+        np.copyto(self.sum, seat.units.sum)
+        np.copyto(self.sum_sq, seat.units.sum_sq)
+
+
 class Biases:
     """The affine modules of a run whose bias is weighed against the rest of their output."""
 
-    def __init__(self, table: TensorTable) -> None:
-        self.table = table
+    def __init__(self, table: TensorTable, closely: Closely | None = None) -> None:
+        self.table, self.closely = table, closely
         self.seats: dict[OutputHook, Seat] = {}
-        self.begun: dict[OutputHook, tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+        self.begun: dict[OutputHook, Begun] = {}
 
     def meet(self, hook: OutputHook, seat: Seat, module: nn.Module, name: str) -> None:
         """A module has got its seat."""
@@ -39,7 +57,8 @@ class Biases:
             return
         if seat.units is not None and bias.numel() == len(seat.units.sum):
             self.seats[hook] = seat
-            self._note(hook, seat)
+            self.begun[hook] = Begun(len(seat.units.sum))
+            self.begun[hook].note(seat)
 
     def forget(self, hook: OutputHook) -> None:
         """A module is gone."""
@@ -50,11 +69,7 @@ class Biases:
         """A step begins at whose end rows are due: what is in the sums by now is of earlier steps."""
         for hook in hooks:
             if (seat := self.seats.get(hook)) is not None:
-                self._note(hook, seat)
-
-    def _note(self, hook: OutputHook, seat: Seat) -> None:
-        assert seat.units is not None
-        self.begun[hook] = (int(seat.head.unit_count), seat.units.sum.copy(), seat.units.sum_sq.copy())
+                self.begun[hook].note(seat)
 
     def rows(self, hooks: list[OutputHook], step: int, attempt: int) -> list[tuple[Any, ...]]:
         """Rows of the table of biases. Call before the optimizer changes them."""
@@ -74,9 +89,12 @@ class Biases:
     def _sums(self, hook: OutputHook, seat: Seat, bias: Any) -> tuple[int, float, float, float]:
         """n, n * sum of b^2, sum of (y - b)^2, sum of b * (y - b)."""
         assert seat.units is not None
-        before, sum_before, sq_before = self.begun[hook]
-        n = int(seat.head.unit_count) - before
-        y, y_sq = seat.units.sum - sum_before, seat.units.sum_sq - sq_before
+        begun = self.begun[hook]
+        n = seat.head.unit_count - begun.count
+        told = self.closely.bias(seat, begun.addresses, n, bias) if self.closely is not None else None
+        if told is not None:
+            return (n, *told)
+        y, y_sq = seat.units.sum - begun.sum, seat.units.sum_sq - begun.sum_sq
         b = bias.detach().double().reshape(-1).cpu().numpy()
         with np.errstate(all="ignore"):  # NaN is what is recorded, not something to warn the user of
             bias_sq, cross = n * float(b @ b), float(b @ y)

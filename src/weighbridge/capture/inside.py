@@ -121,7 +121,7 @@ def _values(node: Any) -> tuple[str, torch.Tensor, Callable[[torch.Tensor], torc
     function, values = FLAT.get(node.name()) or cut_off(node), saved(node, "result")
     if function is None:
         return None
-    name, is_flat = function
+    name, is_flat = function.name, function.is_flat
     if values is None:
         values, is_flat = saved(node, "self"), OF_GIVEN.get(node.name(), is_flat)
     if values is None or values.dim() < 2 or not values.numel() or not is_readable(values):

@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-ABI: Final = 8  # WB_ABI in native/weighbridge_kernel.h
+ABI: Final = 9  # WB_ABI in native/weighbridge_kernel.h
 SOURCES: Final = (
     "build.py",
     "plain_arithmetic.h",
@@ -20,6 +20,8 @@ SOURCES: Final = (
     "weigh_lanes.h",
     "weigh_level.c",
     "weigh_output.h",
+    "weighbridge_closely.c",
+    "weighbridge_closely.h",
     "weighbridge_forward.c",
     "weighbridge_helper.c",
     "weighbridge_helper.h",
@@ -31,6 +33,8 @@ SOURCES: Final = (
     "weighbridge_look.h",
     "weighbridge_output.c",
     "weighbridge_output.h",
+    "weighbridge_pairs.c",
+    "weighbridge_pairs.h",
     "weighbridge_jump.c",
     "weighbridge_jump.h",
     "weighbridge_sketch.c",

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from weighbridge.capture import attention, bends
+from weighbridge.capture.closely import Closely
 from weighbridge.capture.outputhook import OutputHook
 from weighbridge.capture.seats import is_readable
 from weighbridge.capture.spread import Spread, spread_of
@@ -32,7 +33,8 @@ def _axis(hook: OutputHook, tensor: torch.Tensor) -> int:
 class Looks:
     """What was seen in this step and is not yet written."""
 
-    def __init__(self) -> None:
+    def __init__(self, closely: Closely | None = None) -> None:
+        self.closely = closely
         self.seen: dict[OutputHook, tuple[Spread, float]] = {}
         self.batch: Spread | None = None
         self.is_open = False  # has anything been looked at since rows were written?
@@ -63,8 +65,8 @@ class Looks:
             self._parts[hook] = attention.part_of(hook.path, module, around), attention.heads_of(around)
         axis = _axis(hook, tensor)
         if isinstance(module, nn.RNN | nn.RNNCell) and module.nonlinearity == "tanh":
-            self.bends.setdefault(hook, bends.of_tanh(tensor))  # what it gives has gone through one
-        self.seen[hook] = spread_of(tensor, axis) or _NOTHING, self._logit(hook, module, args, tensor)
+            self.bends.setdefault(hook, bends.of_tanh(tensor, self.closely))  # what it gives has gone through one
+        self.seen[hook] = spread_of(tensor, axis, self.closely) or _NOTHING, self._logit(hook, module, args, tensor)
 
     def _is_same(self, hook: OutputHook) -> bool:
         """Was what it gave before the same for all samples?"""
@@ -73,14 +75,17 @@ class Looks:
 
     def _look_again(self, hook: OutputHook, tensor: torch.Tensor) -> None:
         """A module is called again that had given the same for all samples."""
-        spread = spread_of(tensor, _axis(hook, tensor))
+        spread = spread_of(tensor, _axis(hook, tensor), self.closely)
         if spread is not None and spread.sample_sq > SAME * spread.sum_sq:
             self.seen[hook] = spread, self.seen[hook][1]
 
     def _look_back(self, hook: OutputHook, args: Any) -> None:
         """What this module is given may be the output of an earlier one of the same optimizer, bent."""
         given = args[0] if args else None
-        if isinstance(given, torch.Tensor) and is_readable(given) and (found := bends.bend_of(given, self.made)) is not None:
+        if not isinstance(given, torch.Tensor) or not is_readable(given):
+            return
+        found = bends.bend_of(given, self.made, self.closely)
+        if found is not None:
             maker, bend = found
             if maker.group is hook.group:
                 self.bends.setdefault(maker, bend)
@@ -103,7 +108,7 @@ class Looks:
     def meet_batch(self, tensor: torch.Tensor) -> None:
         """The batch, each sample as one vector."""
         if self.batch is None and tensor.dim() >= 2 and tensor.is_floating_point() and is_readable(tensor):
-            self.batch = spread_of(tensor.flatten(1), -1)
+            self.batch = spread_of(tensor if tensor.dim() == 2 else tensor.flatten(1), -1, self.closely)
 
     def rows(self, hooks: list[OutputHook], step: int, attempt: int) -> list[tuple[Any, ...]]:
         """Rows of the table `spread` of these modules; what was seen of them is over."""

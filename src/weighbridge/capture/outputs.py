@@ -18,6 +18,7 @@ from torch import nn
 
 from weighbridge.capture.biases import Biases
 from weighbridge.capture.calls import Calls
+from weighbridge.capture.closely import closely_of
 from weighbridge.capture.deviceoutputs import DeviceOutputs
 from weighbridge.capture.inside import Inside
 from weighbridge.capture.jumps import LOOKS, Allowance
@@ -36,6 +37,7 @@ from weighbridge.capture.modulekinds import (
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
 from weighbridge.capture.pairing import Pairing
+from weighbridge.capture.pairs import Pairs
 from weighbridge.capture.plan import NEVER, Occasions, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.remarks import Remarks, compiled_frames
@@ -68,6 +70,7 @@ class Outputs:
         self.units_due = Occasions(plan.schedule("units") if plan.looks_at_units else NEVER)
         self.allowance = Allowance()
         self.library = Library(kernel)
+        closely = closely_of(self.library.native)
         self.scene = Scene()
         self.unowned = Group(GUARD if plan.sentinel else REST, plan.histogram_bits)
         self.groups: dict[int, Group] = {}
@@ -80,7 +83,7 @@ class Outputs:
         self.calls: Calls | None = None  # which modules ran in the first passes, as long as somebody asks
         self.own_ns = 0  # spent in forward hooks
         self.catch_up: Callable[[], None] = lambda: None  # brings `step` up to date
-        self.biases, self.looks, self.pairing = Biases(table), Looks(), Pairing()
+        self.biases, self.looks, self.pairing = Biases(table, closely), Looks(closely), Pairing(Pairs(self.library.native))
         self.inside = Inside(table.id_of)
         self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel

@@ -11,31 +11,26 @@ Two tests of independence, both over part of the batch taken evenly, neither of 
 Features are standardised; whole numbers (tokens) are compared by equality. Where a model is given several tensors, all
 that have a row for each sample are its inputs: the distances are sums over them, each over its own mean (sums of metrics of
 negative type are such metrics again), so that an adjacency that is the same for all samples, or noise, hides no other.
-Everything is NumPy in CPU memory: autocast, random state and autograd see nothing of it.
+Everything is NumPy in CPU memory, or C (capture/pairs.py): autocast, random state and autograd see nothing of it.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import deque
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 
 from weighbridge.capture.outputhook import leaves
+from weighbridge.capture.pairs import MOST_INPUTS, MOST_SAMPLES, Found, Memory, Numbers, Pairs, Parts
 from weighbridge.capture.seats import is_plain
 from weighbridge.capture.targets import Targets, targets_of
 
-MOST_INPUTS: Final = 4  # tensors that a model is given
 ITSELF: Final = 0.9  # of the targets that stand in an input: it is they, or what a decoder is given of them
-MOST_SAMPLES: Final = 64  # of a batch
 MOST_FEATURES: Final = 256
-REMEMBERED: Final = 512  # samples, for nearest neighbours
 CHECKED: Final = 2**16  # numbers of a batch in its checksum
 _UNKNOWN_TO_NUMPY: Final = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
-Numbers = np.ndarray[Any, np.dtype[Any]]
-Parts = tuple[Numbers, ...]  # of each tensor [samples, features]
 
 
 class Given(NamedTuple):
@@ -50,14 +45,14 @@ class Given(NamedTuple):
 class Pairing:
     """What was seen in this step and is not yet written."""
 
-    def __init__(self) -> None:
+    def __init__(self, pairs: Pairs | None = None) -> None:
+        """pairs: C, which compares small batches."""
+        self.pairs = pairs
         self.inputs: tuple[Given, ...] = ()  # of the last batch
         self._met_by = 0  # id of the hook that met it; 0 = none, or it is what the model itself was given
         self._is_whole = False  # the model itself was called in this pass
         self.row: tuple[Any, ...] | None = None
-        self._memory: deque[tuple[Parts, Numbers]] = deque()
-        self._remembered = 0  # samples in it
-        self._scales: Parts = ()  # of the features, in the first batch
+        self._memory: Memory | None = None  # since the first batch
 
     def meet_batch(self, args: Any, met_by: int = 0) -> None:
         """The first module of a pass was called with this."""
@@ -88,36 +83,41 @@ class Pairing:
         whole = _numpy(values).reshape(given[0].length, -1)
         wanted, checksum = _features(_evenly(whole, MOST_SAMPLES)), np.nan if targets.mean_square else _checksum(whole)
         inputs = (given[0].features, *(one.features for one in given[1:] if not _holds(one.features, wanted)))
-        if not all(np.isfinite(part).all() for part in (*inputs, wanted)):
-            return
-        told = (targets.loss, len(wanted), *_told(wanted, _factor(root, targets)))
-        once = _first_of_each(inputs)  # a sample drawn twice agrees with itself
-        inputs, wanted = tuple(part[once] for part in inputs), wanted[once]
-        distance = _of_distances(inputs, wanted)
-        neighbour = self._of_neighbours(inputs, wanted)
-        self.row = (len(wanted), *distance, *neighbour, sum(one.checksum for one in given), checksum, *told)
+        if (found := self._compare(inputs, wanted)) is not None:
+            told = (targets.loss, len(wanted), *_told(wanted, _factor(root, targets)))
+            self.row = (*found, sum(one.checksum for one in given), checksum, *told)
 
     def rows(self, step: int, attempt: int) -> list[tuple[Any, ...]]:
         """What was seen, as rows of `pairing`; the next step begins."""
         row, self.row, self.inputs = self.row, None, ()
         return [] if row is None else [(step, attempt, *row)]
 
-    def _of_neighbours(self, inputs: Parts, wanted: Numbers) -> tuple[float, float]:
-        """Sum over the samples, and its variance where inputs and targets are independent."""
-        self._scales = self._scales or tuple(map(_scales, inputs))
-        if wanted.shape[1] != 1 or [part.shape[1] for part in inputs] != [len(scale) for scale in self._scales]:
-            return 0.0, 0.0
-        scaled, target = tuple(part * scale for part, scale in zip(inputs, self._scales, strict=True)), wanted[:, 0]
-        found = 0.0, 0.0
-        if self._memory:
-            known, known_target = zip(*self._memory, strict=True)
-            met = tuple(np.concatenate(part) for part in zip(*known, strict=True))
-            found = _agreement(scaled, target, met, np.concatenate(known_target))
-        self._memory.append((scaled, target))
-        self._remembered += len(target)
-        while self._remembered > REMEMBERED:
-            self._remembered -= len(self._memory.popleft()[1])
-        return found
+    def _compare(self, inputs: Parts, wanted: Numbers) -> Found | None:
+        """Both tests; the samples are remembered. None where a number is not finite."""
+        memory = self._memory
+        if self.pairs is not None and memory is not None and memory.serves(wanted) and self.pairs.can_compare(inputs, wanted):
+            return self.pairs.compare(inputs, wanted, memory)
+        if not all(np.isfinite(part).all() for part in (*inputs, wanted)):
+            return None
+        once = _first_of_each(inputs)  # a sample drawn twice agrees with itself
+        inputs, wanted = tuple(part[once] for part in inputs), wanted[once]
+        if memory is None or not memory.serves(wanted):
+            memory = self._memory = Memory(tuple(map(_scales, inputs)) if memory is None else memory.scales, wanted)
+        return Found(len(wanted), *_of_distances(inputs, wanted), *_of_neighbours(inputs, wanted, memory))
+
+
+def _of_neighbours(inputs: Parts, wanted: Numbers, memory: Memory) -> tuple[float, float]:
+    """Sum over the samples, and its variance where inputs and targets are independent."""
+    if not memory.takes(inputs, wanted):
+        return 0.0, 0.0
+    scaled = tuple(part * scale for part, scale in zip(inputs, memory.scales, strict=True))
+    *known, known_target = memory.known()
+    found = _agreement(scaled, wanted[:, 0], tuple(known), known_target[:, 0]) if len(known_target) else (0.0, 0.0)
+    memory.make_room()
+    for part, values in zip(memory.parts, (*scaled, wanted), strict=True):
+        part[memory.end : memory.end + len(values)] = values
+    memory.added(len(wanted))
+    return found
 
 
 def _is_of_samples(tensor: torch.Tensor) -> bool:
@@ -169,7 +169,7 @@ def _features(values: Numbers) -> Numbers:
     """[samples, features]: float64, or int64 of what is whole by its dtype."""
     flat = values.reshape(len(values), -1)
     flat = _evenly(flat.T, MOST_FEATURES).T
-    return flat.astype(np.int64 if flat.dtype.kind in "iub" else np.float64)
+    return flat.astype(np.int64 if flat.dtype.kind in "iub" else np.float64, order="C")
 
 
 def _checksum(whole: Numbers) -> float:

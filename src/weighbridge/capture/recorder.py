@@ -1,6 +1,6 @@
 """From the training thread to the writer: buffers, a bounded queue, one background thread.
 
-The training thread only fills preallocated columns and appends to lists. Every 0.25 s or 256 steps the filled buffers
+The training thread only fills preallocated columns and appends to lists. Every 0.25 s or 1,024 steps the filled buffers
 are handed over; the background thread turns them into Arrow batches and writes them. If it cannot keep up, batches are
 dropped and counted: training never waits.
 """
@@ -23,7 +23,7 @@ from weighbridge.records import HISTOGRAM_BINS, TABLES
 from weighbridge.store.writer import RankWriter
 
 FLUSH_SECONDS: Final = 0.25
-FLUSH_STEPS: Final = 256
+FLUSH_STEPS: Final = 1024  # a flush costs 2 ms of CPU, however few rows it has: the quickest steps are bounded by time, too
 _USUAL_BINS: Final = 40  # bins of a usual row; where a block's rows have more, it is handed over earlier
 _VALUES_BYTES: Final = 4 * 2**20  # of the numbers of small tensors, handed over at once
 BLOCK_ROWS: Final = 65_536  # a larger model is handed over more often

@@ -186,7 +186,7 @@ class Library:
     def __init__(self, kernel: Kernel) -> None:
         if not isinstance(kernel, NativeKernel):
             raise OSError("activations need the C kernel")
-        library = kernel.library
+        self.native = library = kernel.library
         self.seat_size = int(library.wb_seat_size())
         self._weigh, self._take = library.wb_weigh_output, library.wb_take_outputs
         self._weigh.argtypes = [ctypes.c_void_p, ctypes.c_void_p]

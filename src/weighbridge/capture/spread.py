@@ -2,16 +2,19 @@
 
 Sums of each unit do not tell this: an image that is the same for every sample has units that vary over its positions. So at
 the steps of `Plan(units=...)` a part of an output, taken evenly, is looked at: at most SAMPLES x POSITIONS x FEATURES numbers.
-The slices are torch's, the sums NumPy's (no mode of the user's counts or changes them), all in float64.
+The slices are torch's, the sums NumPy's (no mode of the user's counts or changes them), all in float64; or both are C's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from weighbridge.capture.closely import Closely, SpreadState
 
 SAMPLES: Final = 32
 POSITIONS: Final = 8
@@ -33,17 +36,24 @@ class Spread(NamedTuple):
     trace_sq: float  # sum of K^2: of their squares. trace^2 / trace_sq = participation ratio
 
 
-def spread_of(output: torch.Tensor, axis: int) -> Spread | None:
+def spread_of(output: torch.Tensor, axis: int, closely: Closely | None = None) -> Spread | None:
     """Of a readable tensor [samples, ...] of at least two dimensions, its features along `axis` (1, or -1 for the last).
 
-    None where there are fewer than two samples, nothing at all, or a number that is not finite.
+    None where there are fewer than two samples, nothing at all, or a number that is not finite. closely: C, asked first.
     """
+    if closely is not None and (told := closely.spread(output, axis)) is not None:
+        return _told(told) if told.is_there else None
     if output.dim() < 2 or output.shape[0] < 2 or not output.numel() or output.layout is not torch.strided:
         return None
     y = output.detach().movedim(axis, -1)[evenly(output.shape[0], SAMPLES)]
     y = y[..., evenly(y.shape[-1], FEATURES)]
     y = y.flatten(1, -2) if y.dim() > 2 else y.unsqueeze(1)
     return _sums(y[:, evenly(y.shape[1], POSITIONS)].to(torch.float64).numpy())
+
+
+def _told(found: SpreadState) -> Spread:
+    sums = found.sum_sq, found.sample_sq, found.position_sq
+    return Spread(found.samples, found.positions, found.features, *sums, found.vectors, found.trace, found.trace_sq)
 
 
 def evenly(size: int, most: int) -> slice:

@@ -6,8 +6,9 @@ import os
 import socket
 import sys
 import webbrowser
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +16,7 @@ from weighbridge.errors import BadInput, NotARun
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.applications import Starlette
 
 FIRST_PORT = 8765
 PORTS_TRIED = 20
@@ -129,24 +131,32 @@ def _listen(host: str, port: int) -> socket.socket:
     raise BadInput(f"No port from {wanted[0]} to {wanted[-1]} of {host} can be used ({problem}). Any free one: --port 0")
 
 
+def _whole(root: Path, read_only: bool, **options: Any) -> Starlette:
+    """All that answers, with the compactor beside it. Its imports take a third of a second."""
+    from weighbridge.server.app import create_app
+    from weighbridge.server.compactor import Compactor, elsewhere
+    from weighbridge.server.runs import Runs
+    from weighbridge.store.trash import sweep
+
+    runs = Runs(root, keeps=not read_only)
+    if not read_only:
+        sweep(root)  # what an earlier one had no time to remove
+        Compactor(runs, elsewhere).start()
+    return create_app(runs, **options)
+
+
 def _serve(root: Path, host: str, listener: socket.socket, read_only: bool) -> None:
     import uvicorn
 
-    from weighbridge.server.app import create_app
-    from weighbridge.server.compactor import Compactor, elsewhere
+    from weighbridge.server.early import Early
     from weighbridge.server.gate import LOOPBACK_NAMES
-    from weighbridge.server.runs import Runs
-    from weighbridge.store.trash import sweep
 
     outside = host not in LOOPBACK
     names = LOOPBACK_NAMES | ({host.lower(), socket.gethostname().lower()} if outside else frozenset())
     sys.setswitchinterval(SWITCH_SECONDS)
     locked = READ_ONLY if read_only else OUTSIDE.format(host=host) if outside else ""
-    runs = Runs(root, keeps=not read_only)
-    if not read_only:
-        sweep(root)  # what an earlier one had no time to remove
-        Compactor(runs, elsewhere).start()
-    app = create_app(runs, names=frozenset(names), any_address=outside, asks_ahead=True, locked=locked)
+    make = partial(_whole, root, read_only, names=frozenset(names), any_address=outside, asks_ahead=True, locked=locked)
+    app = Early(make, names=frozenset(names), any_address=outside)
     # Streams of events never end by themselves: a second is enough for all else to be sent.
     config = uvicorn.Config(
         app, log_level="critical", access_log=False, timeout_graceful_shutdown=1, server_header=False, lifespan="off"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Final
 
 import anyio.from_thread
 from starlette.exceptions import HTTPException
@@ -10,14 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from weighbridge.errors import CorruptRun, NewerFormat, NotARun, NothingRecorded, UnknownTensor
-from weighbridge.server import arrays
+
+MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 
 
-def explain(request: Request, error: Exception) -> Response:
-    """Any reader's error as its sentence."""
+def explain(told: Callable[[Exception], str], request: Request, error: Exception) -> Response:
+    """Any reader's error as its sentence. `told`: what it says, for a reader of the page."""
     unknown = isinstance(error, NotARun | UnknownTensor | NothingRecorded)
     broken = isinstance(error, CorruptRun | NewerFormat)
-    return sentence(404 if unknown else 422 if broken else 400, str(error))
+    return sentence(404 if unknown else 422 if broken else 400, told(error))
 
 
 def explain_http(request: Request, error: Exception) -> Response:
@@ -26,9 +28,9 @@ def explain_http(request: Request, error: Exception) -> Response:
     return sentence(error.status_code, error.detail)
 
 
-def explain_os(request: Request, error: Exception) -> Response:
+def explain_os(told: Callable[[Exception], str], request: Request, error: Exception) -> Response:
     """A disk that does not answer, a folder that may not be read."""
-    return sentence(500, f"The run cannot be read: {error}")
+    return sentence(500, f"The run cannot be read: {told(error)}")
 
 
 def sentence(status: int, text: str) -> Response:
@@ -41,14 +43,9 @@ def nothing_here(request: Request) -> Response:
     return sentence(404, f"There is nothing at {request.url.path}.")
 
 
-def arrow(table: Any) -> Response:
-    """A table as one Arrow stream."""
-    return stream(arrays.encode(table))
-
-
 def stream(content: bytes | memoryview) -> Response:
     """An Arrow stream that is made already."""
-    return Response(content, media_type=arrays.MEDIA_TYPE, headers={"cache-control": "no-store"})
+    return Response(content, media_type=MEDIA_TYPE, headers={"cache-control": "no-store"})
 
 
 def is_gone(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -42,14 +43,23 @@ def create_app(
 
     api = Api(runs, asks_ahead, locked)
 
-    def page(request: Request) -> Response:
+    def ahead(request: Request) -> None:
         name = request.url.path.removeprefix("/run/")
         if asks_ahead and runs.find(name) is not None:
             api.ahead(name, request.query_params.get("stat", FIRST_STATISTIC))
+
+    def page(request: Request) -> Response:
+        ahead(request)
         return file_or_page(static, request)
 
-    return Starlette(
+    app = Starlette(
         routes=[*Desk(runs).routes(), *api.routes(), Route("/{path:path}", page, methods=["GET"])],
         middleware=[Middleware(Gate, names=names, any_address=any_address)],
-        exception_handlers={WeighbridgeError: explain, HTTPException: explain_http, OSError: explain_os},
+        exception_handlers={
+            WeighbridgeError: partial(explain, runs.told),
+            HTTPException: explain_http,
+            OSError: partial(explain_os, runs.told),
+        },
     )
+    app.state.ahead = ahead
+    return app

@@ -15,7 +15,6 @@ from weighbridge.catalog import parse
 from weighbridge.records import OF_OUTPUTS
 from weighbridge.store.record import Buckets, RunRecord
 
-MEDIA_TYPE: Final = "application/vnd.apache.arrow.stream"
 BUCKETS: Final = 1200  # more points than a screen has columns are never sent
 BUCKETS_AT_MOST: Final = 4096
 

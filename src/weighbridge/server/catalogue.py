@@ -148,9 +148,9 @@ class Catalogue:
                 self._read_all(entry, path, stamp)
             entry.state, entry.top = entry.line["state"], top_of(entry.line["loss"])
         except WeighbridgeError as error:
-            self._fail(entry, str(error))
+            self._fail(entry, self._runs.told(error))
         except OSError as error:
-            self._fail(entry, f"It cannot be read: {error}")
+            self._fail(entry, f"It cannot be read: {self._runs.told(error)}")
         entry.stamp = changed_at(path)
 
     def _read_all(self, entry: Entry, path: Path, stamp: int) -> None:

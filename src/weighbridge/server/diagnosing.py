@@ -193,7 +193,7 @@ class Diagnoser:
         except GivenUp:
             return None
         except Exception as error:  # the sentence takes the panel's place; a damaged run must not end the thread
-            return _Said(sys.maxsize, "", None, str(error) or type(error).__name__)
+            return _Said(sys.maxsize, "", None, self._runs.told(error) or type(error).__name__)
 
     def _has_said(self, name: str, record: RunRecord, said: _Said) -> None:
         if said.state != LIVE and said.diagnosis is not None and record.info.steps == said.steps:

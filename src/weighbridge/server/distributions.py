@@ -10,6 +10,7 @@ import numpy as np
 from weighbridge.records import QUANTITIES
 from weighbridge.server.arrays import Part, packed
 from weighbridge.store.record import RunRecord
+from weighbridge.store.views import Series
 
 BINS: Final = 64  # of values that were kept themselves
 MOST_STEPS: Final = 240
@@ -89,17 +90,15 @@ def quantiles_of(
         steps, numbers = steps[chosen][finite], numbers[chosen][finite]
         found = [np.quantile(numbers, share, axis=1) if len(steps) else np.empty(0) for share in shares]
         return [Part(steps, steps, of, of, of, np.zeros(len(steps))) for of in found]
-    counted = record.series(tensor, f"{quantity}.count", start, stop).steps
+    ends = record.several_series(tensor, [f"{quantity}.min", f"{quantity}.max"], start, stop)
+    counted = ends[0].steps
     steps, edges, counts = record.histograms(tensor, quantity, counted[_spread(counted, MOST_STEPS)].tolist(), finest=True)
-    low, high = (_at_steps(record, tensor, f"{quantity}.{end}", steps, start, stop) for end in ("min", "max"))
+    low, high = (_at_steps(end, steps) for end in ends)
     return [_quantile(steps, edges, counts, low, high, share) for share in shares]
 
 
-def _at_steps(
-    record: RunRecord, tensor: str, statistic: str, steps: np.ndarray, start: int | None, stop: int | None
-) -> np.ndarray:
+def _at_steps(found: Series, steps: np.ndarray) -> np.ndarray:
     """The statistic at these steps; NaN where it was not recorded."""
-    found = record.series(tensor, statistic, start, stop)
     at = np.clip(np.searchsorted(found.steps, steps), 0, max(len(found.steps) - 1, 0))
     if not len(found.steps):
         return np.full(len(steps), np.nan)

@@ -200,14 +200,15 @@ def domain_of(cells: Cells) -> tuple[float, float] | None:
     return domain_of_values(cells.value, cells.scale, cells.statistic)
 
 
-def domain_of_values(
-    value: np.ndarray, scale: str, statistic: str, outer: tuple[int, int] = OUTER
-) -> tuple[float, float] | None:
-    """Between the outer percentiles, outward to decades, or to round numbers; None = there is no value."""
+def domain_of_values(value: np.ndarray, scale: str, statistic: str) -> tuple[float, float] | None:
+    """Of the picture and of the network alike: between the outer percentiles, outward to decades, or to round numbers.
+
+    None = there is no value.
+    """
     found = value[np.isfinite(value) & ((scale != "log") | (value > 0))]
     if not len(found):
         return None
-    low, high = (float(edge) for edge in np.percentile(found, outer))
+    low, high = (float(edge) for edge in np.percentile(found, OUTER))
     if scale == "log":
         low, high = np.floor(np.log10(low) + 1e-9), np.ceil(np.log10(high) - 1e-9)
         return float(10.0**low), float(10.0 ** max(high, low + 1))

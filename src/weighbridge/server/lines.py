@@ -11,7 +11,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Diagnosis, Outcome, registry
 from weighbridge.diagnosis.kept import jsonable, told_of
-from weighbridge.diagnosis.muted import set_aside
+from weighbridge.diagnosis.muted import Loud, set_aside
 from weighbridge.server.arrays import loss_of
 from weighbridge.server.shapes import facts_of
 from weighbridge.store.labels import Labels
@@ -104,10 +104,11 @@ def top_of(curve: list[list[Any]]) -> float | None:
 def health_of(diagnosis: Diagnosis | None, is_whole: bool = False) -> dict[str, Any]:
     """How many findings of each severity, of which rules, and what most likely caused them.
 
-    known: something is; whole: all rules have looked at all of it; thin: more of them had too few steps than found it clear.
+    known: something is; whole: all rules have looked at all of it; thin: more of them had too few steps than found it clear;
+    muted: how many findings somebody has put aside, which are not among the others.
     """
     if diagnosis is None:
-        return {"known": False, "whole": False, "thin": False, "counts": {}, "rules": [], "cause": None}
+        return {"known": False, "whole": False, "thin": False, "counts": {}, "rules": [], "muted": 0, "cause": None}
     counts: dict[str, int] = {}
     outcomes = [answer.outcome for answer in diagnosis.answers]
     for finding in diagnosis.findings:
@@ -118,6 +119,7 @@ def health_of(diagnosis: Diagnosis | None, is_whole: bool = False) -> dict[str, 
         "thin": diagnosis.steps < FEW_STEPS or outcomes.count(Outcome.NOT_ENOUGH_DATA) > outcomes.count(Outcome.CLEAR),
         "counts": counts,
         "rules": sorted({finding.rule for finding in diagnosis.findings}),
+        "muted": len(diagnosis.muted) if isinstance(diagnosis, Loud) else 0,
         "cause": _cause(diagnosis),
     }
 

@@ -47,6 +47,6 @@ def _look(runs: Runs, name: str) -> tuple[str, dict[str, Any]]:
         with runs.use(name) as record:
             return "grown", run_json(name, record)
     except WeighbridgeError as error:
-        return "trouble", {"error": str(error)}
+        return "trouble", {"error": runs.told(error)}
     except OSError as error:
-        return "trouble", {"error": f"The run {name!r} cannot be read: {error}"}
+        return "trouble", {"error": f"The run {name!r} cannot be read: {runs.told(error)}"}

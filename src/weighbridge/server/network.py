@@ -100,7 +100,7 @@ def network_at(record: RunRecord, statistic: str, step: int | None, fold: str, o
             "spread_step": spread_step,
             "statistic": statistic,
             "scale": scale,
-            "domain": domain_of_values(np.array(values), scale, statistic, outer=(1, 99)),
+            "domain": domain_of_values(np.array(values), scale, statistic),
             "nodes": listed,
             "folds": any(node.folded for node in nodes) or fold == "none" or bool(opened),
             "kinds": _kinds(nodes),

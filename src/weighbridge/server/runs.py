@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -63,6 +64,14 @@ class Runs:
     def place(self, name: str) -> Path:
         """The same of a name that `names` gave; asks nobody."""
         return self.root if self._own_name == name else self.root / name
+
+    def told(self, error: Exception) -> str:
+        """What an error says, with files by their run's name and their place in it: where the folder lies on the server is
+        nothing that a reader of the page needs."""
+        text = str(error)
+        for root in dict.fromkeys((self.root, self.root.resolve())):
+            text = text.replace(f"{root.parent if is_run(root) else root}{os.sep}", "")
+        return text
 
     def open_names(self) -> list[str]:
         """Those that somebody looks at, or did of late."""

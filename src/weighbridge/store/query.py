@@ -20,7 +20,7 @@ from weighbridge.errors import CorruptRun
 from weighbridge.records import ROWS, WHOLE, Quantity
 from weighbridge.store.histogram import merged_histograms
 from weighbridge.store.shards import Merge
-from weighbridge.store.sources import Plan, buckets_sql, plan_buckets, plan_rows, rows_sql, tail_name, values_sql
+from weighbridge.store.sources import Plan, buckets_sql, numbers_sql, plan_buckets, plan_rows, rows_sql, tail_name, values_sql
 from weighbridge.store.tables import RankTables
 
 FEW = 16  # tensors that are named to the engine; of more it reads all
@@ -54,13 +54,16 @@ class RowQuery:
             self._opened.execute("SET parquet_metadata_cache = true")  # footers are read once: compacted files never change
         return self._opened
 
-    def series(self, tensor: int, quantity: Quantity, statistic: Statistic, start: int, stop: int) -> Arrays:
-        """step and value of one statistic of one tensor for start <= step < stop, in order."""
+    def series(
+        self, tensor: int, quantity: Quantity, statistics: Sequence[Statistic], start: int, stop: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each statistic of one tensor steps and values for start <= step < stop, in order. The ratio is asked for alone."""
         plan = self._plan_rows(start, stop)
-        source = values_sql(plan, quantity, statistic, f"tensor = {int(tensor)}")
-        found = self._arrays(plan, f"SELECT step, value FROM ({source})" if source else None)
+        source = numbers_sql(plan, quantity, statistics, f"tensor = {int(tensor)}")
+        names = [f"value{i}" for i in range(len(statistics))]
+        found = self._arrays(plan, f"SELECT step, {', '.join(names)} FROM ({source})" if source else None)
         order = np.argsort(found["step"], kind="stable")
-        return {name: found[name][order] for name in ("step", "value")}
+        return [(found["step"][order], found.get(name, np.empty(0))[order]) for name in names]
 
     def at_step(self, step: int, wanted: Sequence[tuple[Quantity, Statistic]]) -> list[Arrays]:
         """Per wanted statistic tensor and value at one step."""

@@ -98,17 +98,24 @@ class RunRecord(Described):
 
     def series(self, tensor: str, statistic: str, start: int | None = None, stop: int | None = None) -> Series:
         """One statistic of one tensor at every recorded step, start <= step < stop."""
-        quantity, which = parse(statistic)
-        found, span = self.tensor(tensor), self._range(start, stop)
+        return self.several_series(tensor, [statistic], start, stop)[0]
+
+    def several_series(
+        self, tensor: str, statistics: Sequence[str], start: int | None = None, stop: int | None = None
+    ) -> list[Series]:
+        """Several statistics of one quantity, as `series`; read at once."""
+        wanted, found, span = [parse(name) for name in statistics], self.tensor(tensor), self._range(start, stop)
 
         def read(old: Kept | None) -> Kept:
             if old is not None:
                 return old
-            answer = self._all.ask(lambda: self._query.series(found.id, quantity, which, *span))
-            return Kept(read_only(answer["step"], answer["value"]))
+            quantity, listed = wanted[0][0], [which for _, which in wanted]
+            answer = self._all.ask(lambda: self._query.series(found.id, quantity, listed, *span))
+            return Kept(read_only(*(array for one in answer for array in one)))
 
-        kept = RECENT.get((self._owner, found.id, quantity, which.name, span), self._all.version, read)
-        return Series(f"{found.name} {statistic}", *kept.arrays)
+        key = (self._owner, found.id, wanted[0][0], tuple(which.name for _, which in wanted), span)
+        arrays = RECENT.get(key, self._all.version, read).arrays
+        return [Series(f"{found.name} {name}", *arrays[2 * i : 2 * i + 2]) for i, name in enumerate(statistics)]
 
     def series_buckets(
         self, tensor: str, statistic: str, buckets: int = 1200, start: int | None = None, stop: int | None = None

@@ -26,7 +26,7 @@ from weighbridge.store.views import RunInfo
 
 LIVE, FINISHED, ENDED = "live", "finished", "ended without finish"
 # A run on another machine is taken for live while its last flush is younger than this: a flush comes every 0.25 s or
-# 256 steps, a step of the largest trainings takes tens of seconds, and clocks of machines differ by some seconds.
+# 1,024 steps, a step of the largest trainings takes tens of seconds, and clocks of machines differ by some seconds.
 FOREIGN_LIVE_SECONDS = 600.0
 
 

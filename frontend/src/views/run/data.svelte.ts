@@ -21,6 +21,7 @@ export class RunData {
   loss = $state.raw<api.Line | null>(null);
   older = $state.raw<api.Line[]>([]); // the same of steps that a later attempt took again
   clock = $state.raw<api.Line | null>(null); // where the axis shows time
+  seconds = $state.raw<Range | null>(null); // of training, at the run's first and last step; where the axis shows time
   trouble = $state(""); // of the run itself
   lossTrouble = $state("");
   seriesTrouble = $state("");
@@ -51,9 +52,10 @@ export class RunData {
   want(wanted: Wanted): void {
     const before = this.wanted;
     this.wanted = wanted;
+    const isFirst = !this.isWanted;
     this.isWanted = true;
     const newSteps = String(before.steps) !== String(wanted.steps);
-    if (newSteps || before.metric !== wanted.metric || !this.loss) this.lossPace.now();
+    if (newSteps || before.metric !== wanted.metric || isFirst || this.lossTrouble) this.lossPace.now();
     if (newSteps || String(before.tensors) !== String(wanted.tensors) || String(before.statistics) !== String(wanted.statistics)) this.seriesPace.now();
   }
 
@@ -129,8 +131,14 @@ export class RunData {
   private async fetchClock(signal: AbortSignal): Promise<void> {
     await this.guarded(signal, (sentence) => (this.lossTrouble = sentence), async () => {
       const steps = this.timed?.steps;
-      const clock = await api.clock(this.name, steps ? { start: steps[0], stop: steps[1] + 1 } : {}, signal);
-      if (this.timed) this.clock = clock.first.length ? clock : null;
+      const [clock, ends] = await Promise.all([
+        api.clock(this.name, steps ? { start: steps[0], stop: steps[1] + 1 } : {}, signal),
+        steps ? api.clock(this.name, { buckets: 2 }, signal) : null,
+      ]);
+      if (!this.timed) return;
+      this.clock = clock.first.length ? clock : null;
+      const whole = (ends ?? clock).mean;
+      this.seconds = whole.length ? [whole[0]!, whole.at(-1)!] : null;
     });
   }
 

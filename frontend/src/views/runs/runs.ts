@@ -29,6 +29,7 @@ export interface Health {
   thin: boolean; // most had too few steps
   counts: Partial<Record<"error" | "warning" | "note", number>>;
   rules: string[];
+  muted: number; // put aside by somebody, and in none of the above
   cause: { title: string; key: string; message: string } | null;
 }
 
