@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import weighbridge
+from weighbridge.capture import leftovers
 from weighbridge.capture.leftovers import KIND
 from weighbridge.store.record import open_run
 
@@ -18,21 +19,30 @@ from weighbridge.store.record import open_run
 class Loop:
     """Two networks without biases, an optimizer each, and what is done to their gradients before each pass."""
 
-    def __init__(self, zero: Callable[[Loop, int], None], where: Path, steps: int = 8, begin: int = 0) -> None:
+    def __init__(
+        self,
+        zero: Callable[[Loop, int], None],
+        where: Path,
+        after_pass: Callable[[Loop, int], None] = lambda loop, step: None,
+        plan: weighbridge.Plan | None = None,
+    ) -> None:
         torch.manual_seed(0)
+        self.steps = 8
         self.model = nn.ModuleDict({"a": nn.Linear(3, 4, bias=False), "b": nn.Linear(4, 1, bias=False)})
         self.one, self.two = (torch.optim.SGD(self.model[k].parameters(), lr=0.01) for k in "ab")
-        weighbridge.init(dir=where, name="run")
+        weighbridge.init(dir=where, name="run", plan=plan)
         with weighbridge.watch(self.model) as run:
-            for step in range(steps):
+            for step in range(self.steps):
                 zero(self, step)
                 self.model["b"](self.model["a"](torch.randn(5, 3))).square().mean().backward()
+                after_pass(self, step)
                 self.one.step()
                 self.two.step()
         self.path = run.path
 
     def events(self) -> list[tuple[int, int]]:
-        """(step, optimizer) of each event."""
+        """(step, optimizer) of each event; every step is recorded, whatever was found."""
+        assert set(open_run(self.path).steps_table().column("step").to_pylist()) == set(range(self.steps))
         rows = open_run(self.path).whole("events").to_pylist()
         return [(row["step"], json.loads(row["detail"])["optimizer"]) for row in rows if row["kind"] == KIND]
 
@@ -113,3 +123,44 @@ def test_steps_without_a_pass_between_add_nothing(tmp_path: Path) -> None:
         for _ in range(6):
             optimizer.step()
     assert [r for r in open_run(run.path).whole("events").to_pylist() if r["kind"] == KIND] == []
+
+
+def test_gradients_that_are_taken_away_before_the_step_are_none_of_an_earlier_one(tmp_path: Path) -> None:
+    """Zeroed at the wrong place in every second step: nothing is left for the optimizer, and the recording goes on."""
+    done = Loop(lambda loop, step: None, tmp_path, lambda loop, step: loop.model.zero_grad() if step % 2 else None)
+    assert done.events() == []
+
+
+def test_an_optimizer_of_which_nothing_is_weighed_is_not_asked(tmp_path: Path) -> None:
+    done = Loop(lambda loop, step: None, tmp_path, plan=weighbridge.Plan(exclude="b.*"))
+    assert done.events() == [(3, 0)]
+
+
+class Mixed(nn.Module):
+    """From the smallest on: no gradient, one of zeros, a sparse one, one to look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.zeroed = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(2))
+        self.sparse, self.plain = nn.Embedding(3, 1, sparse=True), nn.Linear(4, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.plain(x).sum() + self.sparse(torch.arange(2)).sum() + (0 * self.zeroed).sum()
+
+
+@pytest.mark.parametrize(("small", "found"), [(4, ["plain.weight"]), (3, [])])
+def test_the_smallest_with_a_gradient_that_can_be_read_is_looked_at(
+    small: int, found: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "SMALL", small)
+    model = Mixed()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(model)
+        for _ in range(6):
+            model(torch.ones(2, 4)).backward()
+            optimizer.step()
+    record = open_run(run.path)
+    names = {tensor.id: tensor.name for tensor in record.tensors}
+    assert record.steps_table().num_rows == 6
+    assert [names[row["tensor"]] for row in record.whole("events").to_pylist() if row["kind"] == KIND] == found

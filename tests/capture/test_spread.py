@@ -77,6 +77,11 @@ def test_of_a_large_output_an_even_part_is_looked_at() -> None:
     assert found.sample_sq == pytest.approx(_expected(part)["sample_sq"])
 
 
+def test_a_sparse_output_has_no_sums() -> None:
+    assert spread_of(torch.eye(3).to_sparse(), -1) is None
+    assert spread_of(torch.eye(3), -1) is not None
+
+
 def test_all_positions_are_among_the_vectors_that_are_compared() -> None:
     y = torch.zeros(32, 8, 12)  # at position p all samples differ along direction p only
     for p in range(8):

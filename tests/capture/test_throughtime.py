@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import weighbridge
+from weighbridge.capture import throughtime
 from weighbridge.capture.throughtime import KIND
 from weighbridge.store.record import open_run
 
@@ -130,3 +131,79 @@ def test_a_layer_that_is_used_again_and_beside_itself_has_no_one_time(tmp_path: 
 
     torch.manual_seed(0)
     assert _events(Both(), tmp_path, torch.randn(5, TIME, 3)) == []
+
+
+class Cells(nn.Module):
+    """Cells side by side, each with its own weights; `times` steps of time."""
+
+    def __init__(self, count: int, times: int) -> None:
+        super().__init__()
+        self.cells, self.times = nn.ModuleList(Cell(1.0) for _ in range(count)), times
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return sum(cell(x[:, : self.times]) for cell in self.cells)
+
+
+def test_a_layer_has_a_course_from_eight_steps_of_time_up_to_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughtime, "MOST_STEPS", 9)
+    torch.manual_seed(0)
+    lengths = {}
+    for times in (7, 8, 9, 10):
+        found = _events(Cells(1, times), tmp_path / str(times), torch.randn(5, TIME, 3))
+        lengths[times] = [len(event["norms"]) for event in found]
+    assert lengths == {7: [], 8: [8], 9: [9], 10: []}
+
+
+def test_of_many_layers_four_are_followed(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = _events(Cells(6, TIME), tmp_path, torch.randn(5, TIME, 3))
+    assert len({event["module"] for event in found}) == len(found) == 4
+
+
+@pytest.mark.parametrize("kind", ["given from outside", "computed", "fixed"])
+def test_a_weight_that_is_no_parameter_has_no_course_and_disturbs_nothing(kind: str, tmp_path: Path) -> None:
+    """Used at each step of time, but it is not the model's: no name could be given. The layer beside it has its course."""
+    outside = torch.eye(6).requires_grad_(kind != "fixed")
+
+    class Borrowed(Cell):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = x.new_zeros(len(x), 6)
+            for t in range(x.shape[1]):
+                weight = outside * torch.sigmoid(self.into.bias) if kind == "computed" else outside
+                h = torch.tanh(self.into(x[:, t]) + nn.functional.linear(h, weight))
+            return super().forward(x) + self.head(h)
+
+    torch.manual_seed(0)
+    (event,) = _events(Borrowed(1.0), tmp_path, torch.randn(5, TIME, 3))
+    assert event["module"] == "again"
+
+
+@pytest.mark.parametrize("times", [7, 8, 9, 10])
+def test_a_layer_in_one_piece_is_followed_from_eight_steps_of_time(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughtime, "MOST_STEPS", 9)
+    torch.manual_seed(0)
+    found = _events(Last("LSTM"), tmp_path, torch.randint(0, 7, (5, times)))
+    assert [len(event["norms"]) for event in found] == ([times] if times in (8, 9) else [])
+
+
+def test_a_layer_that_reads_backwards_has_its_times_in_the_order_of_its_reading(tmp_path: Path) -> None:
+    """Oracle: autograd by the input of the half that reads backwards, whose last word is the first of the sequence."""
+
+    class Backwards(Last):
+        def __init__(self) -> None:
+            super().__init__("LSTM")
+            self.layer = nn.LSTM(4, 6, batch_first=True, bidirectional=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.given = self.embed(x)
+            return self.head(self.layer(self.given)[0][:, 0, 6:])
+
+    torch.manual_seed(0)
+    model, x = Backwards(), torch.randint(0, 7, (5, TIME))
+    (wanted,) = torch.autograd.grad(model(x).square().mean(), [model.given])
+    found = [event["norms"] for event in _events(model, tmp_path, x)]
+    assert any(norms == pytest.approx(wanted.norm(dim=(0, 2)).flip(0).tolist(), rel=1e-5) for norms in found)

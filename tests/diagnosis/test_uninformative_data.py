@@ -217,3 +217,37 @@ def test_what_is_seen_of_many_samples_is_not_missed_in_few(samples: int) -> None
         made = block(rules.SOON, arrays, steps=step_rows(rules.SOON, loss=LN4), pairing=pairs)
         told += bool(asked(DATA, made).findings)
     assert told <= 400 * 0.023 + 3 * math.sqrt(400 * 0.023)
+
+
+# ---- inputs that become all the same ----
+
+
+@pytest.mark.parametrize(
+    ("before", "looks", "told"),
+    [
+        ([40, 40], [1, 1], [(2, 3)]),
+        ([20, 20], [1, 1], [(2, 3)]),
+        ([19, 19], [1, 1], []),  # rows of sparse features are often the same
+        ([40], [1, 1], []),
+        ([40, 40], [1, 40, 1, 40], []),
+        ([40, 40], [2, 2], []),
+        ([40, 40], [1, 40, 1, 1], [(4, 5)]),
+    ],
+)
+def test_inputs_that_become_all_the_same_are_told_at_the_second_look(
+    before: list[int], looks: list[int], told: list[tuple[int, int]]
+) -> None:
+    rows = [{**row, "samples": samples} for row, samples in zip(_pairs(20), [*before, *looks], strict=False)]
+    made = block(20, steps=step_rows(20, loss=[2.0 / (1 + step) for step in range(20)]), pairing=rows)
+    assert [(f.first_step, f.told_step) for f in found(DATA, made)] == told
+    same_targets = [{**row, "first": [1.0], "second": [40.0]} for row in rows]
+    assert found(DATA, block(20, steps=step_rows(20), pairing=same_targets)) == []
+
+
+@pytest.mark.parametrize("times", [0.0, 1.0])
+def test_a_loader_that_gives_zeros_in_mid_run(times: float, tmp_path: Path) -> None:
+    training = seeded(sgd_mlp)
+    drawn = training.batches
+    training.batches = ((x * (times if number >= 26 else 1.0), y) for number, (x, y) in enumerate(drawn))
+    told = weighbridge.diagnose(train(training, tmp_path, 34), [DATA])
+    assert [(f.place, f.first_step, f.told_step) for f in told] == ([(INPUT, 28, 31)] if times == 0 else [])

@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture.coherence import Pair
 from weighbridge.capture.snapshots import Weighed
+from weighbridge.capture.unstepped import Missed
 from weighbridge.capture.work import Work
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Stepped:
         self.copies: list[Weighed] = []  # another rank weighs these at every step
         self.told: Any = None  # what the run was told of this optimizer and its groups
         self.pair = Pair()
+        self.missed = Missed()
         self.depth = 0
         self.is_inner = False  # this step is part of another optimizer's step over the same parameters
         self.clashes: set[int] = {number}  # optimizers over a parameter of this one: they cannot share a step

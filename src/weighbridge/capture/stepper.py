@@ -33,6 +33,7 @@ from weighbridge.capture.snapshots import FormChanged
 from weighbridge.capture.stepped import Stepped, found_inf_of
 from weighbridge.capture.steprows import StepRows
 from weighbridge.capture.tensors import TensorTable
+from weighbridge.capture.unstepped import note_missed
 from weighbridge.capture.weighing import Weighing
 
 
@@ -239,6 +240,9 @@ class Stepper:
             self.clock += 1
             if self.outputs is not None and len(self.outputs.groups) > 1:
                 self.outputs.prepare_all(self.clock, self.optimizers.has_stepped)
+            if len(self.optimizers.known) > 1:
+                known, passes = self.optimizers.known.values(), self.step_rows.passes.count
+                note_missed(known, self.optimizers.has_stepped, self.clock, passes, self.recorder)
             self.optimizers.next_step()
 
     def _marks(self) -> Marks:

@@ -133,8 +133,7 @@ def _behind(node: Any) -> Any:
 
 def _has_single_factor(node: Any, name: str) -> bool:
     """Is it a product with, or a quotient by, one number that needs no gradient?"""
-    first, *others = [one for one, _ in node.next_functions] or [None]  # by a plain number: it has no input of its own
-    if name not in ("Mul", "Div") or first is None or any(one is not None for one in others):
+    if name not in ("Mul", "Div") or any(one is not None for one, _ in node.next_functions[1:]):
         return False
     other = saved(node, "other")
     return other.numel() == 1 if other is not None else not hasattr(node, "_raw_saved_other")

@@ -61,11 +61,12 @@ def follow(graph: Graph, nodes: tuple[Any, ...]) -> list[Course]:
     """Hangs hooks on the nodes of recurrent layers; they are gone with the graph. Call it before the backward pass."""
     found = [*_of_fused(graph, nodes)]
     for weight, chain in _chains(graph):
-        if LEAST <= len(chain) <= MOST_STEPS and len(found) < MOST:
-            course = Course(weight.rpartition(".")[0], weight, length=len(chain))
-            for time, index in enumerate(chain):
-                nodes[index].register_prehook(norm_into(course.norms, time))
-            found.append(course)
+        if len(found) == MOST:
+            break
+        course = Course(weight.rpartition(".")[0], weight, length=len(chain))
+        for time, index in enumerate(chain):
+            nodes[index].register_prehook(norm_into(course.norms, time))
+        found.append(course)
     return found
 
 
@@ -77,7 +78,7 @@ def _chains(graph: Graph) -> Iterator[tuple[str, list[int]]]:
             leaf = graph.behind(index, AFFINE[node.op][1], TURNED)
             if leaf is not None and graph.nodes[leaf].parameter:
                 uses.setdefault(graph.nodes[leaf].parameter, []).append(index)
-    often = sorted((one for one in uses.items() if len(one[1]) >= LEAST), key=lambda one: -len(one[1]))
+    often = sorted((one for one in uses.items() if LEAST <= len(one[1]) <= MOST_STEPS), key=lambda one: -len(one[1]))
     for weight, places in often[: 2 * MOST]:
         chain = longest(graph, places)
         if len(chain) == len(places):  # else some of them are side by side

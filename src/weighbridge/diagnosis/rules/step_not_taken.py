@@ -1,35 +1,42 @@
-"""Backward passes run, and no optimizer steps the model: never, or from some step on no more.
+"""Backward passes run, and no optimizer steps the model, or a part of it: never, or from some step on no more.
 
 Symptom        The loss does not fall at all, gradients are there, no parameter changes.
 How it decides Exact: the run has ended, or MOST backward passes that gave the model gradients have run, and no optimizer that
                holds a parameter of a watched model has taken a step. Or the run has ended, and after its last step at
                least LEAST passes have run, as many as for TIMES steps and for PART of all steps before, during which not
-               one parameter has moved (warning).
+               one parameter has moved (warning). Or one of several optimizers that followed one loss (TOGETHER of its steps
+               were another's too, after the same backward pass) has not stepped for WAIT steps, and four times as many as
+               it ever left out, while its parameters get gradients that are taken away again (warning).
 What to do     Call `optimizer.step()` after `loss.backward()`. If you do: the optimizer may hold another model's
                parameters, those from before `model.to(...)`, a copy's or those from before a layer was replaced.
 When it errs   Gradients that are wanted for themselves (saliency maps, Fisher information, adversarial examples) under a
-               watched model; after a training, where there are many of them.
+               watched model; after a training, where there are many of them. A part that is done with and is not frozen:
+               its gradients are computed for nothing, requires_grad_(False) saves them.
 References     PyTorch documentation, torch.optim, "Taking an optimization step".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, ValueEvidence
-from weighbridge.diagnosis.stream import Block
+from weighbridge.diagnosis.stream import Block, rows_by_step
+from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted
 
 LEAST = 20  # passes; fewer are not recorded one by one (docs/format.md, `passes`)
 MOST = 1_000  # of one run that still goes on; nobody accumulates over more
 SHOWN = 100
+WAIT, TOGETHER = 10, 0.9  # steps (capture/unstepped.py); of its steps
 TIMES, PART = 4, 0.25  # an accumulation that is four times as long is none; a last look at a model is short beside its training
 
 
 class StepNotTaken(Rule):
     id, title = "step-not-taken", "No optimizer steps the model"
     severity, certainty, since = "error", "proof", "0.1"
-    needs = Needs(tables=["steps", "passes", "events"])
+    needs = Needs(tables=["steps", "passes", "events", "groups"])
     causes = ("stalled-loss",)
     experiment = "Compare a parameter before and after a turn of the loop: if it has changed, this is wrong."
 
@@ -38,8 +45,14 @@ class StepNotTaken(Rule):
         self.passes, self.last = 0, 0
         self.has_stepped = self.has_ended = self.is_told = False
         self.longest = self.all_passes = 0  # for a step, and for all of them
+        self.taken, self.shared = Counter[int](), Counter[int]()  # steps by optimizer; of these, after a pass for several
+        self.last_of: dict[int, int] = {}
+
+    def start(self, tensors: Tensors) -> None:
+        self.tensors = tensors
 
     def read(self, block: Block) -> Iterator[Finding]:
+        yield from self._of_several(block)
         if self.is_told:
             return
         for row in block.rows("steps"):
@@ -92,6 +105,46 @@ class StepNotTaken(Rule):
             "themselves, call run.finish() before them.",
             depth=2.0,
         )
+
+    def _of_several(self, block: Block) -> Iterator[Finding]:
+        """One of several optimizers steps no more."""
+        rows, events = rows_by_step(block.rows("steps")), rows_by_step(block.rows("events"))
+        for step in sorted({*rows, *events}):
+            for event in events.get(step, ()):
+                if event["kind"] == "unstepped":
+                    yield from self._stopped_alone(block, step, event["detail"])
+            here = rows.get(step, ())
+            losses = {row["loss"] for row in here if row["loss"] is not None}
+            for row in here:
+                self.taken[row["optimizer"]] += 1
+                self.shared[row["optimizer"]] += len(here) > 1 and len(losses) == 1
+                self.last_of[row["optimizer"]] = step
+
+    def _stopped_alone(self, block: Block, step: int, detail: Mapping[str, Any]) -> Iterator[Finding]:
+        optimizer, missed = detail["optimizer"], detail["missed"]
+        taken = self.taken[optimizer]
+        if taken < WAIT or self.shared[optimizer] < TOGETHER * taken:
+            return
+        columns = [c for group in block.groups if group.optimizer == optimizer for c in group.columns]
+        mine = [c for c in columns if self.tensors[c].requires_grad]
+        for place, held in self.tensors.together(mine, self.tensors.is_parameter):
+            yield Finding(
+                severity="warning",
+                place=place,
+                first_step=self.last_of[optimizer] + 1,
+                told_step=step,
+                message=f"After step {self.last_of[optimizer]} the optimizer of {place or 'the model'} has not stepped "
+                f"any more, for {counted(missed, 'step')} of another one over the same loss. Gradients still come, and are "
+                "thrown away.",
+                evidence=(
+                    ValueEvidence("steps without it", missed, WAIT),
+                    ValueEvidence("steps that it had taken together with another", self.shared[optimizer], TOGETHER * taken),
+                    ValueEvidence("parameters", len(held)),
+                ),
+                fix="Look for the condition that keeps this optimizer's step() from being called. If its part is done with: "
+                "requires_grad_(False), and backward does not compute its gradients any more.",
+                depth=2.0,
+            )
 
     def lacking(self) -> tuple[Outcome, str] | None:
         if self.has_stepped or self.passes == 0:

@@ -11,7 +11,8 @@ How it decides Three things together. Two tests of independence find nothing: di
                successive gradients do not point the same way (median of the last COMPARED cosines below AGREE): what tells
                targets apart gives new batches the same gradient. Asked from STEPS on, or from SOON where the promised fall
                is POWER times the standard error of the loss, so that it would have been seen. Inputs that are all the same
-               in every batch count as samples that show nothing.
+               in every batch count as samples that show nothing. Inputs that become all the same in mid-run are told
+               at ALIKE looks in a row, after as many at which MANY of a batch's samples differed, whatever the loss.
 What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
@@ -52,6 +53,7 @@ BELOW = 0.98  # of the constant guess's loss: what was won is no more than this
 ABOVE = 1.25
 PROMISED = 0.02  # of the loss, all steps together
 ERRORS = 2.0
+ALIKE, MANY = 2, 0.5  # looks; of a batch: rows of sparse features may be the same by chance
 COMPARED = 5
 AGREE = 0.5  # learning shuffled labels by heart gives less: it is the same samples, not the same direction, that come again
 
@@ -66,6 +68,7 @@ class UninformativeData(Rule):
     def __init__(self) -> None:
         self.sums = {"distance": np.zeros(2), "neighbour": np.zeros(2)}  # sum, and its variance
         self.samples = self.alike = self.met = 0
+        self.differed, self.one_sample = 0, (0, -1)  # looks: with many samples, and in a row with one since the step
         self.kinds: set[str] = set()
         self.counts: dict[float, float] = {}
         self.has_repeats = False  # has a batch had one class twice? Else they may be the numbers of its rows
@@ -101,6 +104,10 @@ class UninformativeData(Rule):
                 self.cosines.append(cosines[row["step"]])
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
+                if self._has_lost_its_inputs(pairs[row["step"]]):
+                    self.is_told = True
+                    yield self._lost(pairs[row["step"]])
+                    return
             if row["loss"] is None or not math.isfinite(row["loss"]):
                 continue
             self._add_loss(float(row["loss"]), float(falls[row["step"] - block.start]), row["step"])
@@ -126,6 +133,34 @@ class UninformativeData(Rule):
         self.met += row["batch"]
         self.has_repeats |= max(row["second"]) > 1
         self.seen = (max(abs(score) for score in self.scores().values()), self.floor())
+
+    def _has_lost_its_inputs(self, row: Mapping[str, Any]) -> bool:
+        """Is this the second look in a row at a batch of one sample, after others at which samples differed?"""
+        if row["samples"] > 1:
+            self.differed += row["samples"] >= MANY * row["batch"]
+            self.one_sample = (0, -1)
+        elif row["batch"] > 1:
+            looks, first = self.one_sample
+            self.one_sample = (looks + 1, first if looks else row["step"])
+        return self.differed >= ALIKE and self.one_sample[0] >= ALIKE
+
+    def _lost(self, row: Mapping[str, Any]) -> Finding:
+        looks, first = self.one_sample
+        return Finding(
+            place=INPUT,
+            first_step=first,
+            told_step=row["step"],
+            message=f"From step {first} on all {row['batch']} inputs of a batch are the same, and their targets are not: "
+            "nothing that the model gives can fit them.",
+            evidence=(
+                ValueEvidence("looks in a row at a batch of one sample", looks, ALIKE),
+                ValueEvidence("looks before at which samples differed", self.differed, ALIKE),
+            ),
+            fix=f"Look at the batch of step {first} as the loader gives it: a file that is empty, a mask that hides all, or a "
+            "transformation that returns zeros.",
+            depth=-0.8,
+            certainty="proof",
+        )
 
     def _add_loss(self, loss: float, falls: float, step: int) -> None:
         self.steps += 1
