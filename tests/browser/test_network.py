@@ -34,13 +34,12 @@ def test_modules_stand_in_order_with_their_gains(shown: tuple[Path, str], open_p
 
 
 def test_modules_are_coloured_by_what_was_said_of_them(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
-    told = {"known": True, "pending": False, "steps": 30, "causes": [], "muted": [], "rules": [], "error": ""}
-    said = {"rule": "dead-units", "title": "Units are dead", "certainty": "test", "first_step": 3, "told_step": 3, "message": "",
-            "evidence": [], "fix": "", "explains": [], "place": "net.0"}  # fmt: skip
-    told["findings"] = [
-        said | {"severity": "note", "key": "a"},
-        said | {"severity": "warning", "key": "b", "place": "net.0.weight"},
-    ]
+    said = dict.fromkeys(("message", "fix"), "") | {"evidence": [], "explains": []}
+    said |= {"rule": "dead-units", "title": "Units are dead", "certainty": "test", "first_step": 3, "told_step": 3}
+    of_module = said | {"severity": "note", "key": "a", "place": "net.0"}
+    of_weight = said | {"severity": "warning", "key": "b", "place": "net.0.weight"}
+    told = {"known": True, "pending": False, "error": "", "steps": 30, "causes": [], "muted": [], "rules": []}
+    told["findings"] = [of_module, of_weight]
     page = open_page("about:blank")
     page.route("**/api/findings?*", lambda route: route.fulfill(json=told))
     page.goto(f"{shown[1]}/run/small/network")
