@@ -280,10 +280,11 @@ def biasless(
     first_bias: bool = False,
     last_bias: bool = False,
     after: str = "",
+    is_mixed: bool = False,
     inputs: Scale = CENTRED,
     **changed: object,
 ) -> list[tuple[str, str]]:
-    """Two layers and a squared error; the first takes the batch."""
+    """Two layers and a squared error; the first takes the batch. is_mixed: an adjacency times all that the last one gives."""
     made = Drawing()
     one = at = made.linear("a", None, 100, 8, 16, bias=first_bias)
     for op in between:
@@ -291,6 +292,7 @@ def biasless(
     at = made.linear("b", at, 100, 16, 1, bias=last_bias)
     if after:
         at = made.op(after, [at, made.parameter("shift", 1)], (100, 1))
+    at = made.op("Mm", [None, at], (100, 1)) if is_mixed else at
     loss = made.op("MseLoss", [at], ())
     start = dataclasses.replace(OFF, node=loss, **changed)  # type: ignore[arg-type]
     first = made.done([start], [dataclasses.replace(inputs, node=one)])
@@ -308,6 +310,12 @@ def test_a_linear_function_of_centred_inputs_has_no_mean() -> None:
     assert biasless(inputs=with_mean, offset=0.21) == [("b", "test")]
     assert biasless(inputs=with_mean, offset=0.2) == []  # twice that: the limit
     assert biasless(inputs=dataclasses.replace(CENTRED, constants=1), offset=50.0) == []
+
+
+def test_the_layer_in_front_of_a_graph_s_adjacency_has_the_bias() -> None:
+    assert biasless(is_mixed=True) == [("b", "test")]
+    assert biasless(is_mixed=True, last_bias=True) == []
+    assert biasless(is_mixed=True, after="Add") == []
 
 
 def test_more_offset_is_needed_where_something_could_make_up_for_the_bias() -> None:

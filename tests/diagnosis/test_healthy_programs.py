@@ -97,7 +97,51 @@ def detector() -> Losses:
         yield model, loss + ((where - 0.5) ** 2 * there).sum() / 16, optimizer
 
 
-@pytest.mark.parametrize("losses", [thawed, contrastive, spiking, detector], ids=lambda f: f.__name__)
+def q_learner() -> Losses:
+    """Fitted Q iteration on a chain of eight states; the targets are renewed when the last ones have been learnt by heart."""
+    kept, model = mlp(8, 2), mlp(8, 2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    states = torch.eye(8)
+    for step in range(180):
+        if step % 90 == 0:
+            kept.load_state_dict(model.state_dict())
+        at, right = torch.randint(8, (64,)), torch.randint(2, (64,))
+        then = (at + 2 * right - 1).clamp(0, 7)
+        with torch.no_grad():
+            value = (then == 7) + 0.97 * kept(states[then]).amax(1)
+        yield model, F.mse_loss(model(states[at]).gather(1, right[:, None])[:, 0], value), optimizer
+
+
+def head_begun_anew() -> Losses:
+    """Nikishin et al. 2022: the last layer of a learner is put back to a start, and what Adam knows of it is forgotten."""
+    model, stream = mlp(), batches(*data("digits"), size=64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(140):
+        if step == 90:
+            model[4].reset_parameters()
+            for parameter in model[4].parameters():
+                del optimizer.state[parameter]
+        x, y = next(stream)
+        yield model, F.cross_entropy(model(x), y), optimizer
+
+
+def summing_graph() -> Losses:
+    """Ten questions of yes or no at each node of a graph, whose layers add up neighbours: their biases lie in front of it."""
+    model = nn.ModuleList([nn.Linear(16, 64), nn.Linear(64, 10)])
+    edges = (torch.rand(300, 300) < 0.01).float().triu(1)
+    edges = edges + edges.T + torch.eye(300)
+    x = torch.randn(300, 16)
+    y = (edges @ x @ torch.randn(16, 10) > 6).float()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        loss = F.binary_cross_entropy_with_logits(edges @ model[1](F.relu(edges @ model[0](x))), y)
+        yield model, loss, optimizer
+
+
+KINDS = [thawed, contrastive, spiking, detector, q_learner, head_begun_anew, summing_graph]
+
+
+@pytest.mark.parametrize("losses", KINDS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_alarm(losses: Callable[[], Losses], seed: int, tmp_path: Path) -> None:
     torch.manual_seed(seed)

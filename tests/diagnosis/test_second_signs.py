@@ -170,9 +170,9 @@ def test_a_model_with_frozen_weights_was_trained_before() -> None:
 )
 def test_a_hard_batch_near_the_end_has_a_large_gradient_and_does_no_harm(loss: float, norm: float, is_told: bool) -> None:
     """The loss has come down from 1 to 0.01 and the gradient with it; of 0.99 a quarter is 0.2475."""
-    losses = [*[1.0] * 3, *np.geomspace(1.0, 0.01, 17), *[0.01] * 10, loss]
-    norms = [*np.geomspace(1.0, 0.01, 20), *[0.01] * 10, norm]
-    made = block(31, {"gradient.l2_norm": {"a.weight": norms}}, steps=step_rows(31, loss=losses))
+    losses = [*[1.0] * 3, *np.geomspace(1.0, 0.01, 17), *[0.01] * 10, loss, 0.01]
+    norms = [*np.geomspace(1.0, 0.01, 20), *[0.01] * 10, norm, 0.01]
+    made = block(32, {"gradient.l2_norm": {"a.weight": norms}}, steps=step_rows(32, loss=losses))
     assert bool(found(SPIKE, made)) is is_told
 
 

@@ -282,6 +282,41 @@ def test_a_small_spike_of_the_gradient_is_told_where_the_loss_gets_worse(
     assert [(x.first_step, x.told_step) for x in told] == ([] if told_step is None else [(30, told_step)])
 
 
+@pytest.mark.parametrize(
+    ("after", "told_step"),
+    [
+        ([4.0, 3.9, 3.8], None),  # new targets of a Q-learner, a head begun anew
+        ([3.0, 2.2, 0.1], None),  # sqrt(4 x 1) is half of the way
+        ([1.9], 31),  # the next batch is one of the usual ones
+        ([3.0, 1.9], 32),
+        ([11.9, 5.0], None),
+        ([12.1], 31),  # weights that were thrown
+        ([NAN], 31),  # not known
+        ([], None),
+    ],
+)
+def test_what_is_asked_for_anew_stays_hard_and_has_gradients_of_its_own(after: list[float], told_step: int | None) -> None:
+    """At step 30 the gradient is 50 times as large, and the loss 4 times what it was; from then on gradients are large."""
+    assert (gradient_spike.LEAST, gradient_spike.SHOWS) == (3.0, 2)
+    losses = [2.0] * 3 + [1.0] * 27 + [4.0] + after
+    norms = _series(len(losses), 30, 50.0)
+    norms[31:] = norms[30] * 1.1  # the largest so far, again and again
+    told = found(
+        GRADIENT, block(len(losses), {"gradient.l2_norm": {"a.weight": norms}}, steps=step_rows(len(losses), loss=losses))
+    )
+    assert [(x.first_step, x.told_step) for x in told] == ([] if told_step is None else [(30, told_step)])
+
+
+@pytest.mark.parametrize(("loss", "is_told"), [(2.18, False), (2.25, True)])
+def test_the_few_samples_that_an_epoch_leaves_over_are_no_spike(loss: float, is_told: bool) -> None:
+    """Losses of 2 with a median deviation of 0.04: 4 robust sigmas above are 2.237. The gradient is 3.3 times as large."""
+    assert gradient_spike.SIGMAS == 4.0
+    losses = [2.0 + 0.04 * (-1) ** step for step in range(30)] + [loss, 2.0, 2.0]
+    losses[25] = 2.1
+    norms = _series(33, 30, 3.3)
+    assert bool(found(GRADIENT, block(33, {"gradient.l2_norm": {"*": norms}}, steps=step_rows(33, loss=losses)))) is is_told
+
+
 def test_the_norm_of_more_tensors_is_no_spike_of_fewer() -> None:
     """b is thawed at step 30: what had no gradient before has one."""
     usual, thawed = _series(60, 30, 1.0), _series(60, 50, 1.0, seed=1) * 10
@@ -430,6 +465,14 @@ def test_gradients_that_have_outgrown_their_second_moment_are_told_while_the_los
     # 31 steps of 1 and one of q: (31 + q^2) / 32 is the mean; q = 2.3 sqrt of it at q = 2.479
     assert found(STALE, _grown(3.0))
     assert not found(STALE, _grown(2.47))
+
+
+@pytest.mark.parametrize(("renewed", "then", "is_told"), [(2.0, 3.1, True), (1e4, 9e5, False), (1e4, 1.1e6, True)])
+def test_new_targets_that_are_far_harder_have_batches_that_differ(renewed: float, then: float, is_told: bool) -> None:
+    """The loss before is 1; from a `renewed` of 10^4 two thirds of the way to what follows would be 10^6."""
+    losses = np.r_[np.ones(31), renewed, then, then]
+    rms = np.where(np.arange(34) < 31, 1.0, 4.0)
+    assert bool(found(STALE, _adam(34, rms, 0.5, loss=losses.tolist(), eps=1e-8))) is is_told
 
 
 @pytest.mark.parametrize(("loss", "is_told"), [(0.5, False), (None, True)])

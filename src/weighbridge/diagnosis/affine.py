@@ -188,12 +188,15 @@ def _inner(shape: tuple[int, ...], middle: int) -> int:
 
 
 def last_layer(graph: Graph, loss: int) -> tuple[int | None, bool]:
-    """The affine layer that gives the prediction of a loss, with only parts, factors and added constants between; whether it
-    has a bias, or something is added. None where there is no such layer."""
+    """The affine layer that gives the prediction of a loss, with only parts, factors, added constants and mixtures of its rows
+    between; whether it has a bias, or something is added. None where there is no such layer."""
     edge = next((one for one in graph.nodes[loss].inputs if one is not None), None)
     has_bias = False
-    while edge is not None and graph.nodes[edge[0]].op not in AFFINE:
+    while edge is not None and (graph.nodes[edge[0]].op not in AFFINE or _mixes_rows(graph, edge[0])):
         node = graph.nodes[edge[0]]
+        if _mixes_rows(graph, edge[0]):
+            edge = node.inputs[1]
+            continue
         is_difference = node.op == "Sub" and graph.nodes[loss].op not in LOSSES and edge[0] == graph.behind(loss)
         if node.op not in {*PARTS, "Add", "Sub", "Mul", "Div", "Neg"}:
             return None, False
@@ -201,6 +204,12 @@ def last_layer(graph: Graph, loss: int) -> tuple[int | None, bool]:
         others = [one for one in node.inputs if one is not None and not graph.nodes[one[0]].parameter]
         edge = others[0] if len(others) == 1 else None
     return (None, False) if edge is None else (edge[0], has_bias or has_own_bias(graph, edge[0]))
+
+
+def _mixes_rows(graph: Graph, index: int) -> bool:
+    """Is it a given matrix times what the model gives for each row, as a graph's adjacency is? It has no weights of its own."""
+    node = graph.nodes[index]
+    return node.op == "Mm" and node.inputs[0] is None and not weight_of(graph, index)
 
 
 LOSSES: Final = ("MseLoss", "SmoothL1Loss", "HuberLoss")

@@ -7,8 +7,10 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row, while
                the loss has not lost LEARNT of its first; above AT_ONCE at one recorded step, later only while the loss is
                not below HALVED of its first. Or over
-               steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before, while the loss
-               is clearly worse than at the start (twice its first value three times in a row, or ten times once).
+               steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before and above LIMIT
+               times the largest of the first BEGUN steps (gradients of what has been learnt are near 0, and new targets bring
+               back those of the beginning), while the loss is clearly worse than at the start (twice its first value three
+               times in a row, or ten times once).
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
                `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
 When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by BATCH_NORM per layer (Yang et al.
@@ -52,6 +54,7 @@ from weighbridge.format import number
 LIMIT = 30.0
 AT_ONCE = 1e3
 PATIENCE = 3
+BEGUN = 3  # steps whose gradients are those of the initial weights, as for gradient-spike
 EARLY = 20  # steps: later, layers that have learnt large targets may pass more on
 BATCH_NORM = 1.21  # root of pi / (pi - 1): what a ReLU layer with batch norm passes on of the gradient (Yang et al. 2019)
 ABRUPT = 0.5
@@ -91,6 +94,7 @@ class ExplodingGradient(Rule):
         self.rows: dict[tuple[str, bool], deque[int]] = {}
         self.told: set[str] = set()
         self.norms: deque[tuple[int, float]] = deque(maxlen=HISTORY)
+        self.at_first: list[float] = []  # the norms of the first BEGUN steps
         self.worse, self.progress, self.begun = Worse(), Progress(), -1
         self.passes: list[FirstPass] = []  # not looked at yet
         self.ends: set[str] = set()
@@ -263,7 +267,10 @@ class ExplodingGradient(Rule):
         self.is_recorded = True
         before = float(np.median([n for _, n in self.norms])) if is_worse and self.norms else math.inf
         self.norms.append((step, norm))
-        if "" not in self.told and norm > AT_ONCE * before:
+        is_far = norm > LIMIT * max(self.at_first, default=0.0)
+        if len(self.at_first) < BEGUN:
+            self.at_first.append(norm)
+        if "" not in self.told and norm > AT_ONCE * before and is_far:
             self.told.add("")
             yield self._of_steps(step, norm / before, row)
 

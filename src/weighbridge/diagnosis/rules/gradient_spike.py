@@ -8,7 +8,13 @@ How it decides The norm of the gradient that the optimizer used (after any clipp
                of all that was won is undone: near the end of a training gradients are as small as the losses of their
                batches, and differ as widely (of a smooth loss above 0, the gradient's square is at most 2 L times the loss).
                Below GREAT times it is told only if its batch, or one of the SHOWS steps after it, has a loss above the last
-               RECENT ones. The place is the tensor with the largest share of the squared norm.
+               RECENT ones, and SIGMAS robust standard deviations above their median: the norm of the mean over b samples is
+               sqrt(B / b) times that over B, where it is mostly noise, so the few samples that an epoch leaves over make a
+               jump of a batch that is none. Where its own batch has a loss of LEAST times what it was, the next SHOWS steps
+               say what it is: a loss that comes back by half of the way (as a logarithm) was that batch's, one of LEAST times
+               more is that of weights that were thrown; one that stays where it is asks for something else (new targets of a
+               Q-learner, a head that was begun anew), and its gradients are no fault. The place is the tensor with the
+               largest share of the squared norm.
 What to do     Look at the batch of this step. Clip by the norm (`clip_grad_norm_`) at a few times its usual size.
 When it errs   Not before 10 steps; they are counted anew when a tensor gets its first gradient (layers that are thawed).
                Where gradients scatter widely by nature (batches of one sample, reinforcement learning), their own scatter and
@@ -25,13 +31,14 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
-from weighbridge.diagnosis.spikes import Spike, SpikeWatch
+from weighbridge.diagnosis.spikes import SIGMA, Spike, SpikeWatch
 from weighbridge.diagnosis.stream import Block, summed
 from weighbridge.diagnosis.taken import Taken, taken
 from weighbridge.diagnosis.tensors import Tensors
@@ -42,8 +49,26 @@ UNDONE = 0.25  # of the way from the first loss to the one before, as for a spik
 EARLY = 3  # steps whose gradients are still those of the initialisation
 GREAT = 10.0  # times: no batch does that
 SHOWS, RECENT = 2, 10  # steps after which its harm would show; steps whose losses are usual
+SIGMAS = 4.0  # above these, as for stale-second-moment: the highest of eleven is a new one by chance once in eleven
 SHOWN = 8
 MOST_TOLD = 3  # of one run: whoever has seen three needs no fourth
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A spike that is not told yet."""
+
+    found: Finding
+    is_sure: bool  # a loss that is usual does not clear it
+    since: int  # steps; its own is one
+    until: int
+    stays: tuple[float, float] | None  # of losses between these what is asked for has changed; None: its loss had not risen
+
+    def is_harm(self, loss: float, steps: int, usual: float) -> bool:
+        """Does the loss of this step, its own or a later one, say that it did harm? One that is not known says so."""
+        if self.stays is None:
+            return self.is_sure or not loss <= usual
+        return steps > self.since and not self.stays[0] <= loss <= self.stays[1]
 
 
 @dataclass(slots=True)
@@ -57,17 +82,36 @@ class State:
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     course: LossCourse = field(default_factory=LossCourse)
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
-    found: Finding | None = None  # a spike, until it is said or has shown no harm
-    is_sure: bool = False
-    until: int = 0  # steps
+    waiting: Waiting | None = None  # a spike, until it is said or has shown no harm
+
+    @property
+    def usual(self) -> float:
+        """The largest loss that is no surprise after the last ones."""
+        if not self.losses:
+            return math.inf
+        middle = median(self.losses)
+        return max(*self.losses, middle + SIGMAS * SIGMA * median(abs(loss - middle) for loss in self.losses))
 
     def harmful(self, loss: float) -> Finding | None:
-        """The last spike, if this loss says that it did harm: it is the highest of late, or not known."""
-        found, is_bad = self.found, not loss <= max(self.losses, default=math.inf)
-        if found is not None and (self.is_sure or is_bad or self.steps >= self.until):
-            self.found = None
-            return found if self.is_sure or is_bad else None
-        return None
+        """The last spike, if this loss says that it did harm."""
+        one = self.waiting
+        if one is None:
+            return None
+        is_harm = one.is_harm(loss, self.steps, self.usual)
+        if is_harm or self.steps >= one.until:
+            self.waiting = None
+        if self.waiting is None and not is_harm and one.stays is not None:
+            self.watch = SpikeWatch(LEAST)  # of other targets gradients have another size
+        return one.found if is_harm else None
+
+    def wait(self, found: Finding, spike: Spike, loss: float) -> None:
+        """Keep a spike until later losses have shown what it is."""
+        before, stays = self.course.now, None
+        if self.waiting is not None and self.waiting.stays is not None:
+            return  # is what is asked for another? It may ask for even more at the next step
+        if loss > LEAST * before > 0:
+            stays = math.sqrt(loss * before), LEAST * loss
+        self.waiting = Waiting(found, spike.times >= GREAT, self.steps, self.steps + SHOWS, stays)
 
     def meets_new(self, columns: np.ndarray, count: int) -> bool:
         """Has one of these of so many tensors its first gradient? Then the norm is not that of the same tensors as before."""
@@ -130,10 +174,10 @@ class GradientSpike(Rule):
                 state.largest = max(state.largest, norm)
             is_hard = state.is_of_a_hard_batch(one.loss)
             if spike is not None and is_largest and not is_hard and self.told < MOST_TOLD:
-                state.found = self._finding(one, norms[one.at, one.columns], norm, spike, state)
-                state.is_sure, state.until = spike.times >= GREAT, state.steps + SHOWS
+                state.wait(self._finding(one, norms[one.at, one.columns], norm, spike, state), spike, one.loss)
             harmful = state.harmful(one.loss)
-            state.losses.append(one.loss)
+            if math.isfinite(one.loss):
+                state.losses.append(one.loss)
             state.course.add(one.loss)
             if harmful is not None:
                 self.told += 1

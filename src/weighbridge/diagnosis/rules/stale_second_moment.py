@@ -6,8 +6,10 @@ How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second mo
                what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all of the
                AGO before, and SIGMAS robust standard deviations above their median. The first of these steps must not have
                begun so high: the loss is RISES times what it was there, else batches or targets have changed, and not the
-               steps. A second moment that is older than the run (a state that was loaded) is judged from the first step on,
-               by the loss alone: all of the last PATIENCE are RISES times the first.
+               steps. Where it was above GREAT times the median before, a third of the whole way up (as a logarithm) must come
+               after it: a Q-learner's new targets are a thousand times as hard as those that it has learnt by heart, and
+               batches of them differ. A second moment that is older than the run (a state that was loaded) is judged from
+               the first step on, by the loss alone: all of the last PATIENCE are RISES times the first.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
@@ -41,6 +43,7 @@ AGO = 20  # losses before those of the steps in a row
 SIGMAS = 4.0  # robust ones (1.4826 MAD) above the median of those: by chance once in 30,000 steps each
 PACE = 0.4  # update over lr: noise alone gives sqrt((1 - beta1) / (1 + beta1)) = 0.23 (beta1 = 0.9), this is near twice as much
 RISES = 1.5  # two signs are asked for; what a second moment far too small does to a loss is a matter of factors
+GREAT = 10.0  # times: no batch does that
 EARLY = 10  # steps: until then v is a mean of few gradients
 SHOWN = 8
 
@@ -58,6 +61,11 @@ class State:
         self.first = loss if self.steps == 1 else self.first
         if np.isfinite(loss):
             self.losses.append(loss)
+
+    def bar(self, loss: float) -> float:
+        """What the loss has to pass after a first step that had this one; it has been noted."""
+        before = float(np.median([*self.losses][:-1])) if len(self.losses) > 1 else np.nan
+        return loss * (float(np.sqrt(loss / before)) if loss > GREAT * before > 0 else RISES)
 
     @property
     def is_far_above_the_first(self) -> bool:
@@ -95,7 +103,7 @@ class StaleSecondMoment(Rule):
         self.moments = SecondMoments()
         self.states: defaultdict[int, State] = defaultdict(State)  # by optimizer
         self.length, self.first = np.zeros(0, np.int64), np.zeros(0, np.int64)  # per tensor: steps in a row, the first of them
-        self.begun = np.zeros(0)  # the loss of that step
+        self.bars = np.zeros(0)  # what the loss has to pass since that step
         self.is_told = False
         self.rivals = Rivals()
 
@@ -103,7 +111,7 @@ class StaleSecondMoment(Rule):
         self.tensors = tensors
         self.moments.start(tensors)
         self.length, self.first = tensors.grown(self.length), tensors.grown(self.first)
-        self.begun = tensors.grown(self.begun)
+        self.bars = tensors.grown(self.bars)
 
     def read(self, block: Block) -> Iterator[Finding]:
         self.rivals.read(block)
@@ -123,12 +131,13 @@ class StaleSecondMoment(Rule):
                 pace = np.sqrt(own_updates(block, one) / count) / one.lr
             is_old = self.moments.is_resumed[columns]
             holds = (behind > LIMIT) & (pace > PACE) & ((state.steps > EARLY) | is_old)
-            self.begun[columns] = np.where(holds & (self.length[columns] == 0), one.loss, self.begun[columns])
-            self.first[columns] = np.where(holds & (self.length[columns] == 0), one.step, self.first[columns])
+            begins = holds & (self.length[columns] == 0)
+            self.bars[columns] = np.where(begins, state.bar(one.loss), self.bars[columns])
+            self.first[columns] = np.where(begins, one.step, self.first[columns])
             self.length[columns] = np.where(
                 np.isfinite(behind), np.where(holds, self.length[columns] + 1, 0), self.length[columns]
             )
-            has_risen = (one.loss > RISES * self.begun[columns]) & state.has_risen & (one.step < self.rivals.since)
+            has_risen = (one.loss > self.bars[columns]) & state.has_risen & (one.step < self.rivals.since)
             told = (self.length[columns] >= PATIENCE) & (has_risen | (is_old & state.is_far_above_the_first))
             if told.any():
                 self.is_told = True
