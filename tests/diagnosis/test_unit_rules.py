@@ -371,6 +371,30 @@ def test_few_directions_are_right_for_few_inputs_in_a_narrow_path_and_after_lear
     assert found(RANK, looked(*INPUTS, *later, loss=[1.0 / (1 + i) for i in range(12)])) == []
 
 
+def test_what_is_beyond_one_direction_has_to_become_something_to_be_on_its_way() -> None:
+    """0.02 beyond one direction has grown fivefold, and is still nothing."""
+    looks = [spread(s, of, directions=np.linspace(1.02, 1.1, LONG)[s]) for s in range(LONG) for of in (B, TANH)]
+    assert found(RANK, looked(*LOOKED, *looks, *(spread(s, of) for s in range(LONG) for of in (A, C)), steps=LONG))
+
+
+def test_what_a_frozen_backbone_gives_are_data() -> None:
+    looks = [spread(s, of, directions=1.1) for s in range(LONG) for of in (B, TANH)] + [spread(s, C) for s in range(LONG)]
+    frozen = tuple(replace(t, requires_grad=t.name.startswith("c")) for t in NET)
+    assert found(RANK, looked(*LOOKED, *looks, tensors=frozen, steps=LONG)) == []
+
+
+@pytest.mark.parametrize(("times", "is_told"), [(1.0, True), (3.0, False)])
+def test_a_direction_that_grows_takes_nothing_from_the_others(times: float, is_told: bool) -> None:
+    """From nine directions to 1.4; beside the main one lie 2 of 7 parts of the variance, which was 8 of 9 of it."""
+    grown = {"sum_sq": 320.0 * times, "sample_sq": 160.0 * times}
+    later = [
+        spread(s, of, directions=9.0) if s < 4 else spread(s, of, directions=1.4, **grown)
+        for s in range(9)
+        for of in (B, TANH, C)
+    ]
+    assert bool(found(RANK, looked(*INPUTS, *later))) is is_told
+
+
 def _alike(steps: int, *shares: float, is_stalled: bool = True, graph: Any = ()) -> Block:
     """What positions of a, its activation, b and its activation differ by; LayerNorm-like outputs of mean square 1."""
     of = (A, RELU, B, TANH)[: len(shares)]
@@ -403,6 +427,12 @@ def test_positions_that_several_attentions_make_alike_are_told_at_the_second_loo
     assert rank_collapse.ALIKE == 1e-3
     told = found(RANK, _alike(4, 0.3, 0.05, share, graph=_attended(*[False] * SEVERAL)))
     assert [(f.place, f.told_step) for f in told] == ([("b", 1)] if is_told else [])
+
+
+@pytest.mark.parametrize(("first", "is_told"), [(0.051, True), (0.049, False)])
+def test_positions_that_differed_little_from_the_first_are_no_loss(first: float, is_told: bool) -> None:
+    assert rank_collapse.UNLIKE == 0.05
+    assert bool(found(RANK, _alike(4, first, 0.01, 0.9e-3, graph=_attended(*[False] * SEVERAL)))) is is_told
 
 
 @pytest.mark.parametrize(

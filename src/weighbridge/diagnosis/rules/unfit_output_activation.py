@@ -5,8 +5,9 @@ How it decides On the graph of the first loss and its targets. Squared error and
                targets from the activation's range (ReLU: 0 and above, sigmoid: 0 to 1, tanh: -1 to 1, ...), below which the
                loss cannot fall, is above SHARE of their variance. Cross-entropy, BCE with logits: the activation bounds the
                logits, so that the loss cannot fall below a floor above SHARE of the trivial one, or it cuts off one side
-               (ReLU). Negative log-likelihood of what are no log-probabilities, or of a softmax over another axis than the classes
-               (the batch, positions): what it gives for the classes of one sample is no distribution. A softmax over one unit, which is always 1.
+               (ReLU). Negative log-likelihood of what are no log-probabilities, or of a softmax over another axis than the
+               classes (the batch, positions): what it gives for one sample's classes is no distribution. A softmax over one
+               unit, which is always 1.
 What to do     End with the layer itself (no activation), scale the targets into the range, or take the loss that goes with
                it.
 When it errs   A few outliers beyond the range are below SHARE. A softmax whose targets lie between 0 and 1 is left alone.
@@ -137,8 +138,10 @@ def _no_log_probabilities(first: FirstPass, index: int) -> Iterator[Finding]:
         message = "A softmax over one class is always 1: the loss is 0 whatever the network does, and so is every gradient."
         yield _finding(first, before, "error", "proof", message, (ValueEvidence("classes", 1, limit=1),))
     elif node.op == "LogSoftmax" and node.shape == _given(first.graph, index) and _is_across(node):
-        message = f"log_softmax is taken over axis {_axis(node)}, the negative log-likelihood takes classes from axis {CLASSES}: "
-        message += "the probabilities of a sample's classes do not add up to 1, and the loss does not ask for the right one."
+        message = (
+            f"log_softmax is taken over axis {_axis(node)}, the negative log-likelihood takes classes from axis {CLASSES}: the "
+            "probabilities of a sample's classes do not add up to 1, and the loss does not ask for the right one."
+        )
         evidence = (ValueEvidence("axis of log_softmax", _axis(node), limit=CLASSES),)
         yield _finding(first, before, "error", "proof", message, evidence)
     elif node.op in NO_LOGS:
