@@ -33,6 +33,10 @@ def _kept(make: Callable[[], torch.Tensor]) -> torch.Tensor:
 FACTORS: dict[str, tuple[Callable[[], torch.Tensor], dict[str, Any]]] = {
     "a number": (lambda: W * 3.0, {"other_shape": (), "other_least": 3.0, "other_most": 3.0}),
     "a whole number below": (lambda: W / -2, {"other_shape": (), "other_least": -2, "other_most": -2}),
+    "a number, as compiled code multiplies": (
+        lambda: torch.ops.aten.mul.Scalar(W, 3.0),
+        {"other_shape": (), "other_least": 3.0, "other_most": 3.0},
+    ),
     "a tensor": (lambda: W * torch.tensor([-1.0, 0, 2, 0, 5]), {"other_shape": (5,), "other_least": -1.0, "other_most": 5.0}),
     "in front": (lambda: torch.tensor([2.0]) * W, {"self_shape": (1,), "self_least": 2.0, "self_most": 2.0}),
     "whole numbers": (lambda: W * torch.tensor([-4, 3, 0, 0, 0]), {"other_shape": (5,), "other_least": -4, "other_most": 3}),
@@ -62,6 +66,7 @@ def test_places_from_the_end_are_below_0_and_ranges_in_tuples_too() -> None:
     assert _facts(W.softmax(1), "Softmax")["dim"] == 1
     assert _facts(W.clamp(-0.5, 0.25), "Clamp") == {"min": -0.5, "max": 0.25}
     assert "max" not in _facts(W.clamp(min=-0.5), "Clamp")
+    assert _facts(W.clamp(max=1e30), "Clamp")["max"] == 1e30
     assert "exponent" not in _facts(W ** torch.tensor(2.0), "Pow")
 
 

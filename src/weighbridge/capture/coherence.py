@@ -19,6 +19,7 @@ from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.shards import local
 from weighbridge.capture.sketch import Items, gather, numbers_of
+from weighbridge.capture.snapshots import Weighed
 from weighbridge.capture.tensors import TensorTable
 
 if TYPE_CHECKING:
@@ -35,34 +36,47 @@ class Pair:
         self.thinned = Thinned()
         self.is_due = self.is_next_due = False
         self.kept: Kept | None = None
+        self.layout: Layout | None = None  # of the gradients that were kept last
         self.leftover = Leftover()
+
+
+class Layout:
+    """Where the numbers of each tensor lie in one row of them. An optimizer's tensors stay the same for thousands of steps."""
+
+    def __init__(self, weighed: list[Weighed], counts: list[int]) -> None:
+        self.of, self.elements = weighed, counts
+        there = [i for i, count in enumerate(counts) if count]  # an empty shard has nothing to compare
+        self.there: list[int] | slice = slice(None) if len(there) == len(counts) else there
+        self.tensors = np.array([weighed[i].tensor for i in there], np.int64)
+        self.counts = np.array([counts[i] for i in there], np.int64)
+        self.lengths = numbers_of(self.counts)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.size = int(self.lengths.sum())
+
+    def is_like(self, other: Layout) -> bool:
+        """Is it of the same tensors?"""
+        return self is other or (np.array_equal(self.tensors, other.tensors) and np.array_equal(self.counts, other.counts))
 
 
 class Kept:
     """What is kept of all gradients of a step: a run of `numbers` for each tensor, NaN where there is no gradient."""
 
-    def __init__(self, step: int, tensors: list[int], counts: list[int]) -> None:
-        self.step = step
-        self.tensors, self.counts = np.array(tensors, np.int64), np.array(counts, np.int64)
-        self.lengths = numbers_of(self.counts)
-        self.starts = np.cumsum(self.lengths) - self.lengths
-        self.numbers: Floats = np.empty(int(self.lengths.sum()))
+    def __init__(self, step: int, layout: Layout) -> None:
+        self.step, self.layout = step, layout
+        self.numbers: Floats = np.empty(layout.size)
 
     def place(self, items: Items) -> None:
         """Tell the items where their numbers go."""
-        items["numbers"] = self.lengths
-        items["kept"] = self.numbers.ctypes.data + 8 * self.starts
-        for i in np.flatnonzero(items["address"] == 0).tolist():
-            self.numbers[self.starts[i] : self.starts[i] + self.lengths[i]] = np.nan
-
-    def is_like(self, other: Kept) -> bool:
-        """Is it of the same tensors?"""
-        return np.array_equal(self.tensors, other.tensors) and np.array_equal(self.counts, other.counts)
+        layout, there = self.layout, self.layout.there
+        items["numbers"][there] = layout.lengths
+        items["kept"][there] = self.numbers.ctypes.data + 8 * layout.starts
+        for i in np.flatnonzero(items["address"][there] == 0).tolist():
+            self.numbers[layout.starts[i] : layout.starts[i] + layout.lengths[i]] = np.nan
 
     def dot(self, other: Kept) -> Floats:
         """Of each tensor. NaN or infinite where one of its elements is."""
         with np.errstate(all="ignore"):
-            return np.add.reduceat(self.numbers * other.numbers, self.starts)
+            return np.add.reduceat(self.numbers * other.numbers, self.layout.starts)
 
 
 class Coherence:
@@ -88,7 +102,8 @@ class Coherence:
         """It was due. Gives the factor that its gradients were multiplied with after the last backward pass; NaN
         where it is not known. Call with the recorder's lock held."""
         pair = stepped.pair
-        self.accumulation.table.rescan(step)  # layers that came, or were thawed, without a word to any optimizer
+        if pair.is_due or not pair.is_next_due:  # of two steps in a row at one
+            self.accumulation.table.rescan(step)  # layers that came, or were thawed, without a word to any optimizer
         before, pair.kept = pair.kept, None
         self.accumulation.has_stepped = True
         self.accumulation.leftovers.tell(stepped, step, recorder)
@@ -98,7 +113,7 @@ class Coherence:
         if is_skipped or stepped.work is None:
             return np.nan
         items, now = self._look(stepped, step, pair.is_due or pair.is_next_due)
-        if pair.is_due and before is not None and now is not None and before.is_like(now):
+        if pair.is_due and before is not None and now is not None and before.layout.is_like(now.layout):
             _add_rows(before, now, recorder)
         pair.kept = now if pair.is_next_due else None
         if stepped.lent is not None:  # a step by hand: what happened to its gradients is not known
@@ -114,12 +129,12 @@ class Coherence:
         kept = None
         if keeps:
             counts = [local(w.parameter).numel() * (2 if w.parameter.is_complex() else 1) for w in weighed]
-            there = [i for i, count in enumerate(counts) if count]  # an empty shard has nothing to compare
-            if there:
-                kept = Kept(step, [weighed[i].tensor for i in there], [counts[i] for i in there])
-                mine = items[there]
-                kept.place(mine)
-                items[there] = mine
+            layout = stepped.pair.layout
+            if layout is None or layout.of is not weighed or layout.elements != counts:
+                layout = stepped.pair.layout = Layout(weighed, counts)
+            if layout.size:
+                kept = Kept(step, layout)
+                kept.place(items)
         self.kernel.sketch(items)
         alive.clear()
         return items, kept
@@ -128,6 +143,7 @@ class Coherence:
 def _add_rows(before: Kept, now: Kept, recorder: Recorder) -> None:
     sums = (before.dot(now), before.dot(before), now.dot(now))
     finite = np.isfinite(sums).all(axis=0)
-    columns = (now.tensors, np.full(len(now.tensors), before.step), now.counts, now.lengths, *sums)
+    layout = now.layout
+    columns = (layout.tensors, np.full(len(layout.tensors), before.step), layout.counts, layout.lengths, *sums)
     rows = zip(*(column[finite].tolist() for column in columns), strict=True)
     recorder.small["coherence"].rows += [(now.step, recorder.attempt, *row) for row in rows]

@@ -17,6 +17,7 @@ class Group:
     def __init__(self, rest: int, histogram: int = 0) -> None:
         self.rest = rest  # between the steps of the plan: GUARD or REST
         self.forward, self.backward = Pace(rest, 0, histogram), Pace(rest, 0, histogram)
+        self.paces = ctypes.addressof(self.forward), ctypes.addressof(self.backward)
         self.thinned = Thinned()
         self.weighs = self.weighs_gradients = self.is_full = self.looks = False
         self.due_at = 0.0  # the step at which there is something to change

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from weighbridge.capture.modulekinds import takes_hooks
 from weighbridge.capture.seats import ForwardState, Seat
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ class OutputHook:
         "gives_the_same",
         "gradients",
         "group",
-        "handle",
         "is_bounded",
         "is_opaque",
+        "is_placed",
+        "key",
         "model",
         "module",
         "outputs",
@@ -55,7 +57,8 @@ class OutputHook:
         self.outputs, self.group, self.model, self.path = outputs, group, model, path
         self.module, self.root = weakref.ref(module), weakref.ref(root)
         self.around: tuple[Callable[[], nn.Module | None], ...] = ()
-        self.handle: Any = None
+        self.key: int | None = None  # among the forward hooks of the module
+        self.is_placed = False
         self.is_bounded = self.is_opaque = False
         self.gives_the_same = False  # as the module that was called last: its own child
         self.axis: int | None = None
@@ -64,6 +67,24 @@ class OutputHook:
         self.gradients: dict[str, tuple[Seat, dict[int, Any]]] = {}  # the dictionary is what autograd takes as hooks
         self.state = ForwardState(root=id(self.root), module=id(self.module), met_at=-1)
         self.quick = outputs.library.forward(self.state, self.root, self.module)
+
+    def place(self) -> None:
+        """Hang it on the module, if that is still there and takes hooks."""
+        module = self.module()
+        if not takes_hooks(module):
+            return
+        if self.key is None:
+            self.key = module.register_forward_hook(self).id
+        else:  # what the handle does; it comes and goes with the steps at which activations are weighed
+            module._forward_hooks[self.key] = self
+        self.is_placed = True
+
+    def take_away(self) -> None:
+        """From the module."""
+        module = self.module()
+        if module is not None and self.key is not None:
+            module._forward_hooks.pop(self.key, None)
+        self.is_placed = False
 
     def settle(self, seat: Seat) -> None:
         """The module gives one tensor, and this is its seat: from now on C meets it."""

@@ -32,17 +32,16 @@ from weighbridge.capture.modulekinds import (
     computes,
     first_parameter,
     is_owned,
-    takes_hooks,
 )
 from weighbridge.capture.outputgroup import Group, seats_of
 from weighbridge.capture.outputhook import OutputHook, follow, leaves
+from weighbridge.capture.outputrows import OutputRows
 from weighbridge.capture.pairing import Pairing
 from weighbridge.capture.pairs import Pairs
 from weighbridge.capture.plan import NEVER, Occasions, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.remarks import Remarks, compiled_frames
 from weighbridge.capture.roles import plain_path
-from weighbridge.capture.rowblock import BlockFull
 from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_on_gpu, is_readable
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.records import Quantity
@@ -88,9 +87,11 @@ class Outputs:
         self.remarks = Remarks(recorder)
         self.scene.awaits_batch = plan.sentinel
         self._batch_pace = Pace(mode=GUARD)
+        self._scene_at, self._batch_at = ctypes.addressof(self.scene), ctypes.addressof(self._batch_pace)
         self._batch = Seat(self.library, self.scene, self._batch_pace, _BATCH, Quantity.ACTIVATION)
         self.scene.batch = self._batch.address
-        self.on_gpu = DeviceOutputs(self._note_flag, failed)
+        self.rows = OutputRows(recorder, self.library, self.scene, self._batch)
+        self.on_gpu = DeviceOutputs(self.rows.note_flag, failed)
         self._batch.elsewhere = self.on_gpu.meet
         self._set_pace(self.unowned, 0)
 
@@ -127,7 +128,7 @@ class Outputs:
 
     def _forget(self, key: int) -> None:
         hook = self.hooks.pop(key)
-        _remove(hook)
+        hook.take_away()
         hook.group.leave(hook)
         self.biases.forget(hook)
         self.looks.forget(hook)
@@ -174,8 +175,7 @@ class Outputs:
 
     def addresses(self, group: Group) -> tuple[int, int, int, int]:
         """Of the scene, and of the paces of this group and of the batch, for C."""
-        forward, backward, batch = map(ctypes.addressof, (group.forward, group.backward, self._batch_pace))
-        return ctypes.addressof(self.scene), forward, backward, batch
+        return self._scene_at, *group.paces, self._batch_at
 
     # --- when ------------------------------------------------------------------------------------------------------
 
@@ -235,13 +235,15 @@ class Outputs:
     def _place_hooks(self, group: Group) -> None:
         """On the modules that have something to do in this step, and on no others."""
         self.is_compiled = self.is_compiled or compiled_frames() != self.compiled_before
+        is_full, guards = group.is_full, self.plan.sentinel
         for hook in group.hooks:
-            wanted = group.is_full or (self.plan.sentinel and not (hook.is_bounded or hook.gives_the_same))
-            module = hook.module()
-            if wanted and hook.handle is None and takes_hooks(module):
-                hook.handle = module.register_forward_hook(hook)
-            elif not wanted and not self.is_compiled:  # compiled code is compiled anew where a module has fewer hooks than then
-                _remove(hook)
+            wanted = is_full or (guards and not (hook.is_bounded or hook.gives_the_same))
+            if wanted is hook.is_placed:
+                continue
+            if wanted:
+                hook.place()
+            elif not self.is_compiled:  # compiled code is compiled anew where a module has fewer hooks than then
+                hook.take_away()
 
     # --- while a pass runs --------------------------------------------------------------------------------------------
 
@@ -351,11 +353,7 @@ class Outputs:
             self._set_pace(group, step + 1)
 
     def _write(self, group: Group, step: int) -> None:
-        repeated = self._write_rows(group, step) if group.is_full else 0
-        if repeated or self.scene.flagged:
-            self._note_calls(group, step, repeated > 0)
-        if group.weighs:
-            self._write_units(group, step)
+        self.rows.write(group, step, self.loss_scale, self.units_due.due(step))
         if group.looks:
             self.recorder.small["spread"].rows.extend(self.looks.rows(group.hooks, step, self.recorder.attempt))
             self.recorder.small["spread"].rows.extend(self.inside.rows(step, self.recorder.attempt))
@@ -363,54 +361,11 @@ class Outputs:
         if group.stamp == 0:
             self.remarks.on_unseen(group, step)
 
-    def _write_rows(self, group: Group, step: int) -> int:
-        recorder, seats = self.recorder, group.addresses()
-        number = len(seats)
-        block, written = recorder.block, recorder.block.rows
-        try:
-            repeated = self.library.take(seats, number, step, recorder.attempt, block)
-        except BlockFull:
-            block, written = recorder.room(number), recorder.block.rows
-            repeated = self.library.take(seats, number, step, recorder.attempt, block)
-        if isinstance(self.loss_scale, float) and self.loss_scale != 1:
-            block.divide(written, int(Quantity.ACTIVATION_GRADIENT), self.loss_scale)
-        return repeated
-
     def _send_gpu(self, group: Group, step: int) -> None:
         """The same for what lies on a GPU: sent now, and written when it has arrived."""
         for pace in (self._batch_pace, group.forward, group.backward):
             self.on_gpu.send(pace, step, self.loss_scale if pace is group.backward else 1.0)
         self.on_gpu.fetch(self.recorder)
-
-    def _note_flag(self, step: int, seat: Seat, calls: int, first: int, place: int) -> None:
-        row = (step, self.recorder.attempt, seat.tensor, int(seat.quantity), calls, first, place)
-        self.recorder.small["calls"].rows.append(row)
-
-    def _note_calls(self, group: Group, step: int, repeated: bool) -> None:
-        rows = self.recorder.small["calls"].rows
-        for seat in (*group.seats, self._batch):
-            is_flagged = seat.is_flagged()
-            head = seat.head
-            if is_flagged or (repeated and head.calls > 1 and seat.is_called()):
-                rows.append(
-                    (step, self.recorder.attempt, seat.tensor, int(seat.quantity), head.calls, head.nonfinite_call, head.place)
-                )
-            self.scene.flagged -= is_flagged
-        if self.scene.flagged <= 0:
-            self.scene.flagged = self.scene.place = 0
-
-    def _write_units(self, group: Group, step: int) -> None:
-        rows, due = self.recorder.small["units"].rows, self.units_due.due(step)
-        for seat in group.seats:
-            units = seat.units
-            if units is None or not seat.is_called():
-                continue
-            seat.unit_steps += 1
-            if due:
-                sums = tuple(array.copy() for array in units.arrays)
-                key = (step, self.recorder.attempt, seat.tensor, int(seat.quantity))
-                rows.append((*key, seat.unit_steps, seat.head.unit_count, *sums))
-                seat.clear_units()
 
     def close(self) -> None:
         """The run is over: no hook stays, and what a graph still holds does nothing."""
@@ -418,9 +373,3 @@ class Outputs:
         for group in (self.unowned, *self.groups.values()):
             group.forward.mode = group.backward.mode = REST
         self._batch_pace.mode = REST
-
-
-def _remove(hook: OutputHook) -> None:
-    if hook.handle is not None:
-        hook.handle.remove()
-        hook.handle = None
