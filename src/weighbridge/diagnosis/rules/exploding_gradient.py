@@ -9,8 +9,8 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                not below HALVED of its first. Or over
                steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before (but for those of
                what was learnt by heart, a loss below its first by AT_ONCE) and above LIMIT times the largest of the first
-               BEGUN steps (new targets of a Q-learner bring back gradients of the beginning), while the loss is clearly worse than at the start (twice its first value three
-               times in a row, or ten times once).
+               BEGUN steps (new targets of a Q-learner bring back gradients of the beginning), while the loss is clearly
+               worse than at the start (twice its first value three times in a row, or ten times once).
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
                `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
 When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by BATCH_NORM per layer (Yang et al.
