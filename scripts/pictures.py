@@ -34,6 +34,7 @@ PAGES = [
     ("runs", "/?group=activation&pick=relu&pick=relu-rate-doubled", "[data-run=deep-sigmoid] canvas"),
     ("glance", "/run/deep-sigmoid", "article.cause"),
     ("glance-broken", "/run/overflow", "article.cause"),
+    ("glance-time", "/run/overflow?axis=time&steps=300-800", ".heat"),
     ("glance-clear", "/run/digits-cnn", ".heat"),
     ("glance-folded", "/run/transformer", ".heat"),
     ("glance-deep", "/run/deep", ".heat"),
@@ -42,6 +43,7 @@ PAGES = [
     ("layer-kernels", "/run/digits-cnn/layer/3", "[data-worth]"),
     ("layer-deep", "/run/deep/layer/50.fc2", "section.units"),
     ("network", "/run/deep-sigmoid/network", "ol li"),
+    ("network-health", "/run/deep-sigmoid/network?stat=health", "ol li"),
     ("network-deep", "/run/deep/network", "ol li"),
     ("before", "/run/deep-sigmoid/before", "section.layers"),
     ("tensors", "/run/relu/tensors", "[data-statistic]"),
@@ -61,6 +63,7 @@ STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
 LIGHT_ONLY = (
     "glance-broken",
+    "glance-time",
     "glance-clear",
     "glance-folded",
     "glance-ranks",

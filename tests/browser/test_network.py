@@ -33,6 +33,26 @@ def test_modules_stand_in_order_with_their_gains(shown: tuple[Path, str], open_p
     assert len(label.split(",")) == sum(node["backward"] is not None for node in told["nodes"])
 
 
+def test_modules_are_coloured_by_what_was_said_of_them(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    said = dict.fromkeys(("message", "fix"), "") | {"evidence": [], "explains": []}
+    said |= {"rule": "dead-units", "title": "Units are dead", "certainty": "test", "first_step": 3, "told_step": 3}
+    of_module = said | {"severity": "note", "key": "a", "place": "net.0"}
+    of_weight = said | {"severity": "warning", "key": "b", "place": "net.0.weight"}
+    told = {"known": True, "pending": False, "error": "", "steps": 30, "causes": [], "muted": [], "rules": []}
+    told["findings"] = [of_module, of_weight]
+    page = open_page("about:blank")
+    page.route("**/api/findings?*", lambda route: route.fulfill(json=told))
+    page.goto(f"{shown[1]}/run/small/network")
+    page.wait_for_selector("ol li .badge .warning")
+    page.get_by_label("statistic").select_option("health")
+    eventually(page, "location.search", "?stat=health")
+    grounds = "[...document.querySelectorAll('ol .node')].map((one) => one.style.background)"
+    eventually(page, f"{grounds}[0]", "var(--warning-fill)")  # the gravest of both
+    assert set(page.evaluate(grounds)[1:]) == {"var(--surface)"}
+    expect(page.locator("ol .node .value").first).to_contain_text("values")
+    page.get_by_text("warning: 1 modules").wait_for()
+
+
 def test_a_node_leads_to_its_layer_and_the_step_goes_along(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{shown[1]}/run/small/network?step=5")
     page.wait_for_selector("[data-step='5']")

@@ -188,6 +188,14 @@ def test_rows_are_diagnosed_behind_the_page_and_that_is_kept(folder: Path, monke
         assert len(asked) == wanted
 
 
+def test_a_file_is_named_by_its_run_and_its_place_in_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    for root in (folder, Path(folder.name), folder / "first", Path(folder.name, "first")):
+        for place in (folder, *([] if root.is_absolute() else [Path(folder.name)])):  # rules know absolute ones only
+            told = Runs(root).told(OSError(f"cannot read '{place / 'first' / 'rank-0' / 'steps'}'"))
+            assert told == "cannot read 'first/rank-0/steps'"
+
+
 def test_a_muted_finding_is_counted_apart(folder: Path) -> None:
     """On the page of the run, in the list, and by another server: it stands beside the run."""
     said = diagnose(folder / "first").findings

@@ -171,6 +171,17 @@ def test_the_open_segment_of_a_live_run_is_left_alone(tmp_path: Path) -> None:
     assert len(record.series("layers.0.bias", "gradient.rms").steps) == LAST + 5
 
 
+def test_when_a_run_that_died_was_last_heard_of_is_known_after_compaction(tmp_path: Path) -> None:
+    path = create_run(tmp_path, "died", {})
+    write(path, finish=False).finish(LAST)
+    (path / "rank-0" / "finish.json").unlink()  # as if it had been killed, and somebody else had compacted it
+    assert not list(path.rglob("*.arrows"))
+    last = steps(LAST - 1, LAST).column("time_ns")[0].as_py()
+    told = open_run(path).info.last_flush
+    assert told is not None
+    assert told.timestamp() == pytest.approx(last / 1e9, abs=1e-3)
+
+
 def test_finish_compacts_within_its_time(tmp_path: Path) -> None:
     path = create_run(tmp_path, "first", {})
     write(path, finish=False).finish(LAST)

@@ -69,7 +69,7 @@ class Runs:
         """What an error says, with files by their run's name and their place in it: where the folder lies on the server is
         nothing that a reader of the page needs."""
         text = str(error)
-        for root in dict.fromkeys((self.root, self.root.resolve())):
+        for root in dict.fromkeys((self.root.resolve(), self.root)):  # the longer one first
             text = text.replace(f"{root.parent if is_run(root) else root}{os.sep}", "")
         return text
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from weighbridge.errors import NotARun
 from weighbridge.store.checked import read_sealed
 from weighbridge.store.layout import (
@@ -97,6 +99,12 @@ def steps_of(tables: RankTables) -> int:
     return int(finish["steps"]) if finish and is_of_it and finish["attempt"] >= newest else last + 1
 
 
+def _last_step_end(tables: RankTables) -> datetime | None:
+    """When the last step ended: of a run that did not finish no sidecar is left once all of it is compacted."""
+    latest = pc.max(tables.whole("steps").column("time_ns")).as_py()
+    return datetime.fromtimestamp(latest / 1e9, UTC) if latest else None
+
+
 def _parameters(tables: RankTables) -> set[int]:
     """Ids of the tensors that are parameters, not what modules give."""
     table = tables.whole("tensors")
@@ -106,7 +114,7 @@ def _parameters(tables: RankTables) -> set[int]:
 
 def info_of(path: Path, run: dict[str, Any], tables: RankTables) -> RunInfo:
     """One line about a run, as it is now."""
-    last_flush = last_flush_of(tables.folder)
+    last_flush = last_flush_of(tables.folder) or _last_step_end(tables)
     seen = tables.whole("steps").column("loss").drop_null()  # NaN is a loss, and news
     return RunInfo(
         name=run["name"],
