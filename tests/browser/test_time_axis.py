@@ -14,6 +14,7 @@ import pytest
 from tests.browser import states
 from tests.browser.conftest import eventually, expect, judged, serving, settled
 from tests.browser.test_export import rows, saved
+from tests.browser.test_labels import spans
 from tests.cli.calling import call
 from tests.store import made_rows
 from weighbridge.records import STEPS as COLUMNS
@@ -90,6 +91,13 @@ def test_the_loss_is_drawn_over_time_and_zoomed_in_it(shown: str, open_page: Cal
     assert [float(row["seconds of training"]) for row in told] == seconds(np.arange(low, high + 1)).tolist()
     page.get_by_role("group", name="axis").get_by_role("button", name="step").click()
     page.wait_for_selector(f"[aria-label^='Loss: steps {low} to {high}, values']")
+
+
+def test_numbers_beside_the_own_cost_have_room(shown: str, open_page: Callable[..., Any]) -> None:
+    page = judged(open_page(f"{shown}/run/uneven"))  # 20 µs of a second: 0.002 %
+    texts = spans(page, saved(page, "own cost in %", "SVG"))
+    assert any(words.endswith("002 %") for words, *_ in texts), texts
+    assert all(left >= 0 for _, left, _, _ in texts), texts
 
 
 def test_a_pin_and_the_pointer_stand_at_the_same_step_in_time(shown: str, open_page: Callable[..., Any]) -> None:

@@ -210,12 +210,23 @@ def test_a_gradient_that_explodes_over_steps_with_the_loss(norm: float, loss: fl
     assert [f.place for f in found(GRADIENT, made)] == (["0.weight"] if is_told else [])
 
 
-@pytest.mark.parametrize(("size", "is_told"), [(xg.LIMIT, False), (1.01 * xg.LIMIT, True)])
-def test_gradients_that_come_back_to_those_of_the_beginning_have_not_exploded(size: float, is_told: bool) -> None:
+@pytest.mark.parametrize(
+    ("learnt", "size", "is_told"),
+    [
+        (0.01, xg.LIMIT, False),
+        (0.01, 1.01 * xg.LIMIT, True),
+        (1.01 / xg.AT_ONCE, 1.01 * xg.LIMIT, True),
+        (0.99 / xg.AT_ONCE, 1.01 * xg.LIMIT, False),  # the gradients of the first steps have a median of 0.5
+        (0.99 / xg.AT_ONCE, 0.501 * xg.AT_ONCE, True),
+    ],
+)
+def test_gradients_that_come_back_to_those_of_the_beginning_have_not_exploded(
+    learnt: float, size: float, is_told: bool
+) -> None:
     """All is learnt, then targets are others, as those of a Q-learner are: the loss is ten times what it was at first."""
     steps = 2 * xg.HISTORY
-    norms = np.r_[[0.3, 1.0, 0.5], np.full(steps - 6, 1e-4), [size] * 3]
-    losses = [1.0] * 3 + [1e-6] * (steps - 6) + [10.1] * 3
+    norms = np.r_[[0.3, 1.0, 0.5], np.full(steps - 4, 1e-4), [size]]
+    losses = [1.0] * 3 + [learnt] * (steps - 4) + [10.1]
     made = block(steps, {"gradient.l2_norm": {"0.weight": norms}}, layers("L"), steps=step_rows(steps, loss=losses))
     assert bool(found(GRADIENT, made)) is is_told
 

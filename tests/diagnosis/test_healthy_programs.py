@@ -112,19 +112,6 @@ def q_learner() -> Losses:
         yield model, F.mse_loss(model(states[at]).gather(1, right[:, None])[:, 0], value), optimizer
 
 
-def head_begun_anew() -> Losses:
-    """Nikishin et al. 2022: the last layer of a learner is put back to a start, and what Adam knows of it is forgotten."""
-    model, stream = mlp(), batches(*data("digits"), size=64)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for step in range(140):
-        if step == 90:
-            model[4].reset_parameters()
-            for parameter in model[4].parameters():
-                del optimizer.state[parameter]
-        x, y = next(stream)
-        yield model, F.cross_entropy(model(x), y), optimizer
-
-
 def summing_graph() -> Losses:
     """Ten questions of yes or no at each node of a graph, whose layers add up neighbours: their biases lie in front of it."""
     model = nn.ModuleList([nn.Linear(16, 64), nn.Linear(64, 10)])
@@ -138,7 +125,7 @@ def summing_graph() -> Losses:
         yield model, loss, optimizer
 
 
-KINDS = [thawed, contrastive, spiking, detector, q_learner, head_begun_anew, summing_graph]
+KINDS = [thawed, contrastive, spiking, detector, q_learner, summing_graph]
 
 
 @pytest.mark.parametrize("losses", KINDS, ids=lambda f: f.__name__)

@@ -314,6 +314,16 @@ def test_a_jump_is_told_where_the_loss_shows_it(losses: list[float], is_told: bo
     assert bool(found(WEIGHTS, made)) is is_told
 
 
+@pytest.mark.parametrize(
+    ("pause", "first"), [(xw.PAUSE * xw.WITHIN, 60), (xw.PAUSE * xw.WITHIN + 1, 61 + xw.PAUSE * xw.WITHIN)]
+)
+def test_what_grew_long_before_a_jump_does_not_begin_it(pause: int, first: int) -> None:
+    """Doubled in step 60, by healthy training; then, a pause later, ten times as large at once."""
+    rms = [0.5] * 60 + [1.1] * pause + [5.0] * 3
+    (told,) = found(WEIGHTS, _grown(rms, [1.0] * (60 + pause) + [20.0] * 3))
+    assert told.first_step == first
+
+
 def test_a_jump_to_the_limit_is_clear() -> None:
     assert found(WEIGHTS, _grown([0.5, 0.5 * xw.LIMIT], [1.0, 100.0])) == []
 

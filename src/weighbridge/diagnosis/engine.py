@@ -73,18 +73,17 @@ class _Asked:
         self.error = ""
 
     def read(self, block: Block) -> list[Finding]:
-        new: list[Finding] = []
+        told: list[Finding] = []
         try:
             if self.tensors is None or self.tensors != block.tensors:
                 self.tensors = block.tensors
                 self.rule.start(block.tensors)
             for finding in self.rule.read(block.seen_by(self.rule.needs)):
-                complete = _completed(finding, self.rule)
-                if self.found.setdefault(complete.key, complete) is complete:
-                    new.append(complete)
+                told.append(_completed(finding, self.rule))
         except Exception as error:  # a bug of the rule, possibly of a user's own
             self.error = f"{type(error).__name__}: {error}"
-        return new
+        told.sort(key=lambda one: one.told_step)  # of two at one place the earlier one is kept, however the steps are cut
+        return [one for one in told if self.found.setdefault(one.key, one) is one]
 
     def answer(self) -> Answer:
         if self.error:

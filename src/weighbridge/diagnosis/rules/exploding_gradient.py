@@ -7,10 +7,10 @@ How it decides Along the modules in the order in which they ran, norm(dL/dh) of 
                and a deviation per weight are one layer). In the first EARLY steps above LIMIT at PATIENCE in a row, while
                the loss has not lost LEARNT of its first; above AT_ONCE at one recorded step, later only while the loss is
                not below HALVED of its first. Or over
-               steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before and above LIMIT
-               times the largest of the first BEGUN steps (gradients of what has been learnt are near 0, and new targets bring
-               back those of the beginning), while the loss is clearly worse than at the start (twice its first value three
-               times in a row, or ten times once).
+               steps: the norm of the whole gradient is above AT_ONCE times its median over the steps before (but for those of
+               what was learnt by heart, a loss below its first by AT_ONCE) and above LIMIT times the largest of the first
+               BEGUN steps (new targets of a Q-learner bring back gradients of the beginning), while the loss is clearly
+               worse than at the start (twice its first value three times in a row, or ten times once).
 What to do     Smaller initial weights, orthogonal for what is applied again and again (RNN); norm layers;
                `torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)` as a belt.
 When it errs   Deep batch-norm models without shortcuts begin with gradients that grow by BATCH_NORM per layer (Yang et al.
@@ -266,7 +266,8 @@ class ExplodingGradient(Rule):
             return
         self.is_recorded = True
         before = float(np.median([n for _, n in self.norms])) if is_worse and self.norms else math.inf
-        self.norms.append((step, norm))
+        if not 0 <= loss < self.worse.first / AT_ONCE:
+            self.norms.append((step, norm))
         is_far = norm > LIMIT * max(self.at_first, default=0.0)
         if len(self.at_first) < BEGUN:
             self.at_first.append(norm)

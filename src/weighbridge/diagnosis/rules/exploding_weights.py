@@ -50,6 +50,7 @@ RANKED, LOOKED_BACK, CLEAR = 8, 50, 1.0  # losses of each half, and of both at m
 NEAR = 1.0  # all of the loss, by all steps together: what grows for nothing has promised that long ago
 FAR = 64.0  # whatever the course, where it does no good: six doublings
 LENGTHENING = ("Rprop", "LBFGS")
+PAUSE = 5  # times what the later doublings took, or WITHIN: what grew before that is another story
 SMALLEST = 0.1  # of the gain 1 that keeps sizes: below it a layer has hardly begun
 
 
@@ -158,17 +159,27 @@ class ExplodingWeights(Rule):
         is_clear = steps[-1] - steps[-DOUBLINGS - 1] >= 2 * DOUBLINGS or times[1:].sum() >= 2 * DOUBLINGS
         return bool((took <= WITHIN).all() and is_clear and took[-1] <= SLOWER * took.min())
 
+    def _began(self, column: int) -> int:
+        """The step of the first of the last doublings that belongs to the same growth: a pause of another order ends it."""
+        first, *later = reversed(self.passed[column][-DOUBLINGS:])
+        pause = WITHIN
+        for step in later:
+            if first - step > PAUSE * pause:
+                break
+            first, pause = step, max(pause, first - step)
+        return first
+
     def _finding(self, place: str, columns: list[int], step: int, row: np.ndarray) -> Finding:
         times = {c: float(row[c] / self.begun[c]) for c in columns}
         worst = max(columns, key=lambda c: times[c])
-        first = min(self.passed[c][-DOUBLINGS:][0] for c in columns)
+        first = min(self._began(c) for c in columns)
         rows = tuple((self.tensors.name(c), float(self.begun[c]), float(row[c]), times[c]) for c in columns[:12])
         return Finding(
             place=place,
             first_step=first,
             told_step=step,
-            message=f"The rms of {self.tensors.name(worst)} is {number(times[worst])} times what it was at the start, and "
-            f"goes on growing.",
+            message=f"The rms of {self.tensors.name(worst)} is {number(times[worst])} times what it was at the start; its "
+            f"last doublings began at step {first}.",
             evidence=(
                 ValueEvidence(f"rms of {self.tensors.name(worst)} over its first", times[worst], LIMIT),
                 TableEvidence(f"weights at step {step}", ("parameter", "first rms", "rms", "times"), rows),
