@@ -16,7 +16,7 @@ from torch import nn
 
 import weighbridge
 from tests.capture.oracle import table
-from weighbridge.capture import jumps
+from weighbridge.capture import jumps, recorder
 from weighbridge.capture.follower import Follower
 from weighbridge.capture.jumps import LOOKS, Allowance, Jumps
 from weighbridge.capture.kernel import NativeKernel, load_kernel
@@ -67,8 +67,8 @@ def test_what_was_as_large_a_moment_ago_is_no_jump_and_what_was_so_long_ago_is()
         gradients[[100, 100 + apart]] = 4.0
         return _met([(1.0, g, 1.0) for g in gradients.tolist()], [1.0] * 400)
 
-    assert met(30) == [100]
-    assert met(120) == [100, 220]
+    assert met(150) == [100]
+    assert met(250) == [100, 350]  # 4 at step 100 counts as 4 x 100 / 350 there
 
 
 def test_no_past_no_loss_and_infinity_are_no_jumps() -> None:
@@ -150,6 +150,17 @@ def test_the_steps_after_a_jump_are_looked_at(
     watched = _train.end  # type: ignore[attr-defined]
     _train(None, harm)
     assert all(torch.equal(a, b) for a, b in zip(watched, _train.end, strict=True))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [0, 2_000, 20_000])
+@pytest.mark.parametrize("by", ["c", "python"])
+def test_a_block_that_is_handed_over_in_the_middle_of_a_step_is_no_jump(
+    by: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_VALUES_BYTES", size)
+    if by == "python":
+        monkeypatch.setattr(Follower, "_made", lambda follower, kernel: None)
+    assert _train(tmp_path, _nothing) == [step for step in range(UNTIL) if Plan().schedule("units").due(step)]
 
 
 @pytest.mark.parametrize("plan", [Plan(units=False), Plan(activations=False), Plan(budget=1.0), Plan(gradients=2)])

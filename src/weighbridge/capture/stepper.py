@@ -221,7 +221,7 @@ class Stepper:
         passes, work = self.step_rows.passes, stepped.work
         if work is None or not work.rows or self.outputs is None or self.is_skipping:
             return
-        if work.has_jumped(passes.mean() if passes.is_all_here else None, self.recorder):
+        if work.has_jumped(passes.mean() if passes.is_all_here else None):
             self.outputs.look_soon(self.clock)
 
     def _outputs_failed(self, error: Exception) -> None:
@@ -266,15 +266,15 @@ class Stepper:
             self.optimizers.under_way.remove(stepped)
         with self.recorder.lock:
             self.weighing.weigh(stepped, self.clock)
+            self.step_rows.passes.settle()
+            self._look_after_jump(stepped)
             if self.moments.is_due(self.clock):
                 self.moments.weigh(stepped, optimizer, self.clock, recorder=self.recorder)
-            self.step_rows.passes.settle()
             factor = math.nan
             if self.coherence is not None and self.coherence.is_due(stepped):
                 found_inf = found_inf_of(optimizer)
                 is_skipped = self.is_skipping or (isinstance(found_inf, float) and found_inf > 0)
                 factor = self.coherence.after_step(stepped, self.clock, self.recorder, is_skipped)
-            self._look_after_jump(stepped)
             self.outputs_after(stepped, self.step_rows.passes.scale)
             self.optimizers.has_stepped.add(stepped.number)
             self.total_steps += 1

@@ -17,7 +17,7 @@ from weighbridge.capture.jumps import Jumps
 from weighbridge.capture.kernel import ALL_ROWS, NO_HISTOGRAM, Kernel, NativeKernel
 from weighbridge.capture.plan import Plan
 from weighbridge.capture.recorder import Recorder
-from weighbridge.capture.rowblock import BlockFull
+from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.capture.shards import local
 from weighbridge.capture.snapshots import Snapshots, Weighed
 from weighbridge.capture.values import Values
@@ -44,7 +44,7 @@ class Work:
         # Where the same rows are written at every step, and more of them can be: a budget has its own mind about that.
         asks = self.is_all_due and not first.uncopied and plan.budget is None and plan.looks_at_units
         self.jumps = Jumps(kernel.library) if asks and isinstance(kernel, NativeKernel) else None
-        self._first_row = 0  # of the last step, in the recorder's block
+        self._written: tuple[RowBlock, int] | None = None  # the last step's rows: their block and the first of them
 
     @property
     def snapshots(self) -> Snapshots:
@@ -133,14 +133,18 @@ class Work:
         if values is not None and (keep := values.kept_at(step)) and values.rest:
             values.keep_rest(keep, step, recorder.attempt, recorder.small["values"].rows)
         key = (step, recorder.attempt)
-        self._first_row = recorder.block.rows
+        first = recorder.block.rows
         try:
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
-        except BlockFull:
-            self._first_row = recorder.room(len(snapshots.weighed)).rows
+        except BlockFull:  # of rows or of values: each is handed over with the other
+            recorder.room(len(snapshots.weighed))
             recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
+            first = recorder.block.rows
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
+        self._written = recorder.block, first
 
-    def has_jumped(self, loss: float | None, recorder: Recorder) -> bool:
-        """Has the step that was just weighed jumped against those before it? `loss`: None or NaN = not known."""
-        return self.jumps is not None and self.jumps.is_met(recorder.block, self._first_row, loss)
+    def has_jumped(self, loss: float | None) -> bool:
+        """Has the step that was just weighed jumped against those before it? `loss`: None or NaN = not known. To be asked
+        before any other rows are written: they may need another block."""
+        written, self._written = self._written, None
+        return self.jumps is not None and written is not None and self.jumps.is_met(*written, loss)
