@@ -63,7 +63,7 @@ def test_the_code_of_a_fix_runs_and_changes_the_layer(name: str, rule: str, tmp_
 @pytest.mark.parametrize(
     ("name", "rule", "fix"),
     [
-        ("rate-raised-in-mid-run", "high-learning-rate", "SGD(..., lr=1)"),
+        ("rate-raised-in-mid-run", "high-learning-rate", "SGD(..., lr=0.1)"),
         ("transformer-without-warm-up", "high-learning-rate", "AdamW(..., lr=0.1)"),
         ("rate-of-a-millionth", "low-learning-rate", "Adam(..., lr=1e-05)"),
         ("eps-of-one", "dominant-epsilon", "Adam(..., eps=1e-8)"),
@@ -84,6 +84,7 @@ def test_a_rate_that_was_raised_is_named_with_its_step(tmp_path: Path) -> None:
     (found,) = [one for one in diagnosis if one.rule == "high-learning-rate"]
     assert found.first_step == 20
     assert found.message.endswith("Its learning rate was raised ×30 at step 20.")
+    assert found.fix.endswith(", as it was before step 20.")
 
 
 def test_a_spike_is_clipped_at_three_times_what_was_usual(tmp_path: Path) -> None:

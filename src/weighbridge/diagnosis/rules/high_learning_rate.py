@@ -87,6 +87,17 @@ class _Course:
             f" Its learning rate was raised {factor(self.raised)} at step {self.set_at}." if self.since == self.set_at else ""
         )
 
+    def better(self, worst: Step) -> float:
+        """A rate to try in the place of this step's."""
+        return worst.rate / self.raised if self.how_set else float(f"{worst.rate / 3:.1g}")
+
+    @property
+    def how_better(self) -> str:
+        """What is said of it."""
+        if self.how_set:
+            return f", as it was before step {self.set_at}."
+        return ", a third of now, and lower until the loss falls from the first steps on; with warm-up it may be higher."
+
     def look_at(self, step: Step, is_wild: bool) -> None:
         """Since when steps are wild: at a much lower rate, or more than WINDOW steps ago, they did no harm."""
         if step.rate > SET * self.rate > 0:
@@ -215,8 +226,7 @@ class HighLearningRate(Rule):
                 SeriesEvidence("promised share of the loss", tuple(steps), tuple(s.promise for s in course.shown), PROMISE),
                 SettingEvidence("lr", f"{worst.rate:g}"),
             ),
-            fix=f"{setting(block.groups, worst.optimizer, 'lr', f'{worst.rate / 3:.1g}', group)}, a third of now, and lower "
-            "until the loss falls from the first steps on; with warm-up it may be higher.",
+            fix=setting(block.groups, worst.optimizer, "lr", f"{course.better(worst):.2g}", group) + course.how_better,
             depth=2.0,
         )
 
