@@ -87,6 +87,7 @@ def test_losses_over_the_time_that_each_run_took(shown: tuple[Path, str], open_p
     eventually(page, "!!document.querySelector(\"[aria-label$='of training']\")")
     judged(page).reload()
     page.wait_for_selector("[aria-label$='of training']")
+    judged(page)  # until the times are there the axis is empty
     longest = max(open_run(shown[0] / name).own_cost()[1] for name in ("one", "made"))
     told = page.locator("[aria-label$='of training']").get_attribute("aria-label")
     number, unit = told.rpartition(" to ")[2].split()[:2]
