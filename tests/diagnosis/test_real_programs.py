@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import weighbridge
+from tests.diagnosis.looks import NET, A, B, C, looked, spread
 from tests.diagnosis.made import block, found, step_rows, tensor
 from tests.diagnosis.test_rate_rules import _grown, _steps
-from tests.diagnosis.test_unit_rules import NET, A, B, C, looked, spread
 from tests.diagnosis.trainings import Training, batches, data, seeded, sgd_mlp, train
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.registry import rule

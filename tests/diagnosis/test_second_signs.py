@@ -14,12 +14,12 @@ from torch import nn
 
 import weighbridge
 from tests.diagnosis.graphs import Drawing, rows
+from tests.diagnosis.looks import COLLAPSED, DEAD, NET, RANK, RELU, TANH, UNITS, B, C, fired, looked, spread, units
 from tests.diagnosis.made import block, found, step_rows
 from tests.diagnosis.test_depth_rules import GRADIENT, SCALE, _scaled, _slopes, layers
 from tests.diagnosis.test_graph_rules import LOSS, places
 from tests.diagnosis.test_rate_rules import WEIGHTS, _grown
 from tests.diagnosis.test_rules import NEW, NOT_ZEROED, _sums
-from tests.diagnosis.test_unit_rules import COLLAPSED, DEAD, NET, RANK, RELU, TANH, UNITS, B, C, fired, looked, spread, units
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.progress import LAST, Progress
 from weighbridge.diagnosis.registry import rule

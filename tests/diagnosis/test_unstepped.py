@@ -79,13 +79,7 @@ def is_frozen(loop: _Loop, step: int) -> None:
 def is_cut_off(loop: _Loop, step: int) -> None:
     """Its last gradient is still there, and nobody takes it away."""
     loop.has_trunk = step < AT
-    loop.head.zero_grad()
-    if step < AT:
-        loop.trunk.zero_grad()
-    loop.backward()
-    loop.head.step()
-    if step < AT:
-        loop.trunk.step()
+    piles_up(loop, step)
 
 
 def is_cut_off_and_emptied(loop: _Loop, step: int) -> None:
