@@ -191,28 +191,28 @@ class Api:
         start, stop, buckets = window(request)
         with self.runs.use(one(request, "run"), attempt=integer(request, "attempt")) as record:
             part = arrays.loss_of(record, start, stop, buckets)
-        return answers.stream(arrays.encode(arrays.table_of([part])))
+        return _line(part)
 
     def logged(self, request: Request) -> Response:
         """One logged metric in buckets; as `loss`."""
         start, stop, buckets = window(request)
         with self.runs.use(one(request, "run"), attempt=integer(request, "attempt")) as record:
             part = arrays.metric_of(record, one(request, "key"), start, stop, buckets)
-        return answers.stream(arrays.encode(arrays.table_of([part])))
+        return _line(part)
 
     def cost(self, request: Request) -> Response:
         """What weighbridge itself took, as a share of the training's time, in buckets."""
         start, stop, buckets = window(request)
         with self.runs.use(one(request, "run")) as record:
             part = arrays.cost_of(record, start, stop, buckets)
-        return answers.stream(arrays.encode(arrays.table_of([part])))
+        return _line(part)
 
     def clock(self, request: Request) -> Response:
         """How many seconds of training the steps of a run had taken, for an axis of time."""
         start, stop, points = window(request)
         with self.runs.use(one(request, "run")) as record:
             part = arrays.clock_of(record, points, start, stop)
-        return answers.stream(arrays.encode(arrays.table_of([part])))
+        return _line(part)
 
     def layers(self, request: Request) -> Response:
         """The layers of a run in order of execution."""
@@ -338,3 +338,8 @@ class Api:
         """Server-sent events: how far the run has grown."""
         events = growth(self.runs, one(request, "run"), request)
         return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+def _line(part: arrays.Part) -> Response:
+    """One line of a chart."""
+    return answers.stream(arrays.encode(arrays.table_of([part])))
