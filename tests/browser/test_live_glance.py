@@ -16,8 +16,9 @@ from tests.browser.conftest import eventually, expect, go_on, printed, serving, 
 pytestmark = pytest.mark.browser
 
 # Left, top, width and height of what a page at a glance is made of, and where its tabs begin.
-PLACES = """[...[...document.querySelectorAll('.top > *, section.map, .heat, section[aria-label="own cost"]')].map(one => one.getBoundingClientRect())
-    .map(({x, y, width, height}) => [x, y, width, height].map(Math.round)),
+PLACES = """[
+    ...[...document.querySelectorAll('.top > *, section.map, .heat, section[aria-label="own cost"]')]
+        .map(one => one.getBoundingClientRect()).map(({x, y, width, height}) => [x, y, width, height].map(Math.round)),
     ...[...document.querySelectorAll('nav[aria-label=Run] a')].map(one => Math.round(one.offsetLeft))]"""
 
 
