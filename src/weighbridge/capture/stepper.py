@@ -340,6 +340,7 @@ class Stepper:
             self.first.fetch(self.clock, wait=True)
         with self.recorder.lock:
             for stepped in self.optimizers.known.values():
+                stepped.missed.look_away()
                 for device in stepped.devices:
                     device.drain(self.recorder)
             if self.outputs is not None:
