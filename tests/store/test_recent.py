@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ from made_rows import rows, steps, tensors
 
 from weighbridge.records import Quantity
 from weighbridge.store import pictures, recent
-from weighbridge.store.layout import create_run
+from weighbridge.store.compact import compact_run
+from weighbridge.store.layout import create_run, rank_folder
+from weighbridge.store.limit import thin
 from weighbridge.store.query import RowQuery
 from weighbridge.store.recent import Recent, Single
-from weighbridge.store.record import open_run
+from weighbridge.store.record import RunRecord, open_run
+from weighbridge.store.units import units
 from weighbridge.store.writer import RankWriter
 
 NUMBERS = ("mean", "min", "max", "bad")
@@ -105,6 +110,103 @@ def test_a_run_that_has_grown_is_read_again(growing: tuple[Path, RankWriter]) ->
     np.testing.assert_array_equal(after.mean, open_run(run).heat_map("gradient.rms", 100).mean)
 
 
+def shown_alike(opened: RunRecord, run: Path) -> None:
+    """What is drawn of a run that was watched is what a fresh look at its files gives."""
+    for statistic in ("gradient.rms", "gradient.nonfinite_count", "update.ratio"):
+        watched, fresh = opened.heat_map(statistic, 2000), open_run(run).heat_map(statistic, 2000)
+        for name in NUMBERS:
+            np.testing.assert_array_equal(getattr(watched, name), getattr(fresh, name), err_msg=f"{statistic}, {name}")
+
+
+def test_of_a_run_that_grows_only_what_is_new_is_read(
+    growing: tuple[Path, RankWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, writer = growing
+    opened = open_run(run)
+    shown_alike(opened, run)
+    read: list[tuple[int, int]] = []
+    real = RowQuery.singles
+
+    def counted(query: RowQuery, *asked: Any) -> Any:
+        if query is opened._query:
+            read.append(asked[2:])
+        return real(query, *asked)
+
+    monkeypatch.setattr(RowQuery, "singles", counted)
+    for first in range(40, 140, 10):  # 53 and 97 + 13 are steps with elements that are not finite
+        grown(writer, first, first + 10)
+        opened.refresh()
+        shown_alike(opened, run)
+        assert read == [(first, first + 10)] * 3
+        read.clear()
+
+
+def test_steps_that_are_trained_again_are_read_again(growing: tuple[Path, RankWriter]) -> None:
+    run, writer = growing
+    opened = open_run(run)
+    shown_alike(opened, run)
+    writer.finish(40, compact_seconds=0)
+    second = RankWriter(run, attempt=1)
+    second.write({"steps": steps(10, 20, 1)}, 10, 19)  # of which no rows are: step 13 was not finite, and is none any more
+    opened.refresh()
+    shown_alike(opened, run)
+    for first in (20, 30):
+        second.write({"rows": rows(first, first + 10, attempt=1), "steps": steps(first + 10, first + 20, 1)}, first, first + 19)
+        opened.refresh()
+        shown_alike(opened, run)
+
+
+def test_compaction_changes_no_row_and_thinning_does(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "growing", {})
+    writer = RankWriter(run, segment_steps=300)
+    writer.write({"tensors": tensors()}, 0, 0)
+    for first in range(0, 1500, 100):
+        grown(writer, first, first + 100)
+    opened = open_run(run)
+    version = opened._all.version
+    opened.heat_map("gradient.rms", 2000)
+    compact_run(run)
+    opened.refresh()
+    assert opened._all.version != version
+    assert opened._all.unchanged_below(version) > 1500
+    folder = rank_folder(run, 0)
+    compacted = [unit for unit in units(folder)["rows"] if unit.is_compacted]
+    gone = thin(compacted[3], 10**6)
+    assert gone is not None
+    opened.refresh()
+    assert opened._all.unchanged_below(version) <= gone[0]
+
+
+def test_who_looked_long_ago_reads_all(growing: tuple[Path, RankWriter]) -> None:
+    run, writer = growing
+    opened = open_run(run)
+    opened._all.lead._news = deque(opened._all.lead._news, maxlen=3)
+    version = opened._all.version
+    for first in (40, 50, 60, 70):
+        assert opened._all.unchanged_below(version) >= 40
+        grown(writer, first, first + 10)
+        opened.refresh()
+    assert opened._all.unchanged_below(version) == 0
+
+
+def test_a_run_that_is_watched_for_long_leaves_nothing_of_its_past(
+    growing: tuple[Path, RankWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures in cells, series and answers carry the steps they span in their question: each look has another one."""
+    run, writer = growing
+    monkeypatch.setattr(pictures, "SINGLES_AT_MOST", 0)
+    opened = open_run(run)
+    sizes = []
+    for first in range(40, 340, 10):
+        grown(writer, first, first + 10)
+        opened.refresh()
+        opened.heat_map("gradient.rms", 10)
+        opened.series(opened.tensors[0].name, "gradient.rms")
+        opened.kept("heat", lambda: bytes(1000))
+        sizes.append(sum(key[0] == opened._owner for key in recent.RECENT._kept))
+    assert set(sizes) == {3}
+
+
 def test_memory_is_bounded_and_given_back() -> None:
     kept = Recent(most=100)
     for number in range(30):
@@ -120,10 +222,10 @@ def test_what_is_kept_of_a_run_goes_with_it(growing: tuple[Path, RankWriter]) ->
     opened = open_run(growing[0])
     opened.heat_map("gradient.rms", 40)
     owner = opened._owner
-    assert any(key[0] == owner for key in recent.RECENT._kept)  # type: ignore[index]
+    assert any(key[0] == owner for key in recent.RECENT._kept)
     del opened
     gc.collect()
-    assert not any(key[0] == owner for key in recent.RECENT._kept)  # type: ignore[index]
+    assert not any(key[0] == owner for key in recent.RECENT._kept)
 
 
 @pytest.mark.parametrize("start", [None, 30])

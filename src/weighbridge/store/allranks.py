@@ -53,6 +53,12 @@ class AllRanks:
         """Another one whenever something new was seen."""
         return tuple(tables.version for tables in self._all.values())
 
+    def unchanged_below(self, version: tuple[int, ...]) -> int:
+        """The rows of steps below this one are those that there were at that version; 0 where ranks are merged: of theirs a
+        step counts only once all have recorded it."""
+        is_of_one = self.ask(self._merge) is None and len(version) == len(self._all)
+        return self.lead.unchanged_below(version[0]) if is_of_one else 0
+
     def _look(self) -> bool:
         """Ranks begin one after the other; those that came since the last look. A rank alone looks at no other."""
         if self.rank is not None:

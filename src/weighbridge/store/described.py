@@ -88,8 +88,8 @@ class Described:
 
     def kept(self, question: str, make: Callable[[], bytes]) -> memoryview:
         """What follows from the run as it is: made once, until it has grown."""
-        version = (*self._all.version, self.steps)
-        return RECENT.get((self._owner, question), version, lambda old: memoryview(make()) if old is None else old)
+        key = (self._owner, question, self.steps)  # finish.json may say another number of steps, with nothing new to read
+        return RECENT.get(key, self._all.version, lambda old: memoryview(make()) if old is None else old)
 
     # ---- tensors ----
 

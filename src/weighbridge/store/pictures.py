@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -57,13 +58,23 @@ class Pictures:
         return tuple(grid[rows] for grid in picture.arrays)
 
     def _singles(self, which: Which, low: int, high: int, place: np.ndarray) -> Single:
-        def read(old: Single | None) -> Single:
-            if old is not None and old.has(low, high):
-                return old
-            rows = int(place.max(initial=-1)) + 1
-            return self._all.ask(lambda: Single.of(low, high, place, rows, self._query.singles(*which, low, high)))
+        """Of a run that grows only what is new is read: it is drawn twice a second, and a training runs beside it."""
+        version, everything = self._all.version, self._all.tensors()
+        rows = int(place.max(initial=-1)) + 1
 
-        return RECENT.get((self._owner, which[0], which[1].name), self._all.version, read)
+        def read(old: Single | None) -> Single:
+            since = (
+                min(old.high, self._all.unchanged_below(old.version)) if old is not None and old.tensors is everything else 0
+            )
+            if old is not None and old.low <= low and since >= high:
+                return old
+            if old is not None and old.low <= low < since and rows * (high - old.low) <= SINGLES_AT_MOST:
+                made = self._all.ask(lambda: old.grown(since, high, place, self._query.singles(*which, since, high)))
+            else:
+                made = self._all.ask(lambda: Single.of(low, high, place, rows, self._query.singles(*which, low, high)))
+            return replace(made, tensors=everything, version=version)
+
+        return RECENT.get((self._owner, which[0], which[1].name), None, read)
 
     def _tensors_of(self, quantity: Quantity) -> list[Tensor]:
         return [tensor for tensor in self._all.tensors() if tensor.is_output == (quantity in OF_OUTPUTS)]

@@ -1,7 +1,8 @@
 """What was read of late and will be asked for again: series, pictures of all tensors, single values of one statistic.
 
 A reader folds, unfolds, zooms and comes back: the same numbers, cut another way. What is kept is bounded for all runs of the
-process together; the oldest goes first. What a run has gained since makes what was kept of it worthless.
+process together; the oldest goes first. What a run has gained since makes what was kept of it worthless, and that goes at once:
+a run that is watched live has another picture twice a second. Only what can be continued stays (Single.grown).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
@@ -31,17 +32,27 @@ class _Sized(Protocol):
 Held = TypeVar("Held", bound=_Sized)
 
 
+Key = tuple[Hashable, ...]  # whose it is (`Recent.owner`), and the question
+
+
 class Recent:
     """Answers by their questions, each with the version of the run that it was read from. Threads may share one."""
 
     def __init__(self, most: int = KEPT_BYTES) -> None:
         self._most, self._bytes = most, 0
-        self._kept: OrderedDict[Hashable, tuple[Hashable, Any]] = OrderedDict()
+        self._kept: OrderedDict[Key, tuple[Hashable, Any]] = OrderedDict()
+        self._versions: dict[Hashable, Hashable] = {}  # by owner, that of its newest question
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, version: Hashable, make: Callable[[Held | None], Held]) -> Held:
-        """What is kept, or what `make` makes; it is given what was kept of this version and may hand it back."""
+    def get(self, key: Key, version: Hashable, make: Callable[[Held | None], Held]) -> Held:
+        """What is kept, or what `make` makes; it is given what was kept of this version and may hand it back.
+
+        version: of all that is kept for this owner; None for what knows its own, and is given to `make` whatever it is.
+        """
         with self._lock:
+            if version is not None and self._versions.get(key[0]) != version:
+                self._versions[key[0]] = version
+                self._drop([one for one, (of, _) in self._kept.items() if one[0] == key[0] and of not in (None, version)])
             before = self._kept.get(key)
         old = before[1] if before is not None and before[0] == version else None
         made = make(old)
@@ -57,8 +68,12 @@ class Recent:
     def forget(self, owner: int) -> None:
         """Nobody has this run open any more."""
         with self._lock:
-            for key in [key for key in self._kept if isinstance(key, tuple) and key[0] == owner]:
-                self._bytes -= self._kept.pop(key)[1].nbytes
+            self._versions.pop(owner, None)
+            self._drop([key for key in self._kept if key[0] == owner])
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._bytes -= self._kept.pop(key)[1].nbytes
 
     def owner(self, of: object) -> int:
         """A key for all that is read for this object; what is kept of it goes when it goes."""
@@ -86,25 +101,40 @@ class Single:
 
     low: int
     high: int
-    value: np.ndarray  # float64 [tensors, steps], NaN = not recorded, or no number
+    value: np.ndarray  # float64 [tensors, steps and room for more], NaN = not recorded, or no number
     is_recorded: np.ndarray  # bool
     bad: np.ndarray  # int64 [3, n]: row, step from `low` and how many elements are not finite; where there are any
+    tensors: object = None  # whose rows these are, and of which version of their run: what may be continued
+    version: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, low: int, high: int, place: np.ndarray, rows: int, found: Iterable[Columns]) -> Single:
         """From an answer's pieces; `place`: each tensor's row, by its id."""
-        steps = high - low
-        value, is_recorded = np.full(rows * steps, np.nan), np.zeros(rows * steps, bool)
-        some = []
+        shape = (rows, high - low)
+        nothing = cls(low, low, np.full(shape, np.nan), np.zeros(shape, bool), np.empty((3, 0), np.int64))
+        return nothing.grown(low, high, place, found)
+
+    def grown(self, begin: int, high: int, place: np.ndarray, found: Iterable[Columns]) -> Single:
+        """The same up to `high`, with what is from step `begin` on read anew. Takes the arrays over: `self` is used no more."""
+        value, is_recorded = self._room(high - self.low)
+        anew = slice(begin - self.low, high - self.low)
+        value[:, anew], is_recorded[:, anew] = np.nan, False
+        some = [self.bad[:, self.bad[1] < begin - self.low]]
         for piece in found:
-            row, step = place[piece["tensor"]], piece["step"] - low
-            at = row * steps + step
-            value[at], is_recorded[at] = piece["value"], True
+            row, step = place[piece["tensor"]], piece["step"] - self.low
+            value[row, step], is_recorded[row, step] = piece["value"], True
             bad = piece["bad"]
             if bad.any():
                 some.append(np.stack([row, step, bad])[:, bad > 0])
-        is_bad = np.concatenate(some, axis=1) if some else np.empty((3, 0), np.int64)
-        return cls(low, high, value.reshape(rows, steps), is_recorded.reshape(rows, steps), is_bad)
+        return replace(self, high=high, value=value, is_recorded=is_recorded, bad=np.concatenate(some, axis=1))
+
+    def _room(self, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """The arrays, with room for so many steps; where there is none, for a quarter more."""
+        lacking = steps - self.value.shape[1]
+        if lacking <= 0:
+            return self.value, self.is_recorded
+        wider = ((0, 0), (0, lacking + steps // 4))
+        return np.pad(self.value, wider, constant_values=np.nan), np.pad(self.is_recorded, wider)
 
     @property
     def nbytes(self) -> int:

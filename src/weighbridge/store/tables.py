@@ -8,6 +8,7 @@ ones recorded from s on, in every table but `tensors` and `events`
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ MANIFEST: Final = "manifest.json"
 _UNCUT: Final = ("tensors", "events")  # what an earlier attempt said there stays true
 REFRESH_TRIES: Final = 20
 FOREVER: Final = (1 << 63) - 1
+NEWS_KEPT: Final = 256  # looks that saw something; who asks about an older one reads all
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ class RankTables:
         self.folder, self.attempt = folder, attempt
         self.parts: dict[str, list[Part]] = {table: [] for table in TABLES}
         self.version = 0  # changes whenever something new was seen
+        self._news: deque[tuple[int, int]] = deque(maxlen=NEWS_KEPT)  # version, and the first step whose rows it changed
         self._known: dict[tuple[str, int, bool], Part] = {}
         self._whole: dict[str, tuple[tuple[tuple[int, bool, int, int], ...], pa.Table]] = {}
         self.refresh()
@@ -87,21 +90,30 @@ class RankTables:
         return self._refresh()
 
     def _refresh(self) -> bool:
-        changed = False
+        changed: list[int] = []
         parts: dict[str, list[Part]] = {table: [] for table in TABLES}
         for table, found in units(self.folder).items():
             for unit in found:
-                part, is_new = self._part(unit)
-                changed |= is_new
+                part, since = self._part(unit)
+                if since is not None:  # a step of another attempt cuts the rows of this one, too
+                    changed.append(since if table in ("rows", "steps") else FOREVER)
                 if part is not None and (self.attempt is None or part.attempt <= self.attempt):
                     parts[table].append(part)
         if changed:
             self.version += 1
+            self._news.append((self.version, min(changed)))
         self.parts = parts
         self._set_limits()
-        return changed
+        return bool(changed)
 
-    def _part(self, unit: Unit) -> tuple[Part | None, bool]:
+    def unchanged_below(self, version: int) -> int:
+        """The rows of steps below this one are those that there were at that version."""
+        if version + len(self._news) < self.version:  # of what followed not all is known any more
+            return 0
+        return min((step for at, step in self._news if at > version), default=FOREVER)
+
+    def _part(self, unit: Unit) -> tuple[Part | None, int | None]:
+        """What is known of a unit, and the first step of what is new in it; None where nothing is."""
         key = (unit.table, unit.number, unit.is_compacted)
         part = self._known.get(key)
         if unit.is_compacted:
@@ -111,14 +123,15 @@ class RankTables:
                 part = Part(unit, manifest["attempt"], manifest["first_step"], manifest["last_step"], manifest=manifest)
                 part.stamp = stamp
                 self._known[key] = part
-                self._known.pop((unit.table, unit.number, False), None)
-                return part, True
-            return part, False
+                before = self._known.pop((unit.table, unit.number, False), None)
+                is_same = before is not None and before.row_count == part.row_count  # all of its segment was read, and no other
+                return part, FOREVER if is_same and not part.thinned else part.first_step
+            return part, None
         reader = part.reader if part is not None else SegmentReader(unit.stem)
         assert reader is not None
         new = reader.poll() if not reader.is_closed else []
         if not reader.flushes:
-            return None, False
+            return None, None
         if part is None:
             part = Part(unit, -1, 0, 0, reader=reader)
             part.attempt = reader.decode(reader.flushes[:1])[0].column("attempt")[0].as_py()
@@ -126,7 +139,7 @@ class RankTables:
         part.unit = unit
         part.first_step = min(flush.first_step for flush in reader.flushes)
         part.last_step = max(flush.last_step for flush in reader.flushes)
-        return part, bool(new)
+        return part, min((flush.first_step for flush in new), default=None)
 
     def _set_limits(self) -> None:
         starts: dict[int, int] = {}
