@@ -97,7 +97,7 @@ def _watch_zero_grad() -> None:
             one.is_met |= called is one.optimizer()
         return original(called, *arguments, **named)
 
-    Optimizer.zero_grad = zero_grad  # type: ignore[method-assign]
+    Optimizer.zero_grad = zero_grad  # type: ignore[assignment, method-assign]
     _replaced[:] = original, zero_grad
 
 

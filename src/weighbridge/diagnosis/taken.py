@@ -86,7 +86,8 @@ class Taken:
     @property
     def samples(self) -> int | None:
         """That its backward passes were over; None where that is not known."""
-        return self.row["samples"]
+        samples = self.row["samples"]
+        return None if samples is None else int(samples)
 
     @property
     def clip_factor(self) -> float:
