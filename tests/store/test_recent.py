@@ -20,6 +20,7 @@ from weighbridge.store.limit import thin
 from weighbridge.store.query import RowQuery
 from weighbridge.store.recent import Recent, Single
 from weighbridge.store.record import RunRecord, open_run
+from weighbridge.store.sources import plan_rows
 from weighbridge.store.units import units
 from weighbridge.store.writer import RankWriter
 
@@ -175,6 +176,23 @@ def test_compaction_changes_no_row_and_thinning_does(tmp_path: Path) -> None:
     assert gone is not None
     opened.refresh()
     assert opened._all.unchanged_below(version) <= gone[0]
+
+
+def test_counts_of_what_is_not_finite_are_not_read_where_the_footers_say_there_is_none(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "made", {})
+    writer = RankWriter(run, segment_steps=10)
+    writer.write({"tensors": tensors()}, 0, 0)
+    for first in range(0, 70, 10):  # steps 13 and 50 have elements that are not finite
+        grown(writer, first, first + 10)
+    before = {name: open_run(run).heat_map(name, 2000) for name in ("gradient.rms", "gradient.nonfinite_count", "update.ratio")}
+    compact_run(run)
+    opened = open_run(run)
+    files = plan_rows(opened._all.lead.parts["rows"], 0, 70, looks=True).files
+    assert [len(listed) for (_, _, is_finite), listed in sorted(files.items()) if is_finite] == [4]
+    assert [len(listed) for (_, _, is_finite), listed in sorted(files.items()) if not is_finite] == [2]
+    for name, one in before.items():
+        for number in NUMBERS:
+            np.testing.assert_array_equal(getattr(opened.heat_map(name, 2000), number), getattr(one, number))
 
 
 def test_who_looked_long_ago_reads_all(growing: tuple[Path, RankWriter]) -> None:

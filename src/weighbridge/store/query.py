@@ -79,7 +79,7 @@ class RowQuery:
 
         In pieces: put together, the columns of millions of rows take longer than what is done with them.
         """
-        plan = self._plan_rows(start, stop)
+        plan = self._plan_rows(start, stop, looks=True)
         source = values_sql(plan, quantity, statistic, "true")
         table = self._run(plan, f"SELECT step, tensor, value, CAST(bad AS BIGINT) AS bad FROM ({source})") if source else None
         for batch in table.to_batches() if table is not None else ():
@@ -171,9 +171,9 @@ class RowQuery:
             return None
         return merged_histograms(parts)
 
-    def _plan_rows(self, start: int, stop: int) -> Plan:
+    def _plan_rows(self, start: int, stop: int, looks: bool = False) -> Plan:
         if self._merge is None:
-            return plan_rows(self._tables.parts["rows"], start, stop)
+            return plan_rows(self._tables.parts["rows"], start, stop, looks)
         plan = Plan(whole=self._merge.whole)
         for rank, tables in self._others.items():
             plan.merged.append((plan_rows(tables.parts["rows"], start, stop), self._merge.shares[rank]))
