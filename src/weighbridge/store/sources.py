@@ -35,6 +35,11 @@ class Plan:
     merged: list[tuple[Plan, Share]] = field(default_factory=list)
     whole: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def is_of_buckets(self) -> bool:
+        """Do bucket files alone answer?"""
+        return not (self.files or self.tails or self.merged)
+
     def pieces(self) -> list[Plan]:
         """The plans of single ranks."""
         return [one for one, _ in self.merged] or [self]
@@ -125,31 +130,35 @@ def numbers_sql(plan: Plan, quantity: Quantity, statistics: Sequence[Statistic],
 
 
 def buckets_sql(
-    plan: Plan, quantity: Quantity, statistics: Sequence[Statistic], where: str, grid: tuple[int, int, int]
+    plan: Plan, quantities: Sequence[Quantity], statistics: Sequence[Statistic], where: str, grid: tuple[int, int, int]
 ) -> str | None:
-    """SQL of (tensor, bucket, bad, and of each statistic total0, weight0, low0, high0), NaN left out of all but `bad`; a cell
-    may come in several pieces.
+    """SQL of (quantity, tensor, bucket, bad, and of each statistic total0, weight0, low0, high0), NaN left out of all but
+    `bad`; a cell may come in several pieces. Several quantities at once: where bucket files alone answer.
 
     `grid` = where bucket 0 begins, steps in a bucket, level of bucket files. Single rows are grouped by the engine;
     bucket rows, few per cell, are not: the caller adds the pieces, which costs a third of a GROUP BY over them.
     """
     base, width, level = grid
     pieces = []
-    source = numbers_sql(plan, quantity, statistics, where)
+    source = None if plan.is_of_buckets else numbers_sql(plan, quantities[0], statistics, where)
     if source is not None:
+        assert len(quantities) == 1, quantities
         numbers, folded = f"tensor, (step - {base}) // {width} AS bucket, bad", "CAST(max(bad) AS DOUBLE) AS bad"
         for i in range(len(statistics)):
             value = f"value{i}"
             numbers += f", CASE WHEN isnan({value}) THEN NULL ELSE {value} END AS {value}"
             folded += f", coalesce(sum({value}), 0) AS total{i}, CAST(count({value}) AS BIGINT) AS weight{i}"
             folded += f", coalesce(min({value}), 'NaN') AS low{i}, coalesce(max({value}), 'NaN') AS high{i}"
-        pieces.append(f"SELECT tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({source})) GROUP BY tensor, bucket")
+        kind = f"{int(quantities[0])} AS quantity"
+        pieces.append(
+            f"SELECT {kind}, tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({source})) GROUP BY tensor, bucket"
+        )
     for (first, last), files in plan.buckets.items():
         at = f"(greatest(bucket * {level}, {base}) - {base}) // {width} AS bucket"
-        inside = f"quantity = {int(quantity)} AND {where}"
+        inside = f"quantity IN ({', '.join(str(int(one)) for one in quantities)}) AND {where}"
         inside += f" AND bucket >= {first}" if first else ""
         inside += f" AND bucket < {last}" if last != _ANY_NUMBER else ""
-        columns = f"tensor, {at}, nonfinite_count_high AS bad"
+        columns = f"quantity, tensor, {at}, nonfinite_count_high AS bad"
         for i, one in enumerate(statistics):
             columns += f", {one.name}_sum AS total{i}, {weight_of(one)} AS weight{i}"
             columns += f", {one.name}_low AS low{i}, {one.name}_high AS high{i}"
