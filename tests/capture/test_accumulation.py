@@ -281,3 +281,28 @@ def test_an_exception_in_a_backward_pass_does_no_harm(tmp_path: Path) -> None:
     training.between = fail
     found = rows_of(training.run(tmp_path, 5))
     assert sorted(found) == [0, 1, 3, 4], "what the broken pass has left is not known"
+
+
+def test_passes_of_steps_that_are_not_sampled_leave_nothing_to_compare_with(tmp_path: Path) -> None:
+    """With the first of them a step would be said to have clipped its gradients to nothing."""
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(coherence=3)) as run:
+        run.watch(small())
+        accumulation = run._stepper.coherence.accumulation
+    accumulation.is_sampling = False
+    for _ in range(3):
+        accumulation.before_pass(torch.ones((), requires_grad=True) * 1)
+        accumulation.after_pass()
+        assert not accumulation.has_measured
+
+
+def test_passes_of_several_loss_scales_are_not_compared(tmp_path: Path) -> None:
+    model = small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=ALWAYS) as run:
+        run.watch(model)
+        for step in range(4):
+            optimizer.zero_grad()
+            for scale in (1024.0, 1024.0 if step % 2 else 2048.0):
+                (loss_of(model, step) * torch.tensor(scale)).backward()
+            optimizer.step()
+    assert sorted(rows_of(run.path)) == [1, 3]

@@ -20,6 +20,7 @@ from weighbridge.capture import jumps, recorder
 from weighbridge.capture.follower import Follower
 from weighbridge.capture.jumps import LOOKS, Allowance, Jumps
 from weighbridge.capture.kernel import NativeKernel, load_kernel
+from weighbridge.capture.losses import Passes
 from weighbridge.capture.plan import Occasions, Plan, Schedule
 from weighbridge.capture.rowblock import RowBlock
 from weighbridge.records import Quantity
@@ -167,3 +168,14 @@ def test_a_block_that_is_handed_over_in_the_middle_of_a_step_is_no_jump(
 def test_no_look_is_added_where_none_is_wanted_or_a_budget_decides(plan: Plan, tmp_path: Path) -> None:
     planned = [step for step in range(UNTIL) if plan.looks_at_units and plan.schedule("units").due(step)]
     assert _train(tmp_path, _rate, plan) == planned
+
+
+@pytest.mark.parametrize(("plan", "times"), [(Plan(), 2), (Plan(units=False), 1)])
+def test_a_loss_is_taken_for_jumps_only_where_jumps_are_asked_for(
+    plan: Plan, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Follower, "_made", lambda follower, kernel: None)
+    asked, mean = [0], Passes.mean
+    monkeypatch.setattr(Passes, "mean", lambda passes: (asked.__setitem__(0, asked[0] + 1), mean(passes))[1])
+    _train(tmp_path, _nothing, plan)
+    assert asked[0] == times * UNTIL  # once for the row of each step

@@ -12,7 +12,7 @@ from torch import nn
 
 import weighbridge
 from weighbridge.capture import leftovers
-from weighbridge.capture.leftovers import KIND
+from weighbridge.capture.leftovers import KIND, Leftover
 from weighbridge.store.record import open_run
 
 
@@ -164,3 +164,28 @@ def test_the_smallest_with_a_gradient_that_can_be_read_is_looked_at(
     names = {tensor.id: tensor.name for tensor in record.tensors}
     assert record.steps_table().num_rows == 6
     assert [names[row["tensor"]] for row in record.whole("events").to_pylist() if row["kind"] == KIND] == found
+
+
+@pytest.mark.parametrize(
+    ("has_stepped", "is_in_step", "has_gradient", "in_a_row", "is_clean"),
+    [
+        (True, True, True, 0, True),  # what is there now is of the pass that has begun: it was gone before
+        (True, False, True, 0, False),  # it is of the last step: the next pass shows whether it stays
+        (True, False, False, 0, True),
+        (False, True, True, 2, True),  # no step since: what was counted stands
+        (False, False, False, 2, False),
+    ],
+)
+def test_what_c_has_done_without_us_ends_a_row_and_its_last_gradient_is_asked_for(
+    has_stepped: bool, is_in_step: bool, has_gradient: bool, in_a_row: int, is_clean: bool
+) -> None:
+    one = Leftover()
+    one.parameter, one.in_a_row, one.is_clean = nn.Parameter(torch.ones(2)), 2, False
+    if has_gradient:
+        one.parameter.grad = torch.ones(2).mul_(3)
+    one.was_clean(has_stepped, is_in_step)
+    assert (one.in_a_row, one.is_clean) == (in_a_row, is_clean)
+    if has_stepped and not is_in_step:
+        assert one.version == (1 if has_gradient else -1)
+    one.parameter = None  # nothing is looked at yet
+    one.was_clean(has_stepped, is_in_step)

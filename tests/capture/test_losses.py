@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import weighbridge
 from tests.capture.oracle import events, table
+from weighbridge.capture.losses import Passes
 
 
 def small(seed: int = 0) -> nn.Module:
@@ -116,6 +117,57 @@ def test_a_sum_over_tokens_divided_by_those_of_all_micro_steps_is_added_up(
             scaler.step(optimizer)
             scaler.update()
     assert losses(run.path) == pytest.approx(true, rel=1e-6)
+
+
+def _cross_entropy(rows: int) -> torch.Tensor:
+    out = torch.randn(rows, 5, requires_grad=True)
+    return nn.functional.cross_entropy(out, torch.randint(0, 5, (rows,)), reduction="sum") / rows
+
+
+def _error() -> torch.Tensor:
+    return (torch.randn(4, requires_grad=True) - 1).square().mean()
+
+
+# Roots of one step, none of which is a part of one loss, nor has a loss scale before it: a tensor below 2 or between two powers
+# of two is a weight of the user's own, shares that do not add up to 1 are of a window that was cut short, and sums that are
+# each divided by their own targets are means.
+WHOLE: dict[str, Callable[[], list[torch.Tensor]]] = {
+    "a weight below 2": lambda: [_error() * torch.tensor(0.5)],
+    "a weight of 3": lambda: [_error() * torch.tensor(3.0)],
+    "weights that add up to 1": lambda: [_error() * torch.tensor(0.25), _error() * torch.tensor(0.75)],
+    "two of four": lambda: [_error() / 4, _error() / 4],
+    "means of cross entropies": lambda: [_cross_entropy(3), _cross_entropy(8)],
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_roots_that_are_no_parts_are_averaged_as_they_are(kind: str) -> None:
+    torch.manual_seed(0)
+    roots, passes = WHOLE[kind](), Passes()
+    for root in roots:
+        passes.add(root)
+    assert passes.scale == 1
+    assert passes.mean() == pytest.approx(sum(root.item() for root in roots) / len(roots), rel=1e-6)
+
+
+def test_two_optimizers_of_others_in_a_row_leave_the_loss_to_ours() -> None:
+    """One pass through three models, each with an optimizer of its own; ours steps last."""
+    loss, passes = _error(), Passes()
+    passes.add(loss)
+    passes.set_apart()
+    passes.set_apart()
+    passes.settle()
+    assert (passes.mean(), passes.count) == (loss.item(), 1)
+
+
+def test_numbers_that_a_device_gave_late_take_the_places_of_those_awaited() -> None:
+    """A device's factor is taken for a scale until it is there: 3 is none, 1024 is one."""
+    late = [torch.tensor(0.0) for _ in range(3)]
+    passes = Passes([late[0], 3.0], [late[1], 1.0], [1.0, 1.0], 2, is_all_here=False, scale=late[2])
+    assert all(one is other for one, other in zip(passes.awaited(), late, strict=True))
+    settled = passes.settled([6144.0, 1024.0, 3.0])
+    assert (settled.given, settled.scales, settled.scale) == ([6144.0, 3.0], [1024.0, 1.0], 1.0)
+    assert settled.mean() == (6.0 + 3.0) / 2
 
 
 LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {

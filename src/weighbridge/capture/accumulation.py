@@ -62,8 +62,7 @@ class Accumulation:
         """A backward pass begins at this root. Whatever the gradients have become since the last one, it adds to that."""
         self.leftovers.before_pass()
         if not self.is_sampling:
-            if self.last is not None:
-                self._let_go()
+            self._let_go()
             return
         self.looks = 0 if self.has_stepped else self.looks + 1
         if self.looks > MOST_PASSES:

@@ -96,20 +96,15 @@ class Passes:
         n = len(self.given)
         if n == 0:
             return None
-        if n == 1 and self.scales[0] == 1.0:
-            return float(self.given[0])
         total = sum(float(given) / float(scale) for given, scale in zip(self.given, self.scales, strict=True))
-        share = sum(self.shares) if n > 1 else 0.0
+        share = sum(self.shares)
         are_parts = abs(share - 1) < _EXACT or (self.are_sums and 0 < share < 1)
         return total if are_parts else total / n
 
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""
-        if self.count:
-            self.given.clear()
-            self.scales.clear()
-            self.shares.clear()
-            self.count, self.before, self.is_all_here, self.are_sums = 0, None, True, True
+        self.before = None
+        self._empty()
 
     def _empty(self) -> None:
         self.given, self.scales, self.shares, self.count = [], [], [], 0

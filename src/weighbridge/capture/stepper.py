@@ -219,7 +219,7 @@ class Stepper:
     def _look_after_jump(self, stepped: Stepped) -> None:
         """Where this step jumps against those before it, the next ones are looked at closely."""
         passes, work = self.step_rows.passes, stepped.work
-        if work is None or not work.rows or self.outputs is None or self.is_skipping:
+        if work is None or work.jumps is None or not work.rows or self.outputs is None or self.is_skipping:
             return
         if work.has_jumped(passes.mean() if passes.is_all_here else None):
             self.outputs.look_soon(self.clock)

@@ -141,7 +141,7 @@ class Work:
             recorder.values_room(*values.room[keep] if values is not None and keep else (0, 0))
             first = recorder.block.rows
             snapshots.weigh(*key, recorder.block, recorder.values, keep)
-        self._written = recorder.block, first
+        self._written = None if self.jumps is None else (recorder.block, first)
 
     def has_jumped(self, loss: float | None) -> bool:
         """Has the step that was just weighed jumped against those before it? `loss`: None or NaN = not known. To be asked
