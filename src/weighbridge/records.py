@@ -125,6 +125,7 @@ STEPS: Final = pa.schema(
         ("epoch", pa.float64()),
         ("time_ns", pa.int64()),  # wall clock, since 1970
         ("own_ns", pa.int64()),  # time of ours inside this step, on the training thread
+        ("samples", pa.int64()),  # that the backward passes were over; null = not known
     ]
 )
 

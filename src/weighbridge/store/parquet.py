@@ -46,7 +46,18 @@ def write_parquet(table: pa.Table, path: Path) -> None:
 
 
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
-    return pq.ParquetFile(path).read().cast(schema)
+    """A file in the columns of this schema."""
+    return fitted(pq.ParquetFile(path).read(), schema)
+
+
+def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table in the columns of this schema: one that an older writer did not have is null in all rows, one that only a newer
+    writer knows is left out."""
+    if table.schema.names == schema.names:
+        return table.cast(schema)
+    known, rows = set(table.schema.names), table.num_rows
+    columns = [table.column(f.name).cast(f.type) if f.name in known else pa.nulls(rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)
 
 
 def file_entry(path: Path) -> dict[str, Any]:

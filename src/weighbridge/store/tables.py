@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from weighbridge.records import TABLES
 from weighbridge.store.checked import read_sealed
-from weighbridge.store.parquet import read_parquet
+from weighbridge.store.parquet import fitted, read_parquet
 from weighbridge.store.segment import SegmentReader
 from weighbridge.store.units import Unit, units
 
@@ -175,7 +175,8 @@ def read_part(part: Part) -> pa.Table:
     """The rows of one unit that still count."""
     schema = TABLES[part.unit.table]
     if part.reader is not None:
-        table = pa.Table.from_batches(part.reader.batches(), schema)
+        batches = part.reader.batches()
+        table = fitted(pa.Table.from_batches(batches), schema) if batches else schema.empty_table()
     else:
         table = read_parquet(part.rows_file, schema)
     return table.filter(pc.less(table.column("step"), part.limit)) if part.is_cut else table
