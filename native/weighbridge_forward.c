@@ -16,6 +16,7 @@ typedef struct { /* ForwardState in capture/seats.py */
     wb_seat *seat;      /* NULL = nothing is usual yet */
     void *root, *module; /* weak references */
     int32_t met_at;     /* the step in which it was last met outside of a backward pass */
+    int32_t samples_axis; /* of what it is called with; -1 = it has a hook at some steps only, and counts none */
 } wb_forward;
 
 enum { REFUSED = -1, NO = 0, YES = 1 };
@@ -65,6 +66,25 @@ static int is_repeated(const wb_python *python, wb_forward *forward)
     return NO;
 }
 
+/* The first module of a pass says of how many samples it is. A module of a checkpoint that is met in the backward pass does not:
+ * that would be the next pass's. */
+static void count_samples(const wb_python *python, const wb_forward *forward, void *arguments)
+{
+    wb_scene *const scene = forward->seat->scene;
+    const int axis = forward->samples_axis;
+    dl_tensor t;
+    if (scene->samples || axis < 0 || forward->met_at != forward->seat->pace->stamp)
+        return;
+    if (python->tuple_size(arguments) < 1) {
+        python->forget_error();
+        return;
+    }
+    void *const batch = python->tuple_item(arguments, 0);
+    if (is(python, python->type_of(batch), python->tensor_type) == YES && wb_describe(python, batch, &t)
+        && t.dimensions > 2 * axis)
+        scene->samples = t.shape[axis];
+}
+
 /* The first module of a pass was called with the batch: one tensor. */
 static int meet_batch(const wb_python *python, wb_scene *scene, void *arguments)
 {
@@ -95,6 +115,8 @@ WB_PUBLIC void *wb_forward_hook(void *self, void *const *given, intptr_t n)
             done = repeated == YES
                 || (repeated == NO && is(python, python->type_of(given[2]), python->tensor_type) == YES
                     && (!scene->awaits_batch || meet_batch(python, scene, given[1])) && wb_meet_tensor(forward->seat, given[2]));
+            if (done && repeated == NO)
+                count_samples(python, forward, given[1]);
         } else
             done = trains == NO;
         forward->seat->scene->own_ns += wb_now_ns() - began;

@@ -17,6 +17,7 @@ typedef struct { /* one for all outputs of a run */
     int64_t count;   /* and how many they are */
     wb_seat *batch;  /* what comes into the model */
     int32_t awaits_batch; /* the next module that is called gets it */
+    int64_t samples; /* that the first module of this pass was called with; 0 = none was called yet, or it is not known */
 } wb_scene;
 
 typedef struct { /* one for the modules of an optimizer */

@@ -33,6 +33,7 @@ typedef struct { /* UsualState in capture/usual.py */
     int64_t hand_over_ns; /* when Python wants to hand over, */
     int64_t pause_at;     /* and the first step at whose end it has to see to the outputs */
     double loss;
+    int64_t samples;
     void *losses[LOSSES]; /* types of a loss's node that leave nothing to look at, */
     int32_t averages[LOSSES]; /* or, where this is 1, nothing if it is a mean */
     void *optimizer, *groups;
@@ -50,7 +51,7 @@ typedef struct { /* UsualState in capture/usual.py */
     void *emptied; /* a parameter whose gradient of the last step has to be gone when a pass begins; NULL = nobody asks */
     int32_t jumped; /* has the last step? Python is told by the answer None */
     double *loss_of; /* of each step done: its loss, */
-    int64_t *time_of, *own_of; /* when it ended, and what it cost us, */
+    int64_t *time_of, *own_of, *samples_of; /* when it ended, what it cost us, of how many samples it was, */
     double *settings_of; /* and PER_GROUP numbers of each group */
 } wb_usual;
 
@@ -160,6 +161,9 @@ WB_PUBLIC void *wb_usual_backward(void *self, void *loss)
     if (usual->phase != READY || (usual->emptied && !is_emptied(python, usual->emptied)) || !is_bare(python, usual, loss) || !read_loss(python, loss, &usual->loss))
         return answer(0);
     usual->phase = PASSED;
+    usual->samples = usual->scene ? usual->scene->samples : 0;
+    if (usual->scene)
+        usual->scene->samples = 0;
     usual->own_ns += wb_now_ns() - began;
     return answer(1);
 }
@@ -301,6 +305,7 @@ WB_PUBLIC void *wb_usual_after(void *self, void *optimizer)
     usual->done = n + 1;
     usual->last_ns = wb_now_ns();
     usual->loss_of[n] = usual->loss;
+    usual->samples_of[n] = usual->samples;
     usual->time_of[n] = usual->last_ns;
     usual->own_of[n] = usual->own_ns + usual->last_ns - began;
     usual->own_ns = 0;

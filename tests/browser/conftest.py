@@ -184,11 +184,13 @@ def two_runs(folder: Path, made_steps: int, steps: int) -> Iterator[str]:
 
 
 @contextmanager
-def training(folder: Path, name: str, steps: int, pause: float, hold: int = 0) -> Iterator[subprocess.Popen[str]]:
+def training(
+    folder: Path, name: str, steps: int, pause: float, hold: int = 0, harm: str = ""
+) -> Iterator[subprocess.Popen[str]]:
     """The training of tests/server/training.py, running meanwhile."""
     program = Path(__file__).parents[1] / "server" / "training.py"
     child = subprocess.Popen(
-        [sys.executable, str(program), str(folder), name, str(steps), str(pause), str(hold)],
+        [sys.executable, str(program), str(folder), name, str(steps), str(pause), str(hold), harm],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

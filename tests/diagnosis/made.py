@@ -40,6 +40,7 @@ def step_rows(steps: int, **columns: Numbers) -> list[dict[str, Any]]:
     """One row a step of one optimizer; a list gives each step its own value."""
     usual: dict[str, Any] = {"optimizer": 0, "loss": 1.0, "backward_passes": 1, "skipped": False}
     usual |= {"clip_factor": NAN, "loss_scale": 1.0, "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0}
+    usual |= {"samples": None}
     rows = []
     for step in range(steps):
         row = {name: _at(columns.get(name, usual[name]), step) for name in usual}

@@ -146,6 +146,37 @@ def test_the_few_samples_that_an_epoch_leaves_over_are_no_spike(loss: float, is_
     assert bool(found(GRADIENT, block(33, {"gradient.l2_norm": {"*": norms}}, steps=step_rows(33, loss=losses)))) is is_told
 
 
+@pytest.mark.parametrize(("few", "rest", "is_told"), [(16, 2.0, False), (16, 7.0, True), (NAN, 2.0, True), (2, 3.5, False)])
+def test_a_loss_over_few_samples_counts_as_if_they_stood_among_as_many_as_usual(few: float, rest: float, is_told: bool) -> None:
+    """Batches of 64 with a loss of 1; at step 30 it is 1 + rest, over `few` samples: as one of 64, 1 + rest * few / 64."""
+    losses = np.exp(np.random.default_rng(0).normal(0.0, 0.01, 40))
+    losses[30] = 1 + rest
+    sizes = [None if few != few else int(few) if step == 30 else 64 for step in range(40)]
+    told = found(LOSS, block(40, steps=step_rows(40, loss=losses.tolist(), samples=sizes)))
+    assert [x.first_step for x in told] == [30] * is_told
+    assert all(f"×{1 + rest:.1f}"[:3] in x.message for x in told)  # the words are of the loss as it was
+
+
+@pytest.mark.parametrize(("few", "is_told"), [(8, False), (64, True)])
+def test_a_gradient_over_few_samples_counts_as_if_they_stood_among_as_many_as_usual(few: int, is_told: bool) -> None:
+    """14 times as large over 8 of 64 samples: among 64 at most 1 + 13 / 8 = 2.6 times."""
+    sizes = [few if step == 30 else 64 for step in range(40)]
+    steps = step_rows(40, samples=sizes)
+    told = found(GRADIENT, block(40, {"gradient.l2_norm": {"*": _series(40, 30, 14.0)}}, steps=steps))
+    assert [(x.first_step, "×14" in x.message) for x in told] == [(30, True)] * is_told
+
+
+@pytest.mark.parametrize(("update", "is_told"), [(9.9, False), (10.1, True)])
+def test_a_step_as_long_as_the_weights_themselves_is_told_at_once(update: float, is_told: bool) -> None:
+    """The loss stays up, as that of a new task does. The weights have a norm of 10."""
+    assert gradient_spike.THROWN == 1.0
+    losses = [2.0] * 3 + [1.0] * 27 + [4.0, 3.9, 3.8]
+    moves = np.where(np.arange(33) == 30, update, 0.01)
+    arrays = {"gradient.l2_norm": _series(33, 30, 50.0), "update.l2_norm": moves, "parameter.l2_norm": np.full(33, 10.0)}
+    told = found(GRADIENT, block(33, {name: {"a.weight": x} for name, x in arrays.items()}, steps=step_rows(33, loss=losses)))
+    assert [(x.first_step, x.told_step) for x in told] == [(30, 30)] * is_told
+
+
 def test_the_norm_of_more_tensors_is_no_spike_of_fewer() -> None:
     """b is thawed at step 30: what had no gradient before has one."""
     usual, thawed = _series(60, 30, 1.0), _series(60, 50, 1.0, seed=1) * 10

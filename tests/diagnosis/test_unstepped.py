@@ -55,6 +55,25 @@ def stops_and_zeroes_in_place(loop: _Loop, step: int) -> None:
     _together(loop, step < AT, set_to_none=False)
 
 
+def is_done_with(loop: _Loop, step: int) -> None:
+    """Nobody touches its optimizer any more; its gradients are taken away with all others."""
+    for parameter in loop.model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    loop.backward()
+    loop.head.step()
+    if step < AT:
+        loop.trunk.step()
+
+
+def is_done_with_by_the_model(loop: _Loop, step: int) -> None:
+    loop.model.zero_grad()
+    loop.backward()
+    loop.head.step()
+    if step < AT:
+        loop.trunk.step()
+
+
 def stops_after_every_second(loop: _Loop, step: int) -> None:
     _together(loop, step < AT and step % 2 == 0)
 
@@ -137,6 +156,29 @@ def test_one_of_two_optimizers_steps_no_more(
     told = weighbridge.diagnose(run.path, select=["step-not-taken"])
     assert [(f.place, f.first_step, f.told_step) for f in told] == expected
     assert {f.severity for f in told} <= {"warning"}
+
+
+@pytest.mark.parametrize("turn", [is_done_with, is_done_with_by_the_model])
+def test_a_part_whose_optimizer_nobody_touches_is_a_note(turn: Callable[[_Loop, int], None], tmp_path: Path) -> None:
+    loop, of_torch = _Loop(), torch.optim.Optimizer.zero_grad
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(loop.model)
+        for step in range(STEPS):
+            turn(loop, step)
+    told = weighbridge.diagnose(run.path, select=["step-not-taken"])
+    assert [(f.severity, f.place, f.first_step, f.told_step) for f in told] == [("note", "trunk", AT, AT + 10)]
+    assert torch.optim.Optimizer.zero_grad is of_torch
+
+
+@pytest.mark.parametrize("last", [AT + 10, AT + 11], ids=["still looked for", "told"])
+def test_torch_s_own_function_is_back_when_the_run_ends(last: int, tmp_path: Path) -> None:
+    loop, of_torch = _Loop(), torch.optim.Optimizer.zero_grad
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
+        run.watch(loop.model)
+        for step in range(last):
+            stops(loop, step)
+        assert (torch.optim.Optimizer.zero_grad is of_torch) is (last != AT + 10)
+    assert torch.optim.Optimizer.zero_grad is of_torch
 
 
 @pytest.mark.parametrize(("shared", "taken", "is_told"), [(10, 10, True), (9, 9, False), (18, 20, True), (17, 20, False)])

@@ -177,6 +177,7 @@ def _step(step: int, loss: float, epoch: float) -> pa.RecordBatch:
         "epoch": epoch,
         "time_ns": START_NS + step * MIB,
         "own_ns": MIB // 100,
+        "samples": 16,
     }
     return pa.RecordBatch.from_pylist([row], schema=STEPS)
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
+from tests.browser.conftest import PATIENCE, SOURCE, go_on, printed, training
 from tests.cli.calling import call
 from tests.server.conftest import make_run
 from tests.server.test_heat import deep_run
@@ -52,9 +64,58 @@ def test_the_causes_come_with_what_to_try_and_the_rest_is_counted(tmp_path: Path
 
 
 def test_a_run_without_a_step_has_a_screen_too(tmp_path: Path) -> None:
-    record = open_run(create_run(tmp_path, "none", {}))
-    told = "\n".join(line.plain for line in top.lines(record, None, 80, 24))
+    run = create_run(tmp_path, "none", {})
+    told = "\n".join(line.plain for line in top.lines(open_run(run), diagnose(run), 80, 24))
     assert "no tensor yet" in told
+    assert "no step yet" in told
+    assert "nothing found" not in told
+
+
+@pytest.mark.parametrize("width", [46, 60])
+def test_a_low_and_narrow_screen_shows_the_worst_tensors_too(tmp_path: Path, width: int) -> None:
+    run = make_run(tmp_path, "made", steps=60)
+    shown = [line.plain for line in top.lines(open_run(run), diagnose(run), width, 13)]
+    assert len(shown) <= 13
+    assert any(line.startswith("layers.0.weight") for line in shown)
+    (caption,) = [line for line in shown if " tensors, the oddest" in line]
+    assert caption.endswith(("first", "weight")), "what does not fit is left out whole"
+
+
+def test_on_a_terminal_it_follows_its_size_and_leaves_it_as_it_was(tmp_path: Path) -> None:
+    terminal, inner = pty.openpty()
+    resize(terminal, 24, 80)
+    with training(tmp_path, "growing", 26, 0.0, hold=25, harm="harm") as child:
+        printed(child, "held")
+        command = [sys.executable, "-m", "weighbridge", "top", str(tmp_path / "growing"), "--every", "0.2"]
+        environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TERM": "xterm"}
+        shown = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True)
+        os.close(inner)
+        first = read_until(terminal, "net.0.weight")
+        assert "live" in first
+        assert "\x1b[?25l" in first, "the cursor is hidden meanwhile"
+        go_on(child)
+        read_until(terminal, "nonfinite-origin")
+        resize(terminal, 13, 46)
+        read_until(terminal, "the oddest gradients first\x1b[0m\r\n", "net.0.weight")
+        shown.send_signal(signal.SIGINT)
+        last = read_until(terminal, "\x1b[?25h")
+    assert shown.wait(PATIENCE) == 130
+    assert "Traceback" not in last
+    os.close(terminal)
+
+
+def resize(terminal: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
+def read_until(terminal: int, *words: str) -> str:
+    """What is written there until all of these were, one after the other."""
+    found, end = "", time.monotonic() + PATIENCE
+    while not re.search(".*?".join(map(re.escape, words)), found, re.DOTALL):
+        assert time.monotonic() < end, f"no {words} in {found[-2000:]}"
+        if select.select([terminal], [], [], 0.1)[0]:
+            found += os.read(terminal, 65536).decode(errors="replace")
+    return found
 
 
 def test_in_a_pipe_one_screen_is_printed_and_that_is_all(tmp_path: Path) -> None:

@@ -114,6 +114,12 @@ def test_groups_stand_in_the_order_of_their_values_and_those_without_last() -> N
     assert [one["title"] for one in grouped(RUNS, "state", ())] == ["ended", "finished", "live"]
 
 
+def test_of_a_run_that_is_not_read_yet_nobody_says_that_it_has_no_such_setting() -> None:
+    runs = [*RUNS[:2], Entry("later", line={"name": "later"})]
+    told = [(one["title"], one["names"]) for one in grouped(runs, "lr", {"lr"})]
+    assert told == [("0.001", ["b"]), ("0.1", ["a"]), ("not read yet", ["later"])]
+
+
 def test_settings_that_are_the_same_in_all_runs_are_not_named() -> None:
     assert differing(RUNS[:1]) == []
     assert differing([RUNS[0], RUNS[4]]) == []

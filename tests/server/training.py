@@ -1,9 +1,10 @@
 """A small training in another process that tells what plain torch says of each step, for the page to be held against.
 
-    python training.py FOLDER NAME STEPS [SECONDS_BETWEEN_STEPS [HOLD]]
+    python training.py FOLDER NAME STEPS [SECONDS_BETWEEN_STEPS [HOLD [HARM]]]
 
 One JSON line per step on stdout: {"step", "loss", "0.weight gradient.rms", ...}. After HOLD steps it says "held" and goes on
-with the next line of stdin: a page that is slow to open sees the run grow, too. Once it has said "flushed" it ends with a line.
+with the next line of stdin: a page that is slow to open sees the run grow, too. With HARM the loss
+is not finite from then on. Once it has said "flushed" it ends with a line.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Odd(torch.nn.Module):
         return self.net(x) + getattr(self, EVIL).sum()
 
 
-def main(folder: str, name: str, steps: int, pause: float, hold: int) -> None:
+def main(folder: str, name: str, steps: int, pause: float, hold: int, harm: bool) -> None:
     torch.manual_seed(7)
     torch.set_num_threads(1)
     model = Odd()
@@ -40,7 +41,7 @@ def main(folder: str, name: str, steps: int, pause: float, hold: int) -> None:
     run.watch(model)
     for step in range(steps):
         x = torch.randn(16, 4)
-        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean() * (float("nan") if harm and step >= hold else 1)
         optimizer.zero_grad()
         loss.backward()
         weight = model.net[0].weight
@@ -70,5 +71,6 @@ def wait(run: weighbridge.Run, word: str) -> None:
 
 
 if __name__ == "__main__":
-    pause, hold = (*sys.argv[4:], "0", "0")[:2]
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(pause), int(hold))
+    given = sys.argv[4:]
+    pause, hold, harm = [*given, *("0", "0", "")[len(given) :]]
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(pause), int(hold), harm == "harm")

@@ -7,6 +7,7 @@ A factor that somebody's hooks keep (a checkpoint, a saving to disk) is not aske
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -34,11 +35,14 @@ class Passes:
     is_all_here: bool = True  # no number of these is awaited from a device
     scale: Number = 1.0  # of the last pass; stays for an optimizer that steps after another one
     are_sums: bool = True  # each over its own targets, divided by a number that is the same for all
+    samples: int = 0  # of all of them together, as far as it is known
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
-    def add(self, loss: torch.Tensor) -> float:
-        """Note one root. Gives its value where that can be read without waiting for a device, NaN elsewhere."""
+    def add(self, loss: torch.Tensor, samples: int = 0) -> float:
+        """Note one root, of so many samples (0 = not known, or those of the pass before). Gives its value where that can be
+        read without waiting for a device, NaN elsewhere."""
         self.count += 1
+        self.samples += samples
         if loss.is_complex() or (not loss.is_cpu and is_capturing(loss.device)):
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
@@ -51,16 +55,17 @@ class Passes:
             self.shares.append(share)
         return given if isinstance(given, float) else float("nan")
 
-    def note(self, loss: float) -> None:
+    def note(self, loss: float, samples: int) -> None:
         """A pass whose root has nothing at it but this value (capture/usual.py)."""
         self.count, self.scale, self.are_sums = self.count + 1, 1.0, False
+        self.samples += samples
         self.given.append(loss)
         self.scales.append(1.0)
         self.shares.append(1.0)
 
     def taken(self) -> Passes:
         """These passes on their own; this one may be cleared."""
-        return Passes([*self.given], [*self.scales], [*self.shares], self.count, self.is_all_here, self.scale, self.are_sums)
+        return dataclasses.replace(self, given=[*self.given], scales=[*self.scales], shares=[*self.shares], before=None)
 
     def awaited(self) -> list[torch.Tensor]:
         """Numbers that a device has yet to give."""
@@ -72,7 +77,9 @@ class Passes:
         given = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.given]
         scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in (*self.scales, self.scale)]
         *all_scales, scale = [scale if is_scale(scale) else 1.0 for scale in scales]
-        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale, are_sums=self.are_sums)
+        return Passes(
+            [*given], [*all_scales], self.shares, self.count, scale=scale, are_sums=self.are_sums, samples=self.samples
+        )
 
     def set_apart(self) -> None:
         """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
@@ -85,7 +92,7 @@ class Passes:
         if self.before is not None and not self.count:
             earlier = self.before
             self.given, self.scales, self.shares, self.count = earlier.given, earlier.scales, earlier.shares, earlier.count
-            self.is_all_here, self.are_sums = earlier.is_all_here, earlier.are_sums
+            self.is_all_here, self.are_sums, self.samples = earlier.is_all_here, earlier.are_sums, earlier.samples
         self.before = None
 
     def mean(self) -> float | None:
@@ -107,7 +114,7 @@ class Passes:
         self._empty()
 
     def _empty(self) -> None:
-        self.given, self.scales, self.shares, self.count = [], [], [], 0
+        self.given, self.scales, self.shares, self.count, self.samples = [], [], [], 0, 0
         self.is_all_here = self.are_sums = True
 
 

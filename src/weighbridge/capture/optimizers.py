@@ -56,6 +56,7 @@ class Optimizers:
             for device in stepped.devices:
                 device.drain(self.recorder)
         stepped.work, stepped.devices = None, []
+        stepped.missed.look_away()
         self.left(stepped)
         if stepped.number in self.has_stepped:
             self.departed.append(stepped)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from weighbridge.capture.modulekinds import takes_hooks
-from weighbridge.capture.seats import ForwardState, Seat
+from weighbridge.capture.seats import ForwardState, Seat, is_plain
 
 if TYPE_CHECKING:
     from weighbridge.capture.outputgroup import Group
@@ -109,6 +109,7 @@ class OutputHook:
                 return
             if _graph_task() == -1:
                 self.state.met_at = group.stamp
+                self._count_samples(args)
             elif self.state.met_at == group.stamp:  # a checkpoint computes anew what was met before
                 return
             if outputs.calls is not None:
@@ -132,6 +133,13 @@ class OutputHook:
             self.outputs.failed(error)
         finally:
             self.outputs.own_ns += _now() - began
+
+    def _count_samples(self, args: Any) -> None:
+        """The first module of a pass says of how many samples it is: one that has a hook at every step, so that it is always
+        the same one."""
+        axis, scene = self.state.samples_axis, self.outputs.scene
+        if not scene.samples and axis >= 0 and args and is_plain(args[0]) and args[0].dim() > 2 * axis:
+            scene.samples = args[0].shape[axis]
 
     def __deepcopy__(self, memo: Any) -> Any:
         return contextlib.nullcontext().__exit__  # takes three arguments and returns None: the copy is not watched

@@ -110,6 +110,7 @@ class Outputs:
                 hook = OutputHook(self, self.unowned, name, plain, module, model)
                 hook.around = around(model, path)
                 hook.is_bounded = isinstance(module, BOUNDED)
+                hook.state.samples_axis = -1 if hook.is_bounded else int(getattr(module, "batch_first", True) is False)
                 hook.is_opaque = not hook.is_bounded and not any(True for _ in module.parameters())
                 hook.is_opaque &= self.plan.sentinel
                 hook.axis = 1 if isinstance(module, CHANNELS_SECOND) else None
@@ -260,6 +261,11 @@ class Outputs:
         for _, tensor in leaves(args)[:_MOST_LEAVES]:
             if is_readable(tensor) or is_on_gpu(tensor):
                 self._batch.meet(tensor)
+
+    def take_samples(self) -> int:
+        """Of how many samples the pass is that ends now; 0 where nobody knows, or nothing ran since the last one."""
+        samples, self.scene.samples = int(self.scene.samples), 0
+        return samples
 
     def meet(self, hook: OutputHook, module: nn.Module, output: Any) -> None:
         """What a module gives for the first time, or what is no single tensor."""

@@ -35,6 +35,7 @@ class Scene(ctypes.Structure):
         ("count", ctypes.c_int64),
         ("batch", ctypes.c_void_p),
         ("awaits_batch", ctypes.c_int32),
+        ("samples", ctypes.c_int64),
     ]
 
 
@@ -76,7 +77,8 @@ class _Hook(ctypes.Structure):
 class ForwardState(ctypes.Structure):
     """wb_forward: what C knows of a forward hook."""
 
-    _fields_ = [*((name, ctypes.c_void_p) for name in ("seat", "root", "module")), ("met_at", ctypes.c_int32)]
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("seat", "root", "module"))]
+    _fields_ += [(name, ctypes.c_int32) for name in ("met_at", "samples_axis")]
 
 
 class Units:

@@ -109,7 +109,8 @@ class Stepper:
         began = time.perf_counter_ns()
         if self.by_hand is not None:
             self._step_by_hand()
-        self.step_rows.add_pass(root, self.clock, self.total_steps > 0)
+        samples = self.outputs.take_samples() if self.outputs is not None else 0
+        self.step_rows.add_pass(root, self.clock, self.total_steps > 0, samples)
         if self.first is not None:
             self._look_at_graph(self.first, root)
         if self.coherence is not None:
@@ -339,6 +340,7 @@ class Stepper:
             self.first.fetch(self.clock, wait=True)
         with self.recorder.lock:
             for stepped in self.optimizers.known.values():
+                stepped.missed.look_away()
                 for device in stepped.devices:
                     device.drain(self.recorder)
             if self.outputs is not None:

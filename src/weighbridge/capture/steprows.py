@@ -34,9 +34,9 @@ class StepRows:
         self.early_rows: list[tuple[Any, ...]] = []
         self.is_ours = False  # has a pass given a watched parameter a gradient?
 
-    def add_pass(self, root: torch.Tensor, step: int, has_stepped: bool) -> None:
-        """A backward pass begins at this root. `has_stepped`: has any optimizer of the run?"""
-        given = self.passes.add(root)
+    def add_pass(self, root: torch.Tensor, step: int, has_stepped: bool, samples: int = 0) -> None:
+        """A backward pass over so many samples begins at this root. `has_stepped`: has any optimizer of the run?"""
+        given = self.passes.add(root, samples)
         if not has_stepped:
             self._pass_without_step(given, step)
 
@@ -82,13 +82,20 @@ class StepRows:
         return not is_late
 
     def add_usual(
-        self, stepped: Stepped, step: int, losses: list[float], settings: list[Any], times: list[int], owns: list[int]
+        self,
+        stepped: Stepped,
+        step: int,
+        losses: list[float],
+        settings: list[Any],
+        times: list[int],
+        owns: list[int],
+        samples: list[int],
     ) -> None:
         """Write the rows of steps that C has done, from this one on. `settings`: of each its groups' lr, momentum, decay."""
         rows, attempt, epoch, before = self.recorder.small["steps"].rows, self.recorder.attempt, self.epoch, stepped.count
-        for i, (loss, mine, ended, own) in enumerate(zip(losses, settings, times, owns, strict=True)):
+        for i, (loss, mine, ended, own, size) in enumerate(zip(losses, settings, times, owns, samples, strict=True)):
             key = (step + i, attempt, stepped.number, before + i)
-            rows.append((*key, loss, loss, 1, False, 0.0, _NAN, 1.0, *mine, epoch, ended, own))
+            rows.append((*key, loss, loss, 1, False, 0.0, _NAN, 1.0, *mine, epoch, ended, own, size or None))
         stepped.count += len(losses)
 
     @property
@@ -110,7 +117,18 @@ class StepRows:
 
     def _write(self, before: tuple[Any, ...], passes: Passes, clip: float, found_inf: float, after: tuple[Any, ...]) -> None:
         given = sum(passes.given) if passes.given else None
-        row = (*before, passes.mean(), given, passes.count, found_inf > 0, found_inf, clip, passes.scale, *after)
+        row = (
+            *before,
+            passes.mean(),
+            given,
+            passes.count,
+            found_inf > 0,
+            found_inf,
+            clip,
+            passes.scale,
+            *after,
+            passes.samples or None,
+        )
         self.recorder.small["steps"].rows.append(row)
 
     def _clip_factor(self, stepped: Stepped, otherwise: float) -> Number:

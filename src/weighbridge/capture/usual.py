@@ -50,6 +50,7 @@ class UsualState(ctypes.Structure):
             for name in ("clock", "until", "done", "room", "own_ns", "last_ns", "hand_over_ns", "pause_at")
         ),
         ("loss", ctypes.c_double),
+        ("samples", ctypes.c_int64),
         ("losses", ctypes.c_void_p * _LOSSES),
         ("averages", ctypes.c_int32 * _LOSSES),
         *((name, ctypes.c_void_p) for name in ("optimizer", "groups", "group")),
@@ -58,7 +59,7 @@ class UsualState(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("keep", "shares", "attempt", "sentinel")),
         *((name, ctypes.c_void_p) for name in ("scene", "forward", "backward", "batch", "model", "emptied")),
         ("jumped", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("loss_of", "time_of", "own_of", "settings_of")),
+        *((name, ctypes.c_void_p) for name in ("loss_of", "time_of", "own_of", "samples_of", "settings_of")),
     ]
 
 
@@ -80,8 +81,9 @@ class Usual:
         self._pause = self._rest = 0  # steps to wait before C is asked again: where it is never usual, asking costs
         self._has_done = False
         self._coherence = Occasions(plan.schedule("coherence"))
-        self._numbers = (np.empty(FLUSH_STEPS), np.empty(FLUSH_STEPS, np.int64), np.empty(FLUSH_STEPS, np.int64))
-        self.state.loss_of, self.state.time_of, self.state.own_of = (array.ctypes.data for array in self._numbers)
+        self._numbers = (np.empty(FLUSH_STEPS), *(np.empty(FLUSH_STEPS, np.int64) for _ in range(3)))
+        state = self.state
+        state.loss_of, state.time_of, state.own_of, state.samples_of = (array.ctypes.data for array in self._numbers)
         self._settings = np.empty((FLUSH_STEPS, 0, _PER_GROUP))
 
     # ---- from Python to C ----
@@ -202,9 +204,9 @@ class Usual:
         if not done:
             return
         state.done, self._has_done = 0, True
-        losses, times, owns = (array[:done].tolist() for array in self._numbers)
+        losses, times, owns, samples = (array[:done].tolist() for array in self._numbers)
         settings = self._settings[:done].transpose(0, 2, 1).tolist()
-        stepper.step_rows.add_usual(stepped, last - done + 1, losses, settings, times, owns)
+        stepper.step_rows.add_usual(stepped, last - done + 1, losses, settings, times, owns, samples)
         stepper.total_steps += done
         stepper.own_ns += sum(owns)
         stepper.last_ns = int(state.last_ns) + self._perf_ahead
@@ -252,9 +254,9 @@ class Usual:
         if state.emptied:
             stepped.pair.leftover.was_clean(self._has_done, state.phase != READY)
         if state.phase == PASSED:
-            stepper.step_rows.passes.note(float(state.loss))
+            stepper.step_rows.passes.note(float(state.loss), int(state.samples))
         elif state.phase == INSIDE:
-            stepper.step_rows.passes.note(float(state.loss))
+            stepper.step_rows.passes.note(float(state.loss), int(state.samples))
             stepped.depth, stepped.own_ns = 1, 0
             stepper.optimizers.departed.clear()
             stepper.optimizers.under_way.append(stepped)

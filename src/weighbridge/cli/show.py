@@ -207,7 +207,7 @@ def _overview(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: i
     spark = None if step is not None else (statistics[0] if wish.statistics else "gradient.rms")
     many = len(tensors) > folded.FOLD_ABOVE and not wish.every
     lay_out = folded.folded_lines if many else text.tensor_lines
-    lines = [] if step is None else [_words(f"at step {step:,}")]
+    lines = [] if step is None else [_words(f"at step {step:,}{_over(views.samples(record, step))}")]
     lines += lay_out(record, tensors, statistics, spark, step, width)
     lines += text.legend(tensors, None if many and folded.module_groups(tensors) else spark, width)
     return [
@@ -258,6 +258,13 @@ def _epochs(record: RunRecord, wish: Wish, tensors: Sequence[Tensor], width: int
         heading, name = detail.title(record, tensor), named.label(record, tensor)
         lines += [_words(""), *detail.epoch_lines(table, heading, name, wish.every, width)]
     return lines
+
+
+def _over(samples: int | None) -> str:
+    """In words; nothing where it is not known."""
+    from weighbridge import format as plain
+
+    return "" if samples is None else f", over {plain.counted(samples, 'sample')}"
 
 
 def _step(record: RunRecord, step: int | None) -> int:

@@ -37,6 +37,30 @@ class Spike:
         return score, SeriesEvidence(name, steps, values)
 
 
+class Sizes:
+    """Of how many samples the steps were: how much one counts among those before it."""
+
+    def __init__(self) -> None:
+        self._last: deque[int] = deque(maxlen=LATELY)
+
+    def part(self, samples: int | None) -> float:
+        """Of this step: its samples over the usual number, at most 1; 1 where that is not known."""
+        if not samples:
+            return 1.0
+        usual = sorted(self._last)[len(self._last) // 2] if self._last else samples
+        self._last.append(samples)
+        return min(1.0, samples / usual)
+
+
+def among_usual(value: float, usual: float, part: float) -> float:
+    """What a mean over few samples would have been over as many as usual, the others being like those before.
+
+    b of B samples move a mean by b / B of what theirs differs by, whatever their distribution; of a norm this is a bound
+    (triangle inequality). Of samples that are as always it leaves sqrt(b / B) of the usual scatter.
+    """
+    return usual + part * (value - usual) if part < 1 and math.isfinite(usual) else value
+
+
 class SpikeWatch:
     """Of a positive series, looked at as logarithms; `least` is the smallest factor that is called a spike."""
 
@@ -46,14 +70,22 @@ class SpikeWatch:
         self._excess: deque[float] = deque(maxlen=WINDOW)  # over what was expected of each step
         self._largest = -np.inf  # of all of these, but for the first steps
 
+    @property
+    def usual(self) -> float:
+        """What is expected of the next value; NaN at first."""
+        return math.exp(self._middle()) if self._last else math.nan
+
+    def _middle(self) -> float:
+        last = sorted(self._last)
+        return (last[(len(last) - 1) // 2] + last[len(last) // 2]) / 2
+
     def add(self, value: float) -> Spike | None:
         """The next value; says whether it stands out of those before. A value that is not finite and positive is left out."""
         if not 0 < value < math.inf:
             return None
         x, spike = math.log(value), None
         if self._last:
-            last = sorted(self._last)
-            excess = x - (last[(len(last) - 1) // 2] + last[len(last) // 2]) / 2
+            excess = x - self._middle()
             spike = self._judged(excess)
             if spike is None:
                 self._excess.append(excess)

@@ -32,7 +32,7 @@ MOST_STEPS: Final = 4_096
 Rows = tuple[Mapping[str, Any], ...]
 STEP_COLUMNS: Final = (
     *("step", "optimizer", "optimizer_step", "loss", "backward_passes", "skipped"),
-    *("clip_factor", "loss_scale", "lr", "momentum", "weight_decay"),
+    *("clip_factor", "loss_scale", "lr", "momentum", "weight_decay", "samples"),
 )
 
 

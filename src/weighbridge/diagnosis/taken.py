@@ -84,6 +84,12 @@ class Taken:
         return np.nan if self.row["loss"] is None else float(self.row["loss"])
 
     @property
+    def samples(self) -> int | None:
+        """That its backward passes were over; None where that is not known."""
+        samples = self.row["samples"]
+        return None if samples is None else int(samples)
+
+    @property
     def clip_factor(self) -> float:
         """What multiplied the gradients after the last backward pass; NaN where it is not known."""
         return np.nan if self.row["clip_factor"] is None else float(self.row["clip_factor"])

@@ -25,14 +25,17 @@ SHOWN: Final = ("gradient.rms", "update.ratio", "parameter.rms")
 SPARK: Final = 24  # characters of the way of a gradient
 FINDINGS: Final = 4
 LEAST_ROWS: Final = 3
+CAPTION: Final = 3  # lines around the tensors: a blank one, how many they are, titles
 LEAST_COLUMNS: Final = 3
 
 
 def lines(record: RunRecord, diagnosis: Diagnosis | None, width: int, height: int) -> list[Text]:
     """At most `height` lines of at most `width` columns. `diagnosis`: the last one there is; None = not yet asked."""
-    top = [*head(record, width), *finding_lines(diagnosis, width, shown_labels(record.path).muted)]
-    room = max(LEAST_ROWS, height - len(top) - 4)
-    return [*top, Text(), *tensor_lines(record, width, room)][: max(height, LEAST_ROWS)]
+    first = head(record, width)
+    told = finding_lines(diagnosis, width, shown_labels(record.path).muted)
+    told = told[: max(1, height - len(first) - CAPTION - LEAST_ROWS)]  # a low screen shows the worst tensors, too
+    room = max(LEAST_ROWS, height - len(first) - len(told) - CAPTION)
+    return [*first, *told, Text(), *tensor_lines(record, width, room)][: max(height, LEAST_ROWS)]
 
 
 def finding_lines(diagnosis: Diagnosis | None, width: int, muted: Iterable[tuple[str, str]] = ()) -> list[Text]:
@@ -40,6 +43,8 @@ def finding_lines(diagnosis: Diagnosis | None, width: int, muted: Iterable[tuple
     if diagnosis is None:
         return [Text("the rules are reading this run ...", style="dim")]
     diagnosis, quiet = set_aside(diagnosis, muted)
+    if not diagnosis.findings and not quiet and diagnosis.steps == 0:
+        return [Text("no step yet: the rules have nothing to look at", style="dim")]
     if not diagnosis.findings and not quiet:
         return [
             Text(f"nothing found by {plain.counted(len(diagnosis.answers), 'rule')} up to step {plain.count(diagnosis.steps)}")
@@ -113,9 +118,14 @@ def tensor_lines(record: RunRecord, width: int, most: int) -> list[Text]:
         columns.append(grid.column("gradient", _ways(record, chosen, room), right=False))
     which = "all" if len(chosen) == len(record.tensors) else f"{len(chosen)} of {plain.count(len(record.tensors))}"
     return [
-        *wrapped(Text(f"{which} tensors, the oddest gradients first; u/w: update / weight", style="dim"), width)[:1],
+        Text(_that_fits([f"{which} tensors", ", the oddest gradients first", "; u/w: update / weight"], width), style="dim"),
         *grid.lines(columns),
     ]
+
+
+def _that_fits(pieces: Sequence[str], width: int) -> str:
+    """As many of them as one line holds."""
+    return next((text for n in range(len(pieces), 1, -1) if len(text := "".join(pieces[:n])) <= width), pieces[0])
 
 
 def _cell(value: float, bad: float) -> Text:

@@ -15,6 +15,7 @@ from weighbridge.catalog import parse
 from weighbridge.errors import NothingRecorded
 from weighbridge.report.machine import Cell, Table
 from weighbridge.report.named import label
+from weighbridge.store import persteps
 from weighbridge.store.record import RunRecord, Tensor
 
 LAST_STATISTICS: Final = ("parameter.min", "parameter.max", "parameter.rms", "gradient.rms", "update.ratio")
@@ -41,6 +42,11 @@ def real_step(record: RunRecord, step: int) -> int:
 def last_update(record: RunRecord) -> int:
     """The last step that updated something; after `finish` one closing row of parameters stands behind it."""
     return min(record.info.steps - 1, record.last_step) if record.info.steps > 0 else record.last_step
+
+
+def samples(record: RunRecord, step: int) -> int | None:
+    """How many samples the backward passes of this step were over; None where nobody knows."""
+    return persteps.samples_at(record.whole("steps"), step)
 
 
 def at_step(record: RunRecord, step: int, statistics: Sequence[str]) -> dict[str, list[float | None]]:

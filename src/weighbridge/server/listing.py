@@ -22,6 +22,8 @@ MUCH_LONGER: Final = 20  # than the median run
 SORTS: Final = ("started", "name", "state", "findings", *FACTS)
 GROUPS: Final = ("state", "tag", "group", "project")
 NONE: Final = "none"
+NOT_READ: Final = "not read yet"
+LABELLED: Final = ("state", "tag")  # known without reading the run
 
 
 def listing(entries: Sequence[Entry], search: Search, sort: str, group: str) -> dict[str, Any]:
@@ -98,14 +100,16 @@ def grouped(entries: Sequence[Entry], group: str, known: Iterable[str]) -> list[
         return [{"title": "", "names": [entry.name for entry in entries]}]
     if group not in GROUPS and group not in known:
         raise BadInput(f"There is nothing to group by called {group!r}.{nearest(group, [*GROUPS, *known])}")
+    unread = [] if group in LABELLED else [entry for entry in entries if entry.state == UNREAD]  # they may have it, or not
     found: dict[Scalar, list[str]] = {}
     for entry in entries:
-        for value in _groups(entry, group):
+        for value in () if unread and entry.state == UNREAD else _groups(entry, group):
             found.setdefault(value, []).append(entry.name)
     if len(found) > VALUES_AT_MOST:
         raise BadInput(f"{group} has {len(found):,} values; group by one that fewer runs differ in.")
     titles = sorted(found, key=_by_value)
-    return [{"title": NONE if value is None else text(value), "names": found[value]} for value in titles]
+    told = [{"title": NONE if value is None else text(value), "names": found[value]} for value in titles]
+    return told + ([{"title": NOT_READ, "names": [entry.name for entry in unread]}] if unread else [])
 
 
 def _groups(entry: Entry, group: str) -> Sequence[Scalar]:

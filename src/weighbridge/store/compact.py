@@ -27,7 +27,7 @@ from weighbridge.records import FORMAT_VERSION, TABLES, WHOLE
 from weighbridge.store import layout
 from weighbridge.store.checked import write_sealed
 from weighbridge.store.downsample import WIDTHS, bucket_schema, buckets_of, coarser
-from weighbridge.store.parquet import file_entry, read_parquet, same_bits, write_parquet
+from weighbridge.store.parquet import file_entry, fitted, read_parquet, same_bits, write_parquet
 from weighbridge.store.segment import DATA_SUFFIX, SIDECAR_SUFFIX, SegmentReader
 from weighbridge.store.status import LIVE, last_flush_of, require_run, state_of
 from weighbridge.store.units import Unit, units
@@ -123,7 +123,7 @@ def compact_unit(unit: Unit, *, is_live: bool = True) -> bool:
 
 
 def _write_unit(unit: Unit, reader: SegmentReader, working: Path) -> None:
-    table = in_order(unit.table, pa.Table.from_batches(reader.batches(), TABLES[unit.table]))
+    table = in_order(unit.table, fitted(pa.Table.from_batches(reader.batches()), TABLES[unit.table]))
     tables = {f"{unit.table}.parquet": table}
     if unit.table == "rows":
         tables |= bucket_tables(table)

@@ -20,7 +20,7 @@ from weighbridge.records import TABLES
 from weighbridge.store import layout
 from weighbridge.store.checked import read_sealed
 from weighbridge.store.compact import MANIFEST
-from weighbridge.store.parquet import read_parquet
+from weighbridge.store.parquet import fitted, read_parquet
 from weighbridge.store.segment import SegmentReader
 from weighbridge.store.status import require_run
 from weighbridge.store.units import Unit, units
@@ -85,7 +85,7 @@ class Follower:
         position.flushes = len(reader.flushes)
         if reader.is_closed or not unit.is_last:  # the listing is older than the poll: nothing can follow
             position.begin_next(unit.number)
-        return batches
+        return fitted(pa.Table.from_batches(batches), TABLES[unit.table]).to_batches() if batches else []
 
     def _rest_of(self, unit: Unit, position: _Position) -> list[pa.RecordBatch]:
         """What of a compacted unit was not read while it was a segment."""

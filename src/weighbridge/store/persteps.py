@@ -43,6 +43,12 @@ def epochs(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return steps, told[known][first]
 
 
+def samples_at(table: pa.Table, step: int) -> int | None:
+    """How many samples the backward passes of one step were over; None where that is not known."""
+    found = table.filter(pc.equal(table.column("step"), step)).column("samples").drop_null()
+    return int(found[0].as_py()) if len(found) else None
+
+
 def logged(table: pa.Table, key: str) -> Series | None:
     """What was logged under one name; None where nothing was."""
     found = table.filter(pc.equal(table.column("key"), key)).sort_by("step")

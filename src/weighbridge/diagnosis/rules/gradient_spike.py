@@ -9,11 +9,15 @@ How it decides The norm of the gradient that the optimizer used (after any clipp
                batches, and differ as widely (of a smooth loss above 0, the gradient's square is at most 2 L times the loss).
                Below GREAT times it is told only if its batch, or one of the SHOWS steps after it, has a loss above the last
                RECENT ones, and SIGMAS robust standard deviations above their median: the norm of the mean over b samples is
-               sqrt(B / b) times that over B, where it is mostly noise, so the few samples that an epoch leaves over make a
-               jump of a batch that is none. Where its own batch has a loss of LEAST times what it was, the next SHOWS steps
+               sqrt(B / b) times that over B, where it is mostly noise, and up to B / b times where one sample is far out: a
+               step over fewer samples than usual (what an epoch leaves over) counts as if they stood among as many as usual,
+               which b of B move by at most b / B of what they differ by.
+               Where its own batch has a loss of LEAST times what it was, the next SHOWS steps
                say what it is: a loss that comes back by half of the way (as a logarithm) was that batch's, one of LEAST times
                more is that of weights that were thrown; one that stays where it is asks for something else (new targets of a
-               Q-learner, a head that was begun anew), and its gradients are no fault. The place is the tensor with the
+               Q-learner, a head that was begun anew), and its gradients are no fault. At once, whatever the loss, where
+               the step that it made is THROWN times as long as all weights of the optimizer are: of what they had learnt
+               nothing is left, and that the loss stays up is no new task. The place is the tensor with the
                largest share of the squared norm.
 What to do     Look at the batch of this step. Clip by the norm (`clip_grad_norm_`) at a few times its usual size.
 When it errs   Not before 10 steps; they are counted anew when a tensor gets its first gradient (layers that are thawed).
@@ -38,9 +42,9 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
-from weighbridge.diagnosis.spikes import SIGMA, Spike, SpikeWatch
+from weighbridge.diagnosis.spikes import SIGMA, Sizes, Spike, SpikeWatch, among_usual
 from weighbridge.diagnosis.stream import Block, summed
-from weighbridge.diagnosis.taken import Taken, taken
+from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, share
 
@@ -50,6 +54,7 @@ EARLY = 3  # steps whose gradients are still those of the initialisation
 GREAT = 10.0  # times: no batch does that
 SHOWS, RECENT = 2, 10  # steps after which its harm would show; steps whose losses are usual
 SIGMAS = 4.0  # above these, as for stale-second-moment: the highest of eleven is a new one by chance once in eleven
+THROWN = 1.0  # times the norm of the weights: a straight line says nothing of the loss so far away
 SHOWN = 8
 MOST_TOLD = 3  # of one run: whoever has seen three needs no fourth
 
@@ -77,6 +82,7 @@ class State:
 
     watch: SpikeWatch = field(default_factory=lambda: SpikeWatch(LEAST))
     steps: int = 0
+    sizes: Sizes = field(default_factory=Sizes)
     largest: float = 0.0  # norm, after the first steps
     had: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # by column: has it had a gradient?
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
@@ -104,14 +110,15 @@ class State:
             self.watch = SpikeWatch(LEAST)  # of other targets gradients have another size
         return one.found if is_harm else None
 
-    def wait(self, found: Finding, spike: Spike, loss: float) -> None:
-        """Keep a spike until later losses have shown what it is."""
+    def wait(self, found: Finding, spike: Spike, loss: float, is_thrown: bool) -> None:
+        """Keep a spike until later losses have shown what it is, or its step has."""
         before, stays = self.course.now, None
         if self.waiting is not None and self.waiting.stays is not None:
             return  # is what is asked for another? It may ask for even more at the next step
         if loss > LEAST * before > 0:
             stays = math.sqrt(loss * before), LEAST * loss
-        self.waiting = Waiting(found, spike.times >= GREAT, self.steps, self.steps + SHOWS, stays)
+        stays = None if is_thrown else stays
+        self.waiting = Waiting(found, is_thrown or spike.times >= GREAT, self.steps, self.steps + SHOWS, stays)
 
     def meets_new(self, columns: np.ndarray, count: int) -> bool:
         """Has one of these of so many tensors its first gradient? Then the norm is not that of the same tensors as before."""
@@ -132,7 +139,7 @@ class GradientSpike(Rule):
     id, title = "gradient-spike", "The gradient is suddenly many times larger"
     severity, certainty, since = "warning", "heuristic", "0.1"
     is_event = True
-    needs = Needs(gradient=["l2_norm"], tables=["steps", "groups"])
+    needs = Needs(parameter=["l2_norm"], gradient=["l2_norm"], update=["l2_norm"], tables=["steps", "groups"])
     causes = (  # one step as many times too long, and what a rate that is too high brings
         *(
             "loss-spike",
@@ -160,30 +167,33 @@ class GradientSpike(Rule):
         for one in taken(block):
             if one.optimizer not in wholes:
                 wholes[one.optimizer] = np.sqrt(summed(norms[:, one.columns] ** 2))
-            norm = float(wholes[one.optimizer][one.at])
-            if not norm > 0:
+            whole = float(wholes[one.optimizer][one.at])
+            if not whole > 0:
                 continue
             state = self.states[one.optimizer]
+            part = state.sizes.part(one.samples)
+            norm, loss = among_usual(whole, state.watch.usual, part), among_usual(one.loss, state.course.now, part)
             state.steps += 1
             if state.meets_new(one.columns[norms[one.at, one.columns] > 0], len(self.tensors)):
                 state.watch = SpikeWatch(LEAST)
-            state.last.append((one.step, norm))
+            state.last.append((one.step, whole))
             spike = state.watch.add(norm)
             is_largest = norm > state.largest
             if state.steps > EARLY:
                 state.largest = max(state.largest, norm)
-            is_hard = state.is_of_a_hard_batch(one.loss)
+            is_hard = state.is_of_a_hard_batch(loss)
             if spike is not None and is_largest and not is_hard and self.told < MOST_TOLD:
-                state.wait(self._finding(one, norms[one.at, one.columns], norm, spike, state), spike, one.loss)
-            harmful = state.harmful(one.loss)
-            if math.isfinite(one.loss):
-                state.losses.append(one.loss)
-            state.course.add(one.loss)
+                found = self._finding(one, norms[one.at, one.columns], whole, spike.times * whole / norm, spike, state)
+                state.wait(found, spike, loss, _is_thrown(block, one))
+            harmful = state.harmful(loss)
+            if math.isfinite(loss):
+                state.losses.append(loss)
+            state.course.add(loss)
             if harmful is not None:
                 self.told += 1
                 yield dataclasses.replace(harmful, told_step=one.step)
 
-    def _finding(self, one: Taken, norms: np.ndarray, norm: float, spike: Spike, state: State) -> Finding:
+    def _finding(self, one: Taken, norms: np.ndarray, norm: float, times: float, spike: Spike, state: State) -> Finding:
         shares = (norms / norm) ** 2
         order = np.argsort(-shares)[:SHOWN].tolist()
         culprit = self.tensors.name(int(one.columns[order[0]]))
@@ -192,14 +202,14 @@ class GradientSpike(Rule):
             place=culprit,
             first_step=one.step,
             told_step=one.step,
-            message=f"At step {one.step} the gradient is {factor(spike.times)} of what it was just before; "
+            message=f"At step {one.step} the gradient is {factor(times)} of what it was just before; "
             f"{share(rows[0][2])} of its square is that of {culprit}.",
             evidence=(
                 *spike.shown("norm of the gradient", state.last),
                 TableEvidence("whose it is", ("tensor", "norm", "share of the square"), rows),
             ),
             fix=f"Look at the batch of step {one.step}; clip gradients by their norm, at three times its usual size: "
-            f"torch.nn.utils.clip_grad_norm_(model.parameters(), {3 * norm / spike.times:.1g}) before optimizer.step().",
+            f"torch.nn.utils.clip_grad_norm_(model.parameters(), {3 * norm / times:.1g}) before optimizer.step().",
             depth=1.5,
         )
 
@@ -208,3 +218,9 @@ class GradientSpike(Rule):
         if seen <= WAIT:
             return Outcome.NOT_ENOUGH_DATA, f"{counted(seen, 'step')} with gradients; more than {WAIT} are needed"
         return None
+
+
+def _is_thrown(block: Block, one: Taken) -> bool:
+    """Is this step as long as the weights that it moves?"""
+    step, weights = (norm_of(block[f"{quantity}.l2_norm"][one.at, one.columns]) for quantity in ("update", "parameter"))
+    return step > THROWN * weights > 0

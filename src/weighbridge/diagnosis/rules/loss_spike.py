@@ -10,7 +10,8 @@ How it decides The loss, as a logarithm, over the median of the steps just befor
                so that the weights have left their way, or where updates are not known. Else it is the data that are others,
                and told when most of it was one batch's: within BACK steps half of the jump, as a logarithm, is gone again. New
                data are learnt by steps no longer than those before, of which each takes its small share. A spike of the
-               gradient in a step before is its cause.
+               gradient in a step before is its cause. A step over fewer samples than usual (what an epoch leaves over) counts
+               as if they stood among as many as usual: b of B samples move the mean by b / B of what they differ by.
 What to do     Look at the batch of this step, and at what the step before did. If the loss does not come back: go on from a
                checkpoint about 100 steps earlier without the next few hundred batches, or with a lower learning rate.
 When it errs   Not before 10 steps, and not where the loss is or was 0 or negative, which has no ratio. Where it scatters
@@ -33,7 +34,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
-from weighbridge.diagnosis.spikes import Spike, SpikeWatch
+from weighbridge.diagnosis.spikes import Sizes, Spike, SpikeWatch, among_usual
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.taken import Taken, norm_of, taken
 from weighbridge.format import counted, factor, number
@@ -53,6 +54,7 @@ class State:
 
     watch: SpikeWatch = field(default_factory=lambda: SpikeWatch(LEAST))
     course: LossCourse = field(default_factory=LossCourse)
+    sizes: Sizes = field(default_factory=Sizes)
     last: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     is_positive: bool = True
     waiting: tuple[Finding, int, float] | None = None  # what is to be said, until this many steps, if a loss is below this
@@ -100,26 +102,27 @@ class LossSpike(Rule):
     def _judged(self, one: Taken, state: State) -> Finding | None:
         state.is_positive &= one.loss > 0
         before = state.course.now
+        loss = among_usual(one.loss, before, state.sizes.part(one.samples))
         state.last.append((one.step, one.loss))
-        state.course.add(one.loss)
-        spike = state.watch.add(one.loss)
-        back = state.is_back(one.loss, state.course.steps)
+        state.course.add(loss)
+        spike = state.watch.add(loss)
+        back = state.is_back(loss, state.course.steps)
         if back is not None:
             return dataclasses.replace(back, told_step=one.step)
         state.has_changed &= spike is not None
-        is_far = spike is not None and (spike.times >= FAR or one.loss > state.course.first)
+        is_far = spike is not None and (spike.times >= FAR or loss > state.course.first)
         if spike is None or not is_far or not state.is_positive:
             return None
-        if one.loss - before <= UNDONE * (state.course.first - before):
+        if loss - before <= UNDONE * (state.course.first - before):
             return None
         finding = _finding(one, spike, state, before)
-        is_high = one.loss > state.course.first
+        is_high = loss > state.course.first
         if not state.has_changed:
             state.is_of_data = state.is_on_its_way
-        if one.loss > state.course.first * (FAR if state.has_changed else 1.0) and not state.is_of_data:
+        if loss > state.course.first * (FAR if state.has_changed else 1.0) and not state.is_of_data:
             return finding
         if not state.has_changed:
-            limit = max(LEAST * before, math.sqrt(one.loss * before) if is_high else 0.0)
+            limit = max(LEAST * before, math.sqrt(loss * before) if is_high else 0.0)
             state.waiting, state.has_changed = (finding, state.course.steps + BACK, limit), True
         return None
 
@@ -137,7 +140,7 @@ def _finding(one: Taken, spike: Spike, state: State, before: float) -> Finding:
         place="",
         first_step=one.step,
         told_step=one.step,
-        message=f"At step {one.step} the loss is {number(one.loss)}, {factor(spike.times)} of what it was just before "
+        message=f"At step {one.step} the loss is {number(one.loss)}, {factor(one.loss / before)} of what it was just before "
         f"({number(before)}).",
         evidence=spike.shown("loss", state.last),
         fix=f"Look at the batch of step {one.step} and at the update of the step before. If the loss does not come back, go "

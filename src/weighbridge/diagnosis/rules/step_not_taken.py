@@ -6,12 +6,14 @@ How it decides Exact: the run has ended, or MOST backward passes that gave the m
                least LEAST passes have run, as many as for TIMES steps and for PART of all steps before, during which not
                one parameter has moved (warning). Or one of several optimizers that followed one loss (TOGETHER of its steps
                were another's too, after the same backward pass) has not stepped for WAIT steps, and four times as many as
-               it ever left out, while its parameters get gradients that are taken away again (warning).
+               it ever left out, while its parameters get gradients that are taken away again: a warning where its own zero_grad
+               does so, for then it is still in use; a note where it is not touched any more (model.zero_grad(), by hand), as
+               one is whose part is done with.
 What to do     Call `optimizer.step()` after `loss.backward()`. If you do: the optimizer may hold another model's
                parameters, those from before `model.to(...)`, a copy's or those from before a layer was replaced.
 When it errs   Gradients that are wanted for themselves (saliency maps, Fisher information, adversarial examples) under a
-               watched model; after a training, where there are many of them. A part that is done with and is not frozen:
-               its gradients are computed for nothing, requires_grad_(False) saves them.
+               watched model; after a training, where there are many of them. A part that is done with, is not frozen, and
+               whose optimizer is still asked to zero_grad.
 References     PyTorch documentation, torch.optim, "Taking an optimization step".
 """
 
@@ -129,7 +131,7 @@ class StepNotTaken(Rule):
         mine = [c for c in columns if self.tensors[c].requires_grad]
         for place, held in self.tensors.together(mine, self.tensors.is_parameter):
             yield Finding(
-                severity="warning",
+                severity="warning" if detail.get("is_emptied", True) else "note",
                 place=place,
                 first_step=self.last_of[optimizer] + 1,
                 told_step=step,
