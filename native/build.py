@@ -85,6 +85,7 @@ def _compile(compiler: list[str], folder: Path, digest: str) -> Path:
         "weighbridge_forward.c",
         "weighbridge_helper.c",
         "weighbridge_pairs.c",
+        "weighbridge_rows.c",
         "weighbridge_jump.c",
         "weighbridge_sketch.c",
         "weighbridge_step.c",

@@ -10,7 +10,7 @@
 #include "plain_arithmetic.h"
 #include "weighbridge_helper.h"
 #include "weighbridge_kernel.h"
-#include "weighbridge_output.h"
+#include "weighbridge_rows.h"
 
 #ifndef WB_DIGEST
 #define WB_DIGEST "none"
@@ -67,125 +67,6 @@ static const wb_item_level *weigher(void)
     return &wb_item_level_plain;
 }
 
-static int bins_of(int histogram)
-{
-    return histogram < 0 ? 0 : WB_BINS(histogram);
-}
-
-static void write_histogram(wb_block *to, const wb_row *row, int64_t r)
-{
-    uint32_t sum[WB_BINS(0)];
-    const uint32_t *counts = row->bins[0];
-    if (row->tables == WB_TABLES && row->histogram == 0) {
-        for (int b = 0; b < WB_BINS(0); b++)
-            sum[b] = row->bins[0][b] + row->bins[1][b] + row->bins[2][b] + row->bins[3][b];
-        counts = sum;
-    }
-    const int bins = row->looked_at ? bins_of(row->histogram) : 0, empty = bins ? WB_OCTAVES + 1 - row->octave : 0;
-    int first = empty, end = bins - empty;
-    while (first < end && !counts[first])
-        first++;
-    while (end > first && !counts[end - 1])
-        end--;
-    to->hist_count[r] = row->looked_at;
-    to->hist_bits[r] = (int8_t)(row->histogram < 0 ? 0 : row->histogram);
-    to->hist_first[r] = (int16_t)(first == end ? 0 : first);
-    memcpy(to->hist + to->counts, counts + first, (size_t)(end - first) * sizeof *counts);
-    to->counts += end - first;
-    to->hist_offsets[r + 1] = (int32_t)to->counts;
-}
-
-static void write_row(wb_block *to, int64_t step, int attempt, const wb_item *item, int quantity, const wb_row *row,
-                      const wb_cross *cross)
-{
-    const int64_t r = to->rows;
-    const int none_finite = row->nan + row->pos_inf + row->neg_inf == item->count;
-    to->step[r] = step;
-    to->attempt[r] = (int16_t)attempt;
-    to->tensor[r] = item->tensor;
-    to->quantity[r] = (int8_t)quantity;
-    to->part[r] = 0;
-    to->count[r] = item->count;
-    to->nan[r] = row->nan;
-    to->pos_inf[r] = row->pos_inf;
-    to->neg_inf[r] = row->neg_inf;
-    to->zero[r] = row->zero;
-    to->subnormal[r] = row->subnormal;
-    to->min[r] = none_finite ? NAN : row->min;
-    to->max[r] = none_finite ? NAN : row->max;
-    to->sum[r] = row->sum;
-    to->sum_abs[r] = row->sum_abs;
-    to->sum_sq[r] = row->sum_sq;
-    write_histogram(to, row, r);
-    to->dot_gradient_parameter[r] = cross && item->gradient ? cross->gradient_parameter : NAN;
-    to->dot_gradient_update[r] = cross && item->gradient ? cross->gradient_update : NAN;
-    to->dot_update_parameter[r] = cross ? cross->update_parameter : NAN;
-    to->lost[r] = cross ? cross->lost : 0;
-    to->rows = r + 1;
-}
-
-void wb_write_output_row(wb_block *to, int64_t step, int attempt, const wb_seat *seat)
-{
-    const wb_item item = {.tensor = seat->tensor, .count = seat->count};
-    write_row(to, step, attempt, &item, seat->quantity, &seat->row, NULL);
-}
-
-static void *add_values(wb_values *to, int64_t step, int attempt, const wb_item *item, int quantity)
-{
-    const int64_t r = to->rows, size = item->count * (int64_t)sizeof(float);
-    uint8_t *const place = to->data + to->bytes;
-    to->step[r] = step;
-    to->attempt[r] = (int16_t)attempt;
-    to->tensor[r] = item->tensor;
-    to->quantity[r] = (int8_t)quantity;
-    to->bytes += size;
-    to->offsets[r + 1] = (int32_t)to->bytes;
-    to->rows = r + 1;
-    return place;
-}
-
-/* The numbers themselves of a small tensor: before, gradient, update. Before it is weighed, which refreshes the snapshot. */
-static void keep_values(wb_values *to, int64_t step, int attempt, const wb_item *item)
-{
-    const size_t size = (size_t)item->count * sizeof(float);
-    memcpy(add_values(to, step, attempt, item, WB_PARAMETER), (const void *)(uintptr_t)item->snapshot, size);
-    if (item->gradient)
-        memcpy(add_values(to, step, attempt, item, WB_GRADIENT), (const void *)(uintptr_t)item->gradient, size);
-    char *update = add_values(to, step, attempt, item, WB_UPDATE);
-    const char *before = (const char *)(uintptr_t)item->snapshot, *after = (const char *)(uintptr_t)item->parameter;
-    for (size_t at = 0; at < size; at += sizeof(float)) {
-        float a, b;
-        memcpy(&a, after + at, sizeof a);
-        memcpy(&b, before + at, sizeof b);
-        a -= b;
-        memcpy(update + at, &a, sizeof a);
-    }
-}
-
-static int keeps(const wb_item *item, const wb_values *values, int keep)
-{
-    return values && item->snapshot && (item->values & keep);
-}
-
-/* Is there room for all of them, whatever their histograms? */
-static int has_room(const wb_item *items, int64_t n, const wb_block *to, const wb_values *values, int keep)
-{
-    int64_t rows = to->rows, counts = to->counts, values_rows = 0, values_bytes = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const int of_item = items[i].snapshot ? 3 : 1;
-        rows += of_item;
-        counts += of_item * bins_of(items[i].histogram);
-        if (keeps(&items[i], values, keep)) {
-            values_rows += 3;
-            values_bytes += 3 * items[i].count * (int64_t)sizeof(float);
-        }
-    }
-    return rows <= to->capacity_rows && counts <= to->capacity_counts
-        && (!values
-            || (values->rows + values_rows <= values->capacity_rows
-                && values->bytes + values_bytes <= values->capacity_bytes));
-}
-
 /* One tensor while it is weighed, piece by piece. Its sums are those of its pieces, added in their order, whoever weighed them. */
 #define SUMS 12
 typedef struct {
@@ -239,15 +120,15 @@ static void write_rows(wb_block *to, int64_t step, int attempt, const wb_item *i
     if (item->count > WB_PIECE)
         move_sums(w, w->sums, 1);
     if (!item->snapshot) {
-        write_row(to, step, attempt, item, item->quantity, &w->rows[0], NULL);
+        wb_write_row(to, step, attempt, item, item->quantity, &w->rows[0], NULL);
         return;
     }
     if (!(item->skip & 1 << WB_PARAMETER))
-        write_row(to, step, attempt, item, WB_PARAMETER, &w->rows[0], NULL);
+        wb_write_row(to, step, attempt, item, WB_PARAMETER, &w->rows[0], NULL);
     if (item->gradient && !(item->skip & 1 << WB_GRADIENT))
-        write_row(to, step, attempt, item, WB_GRADIENT, &w->rows[1], NULL);
+        wb_write_row(to, step, attempt, item, WB_GRADIENT, &w->rows[1], NULL);
     if (!(item->skip & 1 << WB_UPDATE))
-        write_row(to, step, attempt, item, WB_UPDATE, &w->rows[2], &w->cross);
+        wb_write_row(to, step, attempt, item, WB_UPDATE, &w->rows[2], &w->cross);
 }
 
 static void weigh_one(const wb_item_level *by, const wb_item *item, int64_t step, int attempt, wb_block *to)
@@ -304,7 +185,7 @@ static void merge_row(wb_row *to, const wb_row *from)
     to->octave = from->octave > to->octave ? from->octave : to->octave;
     const int tables = from->histogram ? 1 : from->tables; /* a finer one is one table */
     for (int t = 0; t < tables; t++)
-        for (int b = 0; b < bins_of(from->histogram); b++)
+        for (int b = 0; b < wb_bins_of(from->histogram); b++)
             to->bins[0][b] += from->bins[t][b];
 }
 
@@ -347,7 +228,7 @@ static int weigh_by_two(const wb_item *items, int64_t n, int64_t step, int attem
     int64_t counts = 0, pieces = 0, most = 0;
     for (int64_t i = 0; i < n; i++) {
         const int64_t of_item = pieces_of(&items[i]);
-        counts += 3 * bins_of(items[i].histogram);
+        counts += 3 * wb_bins_of(items[i].histogram);
         pieces += of_item;
         most = of_item > most ? of_item : most;
     }
@@ -377,11 +258,11 @@ static int weigh_by_two(const wb_item *items, int64_t n, int64_t step, int attem
 WB_PUBLIC int wb_weigh(const wb_item *items, int64_t n, int64_t step, int attempt, wb_block *to, wb_values *values, int keep,
                        int shares)
 {
-    if (!has_room(items, n, to, values, keep))
+    if (!wb_has_room(items, n, to, values, keep))
         return -1;
     for (int64_t i = 0; i < n; i++)
-        if (keeps(&items[i], values, keep))
-            keep_values(values, step, attempt, &items[i]);
+        if (wb_keeps(&items[i], values, keep))
+            wb_keep_values(values, step, attempt, &items[i]);
     const __typeof__(enter_plain_arithmetic()) before = enter_plain_arithmetic();
     if (!shares || !weigh_by_two(items, n, step, attempt, to, shares > 1))
         for (int64_t i = 0; i < n; i++)

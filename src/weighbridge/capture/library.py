@@ -35,6 +35,8 @@ SOURCES: Final = (
     "weighbridge_output.h",
     "weighbridge_pairs.c",
     "weighbridge_pairs.h",
+    "weighbridge_rows.c",
+    "weighbridge_rows.h",
     "weighbridge_jump.c",
     "weighbridge_jump.h",
     "weighbridge_sketch.c",
