@@ -65,6 +65,7 @@ COPY: Final = "copy"  # others hold the same and one of them weighs it; here onl
 SHARD: Final = "shard"  # a part of it; the rows of all parts add up
 PLACEMENTS: Final = (LOCAL, REPLICA, COPY, SHARD)
 
+NONFINITE: Final = ("nan", "pos_inf", "neg_inf")  # columns that count elements which are no finite number
 WHOLE: Final = 0  # `part` of a row that describes the whole tensor
 
 SAMPLED_ELEMENTS: Final = 4_096  # the numbers of tensors up to this size are kept, unless the plan says otherwise

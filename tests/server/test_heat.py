@@ -226,3 +226,16 @@ def test_a_statistic_that_nothing_was_recorded_of_is_an_empty_picture(client: Te
     assert about["rows"] == []
     assert about["domain"] is None
     assert value.size == 0
+
+
+@pytest.mark.parametrize(
+    "gaps", [0, 1, 30], ids=["as many in each column", "some empty columns", "as many as there are columns"]
+)
+def test_the_typical_value_of_a_column_is_the_median_of_its_logarithms(gaps: int) -> None:
+    value = np.exp(np.random.default_rng(gaps).normal(size=(31, 40)))
+    for column in range(gaps):
+        value[: column + 1 if gaps > 1 else None, column] = [0.0, np.nan, np.inf][column % 3]
+    with np.errstate(divide="ignore"):
+        log = np.log(value)
+    expected = [np.median(of[np.isfinite(of)]) if np.isfinite(of).any() else np.nan for of in log.T]
+    np.testing.assert_allclose(heat.typical_of(value), expected, rtol=1e-14)

@@ -20,6 +20,7 @@ from weighbridge.store.limit import thin
 from weighbridge.store.query import RowQuery
 from weighbridge.store.recent import Recent, Single
 from weighbridge.store.record import RunRecord, open_run
+from weighbridge.store.sources import plan_rows
 from weighbridge.store.units import units
 from weighbridge.store.writer import RankWriter
 
@@ -175,6 +176,51 @@ def test_compaction_changes_no_row_and_thinning_does(tmp_path: Path) -> None:
     assert gone is not None
     opened.refresh()
     assert opened._all.unchanged_below(version) <= gone[0]
+
+
+def test_counts_of_what_is_not_finite_are_not_read_where_the_footers_say_there_is_none(tmp_path: Path) -> None:
+    run = create_run(tmp_path, "made", {})
+    writer = RankWriter(run, segment_steps=10)
+    writer.write({"tensors": tensors()}, 0, 0)
+    for first in range(0, 70, 10):  # steps 13 and 50 have elements that are not finite
+        grown(writer, first, first + 10)
+    before = {name: open_run(run).heat_map(name, 2000) for name in ("gradient.rms", "gradient.nonfinite_count", "update.ratio")}
+    compact_run(run)
+    opened = open_run(run)
+    files = plan_rows(opened._all.lead.parts["rows"], 0, 70, looks=True).files
+    assert [len(listed) for (_, _, is_finite), listed in sorted(files.items()) if is_finite] == [4]
+    assert [len(listed) for (_, _, is_finite), listed in sorted(files.items()) if not is_finite] == [2]
+    for name, one in before.items():
+        for number in NUMBERS:
+            np.testing.assert_array_equal(getattr(opened.heat_map(name, 2000), number), getattr(one, number))
+
+
+def test_all_lines_of_a_layer_come_from_one_look_into_the_bucket_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = create_run(tmp_path, "made", {})
+    writer = RankWriter(run, segment_steps=320)
+    writer.write({"tensors": tensors()}, 0, 0)
+    for first in range(0, 1280, 160):
+        grown(writer, first, first + 160)
+    writer.finish(1280, compact_seconds=0)
+    compact_run(run)
+    monkeypatch.setattr(pictures, "SHARED_FROM", 0)
+    asked: list[str] = []
+    real = RowQuery._run
+    monkeypatch.setattr(RowQuery, "_run", lambda self, plan, text: (asked.append(text), real(self, plan, text))[1])
+    opened = open_run(run)
+    names = [tensor.name for tensor in opened.tensors[:2]]
+    statistics = ["parameter.rms", "gradient.rms", "update.ratio", "gradient.nonfinite_count", "parameter.rms"]
+    together = opened.several_buckets(names, statistics, 20)
+    assert len(asked) == 1
+    for one, (name, statistic) in zip(together, [(n, s) for n in names for s in statistics], strict=True):
+        alone = opened.series_buckets(name, statistic, 20)
+        single = opened.series_buckets(name, statistic, 1280)  # of the rows themselves
+        for number in NUMBERS:
+            np.testing.assert_array_equal(getattr(one, number), getattr(alone, number))
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_allclose(one.max, np.fmax.reduce(single.max.reshape(20, 64), axis=1), rtol=1e-12)
+    opened.several_buckets(names, statistics, 20, 10)
+    assert len(asked) == 1 + 2 * 2 * 5 + 3, "where single rows answer, too, each quantity has a question, and the ratio"
 
 
 def test_who_looked_long_ago_reads_all(growing: tuple[Path, RankWriter]) -> None:

@@ -26,6 +26,7 @@ FOLD_FROM: Final = 60  # rows; more are folded by module, where the reader did n
 COLUMNS: Final = 1016  # of the plot on a wide page
 CELLS: Final = 600_000  # of one answer: 3 MB
 KEY_BINS: Final = 48
+FEW_MIDDLES: Final = 4  # in most pictures each column has as many values as the others, or none
 OUTER: Final = (2, 98)  # one step that overflows is 1.2 % of the 80 columns that a phone has for 400 steps
 
 
@@ -163,11 +164,16 @@ def typical_of(value: np.ndarray) -> np.ndarray:
     """Of each column the median logarithm of what is not zero; NaN where there is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         log = np.log(np.abs(value.T))
-    log[~np.isfinite(log)] = np.nan
-    log.sort(axis=1)  # NaN last
-    count = np.isfinite(log).sum(axis=1)
-    column = np.arange(len(log))
-    low, high = (log[column, np.maximum(at, 0)] for at in ((count - 1) // 2, np.minimum(count // 2, log.shape[1] - 1)))
+    is_finite = np.isfinite(log)
+    log[~is_finite] = np.nan  # the last ones in order
+    count, column = is_finite.sum(axis=1), np.arange(len(log))
+    places = np.maximum((count - 1) // 2, 0), np.minimum(count // 2, log.shape[1] - 1)
+    middle = np.unique(places)
+    if len(middle) <= FEW_MIDDLES:
+        log.partition(middle, axis=1)  # half the price of an order of all
+    else:
+        log.sort(axis=1)
+    low, high = (log[column, at] for at in places)
     return np.asarray(np.where(count > 0, (low + high) / 2, np.nan))
 
 

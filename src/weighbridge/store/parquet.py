@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +59,15 @@ def fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
     known, rows = set(table.schema.names), table.num_rows
     columns = [table.column(f.name).cast(f.type) if f.name in known else pa.nulls(rows, f.type) for f in schema]
     return pa.table(columns, schema=schema)
+
+
+def are_zero(path: Path, columns: Collection[str]) -> bool:
+    """Are all values of these columns 0, as far as the footer says? Reads nothing else."""
+    footer = pq.read_metadata(path)
+    places = [i for i in range(footer.num_columns) if footer.schema.column(i).path in columns]
+    told = [footer.row_group(group).column(i).statistics for group in range(footer.num_row_groups) for i in places]
+    are_told = len(places) == len(columns) and all(one is not None and one.has_min_max and one.has_null_count for one in told)
+    return are_told and all(one.min == one.max == 0 == one.null_count for one in told)
 
 
 def file_entry(path: Path) -> dict[str, Any]:

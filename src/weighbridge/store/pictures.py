@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from weighbridge.catalog import RATIO, Statistic
+from weighbridge.catalog import Statistic
 from weighbridge.records import OF_OUTPUTS, Quantity
 from weighbridge.store.allranks import AllRanks
 from weighbridge.store.recent import RECENT, Grids, Kept, Single
@@ -28,16 +28,18 @@ class Pictures:
         self._query = ranks.query
 
     def grids(
-        self, which: Sequence[Which], span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
+        self, wanted: Sequence[Which], span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
     ) -> list[Grids]:
-        """As RowQuery.buckets, of statistics of one quantity. For a picture of many tensors that of all is read: it serves the
-        next question, too."""
-        quantity, statistics = which[0][0], [statistic for _, statistic in which]
+        """As RowQuery.buckets. For a picture of many tensors that of all is read: it serves the next question, too."""
+        alone = [which for which in wanted if not self._is_of_all(which[0], chosen)]
+        found = self._all.ask(lambda: self._query.buckets(alone, span, cells, _ids(chosen), size)) if alone else []
+        grids = dict(zip(alone, found, strict=True))
+        return [grids[which] if which in grids else self._of_all(which, span, cells, chosen, size) for which in wanted]
+
+    def _is_of_all(self, quantity: Quantity, chosen: Sequence[Tensor]) -> bool:
         everyone = self._tensors_of(quantity)
         is_known = {tensor.id for tensor in chosen} <= {tensor.id for tensor in everyone}
-        if len(chosen) * SHARED_FROM < len(everyone) or not is_known:
-            return self._all.ask(lambda: self._query.buckets(quantity, statistics, span, cells, _ids(chosen), size))
-        return [self._of_all(one, span, cells, chosen, size) for one in which]
+        return is_known and len(chosen) * SHARED_FROM >= len(everyone)
 
     def _of_all(
         self, which: Which, span: tuple[int, int], cells: tuple[int, int, int], chosen: Sequence[Tensor], size: int
@@ -52,7 +54,7 @@ class Pictures:
         def read(old: Kept | None) -> Kept:
             if old is not None:
                 return old
-            return Kept(self._all.ask(lambda: self._query.buckets(which[0], [which[1]], span, cells, _ids(everyone), size))[0])
+            return Kept(self._all.ask(lambda: self._query.buckets([which], span, cells, _ids(everyone), size))[0])
 
         picture = RECENT.get((self._owner, which[0], which[1].name, span, cells), self._all.version, read)
         return tuple(grid[rows] for grid in picture.arrays)
@@ -78,14 +80,6 @@ class Pictures:
 
     def _tensors_of(self, quantity: Quantity) -> list[Tensor]:
         return [tensor for tensor in self._all.tensors() if tensor.is_output == (quantity in OF_OUTPUTS)]
-
-
-def of_one_quantity(wanted: Sequence[Which]) -> list[list[Which]]:
-    """Those that can be read at once: of one quantity; the ratio alone."""
-    found: dict[tuple[Quantity, bool], list[Which]] = {}
-    for which in dict.fromkeys(wanted):
-        found.setdefault((which[0], which[1] is RATIO), []).append(which)
-    return list(found.values())
 
 
 def _ids(tensors: Sequence[Tensor]) -> np.ndarray:

@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from weighbridge.catalog import Statistic, sql
+from weighbridge.catalog import RATIO, Statistic, sql
 from weighbridge.errors import CorruptRun
 from weighbridge.records import ROWS, WHOLE, Quantity
 from weighbridge.store.histogram import merged_histograms
@@ -28,6 +28,7 @@ Arrays = dict[str, np.ndarray]
 _EMPTY: dict[str, np.ndarray] = {
     "step": np.empty(0, np.int64),
     "tensor": np.empty(0, np.int32),
+    "quantity": np.empty(0, np.int8),
     "bucket": np.empty(0, np.int64),
     **{name: np.empty(0) for name in ("value", "bad")},
 }
@@ -79,7 +80,7 @@ class RowQuery:
 
         In pieces: put together, the columns of millions of rows take longer than what is done with them.
         """
-        plan = self._plan_rows(start, stop)
+        plan = self._plan_rows(start, stop, looks=True)
         source = values_sql(plan, quantity, statistic, "true")
         table = self._run(plan, f"SELECT step, tensor, value, CAST(bad AS BIGINT) AS bad FROM ({source})") if source else None
         for batch in table.to_batches() if table is not None else ():
@@ -105,32 +106,29 @@ class RowQuery:
 
     def buckets(
         self,
-        quantity: Quantity,
-        statistics: Sequence[Statistic],
+        wanted: Sequence[tuple[Quantity, Statistic]],
         span: tuple[int, int],
         grid: tuple[int, int, int],
         ids: np.ndarray,
         cells: int,
     ) -> list[tuple[np.ndarray, ...]]:
-        """Of each statistic mean, least and greatest of the single steps' values as [ids, cells], NaN where there is none; and
-        the most elements that one step had which are not finite, NaN where nothing was recorded.
+        """Of each wanted statistic mean, least and greatest of the single steps' values as [ids, cells], NaN where there is
+        none; and the most elements that one step had which are not finite, NaN where nothing was recorded.
 
         `span` = start and stop; `grid` = where cell 0 begins, steps in a cell, and the level of bucket files to use (0 = none).
-        The ratio is asked for alone.
         """
         plan = self._plan_rows(*span)  # of several ranks: means of shards do not add up, what does is in single rows
         if self._merge is None:
             plan = plan_buckets(self._tables.parts["rows"], *span, grid[2])
-        few = ", ".join(map(str, ids.tolist())) if len(ids) <= FEW else ""
-        found = self._arrays(plan, buckets_sql(plan, quantity, statistics, f"tensor IN ({few})" if few else "true", grid))
-        place = np.full(int(max(ids.max(initial=0), found["tensor"].max(initial=0))) + 1, -1, dtype=np.int64)
-        place[ids] = np.arange(len(ids))
-        row = place[found["tensor"]]
-        if (row < 0).any():
-            found = {name: column[row >= 0] for name, column in found.items()}
-            row = row[row >= 0]
-        cell, size = row * cells + found["bucket"], (len(ids), cells)
-        return [_folded(cell, found, str(i), size) for i in range(len(statistics))]
+        some = f"tensor IN ({', '.join(map(str, ids.tolist()))})" if len(ids) <= FEW else "true"
+        answers: dict[tuple[Quantity, Statistic], tuple[np.ndarray, ...]] = {}
+        for together in [wanted] if plan.is_of_buckets else of_one_quantity(wanted):  # to open many files takes the longest
+            quantities, statistics = [*dict.fromkeys(one for one, _ in together)], [one for _, one in together]
+            found = self._arrays(plan, buckets_sql(plan, quantities, statistics, some, grid))
+            for quantity in quantities:
+                numbers = [i for i, one in enumerate(together) if one[0] == quantity]
+                answers |= zip([together[i] for i in numbers], _placed(found, quantity, numbers, ids, cells), strict=True)
+        return [answers[one] for one in wanted]
 
     def histogram(self, tensor: int, quantity: Quantity, step: int) -> dict[str, Any] | None:
         """The stored histogram columns of one row, or nothing."""
@@ -171,9 +169,9 @@ class RowQuery:
             return None
         return merged_histograms(parts)
 
-    def _plan_rows(self, start: int, stop: int) -> Plan:
+    def _plan_rows(self, start: int, stop: int, looks: bool = False) -> Plan:
         if self._merge is None:
-            return plan_rows(self._tables.parts["rows"], start, stop)
+            return plan_rows(self._tables.parts["rows"], start, stop, looks)
         plan = Plan(whole=self._merge.whole)
         for rank, tables in self._others.items():
             plan.merged.append((plan_rows(tables.parts["rows"], start, stop), self._merge.shares[rank]))
@@ -217,6 +215,28 @@ class RowQuery:
                 raise
             said = str(problem).splitlines()[0]
             raise CorruptRun(f"A compacted file cannot be read: {said}. Which one and where: weighbridge verify") from problem
+
+
+def of_one_quantity(wanted: Sequence[tuple[Quantity, Statistic]]) -> list[list[tuple[Quantity, Statistic]]]:
+    """Those that single rows can answer at once: of one quantity; the ratio alone."""
+    found: dict[tuple[Quantity, bool], list[tuple[Quantity, Statistic]]] = {}
+    for which in dict.fromkeys(wanted):
+        found.setdefault((which[0], which[1] is RATIO), []).append(which)
+    return list(found.values())
+
+
+def _placed(
+    found: Arrays, quantity: Quantity, numbers: Sequence[int], ids: np.ndarray, cells: int
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Of an answer the statistics with these numbers, for one quantity and these tensors."""
+    place = np.full(int(max(ids.max(initial=0), found["tensor"].max(initial=0))) + 1, -1, dtype=np.int64)
+    place[ids] = np.arange(len(ids))
+    row = place[found["tensor"]]
+    inside = (row >= 0) & (found["quantity"] == quantity)
+    if not inside.all():
+        found, row = {name: column[inside] for name, column in found.items()}, row[inside]
+    cell = row * cells + found["bucket"]
+    return (_folded(cell, found, str(number), (len(ids), cells)) for number in numbers)
 
 
 def _folded(cell: np.ndarray, found: Arrays, which: str, shape: tuple[int, int]) -> tuple[np.ndarray, ...]:

@@ -122,7 +122,8 @@ class Single:
         some = [self.bad[:, self.bad[1] < begin - self.low]]
         for piece in found:
             row, step = place[piece["tensor"]], piece["step"] - self.low
-            value[row, step], is_recorded[row, step] = piece["value"], True
+            at = row * value.shape[1] + step
+            value.reshape(-1)[at], is_recorded.reshape(-1)[at] = piece["value"], True
             bad = piece["bad"]
             if bad.any():
                 some.append(np.stack([row, step, bad])[:, bad > 0])

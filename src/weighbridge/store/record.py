@@ -28,7 +28,7 @@ from weighbridge.store.described import Described
 from weighbridge.store.downsample import WIDTHS
 from weighbridge.store.grid import bucket_grid
 from weighbridge.store.histogram import edges_of, full_histogram
-from weighbridge.store.pictures import Pictures, Which, of_one_quantity
+from weighbridge.store.pictures import Pictures
 from weighbridge.store.recent import RECENT, Kept
 from weighbridge.store.values import decode_values, kept_at, kept_of
 from weighbridge.store.views import (
@@ -137,15 +137,11 @@ class RunRecord(Described):
         cells, edges = bucket_grid(low, high, buckets, WIDTHS[0] if self._is_thinned(low, high) else 0)
         first, last = edges[:-1].copy(), edges[1:] - 1
         read_only(first, last)
-        found: dict[Which, list[tuple[np.ndarray, ...]]] = {}
-        for together in of_one_quantity(wanted):
-            grids = self._pictures.grids(together, (low, high), cells, chosen, len(first))
-            for which, of in zip(together, grids, strict=True):
-                found[which] = [read_only(*(grid[row] for grid in of)) for row in range(len(chosen))]
+        found = self._pictures.grids(wanted, (low, high), cells, chosen, len(first))
         return [
-            Buckets(f"{tensor.name} {name}", first, last, *found[which][row])
+            Buckets(f"{tensor.name} {name}", first, last, *read_only(*(grid[row] for grid in of)))
             for row, tensor in enumerate(chosen)
-            for name, which in zip(statistics, wanted, strict=True)
+            for name, of in zip(statistics, found, strict=True)
         ]
 
     def at_step(self, step: int, statistics: Sequence[str]) -> dict[str, np.ndarray]:

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from weighbridge.catalog import FINITE, RATIO, Statistic, sql
-from weighbridge.records import WHOLE, Quantity
+from weighbridge.records import NONFINITE, WHOLE, Quantity
 from weighbridge.store.compact import bucket_file
 from weighbridge.store.downsample import weight_of
 from weighbridge.store.shards import Share, merged_sql
 from weighbridge.store.tables import FOREVER, Part
 
 _RMS = f"sqrt(sum_sq / {FINITE})"
-_BAD = "(nan + pos_inf + neg_inf)"
+_BAD = f"({' + '.join(NONFINITE)})"
+_ZEROS = ", ".join(f"0::BIGINT AS {name}" for name in NONFINITE)
 _ANY_NUMBER = 1 << 60
 
 
@@ -25,8 +26,8 @@ _ANY_NUMBER = 1 << 60
 class Plan:
     """The parts of an answer: single rows of files and of the live tail, and bucket files."""
 
-    # (low, high) = steps that count of these files; tails are read from memory
-    files: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    # (low, high) = steps that count of these files, and whether all in them is known to be finite; tails are read from memory
+    files: dict[tuple[int, int, bool], list[str]] = field(default_factory=dict)
     tails: list[tuple[Part, int, int]] = field(default_factory=list)
     # (low, high) = numbers of the buckets that count
     buckets: dict[tuple[int, int], list[str]] = field(default_factory=dict)
@@ -34,11 +35,16 @@ class Plan:
     merged: list[tuple[Plan, Share]] = field(default_factory=list)
     whole: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def is_of_buckets(self) -> bool:
+        """Do bucket files alone answer?"""
+        return not (self.files or self.tails or self.merged)
+
     def pieces(self) -> list[Plan]:
         """The plans of single ranks."""
         return [one for one, _ in self.merged] or [self]
 
-    def add_rows(self, part: Part, low: int, high: int) -> None:
+    def add_rows(self, part: Part, low: int, high: int, looks: bool = False) -> None:
         if low >= high:
             return
         if part.reader is not None:
@@ -46,16 +52,16 @@ class Plan:
         elif part.row_count:
             low = 0 if low <= part.first_step else low
             high = FOREVER if high > part.last_step else high
-            self.files.setdefault((low, high), []).append(str(part.rows_file))
+            self.files.setdefault((low, high, looks and part.is_finite), []).append(str(part.rows_file))
 
 
-def plan_rows(parts: list[Part], start: int, stop: int) -> Plan:
-    """Single rows of start <= step < stop."""
+def plan_rows(parts: list[Part], start: int, stop: int, looks: bool = False) -> Plan:
+    """Single rows of start <= step < stop. `looks`: into footers, for what need not be read: worth it where much is read."""
     plan = Plan()
     for part in parts:
         high = min(stop, part.limit)
         if part.first_step < high and part.last_step >= start:
-            plan.add_rows(part, start, high)
+            plan.add_rows(part, start, high, looks)
     return plan
 
 
@@ -87,8 +93,9 @@ def rows_sql(plan: Plan, columns: str, where: str) -> str | None:
         both = merged_sql([(rows_sql(one, "*", "true"), share) for one, share in plan.merged], plan.whole)
         return f"SELECT {columns} FROM ({both}) WHERE {where}" if both else None
     pieces = []
-    for (low, high), files in plan.files.items():
-        pieces.append(f"SELECT {columns} FROM {_files(files)} WHERE {where}{_steps(low, high)}")
+    for (low, high, is_finite), files in plan.files.items():
+        source = f"(SELECT * REPLACE ({_ZEROS}) FROM {_files(files)})" if is_finite else _files(files)
+        pieces.append(f"SELECT {columns} FROM {source} WHERE {where}{_steps(low, high)}")
     for part, low, high in plan.tails:
         pieces.append(f"SELECT {columns} FROM {tail_name(part)} WHERE {where}{_steps(low, high)}")
     return " UNION ALL ".join(pieces) if pieces else None
@@ -123,31 +130,35 @@ def numbers_sql(plan: Plan, quantity: Quantity, statistics: Sequence[Statistic],
 
 
 def buckets_sql(
-    plan: Plan, quantity: Quantity, statistics: Sequence[Statistic], where: str, grid: tuple[int, int, int]
+    plan: Plan, quantities: Sequence[Quantity], statistics: Sequence[Statistic], where: str, grid: tuple[int, int, int]
 ) -> str | None:
-    """SQL of (tensor, bucket, bad, and of each statistic total0, weight0, low0, high0), NaN left out of all but `bad`; a cell
-    may come in several pieces.
+    """SQL of (quantity, tensor, bucket, bad, and of each statistic total0, weight0, low0, high0), NaN left out of all but
+    `bad`; a cell may come in several pieces. Several quantities at once: where bucket files alone answer.
 
     `grid` = where bucket 0 begins, steps in a bucket, level of bucket files. Single rows are grouped by the engine;
     bucket rows, few per cell, are not: the caller adds the pieces, which costs a third of a GROUP BY over them.
     """
     base, width, level = grid
     pieces = []
-    source = numbers_sql(plan, quantity, statistics, where)
+    source = None if plan.is_of_buckets else numbers_sql(plan, quantities[0], statistics, where)
     if source is not None:
+        assert len(quantities) == 1, quantities
         numbers, folded = f"tensor, (step - {base}) // {width} AS bucket, bad", "CAST(max(bad) AS DOUBLE) AS bad"
         for i in range(len(statistics)):
             value = f"value{i}"
             numbers += f", CASE WHEN isnan({value}) THEN NULL ELSE {value} END AS {value}"
             folded += f", coalesce(sum({value}), 0) AS total{i}, CAST(count({value}) AS BIGINT) AS weight{i}"
             folded += f", coalesce(min({value}), 'NaN') AS low{i}, coalesce(max({value}), 'NaN') AS high{i}"
-        pieces.append(f"SELECT tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({source})) GROUP BY tensor, bucket")
+        kind = f"{int(quantities[0])} AS quantity"
+        pieces.append(
+            f"SELECT {kind}, tensor, bucket, {folded} FROM (SELECT {numbers} FROM ({source})) GROUP BY tensor, bucket"
+        )
     for (first, last), files in plan.buckets.items():
         at = f"(greatest(bucket * {level}, {base}) - {base}) // {width} AS bucket"
-        inside = f"quantity = {int(quantity)} AND {where}"
+        inside = f"quantity IN ({', '.join(str(int(one)) for one in quantities)}) AND {where}"
         inside += f" AND bucket >= {first}" if first else ""
         inside += f" AND bucket < {last}" if last != _ANY_NUMBER else ""
-        columns = f"tensor, {at}, nonfinite_count_high AS bad"
+        columns = f"quantity, tensor, {at}, nonfinite_count_high AS bad"
         for i, one in enumerate(statistics):
             columns += f", {one.name}_sum AS total{i}, {weight_of(one)} AS weight{i}"
             columns += f", {one.name}_low AS low{i}, {one.name}_high AS high{i}"

@@ -16,9 +16,9 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weighbridge.records import TABLES
+from weighbridge.records import NONFINITE, TABLES
 from weighbridge.store.checked import read_sealed
-from weighbridge.store.parquet import fitted, read_parquet
+from weighbridge.store.parquet import are_zero, fitted, read_parquet
 from weighbridge.store.segment import SegmentReader
 from weighbridge.store.units import Unit, units
 
@@ -42,6 +42,7 @@ class Part:
     limit: int = FOREVER
     stamp: int = 0  # of a manifest: when it was written
     kept: tuple[int, pa.Table] | None = None  # limit and rows of a compacted unit, once read
+    finite: bool | None = None  # `is_finite`, once looked at
 
     @property
     def is_cut(self) -> bool:
@@ -59,6 +60,13 @@ class Part:
         """The compacted unit's Parquet of single rows; a thinned unit's has another name."""
         files = self.manifest["files"] if self.manifest else {}
         return self.unit.stem / next((name for name in files if name.startswith(self.unit.table)), f"{self.unit.table}.parquet")
+
+    @property
+    def is_finite(self) -> bool:
+        """Do the footers of a compacted unit of rows say that no row of it counts anything that is not finite?"""
+        if self.finite is None:
+            self.finite = self.manifest is not None and are_zero(self.rows_file, NONFINITE)
+        return self.finite
 
     @property
     def thinned(self) -> tuple[int, int] | None:
