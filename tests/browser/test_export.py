@@ -192,3 +192,12 @@ def test_the_link_is_the_whole_view(shown: tuple[Path, str], open_page: Callable
     page.get_by_role("menuitem", name="Copy link").click()
     page.wait_for_selector("text=copied")
     eventually(page, "navigator.clipboard.readText().then((text) => text === location.href)")
+
+
+def test_what_is_unfolded_is_part_of_the_view(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    for path, button in (("/run/first/findings", "Every rule"), ("/compare?run=first&run=small", "equal setting")):
+        page = open_page(shown[1] + path)
+        page.get_by_role("button", name=button).click()
+        eventually(page, f"document.querySelector('[aria-expanded=true]')?.innerText.includes('{button}')")
+        page.reload()
+        eventually(page, f"document.querySelector('[aria-expanded=true]')?.innerText.includes('{button}')")

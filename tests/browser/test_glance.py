@@ -75,6 +75,24 @@ def test_a_drag_zooms_into_steps_and_double_click_goes_back(shown: tuple[Path, s
     picture(page)
 
 
+def test_keys_mark_steps_and_rows_and_zoom_into_them(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
+    page = open_page(f"{shown[1]}/run/deep?fold=none")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.includes('of 82 rows, steps 0 to 3')")
+    picture(settled(page)).focus()
+    for key in ("Home", "Home", "PageDown", "ArrowRight", "z"):  # the first only shows the cell
+        page.keyboard.press(key)
+    for key in ("Escape", "z", *["ArrowRight"] * 2, *["ArrowDown"] * 3):
+        page.keyboard.press(key)
+    assert "steps=" not in where(page)
+    page.keyboard.press("z")
+    eventually(page, "new URLSearchParams(location.search).get('rows')", "10-13")
+    eventually(page, "new URLSearchParams(location.search).get('steps')", "1-3")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.includes('steps 1 to 3')")
+    page.keyboard.press("0")
+    eventually(page, "document.querySelector('.heat')?.ariaLabel.includes('of 82 rows, steps 0 to 3')")
+    assert "steps=" not in where(page)
+
+
 def test_statistic_and_rows_are_chosen_and_stand_in_the_address(shown: tuple[Path, str], open_page: Callable[..., Any]) -> None:
     page = open_page(f"{shown[1]}/run/first")
     picture(page)

@@ -63,6 +63,7 @@ def test_saturated_and_equal_units_are_named_beside_the_exhibit(shown: tuple[Pat
     aside = page.locator("section.units .beside")
     aside.wait_for()
     expect(aside).to_contain_text(re.compile(r"saturated\s+3\s+0, 1, 2\s"), use_inner_text=True)
+    expect(aside).to_contain_text(re.compile(r"units with the same numbers\s+3 = 4"), use_inner_text=True)
     exhibit = page.locator("section.units .exhibit [role=img]").last
     point(page, exhibit, 60, 38, "document.querySelector('.exhibit .tip')?.innerText.includes('saturated')")
 

@@ -271,3 +271,19 @@ def test_torch_s_own_clipping_stays_what_it_is(tmp_path: Path) -> None:
             expected.append(min(1.0, 0.05 / (float(clip_grad_norm_(model.parameters(), 0.05)) + 1e-6)))
             optimizer.step()
     assert factors(run.path) == pytest.approx(expected)
+
+
+def test_clipping_of_all_parameters_the_first_of_them_frozen_is_the_optimizer_s(tmp_path: Path) -> None:
+    """Fine-tuning: torch is given all parameters, the optimizer only those that learn. Sampled at no step but the first."""
+    model = small()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    expected = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(coherence=False)) as run:
+        run.watch(model)
+        for step in range(3):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            expected.append(0.01 / (float(clip_grad_norm_(model.parameters(), 0.01)) + 1e-6))
+            optimizer.step()
+    assert factors(run.path) == pytest.approx(expected)

@@ -7,6 +7,7 @@ which is taken where gradients are wanted too.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +197,37 @@ def test_a_batch_that_is_not_finite_is_said(tmp_path: Path, bad: float) -> None:
             optimizer.zero_grad()
     calls = [(row["step"], row["tensor"], row["place"]) for row in table(run.path, "calls")]
     assert min(calls, key=lambda call: (call[0], call[2]))[:2] == (4, -1)
+
+
+def test_a_hook_that_comes_and_goes_stands_once_and_leaves_the_user_s_alone(tmp_path: Path) -> None:
+    model = small()
+
+    def own(module: nn.Module, args: object, output: torch.Tensor) -> None:
+        pass
+
+    model[0].register_forward_hook(own)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=IN_C) as run:
+        run.watch(model)
+        hook = run._stepper.outputs.hooks[id(model[0])]
+        standing, key = model[0]._forward_hooks, hook.key
+        for _ in range(2):
+            assert (hook.is_placed, [*standing.values()]) == (True, [own, hook])
+            hook.take_away()
+            assert (hook.is_placed, [*standing.values()]) == (False, [own])
+            hook.place()
+            assert hook.key == key
+    assert [*standing.values()] == [own]
+
+
+def test_the_hook_of_a_module_that_is_gone_is_neither_taken_away_nor_placed(tmp_path: Path) -> None:
+    model = small()
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=IN_C) as run:
+        run.watch(model)
+        hook = run._stepper.outputs.hooks[id(model[1])]
+        model[1] = nn.ReLU()
+        gc.collect()
+        assert hook.module() is None
+        for _ in range(2):
+            hook.take_away()
+            hook.place()
+            assert not hook.is_placed

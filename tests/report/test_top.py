@@ -88,6 +88,8 @@ def test_on_a_terminal_it_follows_its_size_and_leaves_it_as_it_was(tmp_path: Pat
         printed(child, "held")
         command = [sys.executable, "-m", "weighbridge", "top", str(tmp_path / "growing"), "--every", "0.2"]
         environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TERM": "xterm"}
+        for name in ("COLUMNS", "LINES"):  # they would outdo the terminal
+            environment.pop(name, None)
         shown = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True)
         os.close(inner)
         first = read_until(terminal, "net.0.weight")

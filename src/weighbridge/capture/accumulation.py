@@ -145,7 +145,7 @@ def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> fl
     before = np.array(last, np.float64).reshape(-1, 2)
     now = np.stack([items["sum_sq"], items["sum_abs"]], axis=1)
     used = before[:, 1] != 0
-    if not used.any() or now[~used].any() or not (np.isfinite(before).all() and np.isfinite(now).all()):
+    if not used.any() or now[~used].any():
         return _NAN
     before, now, codes = before[used], now[used], items["dtype"][used]
     with np.errstate(all="ignore"):
@@ -154,7 +154,7 @@ def factor_of(last: list[tuple[float, float]], items: Items, scale: float) -> fl
         rounding = 4 * EPSILONS[codes] * np.sqrt(before[:, 0]) / before[:, 1] + 1e-6
         factor = float(np.sqrt(now[:, 0].sum() / before[:, 0].sum()))
         is_one = np.abs(ratios / factor - 1) <= rounding[:, None] + rounding[np.argmax(before[:, 0])]
-    return factor * scale if factor > 0 and np.isfinite(factor) and is_one.all() else _NAN
+    return factor * scale if is_one.all() else _NAN
 
 
 def apart(last: list[tuple[float, float]], items: Items, scale: float) -> float:
@@ -162,7 +162,7 @@ def apart(last: list[tuple[float, float]], items: Items, scale: float) -> float:
     before = np.array(last, np.float64).reshape(-1, 2)
     now = np.stack([items["sum_sq"], items["sum_abs"]], axis=1)
     used = before[:, 1] != 0
-    if not used.any() or now[~used].any() or not (np.isfinite(before).all() and np.isfinite(now).all()):
+    if not used.any() or now[~used].any() or not np.isfinite(before).all():
         return _NAN
     largest = (now[used] / before[used]).max()
     return float(np.sqrt(now[:, 0].sum() / before[:, 0].sum())) * scale if largest * scale < 1 - _ALIKE else _NAN

@@ -121,7 +121,8 @@ def _of_neighbours(inputs: Parts, wanted: Numbers, memory: Memory) -> tuple[floa
 
 
 def _is_of_samples(tensor: torch.Tensor) -> bool:
-    return is_plain(tensor) and tensor.is_cpu and tensor.dim() > 0 and len(tensor) > 1 and not tensor.is_complex()
+    is_readable = is_plain(tensor) and tensor.is_cpu and tensor.layout is torch.strided and not tensor.is_complex()
+    return is_readable and tensor.dim() > 0 and len(tensor) > 1
 
 
 def _given(tensor: torch.Tensor) -> Given:
