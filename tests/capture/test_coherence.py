@@ -19,6 +19,7 @@ from tests.capture.oracle import Oracle, array, events, names, table
 from tests.capture.test_right_scaled import OVERFLOWS, Scaled
 from tests.programs import PROGRAMS
 from weighbridge import Plan, Schedule
+from weighbridge.capture import coherence
 from weighbridge.capture import optimizers as optimizers_module
 from weighbridge.capture import stepper as stepper_module
 from weighbridge.capture.budget import Level
@@ -460,3 +461,26 @@ def test_of_tensors_on_a_device_the_run_says_that_they_are_not_compared(
     said = [event for event in events(run.path, "reduced") if NOT_ON_DEVICES in event.message]
     assert [event.step for event in said] == [0]
     assert all(math.isnan(row["clip_factor"]) for row in table(run.path, "steps")), "nobody looked at the biases"
+
+
+def test_an_optimizer_that_is_given_another_parameter_of_the_same_size_compares_it_with_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the numbers lie is worked out once for each set of parameters, and not at every step."""
+    built: list[int] = []
+    made = coherence.Layout.__init__
+    monkeypatch.setattr(coherence.Layout, "__init__", lambda *given: built.append(1) or made(*given))
+    model = nn.ModuleDict({key: nn.Linear(2, 2, bias=False) for key in "ab"})
+    optimizer = torch.optim.SGD(model["a"].parameters(), lr=0.1)
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(coherence=True)) as run:
+        run.watch(model)
+        for step in range(6):
+            if step == 3:
+                optimizer.param_groups[0]["params"] = [*model["b"].parameters()]
+            model.zero_grad()
+            (model["a"](torch.randn(4, 2)) + model["b"](torch.randn(4, 2))).square().mean().backward()
+            optimizer.step()
+    known = names(weighbridge.open_run(run.path))
+    rows = sorted((row["step"], known[row["tensor"]]) for row in table(run.path, "coherence"))
+    assert rows == [(1, "a.weight"), (2, "a.weight"), (4, "b.weight"), (5, "b.weight")]
+    assert len(built) == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 import weighbridge
 from tests.capture.oracle import table
+from weighbridge.capture import pairing
 from weighbridge.capture.pairing import Pairing
 
 INPUTS, TARGETS = 7, 8  # columns of a row: the checksums
@@ -147,3 +149,31 @@ def test_a_model_that_is_given_a_sparse_adjacency_is_weighed_as_any(tmp_path: Pa
             optimizer.step()
     assert "error of ours" not in capsys.readouterr().err
     assert table(run.path, "pairing")
+
+
+def test_numbers_that_are_the_targets_by_chance_are_not_those_that_the_model_was_given() -> None:
+    """Of another kind, or of another length than tokens moved by one; a column alone has nothing to be moved by."""
+    wanted = np.random.default_rng(0).integers(0, 9, (40, 3))
+    assert pairing._holds(wanted, wanted)
+    assert not pairing._holds(wanted.astype(np.float64), wanted)
+    assert not pairing._holds(np.concatenate([wanted, wanted], axis=1), wanted)
+    with np.errstate(all="raise"):
+        assert not pairing._holds(wanted[::-1, :1].copy(), wanted[:, :1])
+
+
+def test_three_samples_say_nothing_about_distances() -> None:
+    seen, (x, y) = Pairing(), _batch(0, 3)
+    seen.meet_batch((x,))
+    seen.on_backward(_loss(y))
+    (row,) = seen.rows(0, 0)
+    assert row[3:5] == (0.0, 0.0)
+
+
+def test_targets_that_are_all_the_same_agree_with_nothing() -> None:
+    seen = Pairing()
+    for seed in (0, 1):
+        x, _ = _batch(seed)
+        seen.meet_batch((x,))
+        seen.on_backward(F.mse_loss(torch.zeros(6, 1, requires_grad=True), torch.full((6, 1), 2.0)))
+        (row,) = seen.rows(seed, 0)
+    assert row[5] == 0

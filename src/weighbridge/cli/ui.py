@@ -150,10 +150,12 @@ def _serve(root: Path, host: str, listener: socket.socket, read_only: bool) -> N
 
     from weighbridge.server.early import Early
     from weighbridge.server.gate import LOOPBACK_NAMES
+    from weighbridge.server.memory import share_arenas
 
     outside = host not in LOOPBACK
     names = LOOPBACK_NAMES | ({host.lower(), socket.gethostname().lower()} if outside else frozenset())
     sys.setswitchinterval(SWITCH_SECONDS)
+    share_arenas()
     locked = READ_ONLY if read_only else OUTSIDE.format(host=host) if outside else ""
     make = partial(_whole, root, read_only, names=frozenset(names), any_address=outside, asks_ahead=True, locked=locked)
     app = Early(make, names=frozenset(names), any_address=outside)
