@@ -34,6 +34,7 @@ def saved(page: Any, chart: str, what: str) -> Path:
     with page.expect_download() as started:
         page.keyboard.press("Enter")
         page.locator("[role=menu]").wait_for()
+        assert page.locator("[role=menu] .micro").first.evaluate("(hint) => getComputedStyle(hint).opacity") == "1"
         for _ in range(("PNG", "SVG", "CSV").index(what)):
             page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")

@@ -69,5 +69,9 @@ def test_a_rank_that_differs_is_named_under_the_picture(tmp_path: Path, open_pag
             expect(panel.locator("tr[data-rank='1'] td.num").nth(1)).to_have_text(metric(1 / 30))  # not the mean of a bucket
             assert panel.locator(".scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth"), "no column is cut off"
         found = csv_rows(saved(page, "differences between ranks", "CSV"))
+        losses = csv_rows(saved(page, "losses of the ranks", "CSV"))
     wrong_cells = [(row["parameter"], row["rank"], row["first step"]) for row in found if row["state"] == "different"]
+    assert {row["rank"] for row in losses} == {"rank 0", "rank 1", "rank 2"}
+    last = [float(row["mean loss around it"]) for row in losses if row["rank"] == "rank 2" and row["step"] == "29"]
+    assert last == [pytest.approx(1 / 30, rel=1e-3)]
     assert wrong_cells == [("layers.0.bias", "2", str(step)) for step in range(12, 30)]
