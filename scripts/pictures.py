@@ -61,6 +61,7 @@ PAGES = [
 # Runs at the edge, of tests/browser/states.py, at a glance.
 STATES = ("none", "one", "nan", "died", "skipped", "zero", "restart", "newer", "damaged", "million", "names")
 LOOKS = [(1280, "light"), (390, "light"), (1280, "dark")]
+DARK_PHONE = ("runs", "glance", "layer", "network", "findings", "compare", "lab")
 LIGHT_ONLY = (
     "glance-broken",
     "glance-time",
@@ -108,7 +109,8 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def looks_of(name: str) -> list[tuple[int, str]]:
-    return [look for look in LOOKS if look[1] == "light" or name not in LIGHT_ONLY]
+    looks = [look for look in LOOKS if look[1] == "light" or name not in LIGHT_ONLY]
+    return [*looks, *([(390, "dark")] if name in DARK_PHONE else [])]
 
 
 def all_names() -> list[str]:

@@ -214,7 +214,8 @@ def test_rows_of_a_small_table_are_arrow_as_columns_one_by_one_would_be() -> Non
     rows: dict[str, list[tuple[Any, ...]]] = {
         "units": [(7, 0, np.int32(2), Quantity.ACTIVATION, 5, 10, three, three / 2, three * 2.0, three.astype(np.float32))] * 2,
         "steps": [
-            (7, 0, 0, 7, loss, loss, 1, np.bool_(True), 0.0, np.nan, 1.0, [0.1], [], (1.0,), 2, 5, 6) for loss in (None, 0.5)
+            (7, 0, 0, 7, loss, loss, 1, np.bool_(True), 0.0, np.nan, 1.0, [0.1], [], (1.0,), 2, 5, 6, size)
+            for loss, size in ((None, None), (0.5, 16))
         ],
         "values": [(7, 0, 2, 0, "float32", b"abcd")],
         "events": [],

@@ -90,7 +90,9 @@ def test_on_a_terminal_it_follows_its_size_and_leaves_it_as_it_was(tmp_path: Pat
         environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TERM": "xterm"}
         for name in ("COLUMNS", "LINES"):  # they would outdo the terminal
             environment.pop(name, None)
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests were started in the background
         shown = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True)
+        signal.signal(signal.SIGINT, before)
         os.close(inner)
         first = read_until(terminal, "net.0.weight")
         assert "live" in first

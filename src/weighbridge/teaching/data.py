@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from weighbridge.errors import BadInput, nearest
+from weighbridge.format import counted
 from weighbridge.teaching.planes import PLANES, bent, sums
 
 Task = Literal["classification", "regression"]
@@ -68,7 +69,7 @@ class Dataset:
         else:
             target = f"{self.outputs} predicted value" + ("s" if self.outputs > 1 else "")
         inputs = f"{self.inputs} input" + ("s" if self.inputs > 1 else "")
-        return f"{self.name}: {self.rows} rows, {inputs}, {target}"
+        return f"{self.name}: {counted(self.rows, 'row')}, {inputs}, {target}"
 
 
 def tutorial() -> Dataset:
