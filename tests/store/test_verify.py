@@ -117,6 +117,8 @@ def test_reading_a_damaged_parquet_file_raises_no_bare_error(run: Path, tmp_path
     target.write_bytes(target.read_bytes()[:-10])
     with pytest.raises(WeighbridgeError, match="weighbridge verify"):
         open_run(copy).series("layers.0.bias", "gradient.rms")
+    with pytest.raises(WeighbridgeError, match="weighbridge verify"):
+        open_run(copy).heat_map("gradient.rms")
 
 
 def test_a_newer_format_is_not_touched(run: Path, tmp_path: Path) -> None:
