@@ -9,114 +9,82 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.diagnosis.deep import ACTIVATION, GRADIENT, SCALE, VANISHING, begun_small, evenly, layers, with_gradients, with_sizes
 from tests.diagnosis.made import NAN, asked, block, found, outcome, said, step_rows, tensor
 from weighbridge.diagnosis import Outcome, depth
 from weighbridge.diagnosis.registry import rule
-from weighbridge.diagnosis.rules import exploding_activation as xa
 from weighbridge.diagnosis.rules import exploding_gradient as xg
 from weighbridge.diagnosis.rules import vanishing_gradient as van
-from weighbridge.diagnosis.rules import wrong_initial_scale as scale
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.store.views import Tensor
-
-VANISHING, GRADIENT = rule("vanishing-gradient"), rule("exploding-gradient")
-ACTIVATION, SCALE = rule("exploding-activation"), rule("wrong-initial-scale")
-DEPTH = 6
-
-
-def layers(kinds: str = "LALALALALAL", inputs: int = 16) -> tuple[Tensor, ...]:
-    """Modules in order: L = Linear, A = activation, N = norm, B = batch norm. Weights first, then what modules give."""
-    weights = [
-        tensor(i, f"{i}.weight", shape=(16, inputs), count=16 * inputs, order=i) for i, kind in enumerate(kinds) if kind == "L"
-    ]
-    named = {"L": "Linear", "A": "ReLU", "N": "LayerNorm", "B": "BatchNorm1d"}
-    given = [tensor(100 + i, f"{i}/out", module=named[kind], order=i) for i, kind in enumerate(kinds)]
-    return (*weights, *given)
-
-
-def _slopes(sizes: Any, steps: int = 5, tensors: tuple[Tensor, ...] = (), losses: Any = 1.0, **arrays: Any) -> Block:
-    """sizes: norm(dL/dh) of each output in order; a number, or one per step."""
-    tensors = tensors or layers()
-    given = [t.name for t in tensors if t.is_output]
-    made = {"activation_gradient.l2_norm": dict(zip(given, sizes, strict=True)), "activation.rms": dict.fromkeys(given, 1.0)}
-    made |= {
-        "activation.count": dict.fromkeys(given, 8.0),
-        "gradient.l2_norm": {t.name: 1.0 for t in tensors if not t.is_output},
-    }
-    return block(steps, made | arrays, tensors, steps=step_rows(steps, loss=losses))
-
-
-def _even(ratio: float, places: int = 11) -> list[float]:
-    return np.geomspace(ratio, 1.0, places).tolist()
-
 
 # ---- vanishing-gradient ----
 
 
 @pytest.mark.parametrize(("ratio", "places"), [(0.99 * van.ALONE, ["0"]), (van.ALONE, []), (1.0, [])])
 def test_a_gradient_that_fades_evenly_is_told_at_the_shallow_end(ratio: float, places: list[str]) -> None:
-    told = found(VANISHING, _slopes(_even(ratio)))
+    told = found(VANISHING, with_gradients(evenly(ratio)))
     assert [f.place for f in told] == places
     assert all((f.first_step, f.told_step) == (0, van.PATIENCE - 1) for f in told)
 
 
 def test_a_gradient_that_is_lost_at_one_place_is_told_there() -> None:
-    assert [f.place for f in found(VANISHING, _slopes([1e-6] * 4 + [1.0] * 7))] == ["4"]
+    assert [f.place for f in found(VANISHING, with_gradients([1e-6] * 4 + [1.0] * 7))] == ["4"]
 
 
 def test_two_recorded_steps_are_too_few() -> None:
-    assert found(VANISHING, _slopes(_even(1e-6), steps=van.PATIENCE - 1)) == []
+    assert found(VANISHING, with_gradients(evenly(1e-6), steps=van.PATIENCE - 1)) == []
 
 
 @pytest.mark.parametrize(("between", "told"), [(1e-5, 1), (1.0, 0)])
 def test_they_have_to_come_one_after_the_other(between: float, told: int) -> None:
     ratios = [1e-5, 1e-5, between, 1e-5, 1e-5]
-    sizes = np.array([_even(ratio) for ratio in ratios]).T.tolist()
-    assert len(found(VANISHING, _slopes(sizes))) == told
+    sizes = np.array([evenly(ratio) for ratio in ratios]).T.tolist()
+    assert len(found(VANISHING, with_gradients(sizes))) == told
 
 
 def test_a_branch_beside_a_shortcut_may_have_none() -> None:
-    assert found(VANISHING, _slopes([1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1.0])) == []
+    assert found(VANISHING, with_gradients([1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1e-9, 1e-9, 1.0, 1.0, 1.0])) == []
 
 
 def test_a_head_that_begins_near_zero_is_clear() -> None:
-    assert found(VANISHING, _slopes([1e-6] * 10 + [1.0])) == []
+    assert found(VANISHING, with_gradients([1e-6] * 10 + [1.0])) == []
 
 
 def test_what_comes_after_the_last_layer_does_not_count() -> None:
-    assert found(VANISHING, _slopes([1e-6] * 11 + [1.0], tensors=layers("LALALALALALA"))) == []
+    assert found(VANISHING, with_gradients([1e-6] * 11 + [1.0], tensors=layers("LALALALALALA"))) == []
 
 
 def test_a_gap_that_closes_is_clear() -> None:
     growing = [1e-7 * (1 + np.arange(5.0))] * 4 + [np.ones(5)] * 7
-    assert found(VANISHING, _slopes(growing)) == []
+    assert found(VANISHING, with_gradients(growing)) == []
 
 
 @pytest.mark.parametrize(("end", "is_told"), [(1.0, True), (0.5, False)])
 def test_a_smaller_loss_of_gradient_needs_a_loss_that_does_not_fall(end: float, is_told: bool) -> None:
     losses = np.linspace(1.0, end, 2 * van.FLAT).tolist()
-    made = _slopes(_even(0.5 * van.LIMIT), steps=2 * van.FLAT, losses=losses)
+    made = with_gradients(evenly(0.5 * van.LIMIT), steps=2 * van.FLAT, losses=losses)
     assert [f.told_step for f in found(VANISHING, made)] == ([2 * van.FLAT - 1] if is_told else [])
-    assert found(VANISHING, _slopes(_even(van.LIMIT), steps=60)) == []
+    assert found(VANISHING, with_gradients(evenly(van.LIMIT), steps=60)) == []
 
 
 def test_in_front_of_a_norm_layer_the_size_counts_too() -> None:
     tensors = layers("LNALNALNAL")
     slopes = [1e-6 if kind == "L" else 1.0 for kind in "LNALNALNA"] + [1.0]
     given = {t.name: 1e6 if t.module == "Linear" else 1.0 for t in tensors if t.is_output}
-    assert found(VANISHING, _slopes(slopes, tensors=tensors, **{"activation.rms": given})) == []
+    assert found(VANISHING, with_gradients(slopes, tensors=tensors, **{"activation.rms": given})) == []
 
 
 def test_where_only_parameters_are_seen_their_gradients_tell() -> None:
     tensors = tuple(tensor(i, f"w{i}", shape=(4, 4), module="Net") for i in range(8))
-    sizes = dict(zip([t.name for t in tensors], _even(1e-6, 8), strict=True))
+    sizes = dict(zip([t.name for t in tensors], evenly(1e-6, 8), strict=True))
     made = block(4, {"gradient.l2_norm": sizes}, tensors)
     assert [f.place for f in found(VANISHING, made)] == ["w0"]
 
 
 def test_two_layers_are_no_depth() -> None:
-    assert outcome(VANISHING, _slopes([1e-9, 1.0], tensors=layers("LL"))) is Outcome.NOT_ENOUGH_DATA
+    assert outcome(VANISHING, with_gradients([1e-9, 1.0], tensors=layers("LL"))) is Outcome.NOT_ENOUGH_DATA
 
 
 # ---- several optimizers, and modules that ran late ----
@@ -133,8 +101,8 @@ def _rivals(made: Block, since: int, loss: float = 0.5) -> Block:
 def test_from_the_step_on_in_which_two_losses_pull_nothing_is_said_of_depth(since: int, loss: float, is_told: bool) -> None:
     """The third look, at step 2, is the one that tells: it must still be of one loss."""
     assert (van.PATIENCE, xg.PATIENCE) == (3, 3)
-    assert bool(found(VANISHING, _rivals(_slopes(_even(1e-6)), since, loss))) is is_told
-    assert bool(found(GRADIENT, _rivals(_slopes(_even(2 * xg.LIMIT)), since, loss))) is is_told
+    assert bool(found(VANISHING, _rivals(with_gradients(evenly(1e-6)), since, loss))) is is_told
+    assert bool(found(GRADIENT, _rivals(with_gradients(evenly(2 * xg.LIMIT)), since, loss))) is is_told
 
 
 def _experts(orders: Sequence[int]) -> tuple[Tensor, ...]:
@@ -158,9 +126,9 @@ def test_experts_that_first_ran_late_have_no_place_in_the_depth(orders: tuple[in
 def test_an_expert_that_first_ran_late_is_no_last_layer() -> None:
     """It has a ten-thousandth of the gradient, since few samples were its: no other layer's grew on its way back from there."""
     sizes = [1.0, 1.0, 1e-4, 1.0, 1.0, 1.0]  # stem, experts 0 to 2, neck, head
-    assert found(GRADIENT, _slopes(sizes, tensors=_experts((1, 9, 3)))) == []
+    assert found(GRADIENT, with_gradients(sizes, tensors=_experts((1, 9, 3)))) == []
     last = [1.0, 1.0, 1.0, 1e-4, 1.0, 1.0]  # in the order of the list: it is one behind the other
-    assert [f.told_step for f in found(GRADIENT, _slopes(last, tensors=_experts((1, 2, 9))))] == [0]
+    assert [f.told_step for f in found(GRADIENT, with_gradients(last, tensors=_experts((1, 2, 9))))] == [0]
 
 
 # ---- exploding-gradient ----
@@ -170,36 +138,36 @@ def test_an_expert_that_first_ran_late_is_no_last_layer() -> None:
 def test_what_has_learnt_nearly_all_in_its_first_steps_bears_its_gradients(end: float, is_told: bool) -> None:
     """L-BFGS fits two moons in five steps; its logits, and what passes them, go on growing."""
     steps = 15
-    late = [np.where(np.arange(steps) < 10, 1.0, size) for size in _even(1.01 * xg.LIMIT)]
-    assert bool(found(GRADIENT, _slopes(late, steps=steps, losses=[1.0] * 3 + [end] * 12))) is is_told
+    late = [np.where(np.arange(steps) < 10, 1.0, size) for size in evenly(1.01 * xg.LIMIT)]
+    assert bool(found(GRADIENT, with_gradients(late, steps=steps, losses=[1.0] * 3 + [end] * 12))) is is_told
 
 
 @pytest.mark.parametrize(
     ("ratio", "told"), [(xg.LIMIT, []), (1.01 * xg.LIMIT, [xg.PATIENCE - 1]), (1.01 * xg.AT_ONCE, [0]), (xg.AT_ONCE, [2])]
 )
 def test_a_gradient_that_grows_on_its_way_back(ratio: float, told: list[int]) -> None:
-    assert [(f.place, f.told_step) for f in found(GRADIENT, _slopes(_even(ratio)))] == [("0", step) for step in told]
+    assert [(f.place, f.told_step) for f in found(GRADIENT, with_gradients(evenly(ratio)))] == [("0", step) for step in told]
 
 
 def test_later_a_layer_may_pass_more_on() -> None:
     steps = xg.EARLY + 10
-    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in _even(1.01 * xg.LIMIT)]
-    assert found(GRADIENT, _slopes(late, steps=steps)) == []
-    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in _even(1.01 * xg.AT_ONCE)]
-    assert [f.told_step for f in found(GRADIENT, _slopes(late, steps=steps))] == [xg.EARLY]
+    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in evenly(1.01 * xg.LIMIT)]
+    assert found(GRADIENT, with_gradients(late, steps=steps)) == []
+    late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in evenly(1.01 * xg.AT_ONCE)]
+    assert [f.told_step for f in found(GRADIENT, with_gradients(late, steps=steps))] == [xg.EARLY]
 
 
 def test_a_module_that_is_applied_again_and_again_is_named() -> None:
     sizes = [1e6] * 3 + [1.0] * 8
-    assert [f.place for f in found(GRADIENT, _slopes(sizes))] == ["3"]
+    assert [f.place for f in found(GRADIENT, with_gradients(sizes))] == ["3"]
     counts = {f"{i}/out": 80.0 if i == 2 else 8.0 for i in range(11)}
-    assert [f.place for f in found(GRADIENT, _slopes(sizes, **{"activation.count": counts}))] == ["2"]
+    assert [f.place for f in found(GRADIENT, with_gradients(sizes, **{"activation.count": counts}))] == ["2"]
 
 
 def test_in_front_of_a_norm_layer_a_small_embedding_is_no_explosion() -> None:
     tensors = layers("LNALNAL")
     given = {t.name: 1e-5 if t.name == "0/out" else 1.0 for t in tensors if t.is_output}
-    assert found(GRADIENT, _slopes([1e5, 1, 1, 1, 1, 1, 1], tensors=tensors, **{"activation.rms": given})) == []
+    assert found(GRADIENT, with_gradients([1e5, 1, 1, 1, 1, 1, 1], tensors=tensors, **{"activation.rms": given})) == []
 
 
 @pytest.mark.parametrize(("norm", "loss", "is_told"), [(1.01, 10.1, True), (1.0, 10.1, False), (1.01, 10.0, False)])
@@ -231,151 +199,14 @@ def test_gradients_that_come_back_to_those_of_the_beginning_have_not_exploded(
     assert bool(found(GRADIENT, made)) is is_told
 
 
-# ---- exploding-activation ----
-
-
-def _sizes(sizes: Any, kinds: str = "LALALALALAL", steps: int = 5, loss: Any = 1.0) -> Block:
-    tensors = layers(kinds)
-    given = [t.name for t in tensors if t.is_output]
-    return block(steps, {"activation.rms": dict(zip(given, sizes, strict=True))}, tensors, steps=step_rows(steps, loss=loss))
-
-
-@pytest.mark.parametrize(("ratio", "told"), [(xa.LIMIT, []), (1.01 * xa.LIMIT, [xa.PATIENCE - 1]), (1.01 * xa.AT_ONCE, [0])])
-def test_what_grows_from_layer_to_layer(ratio: float, told: list[int]) -> None:
-    sizes = np.geomspace(1.0, ratio, 10).tolist()
-    assert [(f.place, f.told_step) for f in found(ACTIVATION, _sizes([*sizes, ratio]))] == [("0", step) for step in told]
-
-
-def test_what_grows_at_one_layer_is_told_there() -> None:
-    assert [f.place for f in found(ACTIVATION, _sizes([1.0] * 4 + [1e5] * 7))] == ["4"]
-
-
-def test_what_a_norm_takes_out_before_the_end_is_clear() -> None:
-    assert found(ACTIVATION, _sizes([1.0] * 4 + [1e5] * 6 + [1.0])) == []
-
-
-def test_large_outputs_alone_are_large_targets() -> None:
-    assert found(ACTIVATION, _sizes([1.0] * 10 + [1e6])) == []
-
-
-def test_a_first_layer_of_large_inputs_is_the_measure() -> None:
-    assert found(ACTIVATION, _sizes([1e4] * 11)) == []
-
-
-@pytest.mark.parametrize(("size", "loss", "is_told"), [(1.01, 10.1, True), (1.0, 10.1, False), (1.01, 10.0, False)])
-def test_what_explodes_over_steps_with_the_loss(size: float, loss: float, is_told: bool) -> None:
-    sizes = [1.0, 1.0, np.array([1.0] * 9 + [size * xa.LIMIT]), 1.0]
-    made = _sizes(sizes, "LALA", 10, [1.0] * 9 + [loss])
-    assert [f.place for f in found(ACTIVATION, made)] == (["2"] if is_told else [])
-
-
-def test_what_gave_nothing_before_and_explodes_is_told() -> None:
-    made = _sizes([1.0, 1.0, np.array([0.0] * 9 + [50.0]), 1.0], "LALA", 10, [1.0] * 9 + [50.0])
-    assert [f.place for f in found(ACTIVATION, made)] == ["2"]
-
-
-# ---- wrong-initial-scale ----
-
-
-def _scaled(gains: dict[int, float], sizes: dict[int, float], slopes: dict[int, float], kinds: str = "LALALALALAL") -> Block:
-    tensors = layers(kinds)
-    weights = {t.name: gains.get(t.id, 1.0) / 4.0 for t in tensors if not t.is_output}  # 16 inputs
-    given = {t.name: sizes.get(t.order, 1.0) for t in tensors if t.is_output}
-    passed = {t.name: slopes.get(t.order, 1.0) for t in tensors if t.is_output}
-    return block(2, {"parameter.rms": weights, "activation.rms": given, "activation_gradient.l2_norm": passed}, tensors)
-
-
-@pytest.mark.parametrize(
-    ("gain", "size", "places"),
-    [
-        (1.01 * scale.LARGE, 1.01 * scale.WIDE, ["4"]),
-        (scale.LARGE, 1.01 * scale.WIDE, []),
-        (1.01 * scale.LARGE, scale.WIDE, []),
-    ],
-)
-def test_a_layer_that_is_too_large_and_gives_too_much(gain: float, size: float, places: list[str]) -> None:
-    told = found(SCALE, _scaled({4: gain}, {4: size}, {}))
-    assert [(f.place, f.first_step, f.told_step) for f in told] == [(place, 0, 0) for place in places]
-
-
-def test_in_front_of_a_norm_layer_the_scale_is_free() -> None:
-    assert found(SCALE, _scaled({3: 50.0}, {3: 50.0}, {}, "LNALAL")) != []
-    assert found(SCALE, _scaled({3: 50.0}, {3: 50.0}, {}, "LNALNAL")) == []
-
-
-def _small(gain: float, size: float = 0.01, slope: float = 0.01, at: int = 4) -> Block:
-    return _scaled({at: gain}, {at: size}, dict.fromkeys(range(at), slope))
-
-
-@pytest.mark.parametrize(
-    ("made", "places"),
-    [
-        (_small(0.99 * scale.SMALL), ["4"]),
-        (_small(scale.SMALL), []),
-        (_small(0.0), []),
-        (_scaled({3: 0.01}, {}, dict.fromkeys(range(3), 0.01), "LALNALAL"), []),
-        (_small(0.01, slope=scale.FADED), []),
-        (_small(0.01, at=10), []),
-    ],
-)
-def test_a_layer_that_is_too_small_and_lets_nothing_through(made: Block, places: list[str]) -> None:
-    assert [f.place for f in found(SCALE, made)] == places
-
-
-@pytest.mark.parametrize(
-    ("kinds", "is_told"),
-    [("LNALNALAL", False), ("LNALALAL", True), ("LNALALBAL", False), ("LNALALNAL", True), ("LBALALAL", True)],
-)
-def test_small_weights_in_front_of_a_norm_layer_are_free(kinds: str, is_told: bool) -> None:
-    assert bool(found(SCALE, _scaled({3: 0.01}, {}, dict.fromkeys(range(3), 0.01), kinds))) is is_told
-
-
-@pytest.mark.parametrize(("inputs", "is_told"), [(scale.INPUTS - 1, False), (scale.INPUTS, True)])
-def test_layers_of_few_inputs_are_not_judged(inputs: int, is_told: bool) -> None:
-    tensors = layers("LAL", inputs=inputs)
-    sizes = {"parameter.rms": {"*": 50.0}, "activation.rms": {"*": 50.0}, "activation_gradient.l2_norm": {"*": 1.0}}
-    assert bool(found(SCALE, block(2, sizes, tensors))) is is_told
-
-
-@pytest.mark.parametrize(("rms", "given", "is_told"), [(2.0, 10.0, True), (1.0, 10.0, False), (2.0, 9.0, False)])
-def test_weights_of_function_calls_are_judged_by_what_the_model_gives(rms: float, given: float, is_told: bool) -> None:
-    tensors = (tensor(0, "w", module="Net", shape=(16, 32), count=512), tensor(1, "/out", module="Net", order=5))
-    made = block(2, {"parameter.rms": {"w": rms}, "activation.rms": {"/out": given}}, tensors)
-    assert [f.place for f in found(SCALE, made)] == (["w"] if is_told else [])
-
-
-def test_weights_with_a_long_tail_are_trained_ones() -> None:
-    made = _scaled({4: 8.0}, {4: 20.0}, {})
-    assert found(SCALE, made)
-    made.arrays["parameter.abs_max"][:] = 20.0 * made.arrays["parameter.rms"]
-    assert found(SCALE, made) == []
-
-
-def test_an_embedding_that_is_the_head_too_is_judged_as_a_head() -> None:
-    def run(alias: tuple[str, ...]) -> Block:
-        embedding = tensor(0, "e.weight", "Embedding", shape=(50, 64), count=3200, role="embedding", aliases=alias)
-        tensors = (embedding, tensor(1, "e/out", "Embedding", order=0), tensor(2, "o/out", "Linear", order=1))
-        return block(2, {"parameter.rms": {"*": 1.0}, "activation.rms": {"*": 8.0}}, tensors)
-
-    assert [f.place for f in found(SCALE, run(("o.weight",)))] == ["e"]
-    assert found(SCALE, run(())) == []
-
-
-@pytest.mark.parametrize(("gain", "is_told"), [(1.01 * scale.CLOSED_LARGE, True), (scale.CLOSED_LARGE, False)])
-def test_what_a_module_squashes_inside_is_judged_by_its_weights(gain: float, is_told: bool) -> None:
-    tensors = (tensor(0, "r.weight_hh_l0", "LSTM", shape=(16, 16), count=256), tensor(1, "r/out", "LSTM", order=0))
-    made = block(2, {"parameter.rms": {"*": gain / 4.0}, "activation.rms": {"*": 0.5}}, tensors)
-    assert [f.place for f in found(SCALE, made)] == (["r"] if is_told else [])
-
-
 # ---- how the run is cut ----
 
 SPOKEN = [
-    (VANISHING, _slopes(_even(1e-6))),
-    (VANISHING, _slopes(_even(5e-4), steps=60)),
-    (GRADIENT, _slopes(_even(50.0))),
-    (ACTIVATION, _sizes([1.0] * 4 + [500.0] * 7)),
-    (SCALE, _small(0.01)),
+    (VANISHING, with_gradients(evenly(1e-6))),
+    (VANISHING, with_gradients(evenly(5e-4), steps=60)),
+    (GRADIENT, with_gradients(evenly(50.0))),
+    (ACTIVATION, with_sizes([1.0] * 4 + [500.0] * 7)),
+    (SCALE, begun_small(0.01)),
 ]
 
 
@@ -388,9 +219,9 @@ def test_cutting_changes_no_finding(which: Any, made: Block) -> None:
 
 
 def test_what_was_not_recorded_is_no_zero() -> None:
-    assert outcome(VANISHING, _slopes([NAN] * 9 + [1e-9, 1.0])) is Outcome.NOT_ENOUGH_DATA
-    some = [NAN if i % 3 == 1 else size for i, size in enumerate(_even(1e-6))]
-    assert [f.place for f in found(VANISHING, _slopes(some))] == ["0"]
+    assert outcome(VANISHING, with_gradients([NAN] * 9 + [1e-9, 1.0])) is Outcome.NOT_ENOUGH_DATA
+    some = [NAN if i % 3 == 1 else size for i, size in enumerate(evenly(1e-6))]
+    assert [f.place for f in found(VANISHING, with_gradients(some))] == ["0"]
 
 
 @pytest.mark.parametrize(("kind", "is_told"), [("BatchNorm1d", False), ("InstanceNorm2d", False), ("LayerNorm", True)])

@@ -8,43 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.diagnosis.made import NAN, asked, block, found, outcome, said, step_rows, tensor
+from tests.diagnosis.made import NAN, asked, found, outcome, said
+from tests.diagnosis.paces import GROWING, STALLED, STEPS, TENSORS, WEIGHTS, loss_course, noisy_loss, with_paces, with_weights
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.registry import rule
-from weighbridge.diagnosis.rules import exploding_weights as xw
-from weighbridge.diagnosis.rules import growing_loss as grows
 from weighbridge.diagnosis.rules import high_learning_rate as high
 from weighbridge.diagnosis.rules import low_learning_rate as low
-from weighbridge.diagnosis.rules import stalled_loss as stalls
 from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import Tensors
 
 HIGH, LOW = rule("high-learning-rate"), rule("low-learning-rate")
-WEIGHTS, STALLED, GROWING = rule("exploding-weights"), rule("stalled-loss"), rule("growing-loss")
-TENSORS = (tensor(0, "a.weight", shape=(2, 4)), tensor(1, "a.bias", count=2), tensor(2, "b.weight", shape=(2, 4)))
-
-
-def _steps(promises: Any, paces: Any, losses: Any, leverage: float = 1.0, **more: Any) -> Block:
-    """Steps of this promise and pace; all of it in a.weight and b.weight alike."""
-    losses, promises, paces = np.broadcast_arrays(
-        np.asarray(losses, float), np.asarray(promises, float), np.asarray(paces, float)
-    )
-    weights = {"a.weight": 1.0, "b.weight": 1.0}
-    half = dict.fromkeys(weights, -promises * losses / 2) | {"a.bias": np.zeros(len(losses))}
-    arrays = {
-        "parameter.l2_norm": {**weights, "a.bias": 1.0},
-        "update.l2_norm": dict.fromkeys((*weights, "a.bias"), paces),
-        "gradient.l2_norm": dict.fromkeys((*weights, "a.bias"), leverage * losses / 2),
-        "update.dot_gradient_update": half,
-    }
-    return block(len(losses), arrays, TENSORS, steps=step_rows(len(losses), loss=losses.tolist(), **more))
 
 
 # ---- high-learning-rate ----
 
 
 def _leap(promise: float, pace: float, loss: float) -> Block:
-    return _steps([0.1, promise, 0.1], [0.01, pace, 0.01], [1.0, 1.0, loss])
+    return with_paces([0.1, promise, 0.1], [0.01, pace, 0.01], [1.0, 1.0, loss])
 
 
 @pytest.mark.parametrize(
@@ -66,16 +46,16 @@ def test_a_leap_needs_a_wild_step_and_a_loss_that_shows_it(made: Block, told: li
 def test_after_the_loss_has_fallen_one_batch_is_not_enough() -> None:
     losses = np.array([1.0] * 2 + [0.2] * 10 + [2.5, 0.2, 2.5, 2.5, 2.5])
     promises = np.where(np.arange(17) == 11, 3.0, 0.1)
-    assert found(HIGH, _steps(promises, 0.2, losses)) == []
+    assert found(HIGH, with_paces(promises, 0.2, losses)) == []
     promises[13] = 3.0
-    assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == [16]
+    assert [f.told_step for f in found(HIGH, with_paces(promises, 0.2, losses))] == [16]
 
 
 @pytest.mark.parametrize(("left", "told"), [(high.STUCK, [17]), (high.STUCK - 0.01, [])])
 def test_a_loss_that_is_held_up_by_wild_steps(left: float, told: list[int]) -> None:
     """Seven are behind it at step 7, and ten more pass."""
     losses = np.array([1.0] + [left] * 30)
-    assert [f.told_step for f in found(HIGH, _steps(1.5, 0.2, losses))] == told
+    assert [f.told_step for f in found(HIGH, with_paces(1.5, 0.2, losses))] == told
 
 
 @pytest.mark.parametrize(
@@ -84,21 +64,21 @@ def test_a_loss_that_is_held_up_by_wild_steps(left: float, told: list[int]) -> N
 def test_a_loss_that_swings_under_wild_steps(high: float, low: float, told: list[int]) -> None:
     """From 1 it has come down, and swings by 0.26, 0.24 or 0.3, in the last case below a half."""
     losses = np.array([1.0, 0.9, *[low, high] * 10])
-    assert [f.told_step for f in found(HIGH, _steps(1.5, 0.2, losses))] == told
+    assert [f.told_step for f in found(HIGH, with_paces(1.5, 0.2, losses))] == told
 
 
 @pytest.mark.parametrize(("stuck", "told"), [(1.0, [high.WINDOW + 1]), (high.STUCK - 0.01, [])])
 def test_a_loss_that_is_stuck_after_a_wild_step(stuck: float, told: list[int]) -> None:
     promises = np.where(np.arange(15) == 1, 5.0, 0.01)
     losses = np.array([1.0, 1.0] + [stuck] * 13)
-    assert [f.told_step for f in found(HIGH, _steps(promises, 0.2, losses))] == told
+    assert [f.told_step for f in found(HIGH, with_paces(promises, 0.2, losses))] == told
 
 
 @pytest.mark.parametrize("is_rival", [True, False])
 def test_rivals_hold_up_each_other_s_loss(is_rival: bool) -> None:
     """A GAN's two step at the same step, each with its loss; two optimizers of one loss are no rivals."""
     promises, losses = np.where(np.arange(15) == 1, 5.0, 0.01), np.ones(15)
-    for made, is_of_game in ((_steps(promises, 0.2, losses), True), (_leap(2.1, 0.1, 2.1), False)):
+    for made, is_of_game in ((with_paces(promises, 0.2, losses), True), (_leap(2.1, 0.1, 2.1), False)):
         own = list(made.rows("steps"))
         other = [{**row, "optimizer": 1, "loss": row["loss"] + (0.5 if is_rival else 0.0)} for row in own]
         both = sorted([*own, *other], key=lambda row: row["step"])
@@ -128,11 +108,11 @@ def test_since_when_the_rate_is_too_high(promises: list[float], rates: dict[int,
     for step, times in (rates or {}).items():
         lr[step:] = [times * 0.1] * (len(lr) - step)
     losses = [1.0] + [0.6] * (len(promises) - 1) + [20.0]
-    assert [f.first_step for f in found(HIGH, _steps([*promises, 0.1], 0.2, losses, lr=lr))] == [first]
+    assert [f.first_step for f in found(HIGH, with_paces([*promises, 0.1], 0.2, losses, lr=lr))] == [first]
 
 
 def test_of_a_loss_below_zero_nothing_is_said() -> None:
-    made = _steps(5.0, 0.2, np.array([1.0, -1.0, 50.0, 50.0]))
+    made = with_paces(5.0, 0.2, np.array([1.0, -1.0, 50.0, 50.0]))
     assert found(HIGH, made) == []
 
 
@@ -166,7 +146,7 @@ def _short(steps: int = low.WINDOW, cosine: float = 0.5, compared: int = low.COM
         }
         for i in range(1, 1 + compared)
     ]
-    made = _steps(**numbers)
+    made = with_paces(**numbers)
     from dataclasses import replace
 
     return replace(made, tables={**made.tables, "coherence": tuple(rows)})
@@ -277,111 +257,15 @@ def test_a_schedule_that_ends_before_the_training_has_begun_is_told() -> None:
     assert (told.first_step, told.told_step) == (5, 4 + low.WINDOW)
 
 
-# ---- exploding-weights ----
-
-
-def _grown(rms: Any, loss: Any = 1.0) -> Block:
-    rms = np.asarray(rms, float)
-    arrays = {"parameter.rms": {"a.weight": rms, "b.weight": 0.5, "a.bias": rms}}
-    return block(len(rms), arrays, TENSORS, steps=step_rows(len(rms), loss=loss))
-
-
-STEPS = np.arange(90)
-
-
-@pytest.mark.parametrize(
-    ("rms", "is_told"),
-    [
-        (0.5 * 1.05**STEPS, True),  # doubles in 14 steps
-        (0.5 * 2 ** (STEPS / 25.0), False),  # in 25
-        (0.5 * (1 + np.minimum(STEPS, 60)), False),  # a constant rate, however fast
-        (0.5 * (1 + np.minimum(10.0 * STEPS, 60)), False),
-        (0.5 * (1 + STEPS), True),  # but by a factor of more than 64
-        (0.5 + 0.01 * np.minimum(STEPS, 50) ** 2, False),  # a rate in warm-up
-        (0.5 * 4.0 ** np.minimum(STEPS, 20), True),
-        (0.001 * 1.05 ** np.minimum(STEPS, 60), False),  # it began all but 0, and is of usual size
-    ],
-)
-def test_doubling_again_and_again_is_told_and_other_growth_is_not(rms: np.ndarray, is_told: bool) -> None:
-    assert [f.place for f in found(WEIGHTS, _grown(rms))] == (["a.weight"] if is_told else [])
-
-
-@pytest.mark.parametrize(
-    ("losses", "is_told"), [([10.0], False), ([10.1], True), ([2.1] * 3, True), ([2.1] * 2, False), ([2.0] * 9, False)]
-)
-def test_a_jump_is_told_where_the_loss_shows_it(losses: list[float], is_told: bool) -> None:
-    made = _grown([0.5, *[0.5 * xw.LIMIT + 0.1] * len(losses)], [1.0, *losses])
-    assert bool(found(WEIGHTS, made)) is is_told
-
-
-@pytest.mark.parametrize(
-    ("pause", "first"), [(xw.PAUSE * xw.WITHIN, 60), (xw.PAUSE * xw.WITHIN + 1, 61 + xw.PAUSE * xw.WITHIN)]
-)
-def test_what_grew_long_before_a_jump_does_not_begin_it(pause: int, first: int) -> None:
-    """Doubled in step 60, by healthy training; then, a pause later, ten times as large at once."""
-    rms = [0.5] * 60 + [1.1] * pause + [5.0] * 3
-    (told,) = found(WEIGHTS, _grown(rms, [1.0] * (60 + pause) + [20.0] * 3))
-    assert told.first_step == first
-
-
-def test_a_jump_to_the_limit_is_clear() -> None:
-    assert found(WEIGHTS, _grown([0.5, 0.5 * xw.LIMIT], [1.0, 100.0])) == []
-
-
-# ---- the two symptoms ----
-
-
-def _course(losses: Any, **more: Any) -> Block:
-    return block(len(losses), tensors=TENSORS, steps=step_rows(len(losses), loss=[float(v) for v in losses], **more))
-
-
-def _noisy(steps: int, end: float) -> np.ndarray:
-    return np.random.default_rng(0).normal(1.0, 0.05, steps) * np.linspace(1.0, end, steps)
-
-
-@pytest.mark.parametrize(("end", "is_told"), [(1.0, True), (1.2, True), (0.8, False)])
-def test_a_loss_that_does_not_fall_is_a_note(end: float, is_told: bool) -> None:
-    told = found(STALLED, _course(_noisy(2 * stalls.WINDOW, end)))
-    assert [f.severity for f in told] == (["note"] if is_told else [])
-    assert found(STALLED, _course(_noisy(2 * stalls.WINDOW, end)[:-1])) == []
-
-
-def test_a_rate_that_rises_starts_the_count_again() -> None:
-    rates = [min(1.0, i / 10) for i in range(2 * stalls.WINDOW + 9)]
-    assert found(STALLED, _course(np.ones(len(rates)), lr=rates)) == []
-    assert found(STALLED, _course(np.ones(len(rates) + 1), lr=[*rates, 1.0]))
-
-
-@pytest.mark.parametrize(("end", "is_told"), [(1.0, False), (1.4, False), (2.5, True)])
-def test_a_loss_that_grows_is_a_note(end: float, is_told: bool) -> None:
-    told = found(GROWING, _course(_noisy(4 * grows.WINDOW, end)))
-    assert [f.severity for f in told] == (["note"] if is_told else [])
-
-
-def test_a_loss_that_scatters_widely_has_not_grown() -> None:
-    scattered = [1.0] * 8 + [10.0] * (grows.WINDOW - 8)
-    assert found(GROWING, _course([*scattered, *[2.0] * grows.WINDOW])) == []
-    assert found(GROWING, _course([*[1.0] * grows.WINDOW, *[2.0] * grows.WINDOW]))
-
-
-@pytest.mark.parametrize("which", [STALLED, GROWING])
-def test_several_optimizers_and_losses_below_zero_tell_nothing(which: Any) -> None:
-    rows = step_rows(80, loss=np.linspace(1, 9, 80).tolist())
-    both = [{**row, "optimizer": row["step"] % 2} for row in rows]
-    for made in (block(80, tensors=TENSORS, steps=both), _course(np.linspace(-1, 9, 80))):
-        assert found(which, made) == []
-        assert outcome(which, made) is Outcome.NOT_APPLICABLE
-
-
 # ---- how the run is cut ----
 
 SPOKEN = [
     (HIGH, _leap(5.0, 0.3, 5.0)),
-    (HIGH, _steps(1.5, 0.2, np.ones(24))),
+    (HIGH, with_paces(1.5, 0.2, np.ones(24))),
     (LOW, _short()),
-    (WEIGHTS, _grown(0.5 * 1.05**STEPS)),
-    (STALLED, _course(np.ones(70))),
-    (GROWING, _course(_noisy(60, 3.0))),
+    (WEIGHTS, with_weights(0.5 * 1.05**STEPS)),
+    (STALLED, loss_course(np.ones(70))),
+    (GROWING, loss_course(noisy_loss(60, 3.0))),
 ]
 
 
