@@ -45,11 +45,13 @@ AIMS = {"usable": 1000, "redraw": 200, "frames": 30, "live": 1000}
 Line = tuple[str, str, str]  # what, found, aim
 
 
-def session(page: Any) -> list[Line]:
-    """What a reader does on the page of a run, one act after the other; milliseconds until each is shown."""
+def session(page: Any, pause: float) -> list[Line]:
+    """What a reader does on the page of a run, one act after the other with so many seconds in between; milliseconds until each
+    is shown."""
     acts: dict[str, list[float]] = {}
 
     def act(name: str, what: str, until: str = CHANGED) -> None:
+        page.wait_for_timeout(1000 * pause)
         acts.setdefault(name, []).append(timed(page, what, until))
 
     for statistic in STATISTICS:
@@ -81,7 +83,7 @@ def one_run(folder: Path, name: str, wish: argparse.Namespace) -> list[Line]:
             ("server: from start to its address, s", f"{started:.1f}", ""),
             ("page usable, server cold, ms", f"{first:.0f}", str(AIMS["usable"])),
             ("page usable, server warm, ms", f"{second:.0f}", str(AIMS["usable"])),
-            *session(page),
+            *session(page, wish.pause),
         ]
         box = page.locator(".heat").bounding_box()
         points = [(box["x"] + 300 + 7 * i % 700, box["y"] + 30 + 11 * i % max(40, box["height"] - 60)) for i in range(400)]
@@ -160,6 +162,7 @@ def wishes() -> argparse.Namespace:
     parser.add_argument("--deep-steps", type=int, default=1_000)
     parser.add_argument("--live-minutes", type=float, default=2.0)
     parser.add_argument("--seconds", type=float, default=4.0, help="of hovering and of scrolling")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two acts; 0: nobody looks at anything")
     parser.add_argument("--only", choices=list(PARTS), action="append")
     parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
     parser.add_argument("--tensorboard", type=Path, help="a Python that has TensorBoard")

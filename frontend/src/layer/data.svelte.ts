@@ -1,6 +1,7 @@
 // The numbers of one layer's page: lines over steps, everything at one step, and how values are spread.
 import * as api from "../api.ts";
 import type { Inner } from "../chart/plot.ts";
+import { frozen } from "../state/frozen.ts";
 import { Pace, pause } from "../state/pace.ts";
 import { layerAt, linesOf, spreadOf, worthOf, type Bundle, type LayerAt, type Spread, type UnitWish, type Worth } from "./layer.ts";
 
@@ -10,6 +11,7 @@ export interface LayerWish {
   step: number | null; // null = the last one
   last: number; // step of the run
   parameters: readonly string[]; // of the layer, "model:name", as far as they are known beforehand
+  next: readonly string[]; // the same of the next layer
   units: UnitWish;
   spread: { tensor: string; quantity: string; most: number } | null;
 }
@@ -19,6 +21,7 @@ export const OF_PARAMETER = ["parameter.mean", "parameter.min", "parameter.max",
 export const OF_OUTPUT = ["activation.mean", "activation.min", "activation.max", "activation.rms", "activation.abs_max", "activation_gradient.rms"];
 const SHARES = [0.05, 0.95];
 export const MANY = 64; // values; more than these are no lines
+const POINTS = 400; // of a line, at most
 const PASSING_MS = 150; // who goes from layer to layer asks for nothing that takes long
 
 export class LayerData {
@@ -34,6 +37,7 @@ export class LayerData {
 
   private wish: LayerWish | null = null;
   private atOf = ""; // path of the layer that `at` is of
+  private aheadOf = ""; // the layer from which the next one was asked for
   private readonly atPace: Pace;
   private readonly linePace: Pace;
   private readonly restPace: Pace;
@@ -104,7 +108,7 @@ export class LayerData {
 
   private async ask(tensors: readonly string[], statistics: readonly string[], signal: AbortSignal): Promise<void> {
     if (tensors.length === 0) return;
-    const found = await api.series(this.run, { tensors, statistics }, { ...this.inside(), buckets: 400 }, signal);
+    const found = await api.series(this.run, { tensors, statistics }, { ...this.inside(), buckets: POINTS }, signal);
     const lines = new Map(this.lines);
     tensors.forEach((name, i) => statistics.forEach((statistic, j) => lines.set(`${name}\0${statistic}`, found[i * statistics.length + j]!)));
     this.lines = lines;
@@ -136,6 +140,16 @@ export class LayerData {
       if (low!.mean.length) inner.set(full(tensor), { names: ["5 %", "95 %"], low: low!, high: high! });
     }
     this.inner = inner;
+    await this.fetchAhead(signal);
+  }
+
+  /** What the next layer will be asked for: the server keeps its answer. Once a layer, for a run that grows has others soon. */
+  private async fetchAhead(signal: AbortSignal): Promise<void> {
+    const { path, next } = this.wish!;
+    if (frozen() || next.length === 0 || this.aheadOf === path) return;
+    this.aheadOf = path;
+    const asked = api.series(this.run, { tensors: next, statistics: OF_PARAMETER }, { ...this.inside(), buckets: POINTS }, signal);
+    await asked.catch(() => undefined); // who goes there is told what is the matter
   }
 
   private async fetchSpread(signal: AbortSignal): Promise<void> {
