@@ -50,7 +50,7 @@ def _before_norm(first: FirstPass, one: Redundant) -> Finding:
     norm = f"{in_code(one.absorber)} ({first.kinds.get(one.absorber, 'norm')})"
     message = (
         f"{norm} subtracts each channel's mean, and with it all that {one.parameter.name} adds: "
-        f"{counted(one.parameter.count, 'parameter')}, {counted(saved_bytes(first, [one]), 'byte')} for nothing."
+        f"{counted(one.parameter.count, 'parameter')}, {_bytes(first, [one])} for nothing."
     )
     return _finding("warning", first, [one], message, ())
 
@@ -61,7 +61,7 @@ def _before_softmax(first: FirstPass, found: Sequence[Redundant]) -> Finding:
     verb = "adds" if len(found) == 1 else "add"
     message = (
         f"{names} {verb} the same to all scores of a softmax, which only sees differences: "
-        f"{counted(count, 'parameter')}, {counted(saved_bytes(first, found), 'byte')} for nothing."
+        f"{counted(count, 'parameter')}, {_bytes(first, found)} for nothing."
     )
     table = TableEvidence("biases", ("parameter", "count"), tuple((o.parameter.name, o.parameter.count) for o in found))
     return _finding("note", first, found, message, (table,))
@@ -79,9 +79,19 @@ def saved_bytes(first: FirstPass, found: Sequence[Redundant]) -> int:
     return sum(one.parameter.size_bytes for one in found) * (2 + (first.state_tensors or 0))
 
 
+def _bytes(first: FirstPass, found: Sequence[Redundant]) -> str:
+    return ("" if first.state_tensors is not None else "at least ") + counted(saved_bytes(first, found), "byte")
+
+
+def _counted_in(first: FirstPass) -> str:
+    """What of an optimizer is among the bytes: one that has not stepped yet is not known beside a training."""
+    is_known = first.state_tensors is not None
+    return "gradient and optimizer state included" if is_known else "gradient included; what an optimizer keeps is not"
+
+
 def _evidence(first: FirstPass, found: Sequence[Redundant]) -> Iterator[ValueEvidence]:
     yield ValueEvidence("parameters saved", sum(one.parameter.count for one in found))
-    yield ValueEvidence("bytes saved, gradient and optimizer state included", saved_bytes(first, found), unit="bytes")
+    yield ValueEvidence(f"bytes saved, {_counted_in(first)}", saved_bytes(first, found), unit="bytes")
     gradient = found[0].parameter.gradient_rms
     if gradient is not None:
         yield ValueEvidence("rms of its gradient (rounding only)", gradient)
