@@ -236,5 +236,17 @@ def events(path: Path, kind: str) -> list[Any]:
     return [event for event in weighbridge.open_run(path).events() if event.kind == kind]
 
 
+def closure_of(optimizer: torch.optim.Optimizer, loss: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """What `optimizer.step` may call again and again."""
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    return closure
+
+
 def steps_of(rows: Iterable[tuple[int, str, Quantity]], name: str, quantity: Quantity) -> list[int]:
     return sorted(step for step, tensor, which in rows if tensor == name and which == quantity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 
 import weighbridge
 from tests.capture.gradient_pairs import ALWAYS, check_pairs, follow, model_and_loss, pairs, plainly, steps_of
-from tests.capture.oracle import Oracle, names, table
+from tests.capture.oracle import Oracle, closure_of, names, table
 from weighbridge import Plan
 from weighbridge.capture import coherence
 from weighbridge.records import SKETCH_NUMBERS
@@ -23,14 +24,7 @@ def test_closures_are_compared_by_the_gradient_that_the_step_ended_with(tmp_path
 
     def loop(oracle: Oracle) -> None:
         for step in range(6):
-
-            def closure(step: int = step) -> torch.Tensor:
-                optimizer.zero_grad()
-                value = loss(step)
-                value.backward()
-                return value
-
-            oracle.step(optimizer, closure)
+            oracle.step(optimizer, closure_of(optimizer, partial(loss, step)))
 
     path, oracle = follow(tmp_path, model, plan=ALWAYS, loop=loop)
     assert steps_of(check_pairs(path, oracle)) == list(range(1, 6))

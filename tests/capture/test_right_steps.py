@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,19 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import weighbridge
-from tests.capture.oracle import GRADIENT, UPDATE, Oracle, check, events, recorded_rows, steps_of, table, train, watched
+from tests.capture.oracle import (
+    GRADIENT,
+    UPDATE,
+    Oracle,
+    check,
+    closure_of,
+    events,
+    recorded_rows,
+    steps_of,
+    table,
+    train,
+    watched,
+)
 from tests.capture.output_oracle import data
 
 RATE = 0.1
@@ -252,14 +265,7 @@ def test_a_state_of_no_known_form_is_said_not_to_be_weighed(tmp_path: Path, kind
     optimizer = MOMENTS[kind][0](list(model.parameters()))
     with watched(tmp_path, model) as (run, oracle):
         for step in range(3):
-
-            def closure(step: int = step) -> torch.Tensor:
-                optimizer.zero_grad()
-                loss = loss_of(model, step)
-                loss.backward()
-                return loss
-
-            oracle.step(optimizer, closure)
+            oracle.step(optimizer, closure_of(optimizer, partial(loss_of, model, step)))
     said = [event.message for event in events(run.path, "reduced") if "moments" in event.message]
     assert len(said) == bool(MOMENTS[kind][1])
     assert all(kind in one and MOMENTS[kind][1] in one for one in said)

@@ -41,6 +41,10 @@ class _Loop:
 
 def _together(loop: _Loop, trunk_steps: bool, set_to_none: bool = True) -> None:
     loop.clear(set_to_none)
+    _pass_and_step(loop, trunk_steps)
+
+
+def _pass_and_step(loop: _Loop, trunk_steps: bool) -> None:
     loop.backward()
     loop.head.step()
     if trunk_steps:
@@ -60,18 +64,12 @@ def is_done_with(loop: _Loop, step: int) -> None:
     for parameter in loop.model.parameters():
         if parameter.grad is not None:
             parameter.grad.zero_()
-    loop.backward()
-    loop.head.step()
-    if step < AT:
-        loop.trunk.step()
+    _pass_and_step(loop, step < AT)
 
 
 def is_done_with_by_the_model(loop: _Loop, step: int) -> None:
     loop.model.zero_grad()
-    loop.backward()
-    loop.head.step()
-    if step < AT:
-        loop.trunk.step()
+    _pass_and_step(loop, step < AT)
 
 
 def stops_after_every_second(loop: _Loop, step: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.capture.oracle import Expected, Oracle, check, compare, dense, events, table, train
+from tests.capture.oracle import Expected, Oracle, check, closure_of, compare, dense, events, table, train
 from torch import nn
 
 import weighbridge
@@ -218,14 +219,7 @@ def test_a_closure_evaluated_several_times(device: torch.device, tmp_path: Path)
     with weighbridge.init(dir=tmp_path, name="run", quiet=True) as run:
         run.watch(model)
         for step in range(3):
-
-            def closure(step: int = step) -> torch.Tensor:
-                optimizer.zero_grad()
-                value = loss(step)
-                value.backward()
-                return value
-
-            oracle.step(optimizer, closure)
+            oracle.step(optimizer, closure_of(optimizer, partial(loss, step)))
         oracle.close()
     check(run.path, oracle)
 
