@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import weighbridge
 from tests.diagnosis.looks import NET, A, B, C, looked, spread
 from tests.diagnosis.made import block, found, step_rows, tensor
-from tests.diagnosis.test_rate_rules import _grown, _steps
+from tests.diagnosis.paces import with_paces, with_weights
 from tests.diagnosis.trainings import Training, batches, data, seeded, sgd_mlp, train
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.registry import rule
@@ -100,7 +100,7 @@ def test_the_cosine_of_few_numbers_proves_no_decay(count: int, is_told: bool) ->
 @pytest.mark.parametrize(("size", "is_told"), [(0.0, False), (1.0, True)])
 def test_the_slope_at_zero_tells_nothing_of_a_step(size: float, is_told: bool) -> None:
     """Tokens that begin at 0, in front of a norm: its gradient is divided by eps."""
-    made = _steps([50.0] + [0.01] * 12, [0.1] + [0.01] * 12, 1.0)
+    made = with_paces([50.0] + [0.01] * 12, [0.1] + [0.01] * 12, 1.0)
     arrays = dict(made.arrays)
     column, other = made.tensors.column[0], made.tensors.column[2]
     parts = arrays["update.dot_gradient_update"].copy()
@@ -118,7 +118,7 @@ def test_the_slope_at_zero_tells_nothing_of_a_step(size: float, is_told: bool) -
 def test_a_way_at_a_constant_pace_is_no_explosion_however_the_loss_goes(power: float, is_told: bool) -> None:
     """From 0.5: at a constant pace each doubling takes twice as long, as the cube of the step it takes ever less of it."""
     rms = 0.5 + 0.05 * (np.arange(90) / 10) ** power * 10 ** (power == 1.0)
-    assert bool(found(rule("exploding-weights"), _grown(rms, [1.0] + [3.0] * 89))) is is_told
+    assert bool(found(rule("exploding-weights"), with_weights(rms, [1.0] + [3.0] * 89))) is is_told
 
 
 @pytest.mark.parametrize(("growth", "is_told"), [(1.2, False), (1.05, True)])

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 import weighbridge
+from tests.diagnosis.deep import GRADIENT, SCALE, begun_with, layers, with_gradients
+from tests.diagnosis.drawn import places
 from tests.diagnosis.graphs import Drawing, rows
 from tests.diagnosis.looks import COLLAPSED, DEAD, NET, RANK, RELU, TANH, UNITS, B, C, fired, looked, spread, units
 from tests.diagnosis.made import block, found, step_rows
-from tests.diagnosis.test_depth_rules import GRADIENT, SCALE, _scaled, _slopes, layers
-from tests.diagnosis.test_graph_rules import LOSS, places
-from tests.diagnosis.test_rate_rules import WEIGHTS, _grown
+from tests.diagnosis.paces import WEIGHTS, with_weights
+from tests.diagnosis.test_graph_fit_rules import LOSS
 from tests.diagnosis.test_rules import NEW, NOT_ZEROED, _sums
 from weighbridge.diagnosis import Outcome
 from weighbridge.diagnosis.progress import LAST, Progress
@@ -60,7 +61,7 @@ def test_late_gradients_of_what_has_learnt_explode_for_nobody(left: float, is_to
     steps = xg.EARLY + 10
     late = [np.where(np.arange(steps) < xg.EARLY, 1.0, size) for size in np.geomspace(1.01 * xg.AT_ONCE, 1.0, 11)]
     losses = [1.0] * 5 + [left] * (steps - 5)
-    assert bool(found(GRADIENT, _slopes(late, steps=steps, losses=losses))) is is_told
+    assert bool(found(GRADIENT, with_gradients(late, steps=steps, losses=losses))) is is_told
 
 
 @pytest.mark.parametrize(("times", "is_told"), [(0.99, False), (1.01, True)])
@@ -69,20 +70,20 @@ def test_each_batch_norm_is_granted_what_it_passes_on(times: float, is_told: boo
     tensors = [dataclasses.replace(t, module="BatchNorm1d") if t.module == "LayerNorm" else t for t in layers("LNALNALNALNAL")]
     limit = xg.LIMIT * np.sqrt(np.pi / (np.pi - 1)) ** 4
     assert pytest.approx(np.sqrt(np.pi / (np.pi - 1)), abs=0.002) == xg.BATCH_NORM
-    made = _slopes(np.geomspace(times * limit, 1.0, 13), tensors=tuple(tensors))
+    made = with_gradients(np.geomspace(times * limit, 1.0, 13), tensors=tuple(tensors))
     assert bool(found(GRADIENT, made)) is is_told
 
 
 def test_weights_that_become_large_while_the_loss_falls_have_targets_to_reach() -> None:
     rms = 0.5 * (1 + np.arange(90))
-    assert found(WEIGHTS, _grown(rms, loss=np.geomspace(1.0, 0.01, 90))) == []
-    assert found(WEIGHTS, _grown(rms))
+    assert found(WEIGHTS, with_weights(rms, loss=np.geomspace(1.0, 0.01, 90))) == []
+    assert found(WEIGHTS, with_weights(rms))
 
 
 @pytest.mark.parametrize(("promise", "is_told"), [(0.011, False), (0.012, True), (-0.01, True), (np.nan, True)])
 def test_weights_whose_steps_promise_little_of_the_loss_have_far_to_go(promise: float, is_told: bool) -> None:
     """Targets of a million in their own units. 64 times is passed at step 85; 90 steps of 0.0112 promise all of it."""
-    made = _grown(0.5 * (1 + 0.75 * np.arange(90)))
+    made = with_weights(0.5 * (1 + 0.75 * np.arange(90)))
     made.arrays["update.dot_gradient_update"][:] = np.nan
     for name in ("a.weight", "b.weight"):
         column = next(c for c in range(len(made.tensors)) if made.tensors.name(c) == name)
@@ -93,7 +94,7 @@ def test_weights_whose_steps_promise_little_of_the_loss_have_far_to_go(promise: 
 @pytest.mark.parametrize("kind", ["Rprop", "LBFGS"])
 def test_an_optimizer_that_lengthens_its_steps_doubles_weights(kind: str) -> None:
     rms = 0.5 * 1.2 ** np.arange(20)
-    made = _grown(rms, loss=np.geomspace(1.0, 0.1, 20))
+    made = with_weights(rms, loss=np.geomspace(1.0, 0.1, 20))
     assert found(WEIGHTS, made)
     lengthened = tuple(dataclasses.replace(group, kind=kind) for group in made.groups)
     assert found(WEIGHTS, dataclasses.replace(made, groups=lengthened)) == []
@@ -210,13 +211,13 @@ def _with(made: Block, first: FirstPass) -> Block:
 
 def test_a_gradient_is_measured_by_the_head_that_has_most() -> None:
     """A value's loss in its own units, and a policy's: the second head has a thousandth of the gradient of the first."""
-    made = _slopes([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e-4], tensors=layers("LALALAL"))
+    made = with_gradients([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e-4], tensors=layers("LALALAL"))
     assert found(GRADIENT, made)
     assert found(GRADIENT, _with(made, _two_heads())) == []
 
 
 def test_a_head_that_starts_small_may_run_before_another() -> None:
-    made = _scaled({4: 0.05}, {}, dict.fromkeys(range(4), 0.05), "LALALAL")
+    made = begun_with({4: 0.05}, {}, dict.fromkeys(range(4), 0.05), "LALALAL")
     assert [f.place for f in found(SCALE, made)] == ["4"]
     assert found(SCALE, _with(made, _two_heads())) == []
 
@@ -246,7 +247,7 @@ def _normed_by_hand(divide: str, size: str | None, is_own: bool = True) -> First
 )
 def test_weights_whose_output_is_divided_by_its_own_size_are_free(first: FirstPass, is_free: bool) -> None:
     assert ("4.weight" in normed([first])) is is_free
-    made = _scaled({4: 20.0}, {4: 20.0}, {})
+    made = begun_with({4: 20.0}, {4: 20.0}, {})
     assert [f.place for f in found(SCALE, made)] == ["4"]
     assert bool(found(SCALE, _with(made, first))) is not is_free
 
@@ -297,7 +298,7 @@ def test_what_is_learnt_first_grows_along_one_direction_and_takes_nothing_away(v
 
 def test_a_gradient_in_front_of_a_division_by_its_own_size_counts_with_that_size() -> None:
     """Module 4 gives numbers of 0.01 that are divided by their size: its gradient is a hundred times as large by right."""
-    made = _slopes(
+    made = with_gradients(
         [1.0, 1.0, 1.0, 1.0, 100.0, 1.0, 1.0], tensors=layers("LALALAL"), **{"activation.rms": {"4/out": 0.01, "*": 1.0}}
     )
     assert found(GRADIENT, made)
