@@ -143,7 +143,7 @@ def test_the_losses_must_be_above_all_of_the_last_few_before(high: int, is_told:
 
 @pytest.mark.parametrize(("rise", "is_told"), [(1.81, True), (1.80, False)])
 def test_the_losses_must_be_far_above_those_before(rise: float, is_told: bool) -> None:
-    """Before it they are 0.9 and 1.1 in turn: logarithms of median -0.005 and median distance 0.1003, so 4 sigmas end at 1.804."""
+    """Before it they are 0.9 and 1.1 in turn, as logarithms 0.1003 from their middle at -0.005: 4 sigmas end at 1.804."""
     assert stale_second_moment.SIGMAS == 4.0
     made = _with_losses(np.where(np.arange(33) < 31, 1.0 + 0.1 * (-1.0) ** np.arange(33), _rising(rise)))
     assert bool(found(STALE, made)) is is_told

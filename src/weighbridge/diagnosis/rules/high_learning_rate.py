@@ -1,17 +1,17 @@
 """Steps are so long that they leap over what they aim at: the learning rate is too high.
 
 Symptom        The loss rises, swings or stays far above where it began; weights, gradients and outputs grow; units die; NaN.
-How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its
-               pace (its size over that of the weights), of matrices that are not 0. A step is wild where the promise is above
+How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its pace
+               (its size over that of the weights), of matrices that are not 0. A step is wild where the promise is above
                PROMISE, more than all of the loss there is, and the pace above PACE. Told where wild steps were taken and the
                loss shows it, in one of three ways. It leaps: it is above RAISED times its first value (SINCE times in a row,
-               or above FAR times, if it had fallen below LEFT, or the optimizer is Adagrad, whose steps grow shorter by what
-               a leap adds to the squares that it divides by), or not finite, at most SINCE steps after one that promised
-               twice as much. It is held up: wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its
-               first value, swings (SWINGS times in the window it rose by SWING of its first value in one step), or as many
-               steps later the median over the last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps
-               and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
-               Of rivals (a GAN's two) only leaps count: either holds up the other's loss, that is the game.
+               or above FAR times, if it had fallen below LEFT, or the optimizer is Adagrad, whose steps grow shorter by what a
+               leap adds to the squares that it divides by), or not finite, at most SINCE steps after one that promised twice
+               as much. It is held up: wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its first
+               value, swings (SWINGS times in the window it rose by SWING of its first value in one step), or as many steps
+               later the median over the last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps and more
+               after a wild one, the median over the last WINDOW is not below STUCK of its first value. Of rivals (a GAN's two)
+               only leaps count: either holds up the other's loss, that is the game.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
 When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
                early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies

@@ -3,13 +3,13 @@
 Symptom        The loss stays above what a constant would reach, or comes down slowly while weights grow to imitate a
                constant.
 How it decides On the first batch. Targets of a squared error (Huber, absolute error), or of yes and no (a half taken off,
-               which logits of 0 give): the output layer has no bias, and the squared mean of the targets is above a
-               multiple of their variance. Where all in front is linear: what a linear function of the inputs can have, and
-               LINEAR at least; where nothing in front can make a constant: HOMOGENEOUS; where all in front is odd (tanh, no
-               bias) and inputs are centred, with none beyond FAR of their rms: ODD_ONES; where a bias further in front
-               could be bent into one: ANY. Inputs: the first layer has no bias, no norm follows, no feature is constant (it would
-               serve as one), and the squared means of the features sum to more than INPUTS times their variances. Always
-               over so many samples that the mean is four standard errors from 0.
+               which logits of 0 give): the output layer has no bias, and the squared mean of the targets is above a multiple
+               of their variance. Where all in front is linear: what a linear function of the inputs can have, and LINEAR at
+               least; where nothing in front can make a constant: HOMOGENEOUS; where all in front is odd (tanh, no bias) and
+               inputs are centred, with none beyond FAR of their rms: ODD_ONES; where a bias further in front could be bent
+               into one: ANY. Inputs: the first layer has no bias, no norm follows, no feature is constant (it would serve as
+               one), and the squared means of the features sum to more than INPUTS times their variances. Always over so many
+               samples that the mean is four standard errors from 0.
 What to do     bias=True in this layer, or subtract the mean of targets or inputs.
 When it errs   Functions that are known to go through the origin and are all positive, such as norms of vectors.
 References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 5.7 (the bias of an affine function); LeCun et
@@ -24,7 +24,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
-from weighbridge.diagnosis.affine import ODD, constants_before, has_own_bias, is_linear_before, last_layer, runs_itself, weight_of
+from weighbridge.diagnosis.affine import (
+    ODD,
+    constants_before,
+    has_own_bias,
+    is_linear_before,
+    last_layer,
+    runs_itself,
+    weight_of,
+)
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth, module_of
 from weighbridge.diagnosis.rules.raw_input_scale import is_normed
 from weighbridge.diagnosis.tensors import in_code
