@@ -1,4 +1,4 @@
-"""Which part of a tensor a rank says that it holds. Oracle: the part that DTensor has cut for that rank, found in the whole tensor.
+"""Which part of a tensor a rank says that it holds. Oracle: the part that DTensor has cut for it, found in the whole tensor.
 
 torch's own stand-in for a process group makes one process any rank of a group: nothing is sent, and nothing has to be.
 """
@@ -58,15 +58,17 @@ def test_every_number_of_a_sharded_tensor_is_weighed_by_one_rank(
     with one_of(4, rank):
         parameter = part_of(DeviceMesh("cpu", GRID), placements)
         placed, part = placement_of(parameter, None, is_alone), local(parameter)
-    is_another_s = any(int(at) and isinstance(how, Replicate) for at, how in zip(divmod(rank, 2), placements, strict=True))
-    assert is_sharded(parameter) and not is_partial(parameter)
+    is_a_copy = any(int(at) and isinstance(how, Replicate) for at, how in zip(divmod(rank, 2), placements, strict=True))
+    assert is_sharded(parameter)
+    assert not is_partial(parameter)
     assert type(part) is torch.Tensor
-    if is_another_s and not is_alone:
+    if is_a_copy and not is_alone:
         assert placed == Placement(COPY)
     elif all(isinstance(how, Replicate) for how in placements):
         assert placed == Placement(REPLICA)
     else:
-        assert placed.kind == SHARD and placed.shape == tuple(part.shape)
+        assert placed.kind == SHARD
+        assert placed.shape == tuple(part.shape)
         (row, column), (rows, columns) = placed.offset, placed.shape
         assert torch.equal(WHOLE[row : row + rows, column : column + columns], part)
 
@@ -92,7 +94,8 @@ class Named(torch.Tensor):
 
 def test_a_tensor_of_another_kind_is_whole() -> None:
     parameter = torch.ones(2, 3).as_subclass(Named)
-    assert not is_sharded(parameter) and not is_partial(parameter)
+    assert not is_sharded(parameter)
+    assert not is_partial(parameter)
     assert placement_of(parameter, None, is_alone=False) == Placement(LOCAL)
     assert local(parameter).data_ptr() == parameter.data_ptr()
 
