@@ -41,9 +41,7 @@ def optimizers(known: list[int], done: set[int]) -> Any:
         ([APART], {ALONE}, 5),  # one that has stepped is gone
     ],
 )
-def test_a_step_is_likely_complete_when_nobody_is_left_who_could_take_part(
-    known: list[int], done: set[int], likely: int
-) -> None:
+def test_a_step_is_likely_complete_when_nobody_is_left_who_could_join_it(known: list[int], done: set[int], likely: int) -> None:
     told = optimizers(known, done)
     assert marks_of(5, told, []) == Marks(5, likely)
     late = [SimpleNamespace(oldest=math.inf), SimpleNamespace(oldest=3), SimpleNamespace(oldest=4)]
