@@ -15,7 +15,17 @@ import pytest
 
 from weighbridge.capture import ranks
 from weighbridge.capture.ranks import Place, open_place
-from weighbridge.capture.resume import CannotResume, Resumed, Seen, changes, joined, resumed_of, run_to_resume
+from weighbridge.capture.resume import (
+    CannotResume,
+    Resumed,
+    Seen,
+    changes,
+    check_resume,
+    joined,
+    resumed_of,
+    run_to_resume,
+)
+from weighbridge.errors import BadInput
 from weighbridge.store import layout, writer
 from weighbridge.store.layout import RUN_FILE, create_run, this_process
 from weighbridge.store.writer import RankWriter
@@ -58,6 +68,14 @@ def test_a_run_is_found_by_its_name_by_its_path_or_by_the_last_words_of_its_name
         run_to_resume(tmp_path, "first")
     exact = create_run(tmp_path, "first-one", {})
     assert run_to_resume(tmp_path, "first-one") == exact
+
+
+def test_whatever_names_the_run_is_a_name() -> None:
+    check_resume(False, None, False)
+    check_resume(True, "first", False)
+    check_resume(0, None, True)  # the launcher has named it
+    with pytest.raises(BadInput, match="which run shall go on"):
+        check_resume(0, None, False)
 
 
 def test_a_run_without_an_attempt_is_its_maker_s_as_long_as_that_lives(tmp_path: Path, ended: int) -> None:
