@@ -123,6 +123,16 @@ def test_a_rank_joins_what_rank_0_of_its_launch_has_begun_and_nothing_else(
     assert joined(run, 1, LAUNCH) is None  # it is in it already
 
 
+def test_a_process_alone_goes_on_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "rank_and_world", lambda: (0, 1))
+    first = open_place(tmp_path, "first", {})
+    assert first == Place(tmp_path / "first", 0)
+    finished(first.path, steps=3)
+    again = open_place(tmp_path, "first", {}, resume=True)
+    assert (again.path, again.attempt, again.start, again.is_alone) == (first.path, 1, 3, True)
+    assert open_place(tmp_path, "first", {}) == Place(tmp_path / "first-2", 0)
+
+
 @pytest.fixture
 def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """This process as that rank of two."""
@@ -133,7 +143,9 @@ def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return lambda rank: monkeypatch.setenv("RANK", str(rank))
 
 
-def test_all_ranks_of_a_launch_go_on_in_one_run_or_begin_one(tmp_path: Path, as_rank: Callable[[int], None]) -> None:
+def test_all_ranks_of_a_launch_go_on_in_one_run_or_begin_one(
+    tmp_path: Path, as_rank: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     as_rank(0)
     first = open_place(tmp_path, "first", {}, resume=4)
     assert (first.path.name, first.attempt, first.start, first.is_alone, first.error) == ("first", 0, 4, False, "")
@@ -144,7 +156,8 @@ def test_all_ranks_of_a_launch_go_on_in_one_run_or_begin_one(tmp_path: Path, as_
         finished(first.path, rank=rank, steps=9, launch="an earlier one", first_step=4)
 
     as_rank(0)
-    again = open_place(tmp_path, "first", {}, resume=6)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "first")
+    again = open_place(tmp_path, None, {}, resume=6)  # the launcher has named it
     assert (again.path, again.attempt, again.start, again.is_alone, again.launch) == (first.path, 1, 6, False, LAUNCH)
     assert again.note.endswith("at step 6, as attempt 1; steps 6 to 8 are trained again")
     assert open_place(tmp_path, "first", {}, resume=12).note.endswith("; steps 9 to 11 are not recorded")

@@ -106,7 +106,7 @@ def joined(run: Path, rank: int, launch: str) -> Resumed | None:
 def _seen(tables: RankTables) -> tuple[Seen, ...]:
     rows = {row["tensor"]: row for row in tables.whole("tensors").to_pylist()}
     return tuple(
-        Seen(number, row["model"], row["name"], row["role"], tuple(row["shape"] or ())) for number, row in sorted(rows.items())
+        Seen(number, row["model"], row["name"], row["role"], tuple(row["shape"])) for number, row in sorted(rows.items())
     )
 
 
