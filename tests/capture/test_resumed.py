@@ -174,6 +174,9 @@ def test_a_rank_that_finds_nobody_opens_a_run_that_no_other_joins(tmp_path: Path
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / RUN_FILE).write_text("{")  # just being made
     create_run(tmp_path, "plain", {"launch": None})
+    run = create_run(tmp_path, "first", {"world_size": 2})
+    for rank in (0, 1):
+        finished(run, rank=rank)  # only rank 0 goes on in it
     for resume, name in ((False, "run-rank-1"), (True, "first-rank-1")):
         place = open_place(tmp_path, "first" if resume else None, {}, resume=resume)
         assert (place.path.name, place.is_alone, place.start) == (name, True, 0)
