@@ -146,8 +146,8 @@ class ParameterInNoOptimizer(Rule):
                     ValueEvidence("share of the model's elements", part),
                     TableEvidence("in no optimizer", ("parameter", "elements"), rows),
                 ),
-                fix=f"optimizer.add_param_group({{'params': {what}}}), or build the optimizer after the model is complete; if one "
-                "holds them, call its step().",
+                fix=f"optimizer.add_param_group({{'params': {what}}}), or build the optimizer after the model is complete; if "
+                "one holds them, call its step().",
                 severity=severity,
                 depth=-0.5,
             )

@@ -126,8 +126,8 @@ class ParameterWithoutGradient(Rule):
                     message="The backward pass begins at a number that nothing was computed to: no parameter had a gradient in "
                     f"{counted(SOON, 'step')}, and nothing can be learnt.",
                     evidence=(ValueEvidence("steps without a gradient", float(SOON), SOON),),
-                    fix="Call backward() on the loss itself, as the criterion gave it: not on torch.tensor(loss), loss.detach() "
-                    "or a number that requires_grad was set on.",
+                    fix="Call backward() on the loss itself, as the criterion gave it: not on torch.tensor(loss), on "
+                    "loss.detach() or on a number that requires_grad was set on.",
                     depth=-0.5,
                 )
 
