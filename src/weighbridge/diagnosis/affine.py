@@ -54,7 +54,7 @@ class _Front:
     is_plain: bool = True  # nothing makes an activation
     is_own: bool = True  # all but the node itself is used in here alone; False where that is not clear at once
     nearest: int = -1  # the last affine layer
-    kinds: frozenset[bool] = frozenset()  # of the affine layers: are they convolutions?
+    has_vectors: bool = False  # is one of the affine layers no convolution?
     is_excused: bool = False  # of one of them too little is known, whatever follows
     narrowest: float = math.inf  # outputs of the narrowest that gives fewer numbers than it takes
 
@@ -72,14 +72,15 @@ class _Fronts:
             self.fronts.append(self._of(index))
 
     def nearest(self, index: int) -> int | None:
-        """The nearest layer in front of this one, where nothing in front of it makes an activation; None: not so, or excused."""
+        """The nearest layer in front of this one, where nothing there makes an activation; else None."""
         node = self.graph.nodes[index]
         edge = node.inputs[AFFINE[node.op][0]]
         front = _Front() if edge is None else self.fronts[edge[0]]
         if edge is None or not front.is_plain or front.nearest < 0 or self._is_shared(edge, index):
             return None
         own = _layer(self.first, index)
-        is_excused = front.is_excused or own.is_excused or front.kinds != own.kinds or self._is_used_again(edge, index)
+        is_image_made = front.has_vectors and not own.has_vectors
+        is_excused = front.is_excused or own.is_excused or is_image_made or self._is_used_again(edge, index)
         return None if is_excused or front.narrowest < width(self.graph, index) else front.nearest
 
     def _is_shared(self, before: Edge, index: int) -> bool:
@@ -104,7 +105,7 @@ class _Fronts:
         return _Front(
             is_own=all(self.fronts[i].is_own and {user for user, _ in users[i]} == {index} for i in before),
             nearest=max(own.nearest, *(part.nearest for part in parts), -1),
-            kinds=own.kinds.union(*(part.kinds for part in parts)),
+            has_vectors=own.has_vectors or any(part.has_vectors for part in parts),
             is_excused=own.is_excused or any(part.is_excused for part in parts),
             narrowest=min([own.narrowest, *(part.narrowest for part in parts)]),
         )
@@ -112,12 +113,12 @@ class _Fronts:
 
 def _layer(first: FirstPass, index: int) -> _Front:
     """An affine layer alone: what `is_excused` asks of it."""
-    kinds, name = frozenset({first.graph.nodes[index].op == "Convolution"}), weight_of(first.graph, index)
+    is_vector, name = first.graph.nodes[index].op != "Convolution", weight_of(first.graph, index)
     if not name or _is_special(first, index):
-        return _Front(nearest=index, kinds=kinds, is_excused=True)
+        return _Front(nearest=index, has_vectors=is_vector, is_excused=True)
     middle = width(first.graph, index)
     is_narrow = middle < _inner(first.by_name[name].shape, middle)
-    return _Front(nearest=index, kinds=kinds, narrowest=middle if is_narrow else math.inf)
+    return _Front(nearest=index, has_vectors=is_vector, narrowest=middle if is_narrow else math.inf)
 
 
 def _bends(node: Node) -> bool:

@@ -52,7 +52,7 @@ def absorbed(
     held: dict[int, Axes] = {start: along}
     ends: list[int] = []
     waiting = sorted({user for user, _ in graph.users[start]})
-    alone: list[tuple[int, Axes]] = []  # where all that is left of it is what one node gives: what follows depends on that alone
+    alone: list[tuple[int, Axes]] = []  # where all that is left of it is what one node gives: the rest depends on that alone
     lost = set() if lost is None else lost
     while waiting:  # the earliest first, as inputs stand before their users: all that it is made of is known then
         index = heapq.heappop(waiting)
