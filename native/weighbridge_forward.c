@@ -99,13 +99,13 @@ static int meet_batch(const wb_python *python, wb_scene *scene, void *arguments)
     return 1;
 }
 
-/* A module (`given[0]`) was called with arguments (1) and gave something (2). True: all is done. False: Python has to look at
- * it. */
+/* A module (`given[0]`) was called with arguments (1) and gave something (2). True: all is done. None: all but to follow the
+ * gradient by it, which Python asks autograd for. False: Python has to look at it. */
 WB_PUBLIC void *wb_forward_hook(void *self, void *const *given, intptr_t n)
 {
     const wb_python *const python = wb_lent();
     wb_forward *const forward = (wb_forward *)(uintptr_t)python->number(self);
-    int done = n == 3 && forward->seat && !forward->seat->pace->follows;
+    int done = n == 3 && forward->seat && forward->seat->pace->follows != WB_BY_PYTHON, follows = 0;
     if (done) {
         const int64_t began = wb_now_ns();
         wb_scene *const scene = forward->seat->scene;
@@ -115,13 +115,15 @@ WB_PUBLIC void *wb_forward_hook(void *self, void *const *given, intptr_t n)
             done = repeated == YES
                 || (repeated == NO && is(python, python->type_of(given[2]), python->tensor_type) == YES
                     && (!scene->awaits_batch || meet_batch(python, scene, given[1])) && wb_meet_tensor(forward->seat, given[2]));
-            if (done && repeated == NO)
+            if (done && repeated == NO) {
                 count_samples(python, forward, given[1]);
+                follows = forward->seat->pace->follows;
+            }
         } else
             done = trains == NO;
         forward->seat->scene->own_ns += wb_now_ns() - began;
     }
-    void *const answer = done ? python->yes : python->no;
+    void *const answer = !done ? python->no : follows ? python->none : python->yes;
     python->hold(answer);
     return answer;
 }

@@ -72,44 +72,50 @@ static int look_at_gradient(const wb_python *python, void *object, int is_plain,
     return state;
 }
 
-/* Asks every object for its address and version, and for its gradient if `gradients`. state[i] says what Python has to
- * look at itself; the result is all of them together. */
+/* Does the parameter lie elsewhere, or has it another form than its item says? */
+static int is_elsewhere(const wb_python *python, void *object, int is_plain, const wb_item *item)
+{
+    dl_tensor t;
+    int in_order;
+    return !wb_describe(python, object, &t) || wb_dtype_of(&t) != item->dtype || wb_count_of(&t, &in_order) != item->count
+        || (is_plain && !in_order) || (uint64_t)(uintptr_t)t.data + t.offset != item->parameter;
+}
+
+static int64_t version_of(const wb_python *python, void *object)
+{
+    void *const number = python->attribute(object, python->version);
+    if (!number) {
+        python->forget_error();
+        return -1;
+    }
+    const int64_t version = python->number(number);
+    python->release(number);
+    return version;
+}
+
+/* Asks every object for its address, for its gradient if `gradients`, and for its version where its bytes are not compared: where
+ * they are, they say more. state[i] says what Python has to look at itself; the result is all of them together. */
 WB_PUBLIC int wb_look(const wb_asked *asked, int gradients)
 {
     const wb_python *const python = asked->python;
-    void *const *const objects = asked->objects;
-    const uint8_t *const plain = asked->plain;
     wb_item *const items = asked->items;
-    int64_t *const versions = asked->versions;
     uint8_t *const state = asked->state;
     int all = 0;
     for (int64_t i = 0; i < asked->count; i++) {
-        void *const object = objects[i];
-        dl_tensor t;
-        int in_order;
-        const int had_no_address = state[i] & WB_NO_ADDRESS;
+        void *const object = asked->objects[i];
+        const int plain = asked->plain[i], had_no_address = state[i] & WB_NO_ADDRESS;
         state[i] = (uint8_t)had_no_address;
-        if (plain[i] != WB_GATHERED) {
-            uint64_t address = 0;
-            if (!wb_describe(python, object, &t) || wb_dtype_of(&t) != items[i].dtype || wb_count_of(&t, &in_order) != items[i].count
-                || (plain[i] == WB_PLAIN && !in_order))
-                state[i] |= WB_MOVED;
-            else if ((address = (uint64_t)(uintptr_t)t.data + t.offset) != items[i].parameter)
-                state[i] |= WB_MOVED;
-        }
-        void *const number = python->attribute(object, python->version);
-        const int64_t version = number ? python->number(number) : -1;
-        if (number)
-            python->release(number);
-        else
-            python->forget_error();
-        if (version != versions[i])
-            state[i] |= WB_CHANGED;
-        versions[i] = version;
-        if (!gradients && i < asked->compared && plain[i] != WB_GATHERED && !(state[i] & WB_MOVED) && wb_differs(&items[i]))
+        if (plain != WB_GATHERED && is_elsewhere(python, object, plain == WB_PLAIN, &items[i]))
+            state[i] |= WB_MOVED;
+        if (i >= asked->compared || plain == WB_GATHERED) {
+            const int64_t version = version_of(python, object);
+            if (version != asked->versions[i])
+                state[i] |= WB_CHANGED;
+            asked->versions[i] = version;
+        } else if (!gradients && !(state[i] & WB_MOVED) && wb_differs(&items[i]))
             state[i] |= WB_DIFFERS;
         if (gradients)
-            state[i] |= look_at_gradient(python, object, plain[i] == WB_PLAIN, had_no_address, &items[i]);
+            state[i] |= look_at_gradient(python, object, plain == WB_PLAIN, had_no_address, &items[i]);
         all |= state[i] & ~WB_NO_ADDRESS;
     }
     return all;

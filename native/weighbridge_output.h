@@ -6,6 +6,8 @@
 #include "weighbridge_kernel.h"
 
 enum { WB_REST = 0, WB_GUARD = 1, WB_WEIGH = 2 }; /* nothing; look for NaN and infinity; that, and the whole row */
+/* The gradients by outputs are wanted too, and Python asks autograd for them; Python looks at the outputs themselves. */
+enum { WB_FOLLOWS = 1, WB_BY_PYTHON = 2 };
 
 typedef struct wb_seat wb_seat;
 
@@ -24,7 +26,7 @@ typedef struct { /* one for the modules of an optimizer */
     int32_t mode;
     int32_t stamp; /* moves on with every step: what a seat holds of an earlier one is stale */
     int32_t histogram; /* of the rows: mantissa bits, or -1 = none */
-    int32_t follows;   /* the gradients by outputs are wanted too: Python asks autograd for them */
+    int32_t follows;   /* WB_FOLLOWS or WB_BY_PYTHON; 0 = neither */
 } wb_pace;
 
 struct wb_seat { /* one output of one module, or its gradient */

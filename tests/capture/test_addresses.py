@@ -46,16 +46,16 @@ def items_of(asked: list[nn.Parameter]) -> np.ndarray[Any, Any]:
     return items
 
 
-def ask(way: str, asked: list[nn.Parameter]) -> tuple[Any, np.ndarray[Any, Any]]:
+def ask(way: str, asked: list[nn.Parameter], compared: int = 9) -> tuple[Any, np.ndarray[Any, Any]]:
     items = items_of(asked)
     if way == "torch":
-        return TorchLook(load_kernel("torch"), asked, REACHED, items, len(asked)), items
+        return TorchLook(load_kernel("torch"), asked, REACHED, items, compared), items
     kernel = load_kernel()
     lent = addresses.lent_to_c()
     if kernel.look is None or not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
         pytest.skip("without a C compiler, or with a torch without an exchange table, C asks nothing")
     assert lent is not None, "this torch offers its exchange table, and we do not know how to read it"
-    return NativeLook(kernel.look, lent, asked, REACHED, items, len(asked)), items
+    return NativeLook(kernel.look, lent, asked, REACHED, items, compared), items
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -67,7 +67,7 @@ def test_nothing_is_found_where_nothing_changed(way: str) -> None:
 
 
 CHANGES: dict[str, tuple[int, Callable[[nn.Parameter], object], int]] = {
-    "in place": (0, lambda p: p.detach().add_(1), CHANGED),
+    "in place": (0, lambda p: p.detach().add_(1), DIFFERS),
     "through data: no version says so, the bytes do": (0, lambda p: p.data.add_(1), DIFFERS),
     "other memory": (0, lambda p: setattr(p, "data", p.data.clone()), MOVED),
     "other dtype": (1, lambda p: setattr(p, "data", p.data.float()), MOVED),
@@ -92,6 +92,19 @@ def test_what_changed_since_the_last_question_is_found(way: str, what: str) -> N
     assert (look.state[which] & expected) == expected
     assert not np.delete(look.state, which).any()
     del kept
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_versions_are_asked_where_no_bytes_are_compared(way: str) -> None:
+    asked = parameters()
+    look, items = ask(way, asked, compared=3)
+    copies = [as_real(p.detach()).clone() for p in asked]
+    items["snapshot"] = [copy.data_ptr() or 64 for copy in copies]
+    look(False)
+    for one in asked:
+        one.detach().mul_(1)  # a new version of the same bytes
+    look(False)
+    assert look.state.tolist() == [0] * 3 + [CHANGED] * 6
 
 
 def test_fewer_elements_in_the_same_memory_are_found_from_c() -> None:

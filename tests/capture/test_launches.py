@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
+from tests.capture.test_placements import one_of
 from weighbridge.capture import ranks
 from weighbridge.store.layout import create_run
 from weighbridge.store.writer import RankWriter
@@ -50,3 +52,41 @@ def test_of_several_runs_of_one_launch_a_rank_writes_into_one_after_the_other(tm
         place = ranks.open_place(tmp_path, None, {})
         assert (place.path, place.rank, place.is_alone) == (run, 1, False)
         RankWriter(run, 1).finish(0)
+
+
+def in_environment(patch: pytest.MonkeyPatch, **words: str) -> None:
+    """Of all words that a launcher may set, these alone."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", *ranks._LAUNCH):
+        patch.delenv(name, raising=False)
+    for name, value in words.items():
+        patch.setenv(name, value)
+
+
+def test_rank_and_world_are_the_launcher_s_or_those_of_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_environment(monkeypatch, RANK="1", WORLD_SIZE="4")
+    assert ranks.rank_and_world() == (1, 4)
+    for alone in ({"RANK": "1"}, {"WORLD_SIZE": "4"}, {}):  # half of it says nothing
+        in_environment(monkeypatch, **alone)
+        assert ranks.rank_and_world() == (0, 1)
+    with one_of(3, 2):
+        assert ranks.rank_and_world() == (2, 3)
+    monkeypatch.setattr(dist, "is_available", lambda: False)  # a torch built without it has no such function
+    monkeypatch.delattr(dist, "is_initialized")
+    assert ranks.rank_and_world() == (0, 1)
+
+
+def test_launches_on_one_machine_are_told_apart_by_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_environment(monkeypatch, WORLD_SIZE="4", LOCAL_WORLD_SIZE="2", MASTER_ADDR="here", TORCHELASTIC_RUN_ID="mine")
+    assert ranks.launch_key() == "mine/here//"  # of two machines each has a launcher of its own
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert ranks.launch_key() == f"mine/here///{os.getppid()}"
+    in_environment(monkeypatch)
+    assert ranks.launch_key() == "///"
+
+
+def test_a_launcher_s_name_is_that_of_several_processes_and_no_placeholder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for world, words, name in ((2, "mine", "mine"), (2, "none", None), (1, "mine", None)):
+        in_environment(monkeypatch, RANK="0", WORLD_SIZE=str(world), TORCHELASTIC_RUN_ID=words)
+        assert ranks.name_of_launch() == name
+    in_environment(monkeypatch, RANK="0", WORLD_SIZE="2")
+    assert ranks.name_of_launch() is None

@@ -12,7 +12,8 @@ from torch import nn
 
 import weighbridge
 from weighbridge.capture import leftovers
-from weighbridge.capture.leftovers import KIND, Leftover
+from weighbridge.capture.leftovers import KIND, Leftover, Leftovers
+from weighbridge.capture.stepped import Stepped
 from weighbridge.store.record import open_run
 
 
@@ -134,6 +135,14 @@ def test_gradients_that_are_taken_away_before_the_step_are_none_of_an_earlier_on
 def test_an_optimizer_of_which_nothing_is_weighed_is_not_asked(tmp_path: Path) -> None:
     done = Loop(lambda loop, step: None, tmp_path, plan=weighbridge.Plan(exclude="b.*"))
     assert done.events() == [(3, 0)]
+
+
+def test_an_optimizer_whose_tensors_all_lie_elsewhere_is_not_asked() -> None:
+    """Another rank weighs them, or a device."""
+    stepped, leftovers_of_all = Stepped(0, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)), Leftovers()
+    assert not leftovers_of_all.after_step(stepped)
+    leftovers_of_all.before_pass()
+    assert not leftovers_of_all.after_step(stepped)
 
 
 class Mixed(nn.Module):

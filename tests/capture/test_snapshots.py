@@ -95,8 +95,10 @@ def test_what_happens_before_the_first_step_is_no_change(tmp_path: Path) -> None
 def test_a_small_snapshot_budget_leaves_rows_out_and_none_wrong(tmp_path: Path) -> None:
     """1 KB holds no large copy at all: those tensors have parameter and gradient rows, and no update."""
     model = network()
-    path, oracle = train(model, tmp_path, lambda step: None, plan=weighbridge.Plan(snapshot="1 KB"))
+    edit: Callable[[int], None] = lambda step: in_place(model[2].weight) if step == 3 else None
+    path, oracle = train(model, tmp_path, edit, plan=weighbridge.Plan(snapshot="1 KB"))
     check(path, oracle, may_lack=lambda key: key[2] == UPDATE)
+    assert [event.step for event in events(path, "changed")] == [3]
     rows = recorded_rows(path)
     assert steps_of(rows, "0.weight", UPDATE) == [*range(6)]
     assert not steps_of(rows, "2.weight", UPDATE)
@@ -104,6 +106,17 @@ def test_a_small_snapshot_budget_leaves_rows_out_and_none_wrong(tmp_path: Path) 
     (said,) = events(path, "reduced")
     assert "not weighed" in said.message
     assert said.detail == {"tensors": ["1.weight", "2.weight"]}
+
+
+def test_tensors_without_a_copy_have_the_rows_of_the_plan_s_steps(tmp_path: Path) -> None:
+    model = network()
+    plan = weighbridge.Plan(snapshot="1 KB", parameters=2, gradients=3, updates=2)
+    path, oracle = train(model, tmp_path, lambda step: None, plan=plan)
+    check(path, oracle, may_lack=lambda key: True)
+    rows = recorded_rows(path)
+    for name, updates in (("0.weight", [0, 2, 4]), ("2.weight", [])):
+        steps = [steps_of(rows, name, quantity) for quantity in (PARAMETER, GRADIENT, UPDATE)]
+        assert steps == [[0, 2, 4, 6], [0, 3], updates], name
 
 
 def test_a_middling_snapshot_budget_lets_large_tensors_take_turns(tmp_path: Path) -> None:
@@ -120,3 +133,16 @@ def test_a_middling_snapshot_budget_lets_large_tensors_take_turns(tmp_path: Path
     assert steps_of(rows, "2.weight", PARAMETER) == [*range(9)]
     (said,) = events(path, "reduced")
     assert "each at one step in 2" in said.message
+
+
+def test_a_slice_is_weighed_as_it_is_after_every_edit_and_in_every_form(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2, bias=False)
+    model.weight = nn.Parameter(torch.randn(2, 6)[:, ::2])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    loss: Callable[[int], torch.Tensor] = lambda step: model(torch.ones(1, 3, dtype=model.weight.dtype)).square().mean()
+    edits: dict[int, Callable[[], object]] = {2: lambda: scale(model.weight), 4: model.double}
+    path, oracle = train_watched(tmp_path, model, optimizer, loss, 6, between=lambda step: edits.get(step, int)())
+    check(path, oracle)
+    (total,) = events(path, "changes")
+    assert total.detail == {"weight": 2}

@@ -152,25 +152,61 @@ def test_a_step_that_calls_the_step_of_its_base_is_one_step(tmp_path: Path) -> N
     check(*train(tmp_path, model, optimizer, lambda step: loss_of(model), 5))
 
 
-def test_an_optimizer_around_another_one_is_one_step(tmp_path: Path) -> None:
+class Lookahead(torch.optim.Optimizer):
     """Lookahead, SAM and the like hold an inner optimizer over the same parameters; the outer step is what counts."""
 
-    class Lookahead(torch.optim.Optimizer):
-        def __init__(self, inner: torch.optim.Optimizer) -> None:
-            self.inner = inner
-            super().__init__(inner.param_groups, {})
+    is_angry = False
 
-        def step(self, closure: Any = None) -> Any:
-            found = self.inner.step(closure)
-            with torch.no_grad():
-                for group in self.param_groups:
-                    for p in group["params"]:
-                        p.mul_(0.5)
-            return found
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+        super().__init__(inner.param_groups, {})
 
+    def step(self, closure: Any = None) -> Any:
+        found = self.inner.step(closure)
+        if self.is_angry:
+            raise RuntimeError("between the two")
+        with torch.no_grad():
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.mul_(0.5)
+        return found
+
+
+def test_an_optimizer_around_another_one_is_one_step(tmp_path: Path) -> None:
     model = small()
     optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
     check(*train(tmp_path, model, optimizer, lambda step: loss_of(model), 5))
+
+
+def test_after_an_outer_step_has_raised_the_inner_one_s_own_steps_count(tmp_path: Path) -> None:
+    model = small()
+    outer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1))
+    with watched(tmp_path, model) as (_run, oracle):
+        backward(model)
+        oracle.step(outer)
+        outer.is_angry = True
+        with pytest.raises(RuntimeError, match="between the two"):
+            outer.step()
+        for _ in range(3):
+            backward(model)
+            oracle.step(outer.inner)
+
+
+def test_a_step_inside_that_of_an_optimizer_of_other_parameters_counts_too(tmp_path: Path) -> None:
+    model, other = small(0), small(1)
+    inner = torch.optim.SGD(other.parameters(), lr=0.1)
+
+    class Calling(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            oracle.step(inner, at=step)
+            return super().step(closure)
+
+    outer = Calling(model.parameters(), lr=0.1)
+    with watched(tmp_path, model, other) as (_run, oracle):
+        for step in range(3):
+            backward(model)
+            backward(other)
+            oracle.step(outer, at=step)
 
 
 def test_two_optimizers_over_one_parameter_never_write_one_row_twice(tmp_path: Path) -> None:
@@ -181,6 +217,32 @@ def test_two_optimizers_over_one_parameter_never_write_one_row_twice(tmp_path: P
             for n, optimizer in enumerate(optimizers):
                 backward(model)
                 oracle.step(optimizer, at=2 * step + n)
+
+
+def test_two_optimizers_over_one_parameter_take_two_steps_whether_it_is_weighed_or_not(tmp_path: Path) -> None:
+    model = small()
+    shared = [*model[0].parameters()]
+    optimizers = [torch.optim.SGD([*shared, last], lr=0.1) for last in model[2].parameters()]
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(exclude="0.*")) as run:
+        run.watch(model)
+        for step in range(4):
+            backward(model)
+            optimizers[step % 2].step()
+    rows = recorded_rows(run.path)
+    assert [steps_of(rows, name, UPDATE) for name in ("2.weight", "2.bias")] == [[0, 2], [1, 3]]
+
+
+def test_the_optimizer_of_a_parameter_that_came_in_another_s_place_begins_a_step(tmp_path: Path) -> None:
+    model = nn.Linear(3, 1, bias=False)
+    former = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watched(tmp_path, model) as (_run, oracle):
+        backward(model)
+        oracle.step(former, at=0)
+        model.weight = nn.Parameter(torch.ones(1, 3))
+        latter = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in (1, 2):
+            backward(model)
+            oracle.step(latter, at=step)
 
 
 def test_an_optimizer_stepping_inside_backward_gives_one_step_per_iteration(tmp_path: Path) -> None:

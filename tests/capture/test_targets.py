@@ -21,7 +21,7 @@ HOT = F.one_hot(LABELS, CLASSES).float()
 YES = (torch.randn(N, CLASSES) > 0).float()
 WANTED = torch.rand(N, CLASSES)
 COLUMN = nn.Parameter(torch.ones(CLASSES, 1))
-ROWS = torch.arange(N)
+ROWS, SIGNED = torch.arange(N), torch.linspace(-1.0, 1.5, N)
 
 
 class Marked(torch.Tensor):
@@ -58,6 +58,11 @@ TOLD: dict[str, tuple[str, torch.Tensor, Callable[[], torch.Tensor]]] = {
     "l1 by hand": ("L1Loss", WANTED, lambda: (WANTED - OUT).abs().mean()),
     "e * e": ("MseLoss", WANTED, lambda: (lambda e: (e * e).mean())(OUT - WANTED)),
     "less a constant": ("MseLoss", WANTED, lambda: 1 - (OUT - WANTED).square().mean() + 2),
+    "beside weights of one sign": (
+        "MseLoss",
+        WANTED,
+        lambda: F.mse_loss(OUT, WANTED) + (SIGNED.abs() * OUT.exp()[:, 0]).mean(),
+    ),
     "with a penalty": ("MseLoss", WANTED, lambda: (OUT - WANTED).square().mean() + 0.1 * W.square().sum()),
     "divided by a tensor": ("MseLoss", WANTED, lambda: (OUT - WANTED).square().sum() / torch.tensor(3.0)),
     "log-probabilities of yes": ("BinaryCrossEntropy", YES, lambda: -(YES * F.logsigmoid(OUT)).mean()),
@@ -102,6 +107,9 @@ ENDS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "transposed twice": lambda z: X @ W.T.transpose(0, 1),
 }
 NOT: dict[str, Callable[[], torch.Tensor]] = {
+    "an error beside a policy's gradient": lambda: F.mse_loss(OUT, WANTED) - (SIGNED * _picked(OUT)).mean(),
+    "one by hand, behind it": lambda: -(_picked(OUT) * SIGNED).mean() + 0.5 * (OUT - WANTED).square().mean(),
+    "one beside PPO's": lambda: F.mse_loss(OUT, WANTED) - torch.min(_picked(OUT) * SIGNED, _picked(OUT).exp() * SIGNED).mean(),
     "a parameter": lambda: W.sum().detach().requires_grad_(),
     "far behind": lambda: _times(1.0, F.mse_loss(OUT, WANTED), 30),
     "far behind, by hand": lambda: _times(1.0, (OUT - WANTED).square().mean(), 30),

@@ -141,12 +141,20 @@ def test_the_losses_must_be_above_all_of_the_last_few_before(high: int, is_told:
     assert bool(found(STALE, made)) is is_told
 
 
-@pytest.mark.parametrize(("rise", "is_told"), [(1.60, True), (1.59, False)])
+@pytest.mark.parametrize(("rise", "is_told"), [(1.81, True), (1.80, False)])
 def test_the_losses_must_be_far_above_those_before(rise: float, is_told: bool) -> None:
-    """Before it they are 0.9 and 1.1 in turn: a median of 1, a median distance of 0.1, so 4 sigmas end at 1.593."""
+    """Before it they are 0.9 and 1.1 in turn, as logarithms 0.1003 from their middle at -0.005: 4 sigmas end at 1.804."""
     assert stale_second_moment.SIGMAS == 4.0
     made = _with_losses(np.where(np.arange(33) < 31, 1.0 + 0.1 * (-1.0) ** np.arange(33), _rising(rise)))
     assert bool(found(STALE, made)) is is_told
+
+
+@pytest.mark.parametrize(("high", "is_told"), [(20.0, False), (100.0, True)])
+def test_losses_that_scatter_by_factors_are_high_by_factors(high: float, is_told: bool) -> None:
+    """A Q-learner's: 0.3, 1 and 3 in turn, so 4 sigmas end at 3^(4 * 1.4826) = 676 less a little; of 0.5, 1 and 2 at 61."""
+    for spread, told in ((3.0, False), (2.0, is_told)):
+        before = spread ** np.resize([-1.0, 0.0, 1.0], 31)
+        assert bool(found(STALE, _with_losses(np.r_[before, high, 1.1 * high**1.5]))) is told
 
 
 def test_both_losses_must_have_risen() -> None:

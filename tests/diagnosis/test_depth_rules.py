@@ -33,6 +33,28 @@ def test_a_gradient_that_is_lost_at_one_place_is_told_there() -> None:
     assert [f.place for f in found(VANISHING, with_gradients([1e-6] * 4 + [1.0] * 7))] == ["4"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "fix"),
+    [
+        (
+            "Sigmoid",
+            "In place of nn.Sigmoid(), which passes on a quarter of a gradient at most, nn.ReLU() or nn.GELU(), and each ",
+        ),
+        ("Tanh", "Initialise each layer for nn.Tanh(), nn.init.xavier_normal_(model[0].weight, gain=5 / 3); put a norm"),
+        (
+            "ReLU",
+            "Initialise each layer for its activation, nn.init.kaiming_normal_(model[0].weight, nonlinearity='relu'); put",
+        ),
+    ],
+)
+def test_the_fix_is_for_the_activation_that_is_there(kind: str, fix: str) -> None:
+    tensors = tuple(replace(t, module=kind) if t.module == "ReLU" else t for t in layers())
+    (told,) = found(VANISHING, with_gradients(evenly(1e-6), tensors=tensors))
+    assert told.fix.startswith(fix)
+    assert ("in place of sigmoid" in told.fix) is False
+    assert ("nonlinearity='relu'" in told.fix) is (kind != "Tanh")
+
+
 def test_two_recorded_steps_are_too_few() -> None:
     assert found(VANISHING, with_gradients(evenly(1e-6), steps=van.PATIENCE - 1)) == []
 

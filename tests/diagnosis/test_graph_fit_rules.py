@@ -98,7 +98,7 @@ def biasless(
     last_bias: bool = False,
     after: str = "",
     is_mixed: bool = False,
-    inputs: Scale = CENTRED,
+    inputs: Scale | None = CENTRED,
     **changed: object,
 ) -> list[tuple[str, str]]:
     """Two layers and a squared error; the first takes the batch. is_mixed: an adjacency times all that the last one gives."""
@@ -112,7 +112,7 @@ def biasless(
     at = made.op("Mm", [None, at], (100, 1)) if is_mixed else at
     loss = made.op("MseLoss", [at], ())
     start = dataclasses.replace(OFF, node=loss, **changed)  # type: ignore[arg-type]
-    first = made.done([start], [dataclasses.replace(inputs, node=one)])
+    first = made.done([start], [dataclasses.replace(inputs, node=one)] if inputs else [])
     return [(f.place, f.certainty) for f in found(MissingBias, first)]
 
 
@@ -142,6 +142,20 @@ def test_more_offset_is_needed_where_something_could_make_up_for_the_bias() -> N
     assert biasless("Relu", first_bias=True, offset=9.1) == [("b", "test")]
     assert biasless("Sigmoid", offset=9.0) == []  # which is 0.5 at 0
     assert biasless("Relu", offset=math.nan) == []
+
+
+def test_an_odd_function_of_centred_inputs_has_a_small_mean() -> None:
+    """Of tanh without biases: the sign of an exponential number less its mean, the worst, has 0.075 (1 - 2 / e squared)."""
+    far = {"offset": 3.9}
+    assert biasless("Tanh", **far) == [("b", "test")]
+    assert biasless("Tanh", offset=missing_bias.ODD_ONES) == []
+    for op, first_bias in (("Tanh", True), ("Sigmoid", False), ("Gelu", False)):
+        assert biasless(op, first_bias=first_bias, **far) == []
+    assert biasless("Tanh", inputs=None, **far) == []
+    bound = missing_bias.CENTRED * CENTRED.variance / CENTRED.samples
+    assert biasless("Tanh", inputs=dataclasses.replace(CENTRED, mean_power=bound), **far) == [("b", "test")]
+    for more in ({"mean_power": 1.01 * bound}, {"constants": 1}, {"largest": 6.1}):
+        assert biasless("Tanh", inputs=dataclasses.replace(CENTRED, **more), **far) == []  # type: ignore[arg-type]
 
 
 def test_inputs_far_from_zero_want_a_bias_in_the_layer_that_takes_them() -> None:

@@ -51,6 +51,14 @@ def test_after_the_loss_has_fallen_one_batch_is_not_enough() -> None:
     assert [f.told_step for f in found(HIGH, with_paces(promises, 0.2, losses))] == [16]
 
 
+@pytest.mark.parametrize(("kind", "after", "told"), [("Adagrad", 0.5, []), ("Adagrad", 2.5, [4]), ("SGD", 0.5, [2])])
+def test_where_steps_shorten_themselves_one_high_loss_is_not_enough(kind: str, after: float, told: list[int]) -> None:
+    """Adagrad converges from any rate (Ward, Wu and Bottou 2020): a first leap is what it measures its steps by."""
+    made = with_paces(np.where(np.arange(12) == 1, 3.0, 0.1), 0.2, np.array([1.0, 1.0, 2.5, *[after] * 9]))
+    made = dataclasses.replace(made, groups=tuple(dataclasses.replace(group, kind=kind) for group in made.groups))
+    assert [f.told_step for f in found(HIGH, made)] == told
+
+
 @pytest.mark.parametrize(("left", "told"), [(high.STUCK, [17]), (high.STUCK - 0.01, [])])
 def test_a_loss_that_is_held_up_by_wild_steps(left: float, told: list[int]) -> None:
     """Seven are behind it at step 7, and ten more pass."""

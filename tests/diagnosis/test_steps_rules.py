@@ -42,6 +42,9 @@ STOPPED = overtight_clipping.STOPPED
         (0.1, STOPPED, 3, True),
         (0.11, STOPPED, 3, False),
         (0.1, 0.9 * STOPPED, 3, False),  # unclipped, it would be slow as well
+        (0.01, 0.09 * STOPPED, 3, True),  # unclipped nine times STOPPED, and a tenth of it as it is
+        (0.1, 0.09 * STOPPED, 3, False),  # of so low a rate the step is short in any case
+        (0.05, 0.11 * STOPPED, 3, False),
         (0.01, 0.9 * overtight_clipping.SLOW, 20, True),
         (0.01, 0.9 * overtight_clipping.SLOW, 19, False),
         (NAN, 0.9 * STOPPED, 30, False),

@@ -41,6 +41,9 @@ def test_the_newest_are_read_and_the_others_counted(runs: Path, opened: list[str
     assert [info.name for info in found.runs] == ["d", "c"]
     assert (found.older, found.unwanted, found.unreadable) == (2, 0, [])
     assert opened == ["d", "c"]
+    newest = found.runs[0]
+    said = f"<RunInfo d: finished, 3 steps, {newest.tensors} tensors, last loss {newest.last_loss:.6g}>"
+    assert repr(newest) == said  # as a list of runs stands in a notebook
     assert [info.name for info in list_runs(runs)] == ["a", "b", "c", "d"]
 
 

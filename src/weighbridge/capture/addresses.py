@@ -23,10 +23,11 @@ class Look(Protocol):
     """Asks all parameters of a step at once.
 
     Writes gradients of plain parameters into the items, and into `state` for each: MOVED (it lies elsewhere or has
-    another form than its item says), CHANGED (another version than when last asked), GRADIENT_UNREAD (there is a gradient
-    that cannot be read where it lies), GRADIENT_GONE (there was one when last asked, and there is none), GRADIENT_CAME (the
-    other way round, of a plain one), DIFFERS (its bytes are not those of its snapshot; asked of the first `compared` items
-    where they lie as before, and not together with gradients). Gives all bits that were found.
+    another form than its item says), CHANGED (another version than when last asked; not of the first `compared` items that are
+    read where they lie: their bytes say more), DIFFERS (the bytes of one of these are not its snapshot's; asked where it lies
+    as before, and not together with gradients), GRADIENT_UNREAD (there is a gradient that cannot be read where it lies),
+    GRADIENT_GONE (there was one when last asked, and there is none), GRADIENT_CAME (the other way round, of a plain one).
+    Gives all bits that were found.
     """
 
     state: np.ndarray[Any, np.dtype[np.uint8]]
@@ -77,13 +78,14 @@ class TorchLook:
     ) -> None:
         self._kernel, self._compared = kernel, items[:compared]
         self._reads = np.array([how != GATHERED for how in reached[:compared]], bool)
+        self._told_by_bytes = [i < compared and how != GATHERED for i, how in enumerate(reached)]
         self.state = np.zeros(len(parameters), np.uint8)
         self._parameters, self._reached, self._items = parameters, reached, items
         self._addresses = [-1] * len(parameters)
         self._versions = [-1] * len(parameters)
 
     def __call__(self, gradients: bool) -> int:
-        versions = [p._version for p in self._parameters]
+        versions = [-1 if told else p._version for p, told in zip(self._parameters, self._told_by_bytes, strict=True)]
         addresses = [p.data_ptr() if how else 0 for p, how in zip(self._parameters, self._reached, strict=True)]
         self.state[:] = 0
         for i, (now, then) in enumerate(zip(addresses, self._addresses, strict=True)):

@@ -41,17 +41,19 @@ class Follower(Stepper):
 
     # ---- hooks ----
 
-    def on_backward(self, root: torch.Tensor) -> None:
-        """A backward pass begins at this root."""
+    def on_backward(self, root: torch.Tensor) -> bool:
+        """A backward pass begins at this root. Gives whether nothing is to be done when it is over."""
         if self.stop is not None:
             self.stop()
         usual = self.usual
         if usual is None:
-            super().on_backward(root)
-        elif not usual.backward(root):
-            self._leave()
-            super().on_backward(root)
-            usual.meet(root)
+            return super().on_backward(root)
+        if usual.backward(root):
+            return True
+        self._leave()
+        super().on_backward(root)
+        usual.meet(root)
+        return False
 
     def before_step(self, optimizer: Optimizer) -> None:
         """An optimizer is about to step."""

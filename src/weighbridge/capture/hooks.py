@@ -30,7 +30,7 @@ class Listener(Protocol):
 
     def before_step(self, optimizer: Optimizer) -> None: ...
     def after_step(self, optimizer: Optimizer) -> None: ...
-    def on_backward(self, root: torch.Tensor) -> None: ...
+    def on_backward(self, root: torch.Tensor) -> bool: ...  # need it not be told when this pass is over?
     def after_backward(self) -> None: ...
     def on_clipped(self, parameter: int, factor: Number) -> None: ...
     def step_skipped(self, optimizer: Optimizer) -> None: ...
@@ -41,6 +41,7 @@ _listeners: tuple[Listener, ...] = ()
 _handles: list[Any] = []
 _last_stepped: Any = None  # id of the optimizer whose post hook ran last, until somebody asks
 _torch_backward = torch.autograd.backward
+_graph_task = torch._C._current_graph_task_id
 _unheard: tuple[int, ...] = ()  # threads that try something out; empty nearly always, which costs one look
 
 
@@ -132,28 +133,43 @@ def _has_stepped(optimizer: Any) -> bool:
 
 
 def _clipped(parameter: int, factor: Number) -> None:
-    _tell("on_clipped", parameter, factor)
+    _tell(_listeners, "on_clipped", parameter, factor)
 
 
 def _skipped(optimizer: Optimizer) -> None:
-    _tell("step_skipped", optimizer)
+    _tell(_listeners, "step_skipped", optimizer)
 
 
 def _backward(tensors: torch.Tensor | Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> None:
-    root = tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
+    root = _root_of(tensors) if type(tensors) is not torch.Tensor else tensors
     # A nested call (reentrant checkpoint) and a root with more than one element are no loss.
-    is_loss = isinstance(root, torch.Tensor) and root.numel() == 1 and torch._C._current_graph_task_id() == -1
-    if is_loss:
-        _tell("on_backward", root)
+    if root is None or root.numel() != 1 or _graph_task() != -1 or (_unheard and _is_unheard()):
+        _torch_backward(tensors, *args, **kwargs)
+        return
+    waiting = []
+    for listener in _listeners:  # written out: in the training of a small network each call counts
+        try:
+            if not listener.on_backward(root):
+                waiting.append(listener)
+        except TrainingStopped:
+            raise
+        except Exception as error:
+            waiting.append(listener)
+            listener.failed(error)
     _torch_backward(tensors, *args, **kwargs)
-    if is_loss:
-        _tell("after_backward")
+    if waiting:
+        _tell(waiting, "after_backward")
 
 
-def _tell(what: str, *facts: Any) -> None:
+def _root_of(tensors: Any) -> torch.Tensor | None:
+    root = tensors[0] if isinstance(tensors, (list, tuple)) and len(tensors) == 1 else tensors
+    return root if isinstance(root, torch.Tensor) else None
+
+
+def _tell(listeners: Sequence[Listener], what: str, *facts: Any) -> None:
     if _unheard and _is_unheard():
         return
-    for listener in _listeners:
+    for listener in listeners:
         try:
             getattr(listener, what)(*facts)
         except TrainingStopped:

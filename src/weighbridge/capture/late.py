@@ -24,8 +24,8 @@ def norm_into(norms: dict[int, torch.Tensor], place: int) -> Callable[[tuple[Any
     """A hook in front of a node of autograd: the norm of the first gradient that arrives there, at this place."""
 
     def weigh(gradients: tuple[Any, ...]) -> None:
-        if place not in norms and gradients and isinstance(gradients[0], torch.Tensor):
-            with torch.no_grad(), suppress(Exception):  # an error of ours costs the number
+        if place not in norms:
+            with torch.no_grad(), suppress(Exception):  # none that came, or an error of ours: it costs the number
                 norms[place] = held(torch.linalg.vector_norm(gradients[0].detach().float()))
 
     return weigh

@@ -84,12 +84,12 @@ def leave() -> None:
             setattr(holder, name, original)
 
 
-def factor_of(max_norm: float, total_norm: Any) -> Number:
-    """What torch's clipping multiplies gradients with; a tensor where a device has yet to give it, NaN where no rank knows."""
-    norm = total_norm.detach() if isinstance(total_norm, torch.Tensor) else torch.tensor(float(total_norm))
-    if type(norm) is not torch.Tensor or isinstance(max_norm, torch.Tensor) or is_capturing(norm.device):
+def factor_of(max_norm: float, total_norm: torch.Tensor) -> Number:
+    """What torch's clipping multiplies gradients with; a tensor where a device has yet to give it, NaN where no rank knows
+    or there are several."""
+    norm = total_norm.detach()
+    if type(norm) is not torch.Tensor or norm.numel() != 1 or isinstance(max_norm, torch.Tensor) or is_capturing(norm.device):
         return float("nan")
     if not norm.is_cpu:
         return torch.clamp(float(max_norm) / (held(norm) + _EPSILON), max=1.0)
-    factor = float(max_norm) / (norm.item() + _EPSILON)
-    return min(factor, 1.0) if factor == factor else factor
+    return min(float(max_norm) / (norm.item() + _EPSILON), 1.0)  # NaN stays NaN: it is the first, and 1 is not below it

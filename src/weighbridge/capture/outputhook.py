@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from weighbridge.capture.outputs import Outputs
 
 _now = time.perf_counter_ns
-_is_compiling = torch.compiler.is_compiling
+_is_compiling, _is_dynamo = torch.compiler.is_compiling, torch.compiler.is_dynamo_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _tracing = torch._C._get_tracing_state
 _graph_task = torch._C._current_graph_task_id
@@ -93,13 +93,31 @@ class OutputHook:
             self.state.seat = seat.address
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if _is_compiling():  # in a compiled graph there is nothing of us
+        if _is_dynamo():  # in a compiled graph there is nothing of us
             return
-        if self.quick is None or not self.quick(module, args, output):
-            self._meet(module, args, output)
+        if self.quick is not None:
+            done = self.quick(module, args, output)
+            if done:
+                return
+            if done is None:  # all but what only autograd can do
+                self._follow(output)
+                return
+        self._meet(module, args, output)
+
+    def _follow(self, output: torch.Tensor) -> None:
+        began = _now()
+        try:
+            if output.requires_grad:
+                follow(output, self.gradients["out"][1])
+        except Exception as error:
+            self.outputs.failed(error)
+        finally:
+            self.outputs.own_ns += _now() - began
 
     def _meet(self, module: nn.Module, args: Any, output: Any) -> None:
         """What C leaves to us: a first call, several tensors, gradients that are wanted too, a tensor in no order."""
+        if _is_compiling():  # an export that runs the model itself; its tensors are not of the usual type, and come here
+            return
         began = _now()
         try:
             root, group, outputs = self.root(), self.group, self.outputs

@@ -42,7 +42,7 @@ from weighbridge.capture.plan import NEVER, Occasions, Plan
 from weighbridge.capture.recorder import Recorder
 from weighbridge.capture.remarks import Remarks, compiled_frames
 from weighbridge.capture.roles import plain_path
-from weighbridge.capture.seats import GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_on_gpu, is_readable
+from weighbridge.capture.seats import BY_PYTHON, GUARD, REST, WEIGH, Library, Pace, Scene, Seat, is_on_gpu, is_readable
 from weighbridge.capture.tensors import TensorTable
 from weighbridge.records import Quantity
 
@@ -204,7 +204,8 @@ class Outputs:
         group.due_at = step + 1 if group.is_full else self._next_due(step)
         group.forward.mode = WEIGH if group.weighs else group.rest
         group.backward.mode = WEIGH if group.weighs_gradients else group.rest
-        group.forward.follows = group.weighs_gradients or group.looks
+        by_python = group.looks or (group.weighs_gradients and self.calls is not None)
+        group.forward.follows = BY_PYTHON if by_python else group.weighs_gradients
         if was_full != group.is_full:
             self._place_hooks(group)
         if writes_units:

@@ -22,6 +22,7 @@ from weighbridge.capture.rowblock import BlockFull, RowBlock
 from weighbridge.records import Quantity
 
 REST, GUARD, WEIGH = range(3)  # nothing; look for NaN and infinity; that, and the whole row
+BY_PYTHON = 2  # a pace `follows` so: Python looks at each output. 1: it only asks autograd for the gradient. 0: neither
 
 
 class Scene(ctypes.Structure):

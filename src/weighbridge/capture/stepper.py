@@ -104,8 +104,8 @@ class Stepper:
 
     # --- hooks ------------------------------------------------------------------------------------------------------
 
-    def on_backward(self, root: torch.Tensor) -> None:
-        """A backward pass begins at this root."""
+    def on_backward(self, root: torch.Tensor) -> bool:
+        """A backward pass begins at this root. Gives whether nothing is to be done when it is over."""
         began = time.perf_counter_ns()
         if self.by_hand is not None:
             self._step_by_hand()
@@ -118,6 +118,7 @@ class Stepper:
         if self.outputs is not None:
             self._look_behind(self.outputs, root)
         self.pending_own_ns += time.perf_counter_ns() - began
+        return False
 
     def _look_behind(self, outputs: Outputs, root: torch.Tensor) -> None:
         try:

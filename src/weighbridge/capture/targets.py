@@ -7,8 +7,9 @@ By hand, the root leads back through means, sums, signs and single factors to on
     yes and no  `y * log(p) + (1 - y) * log(1 - p)`, y of 0 and 1 alone
     numbers     a square or absolute value of `prediction - y`: y is what the model gave less what is kept of the difference
 
-A weight for each sample (policy gradients), a sum of several errors and anything unknown on the way end it: nothing is told
-then.
+A weight for each sample, a sum of several errors and anything unknown on the way end it: nothing is told then. Nor beside
+a term whose samples are weighted by numbers of both signs: that is a policy gradient, its size is no error, and what else is
+in the loss has returns of that policy for targets (Sutton and Barto 2018, section 13.5).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ OF_TARGETS: Final = ("NllLoss", "MseLoss", "BinaryCrossEntropy", "SmoothL1Loss",
 RESHAPES: Final = ("View", "UnsafeView", "Unsqueeze", "Squeeze", "Alias", "Clone", "ToCopy", "Select")
 LINEAR: Final = ("Mean", "Sum", "Neg", "Add", "Sub", "Rsub", *RESHAPES)
 WHOLE: Final = (*TO_NUMPY, torch.int64, torch.int32, torch.bool)
+CHOICES: Final = ("Minimum", "Maximum", "Min", "Max")
 LOGS: Final = ("LogSoftmax", "LogSigmoid", "Log")
 
 
@@ -43,12 +45,30 @@ def targets_of(root: torch.Tensor) -> Targets:
     """What the loss at this root compares with; of nothing where that is not known."""
     if root.grad_fn is None:
         return Targets("")
+    ends = [*_linear(root.grad_fn)]
+    if any(_is_policy_gradient(node) for node in ends):
+        return Targets("")
     for node in _first_path(root.grad_fn):
         if (name := _name(node)).startswith(OF_TARGETS):
             return _checked(name, saved(node, "target"))
-    found = [one for node in _linear(root.grad_fn) if (one := _by_hand(node)).loss]
+    found = [one for node in ends if (one := _by_hand(node)).loss]
     is_one = len(found) == 1 or (len(found) == 2 and {one.loss for one in found} == {"BinaryCrossEntropy"})
     return found[0] if is_one else Targets("")
+
+
+def _is_policy_gradient(node: Any) -> bool:
+    """Is it a product with constants of both signs, one for each sample, or the smaller of two such (PPO)?"""
+    if _name(node) in CHOICES:
+        return any(_is_policy_gradient(_behind(one)) for one, _ in node.next_functions if one is not None)
+    if _name(node) != "Mul":
+        return False
+    for place, side in ((0, "self"), (1, "other")):
+        constant = saved(node, side) if node.next_functions[place][0] is None else None
+        if constant is not None and is_plain(constant) and constant.is_cpu and constant.dtype in TO_NUMPY:
+            values = constant.numpy()
+            if values.ndim and bool((values < 0).any()) and bool((values > 0).any()):
+                return True
+    return False
 
 
 def _first_path(node: Any) -> Iterator[Any]:

@@ -302,6 +302,11 @@ HOMOGENEOUS: Final[frozenset[str]] = (
     | {"Relu", "LeakyRelu", "Abs", "Mul", "Div", "Neg", "Add", "Sub", "NativeDropout", *AFFINE, "Parameter"}
 )
 
+# f(-x) = -f(x): of inputs that lie as far on one side of 0 as on the other, what they give has a mean of 0.
+ODD: Final[frozenset[str]] = (
+    PARTS | MOVES | {"Tanh", "Atan", "Asinh", "Erf", "Sin", "Neg", "Div", "Add", "Sub", "NativeDropout", "Parameter", *AFFINE}
+)
+
 
 def constants_before(graph: Graph, index: int, harmless: frozenset[str] = HOMOGENEOUS) -> bool:
     """Can what a layer takes hold a constant that does not come with the batch: a bias, a shift, an operation that is not

@@ -55,6 +55,7 @@ class Step:
     growth: float  # what heavy-ball momentum will make of a step whose direction stays
     reach: float  # rms of the update over the rate, over all weight matrices: 0.2 to 1 where an optimizer divides by gradients
     is_whole: bool  # the update of all its tensors was weighed
+    kinds: frozenset[str]  # classes of the optimizer
     columns: np.ndarray  # int [held]: the tensors of the optimizer
     parts: np.ndarray  # float64 [held]: -<g, u> of each of them
 
@@ -138,6 +139,7 @@ class _Sums:
             growth=self._grown(one),
             reach=float(self.moved[at]) / (rate * math.sqrt(self.count)) if rate > 0 and self.count else math.nan,
             is_whole=bool(self.is_whole[at]),
+            kinds=one.held.kinds,
             columns=self.columns,
             parts=self.parts[at],
         )

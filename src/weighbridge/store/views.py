@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunInfo:
     """One line about a run."""
 
@@ -24,6 +24,10 @@ class RunInfo:
     tensors: int
     size_bytes: int
     last_loss: float | None
+
+    def __repr__(self) -> str:
+        loss = "" if self.last_loss is None else f", last loss {self.last_loss:.6g}"
+        return f"<RunInfo {self.name}: {self.state}, {self.steps:,} steps, {self.tensors:,} tensors{loss}>"
 
 
 @dataclass(frozen=True, slots=True)

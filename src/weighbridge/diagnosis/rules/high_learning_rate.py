@@ -1,16 +1,17 @@
 """Steps are so long that they leap over what they aim at: the learning rate is too high.
 
 Symptom        The loss rises, swings or stays far above where it began; weights, gradients and outputs grow; units die; NaN.
-How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its
-               pace (its size over that of the weights), of matrices that are not 0. A step is wild where the promise is above
+How it decides Of each step, its promise (the share of the loss that it takes away if the loss is a straight line) and its pace
+               (its size over that of the weights), of matrices that are not 0. A step is wild where the promise is above
                PROMISE, more than all of the loss there is, and the pace above PACE. Told where wild steps were taken and the
                loss shows it, in one of three ways. It leaps: it is above RAISED times its first value (SINCE times in a row,
-               or above FAR times, if it had fallen below LEFT), or not finite, at most SINCE steps after one that promised
-               twice as much. It is held up: wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its
-               first value, swings (SWINGS times in the window it rose by SWING of its first value in one step), or as many
-               steps later the median over the last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps
-               and more after a wild one, the median over the last WINDOW is not below STUCK of its first value.
-               Of rivals (a GAN's two) only leaps count: either holds up the other's loss, that is the game.
+               or above FAR times, if it had fallen below LEFT, or the optimizer is Adagrad, whose steps grow shorter by what a
+               leap adds to the squares that it divides by), or not finite, at most SINCE steps after one that promised twice
+               as much. It is held up: wild steps made up HELD_UP of some WINDOW, and either the loss, above LEFT of its first
+               value, swings (SWINGS times in the window it rose by SWING of its first value in one step), or as many steps
+               later the median over the last WINDOW is not below STUCK of its first value. It is stuck: WINDOW steps and more
+               after a wild one, the median over the last WINDOW is not below STUCK of its first value. Of rivals (a GAN's two)
+               only leaps count: either holds up the other's loss, that is the game.
 What to do     A third of the learning rate; warm-up; clipping of the norm for what comes now and then.
 When it errs   The promise supposes a loss that is not negative; where one is seen below 0 the rule says nothing more. Some
                early steps of a rate that is too high are harmless (the "catapult" of Lewkowycz et al. 2020), and what lies
@@ -18,7 +19,7 @@ When it errs   The promise supposes a loss that is not negative; where one is se
                the second sign.
 References     Nesterov 2018, Lectures on Convex Optimization, section 1.2.3 (divergence above 2 / lambda); Cohen et al. 2021,
                2022 (edge of stability, and its form for Adam); Lewkowycz et al. 2020; Wortsman et al. 2024, "Small-scale
-               proxies".
+               proxies"; Ward, Wu and Bottou 2020, "AdaGrad stepsizes" (converges from any rate).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ RISEN = 3.0  # times the usual promise: of steps just before a wild one, it had 
 SET = 2.0  # times the rate before: somebody has set it, and what comes within WINDOW steps comes of that
 CULPRIT = 0.9  # share of the promise of one group, to name it
 SHOWN = 24
+SETTLING = frozenset({"Adagrad"})  # its rate over the root of all squares so far comes down by itself, and soonest after a leap
 
 
 @dataclass
@@ -73,6 +75,7 @@ class _Course:
     last_wild: tuple[int, float] = (-(10**9), 0.0)  # its count of steps, and the promise
     worst: Step | None = None
     has_learnt: bool = False
+    settles: bool = False  # its optimizer shortens its own steps
     is_signed: bool = False
     is_told: bool = False
 
@@ -126,10 +129,10 @@ class _Course:
 
     @property
     def leaps(self) -> bool:
-        """Is the loss far above where it began? Once it has fallen well, one batch is not enough: such spikes heal."""
+        """Is the loss far above where it began? Once it has fallen well, or where steps settle, one is not enough: it heals."""
         high = [not loss <= RAISED * self.first_loss for loss in self.losses][-SINCE:]
         is_far = not self.losses[-1] <= FAR * self.first_loss
-        return is_far or (all(high) if self.has_learnt else high[-1])
+        return is_far or (all(high) if self.has_learnt or self.settles else high[-1])
 
 
 class HighLearningRate(Rule):
@@ -176,6 +179,7 @@ class HighLearningRate(Rule):
         if math.isnan(course.first_loss):
             course.first_loss = step.loss
         course.losses.append(step.loss)
+        course.settles = not step.kinds.isdisjoint(SETTLING)
         course.count += 1
         why = self._shown_by_loss(course, step)
         is_wild = step.scaled > PROMISE and (step.pace > PACE or math.isinf(step.scaled))

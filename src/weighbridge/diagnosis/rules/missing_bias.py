@@ -3,16 +3,18 @@
 Symptom        The loss stays above what a constant would reach, or comes down slowly while weights grow to imitate a
                constant.
 How it decides On the first batch. Targets of a squared error (Huber, absolute error), or of yes and no (a half taken off,
-               which logits of 0 give): the output layer has no bias, and the squared mean of the targets is above a
-               multiple of their variance. Where all in front is linear: what a linear function of the inputs can have, and
-               LINEAR at least; where nothing in front can make a constant: HOMOGENEOUS; where a bias further in front could
-               be bent into one: ANY. Inputs: the first layer has no bias, no norm follows, no feature is constant (it would
-               serve as one), and the squared means of the features sum to more than INPUTS times their variances. Always
-               over so many samples that the mean is four standard errors from 0.
+               which logits of 0 give): the output layer has no bias, and the squared mean of the targets is above a multiple
+               of their variance. Where all in front is linear: what a linear function of the inputs can have, and LINEAR at
+               least; where nothing in front can make a constant: HOMOGENEOUS; where all in front is odd (tanh, no bias) and
+               inputs are centred, with none beyond FAR of their rms: ODD_ONES; where a bias further in front could be bent
+               into one: ANY. Inputs: the first layer has no bias, no norm follows, no feature is constant (it would serve as
+               one), and the squared means of the features sum to more than INPUTS times their variances. Always over so many
+               samples that the mean is four standard errors from 0.
 What to do     bias=True in this layer, or subtract the mean of targets or inputs.
 When it errs   Functions that are known to go through the origin and are all positive, such as norms of vectors.
 References     Goodfellow, Bengio, Courville 2016, "Deep Learning", section 5.7 (the bias of an affine function); LeCun et
-               al. 1998, "Efficient BackProp", section 4.3 (centred inputs).
+               al. 1998, "Efficient BackProp", section 4.3 (centred inputs); Grünbaum 1960, "Partitions of mass-distributions
+               and of convex bodies by hyperplanes" (a half-space through the mean holds 1 / e at least: odd functions).
 """
 
 from __future__ import annotations
@@ -22,7 +24,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from weighbridge.diagnosis import Finding, ValueEvidence
-from weighbridge.diagnosis.affine import constants_before, has_own_bias, is_linear_before, last_layer, runs_itself, weight_of
+from weighbridge.diagnosis.affine import (
+    ODD,
+    constants_before,
+    has_own_bias,
+    is_linear_before,
+    last_layer,
+    runs_itself,
+    weight_of,
+)
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule, depth, module_of
 from weighbridge.diagnosis.rules.raw_input_scale import is_normed
 from weighbridge.diagnosis.tensors import in_code
@@ -36,6 +46,11 @@ TIMES_INPUTS: Final = 2.0
 LINEAR: Final = 0.1
 HOMOGENEOUS: Final = 4.0  # |x|, the largest such function of one number that lies around 0, has 1.75
 ANY: Final = 9.0  # three deviations
+# At the utmost an odd function is the sign of w.x, whose mean is 2 P(w.x > 0) - 1: of inputs with a mean of 0 and a log-concave
+# density at most 1 - 2 / e (Gruenbaum 1960), a squared mean of 0.075 of the variance. Others can be more askew, hence far more.
+ODD_ONES: Final = 1.0
+CENTRED: Final = 4.0  # squared mean over that of a mean of so many samples: two standard errors
+FAR: Final = 6.0  # times the rms: rare large numbers are as good as a constant
 INPUTS: Final = 9.0  # images from 0 to 1, which are trained so, have about 3.5
 CERTAIN: Final = 16.0  # four standard errors
 
@@ -82,12 +97,19 @@ def _offset(start: Start) -> tuple[float, int]:
 def _limit(first: FirstPass, layer: int) -> float:
     """From where on the targets' mean cannot, or can hardly, come about without the bias."""
     if constants_before(first.graph, layer):
-        return ANY
+        is_odd = bool(first.scales) and all(map(_is_even, first.scales)) and not constants_before(first.graph, layer, ODD)
+        return ODD_ONES if is_odd else ANY
     if any(scale.constants for scale in first.scales):  # a column of ones is a bias
         return math.inf
     reach = [scale.features * scale.mean_power / scale.variance for scale in first.scales if scale.variance > 0]
     is_linear = len(reach) == 1 and is_linear_before(first.graph, layer)
     return max(LINEAR, TIMES_INPUTS * reach[0]) if is_linear else HOMOGENEOUS
+
+
+def _is_even(scale: Scale) -> bool:
+    """Do these inputs lie about as far on one side of 0 as on the other?"""
+    is_centred = scale.samples * scale.mean_power <= CENTRED * scale.variance
+    return is_centred and not scale.constants and scale.largest <= FAR * scale.rms
 
 
 def _of_inputs(first: FirstPass, scale: Scale) -> Iterator[Finding]:

@@ -2,16 +2,17 @@
 
 Symptom        The loss hardly moves from its first value, although gradients are large and the learning rate looks right.
 How it decides The factor of clipping f is at most FACTOR in PATIENCE recorded steps in a row. A step lowers the loss by at
-               most -<g, u> (first order; in a valley it is less), where u is the real update and g the gradient before it
-               was clipped, so used gradient / f. Told where this is at most STOPPED of the loss although without clipping it
-               would be SLOWED_BY times more; or at most SLOW of it and the loss has not fallen by IMPROVED in LONG steps.
-               Where each tensor is clipped by itself, f is the factor between the norms of all gradients together. SGD's u is
-               taken as what it will be once its momentum has forgotten longer gradients. f is measured at some steps; between
-               them the norm of all gradients that stays the same (EQUAL) counts, until it is measured again.
-               Clipping by value leaves no factor: there, most elements of all tensors stand exactly at one bound, the
-               updates (or what these gradients alone will make of them, momentum being worn off) are at most CRAWL of the
-               weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE). In mid-run the loss since then counts
-               (STILL: none), and the bound must be at most FACTOR of the largest gradient in the steps before.
+               most -<g, u> (first order; in a valley it is less), where u is the real update and g the gradient before it was
+               clipped, so used gradient / f. Told where this is at most STOPPED of the loss although without clipping it would
+               be SLOWED_BY times that (or a tenth of STOPPED, and without clipping STOPPED itself); or at most SLOW of it and
+               the loss has not fallen by IMPROVED in LONG steps. Where each tensor is clipped by itself, f is the factor
+               between the norms of all gradients together. SGD's u is taken as what it will be once its momentum has forgotten
+               longer gradients. f is measured at some steps; between them the norm of all gradients that stays the same
+               (EQUAL) counts, until it is measured again. Clipping by value leaves no factor: there, most elements of all
+               tensors stand exactly at one bound, the updates (or what these gradients alone will make of them, momentum being
+               worn off) are at most CRAWL of the weights, and the loss has not fallen in LONG steps (STILL: in PATIENCE). In
+               mid-run the loss since then counts (STILL: none), and the bound must be at most FACTOR of the largest gradient
+               in the steps before.
 What to do     Raise the limit to what the norm of the gradient usually is (print what `clip_grad_norm_` gives), or leave
                clipping out.
 When it errs   Adam and its kind divide by the size of the gradient, so a constant factor changes nothing there: they are
@@ -132,7 +133,7 @@ class OvertightClipping(Rule):
         self.is_known |= is_measured
         run = self.run.setdefault(one.optimizer, [])
         progress = self._progress(block, one) / f
-        if f > FACTOR or not progress <= SLOW or not progress / f >= SLOWED_BY * STOPPED or self._is_normalised(block, one):
+        if f > FACTOR or not progress <= SLOW or not _is_by_clipping(progress, f) or self._is_normalised(block, one):
             run.clear()
             return None
         run.append((one.step, f, progress))
@@ -221,6 +222,16 @@ class OvertightClipping(Rule):
 
     def lacking(self) -> tuple[Outcome, str] | None:
         return None if self.is_known else (Outcome.NOT_APPLICABLE, "no clipping of gradients was seen")
+
+
+def _is_by_clipping(progress: float, f: float) -> bool:
+    """Is the step short by its clipping, and not by its rate alone?
+
+    What is left of f tenfold or more lies between a length that teaches and one that does not: tenfold above STOPPED without
+    clipping, or tenfold below it with.
+    """
+    clear = SLOWED_BY if progress > STOPPED / SLOWED_BY else 1.0
+    return progress / f >= clear * STOPPED
 
 
 def _bounds(largest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

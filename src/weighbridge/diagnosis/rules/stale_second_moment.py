@@ -4,12 +4,13 @@ Symptom        With a beta2 near 1, the loss jumps a few steps after the gradien
 How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second moment after the step, corrected for its start:
                above LIMIT in PATIENCE recorded steps in a row, while updates are above PACE of the learning rate (about twice
                what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all of the
-               AGO before, and SIGMAS robust standard deviations above their median. The first of these steps must not have
-               begun so high: the loss is RISES times what it was there, else batches or targets have changed, and not the
-               steps. Where it was above GREAT times the median before, a third of the whole way up (as a logarithm) must come
-               after it: a Q-learner's new targets are a thousand times as hard as those that it has learnt by heart, and
-               batches of them differ. A second moment that is older than the run (a state that was loaded) is judged from
-               the first step on, by the loss alone: all of the last PATIENCE are RISES times the first.
+               AGO before, and SIGMAS robust standard deviations above their median, as logarithms: what is positive and near 0
+               scatters by factors. The first of these steps must not have begun so high: the loss is RISES times what it was
+               there, else batches or targets have changed, and not the steps. Where it was above GREAT times the median
+               before, a third of the whole way up (as a logarithm) must come after it: a Q-learner's new targets are a
+               thousand times as hard as those that it has learnt by heart, and batches of them differ. A second moment that is
+               older than the run (a state that was loaded) is judged from the first step on, by the loss alone: all of the
+               last PATIENCE are RISES times the first.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
@@ -78,6 +79,7 @@ class State:
         listed = np.array(self.losses)
         if len(listed) < AGO + PATIENCE:
             return False
+        listed = np.log(listed) if listed.min() > 0 else listed
         before, median = listed[:AGO], float(np.median(listed[:AGO]))
         spread = 1.4826 * float(np.median(np.abs(before - median)))
         return bool(listed[AGO:].min() > max(before.max(), median + SIGMAS * spread))

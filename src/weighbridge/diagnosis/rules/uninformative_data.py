@@ -7,12 +7,12 @@ How it decides Three things together. Two tests of independence find nothing: di
                deviations from nothing; both must lie MISSED below that of SEEN, and at most CLEAR from 0, so that of what is
                as strong as SEEN one look in 44 misses it, be it early or late. The mean of the last RECENT losses (from step
                SETTLE on) is, within two standard errors, at least that of the best constant guess, computed from the targets
-               that were met, and at most ABOVE of it. And steps were taken that promised PROMISED of the loss, and
-               successive gradients do not point the same way (median of the last COMPARED cosines below AGREE): what tells
-               targets apart gives new batches the same gradient. Asked from STEPS on, or from SOON where the promised fall
-               is POWER times the standard error of the loss, so that it would have been seen. Inputs that are all the same
-               in every batch count as samples that show nothing. Inputs that become all the same in mid-run are told
-               at ALIKE looks in a row, after as many at which MANY of a batch's samples differed, whatever the loss.
+               that were met, and at most ABOVE of it. And steps were taken that promised PROMISED of the loss, and successive
+               gradients do not point the same way (median of the last COMPARED cosines below AGREE): what tells targets apart
+               gives new batches the same gradient. Asked from STEPS on, where the promised fall is two standard errors of the
+               loss, or from SOON where it is POWER of them: it would have been seen. Inputs that are all the same in every
+               batch count as samples that show nothing. Inputs that become all the same in mid-run are told at ALIKE looks in
+               a row, after as many at which MANY of a batch's samples differed, whatever the loss.
 What to do     Look at ten samples with their labels, as they come out of the loader. Usual causes: features and labels
                shuffled apart, an index that is off by one, a transformation that returns zeros.
 When it errs   A task whose answer lies only in how very many features combine, or whose signal is a few per cent of the
@@ -201,7 +201,7 @@ class UninformativeData(Rule):
         if score > self._limit() or agrees or not floor > 0:
             return False
         mean, error = self._level()
-        if self.steps < STEPS and self.promised < POWER * error:
+        if self.promised < (POWER if self.steps < STEPS else ERRORS) * error:
             return False
         return mean + ERRORS * error >= BELOW * floor and mean - ERRORS * error <= ABOVE * floor
 

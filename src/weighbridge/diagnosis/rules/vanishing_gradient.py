@@ -35,7 +35,7 @@ import numpy as np
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.chain import Chain, chains
 from weighbridge.diagnosis.depth import Profile, levels, levels_of_steps, outputs, parameters, sensitivities, steepest, thinned
-from weighbridge.diagnosis.incode import started
+from weighbridge.diagnosis.incode import made_passing, started
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.ranktest import z_of_fall
 from weighbridge.diagnosis.rivals import Rivals
@@ -205,17 +205,20 @@ class VanishingGradient(Rule):
                     tuple(thinned(list(zip(names, sizes.tolist(), strict=True)))),
                 ),
             ),
-            fix=f"Initialise each layer for its activation, {self._start(profile, first)}; put a norm layer or a shortcut "
-            "between the layers; in place of sigmoid or tanh, ReLU or GELU.",
+            fix=self._fix(profile, first),
             depth=1.9,
         )
 
-    def _start(self, profile: Profile, at: int) -> str:
-        """Of the first layer, as an example; a parameter on its own has its own name."""
-        relu, column = ", nonlinearity='relu'", profile.columns[at]
-        if profile.is_of_outputs:
-            return started(self.tensors, column, more=relu)
-        return f"nn.init.kaiming_normal_({in_code(self.tensors.name(column))}{relu})"
+    def _fix(self, profile: Profile, at: int) -> str:
+        """With the first layer as an example; a parameter on its own has its own name."""
+        column = profile.columns[at]
+
+        def start(function: str, how: str) -> str:
+            if profile.is_of_outputs:
+                return started(self.tensors, column, function, f", {how}")
+            return f"nn.init.{function}({in_code(self.tensors.name(column))}, {how})"
+
+        return made_passing({self.tensors[c].module for c in profile.columns}, start)
 
     def _through_time(self, event: Mapping[str, Any], step: int) -> Finding:
         norms = event["norms"]
