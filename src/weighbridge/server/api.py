@@ -11,8 +11,7 @@ import dataclasses
 import json
 import threading
 import zlib
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from starlette.requests import Request
@@ -24,18 +23,19 @@ from weighbridge.catalog import parse
 from weighbridge.diagnosis import registry
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.errors import BadInput, WeighbridgeError
-from weighbridge.server import answers, apart, arrays, distributions, heat, layerpage, network, ranksapart, shapes, versus
+from weighbridge.server import answers, arrays, distributions, heat, layerpage, network, ranksapart, shapes
 from weighbridge.server.acts import Acts
 from weighbridge.server.before import before_of
 from weighbridge.server.biasworth import worth_of
 from weighbridge.server.catalogue import Catalogue
+from weighbridge.server.comparing import Comparing
 from weighbridge.server.diagnosing import Diagnoser
 from weighbridge.server.layers import layers_of
 from weighbridge.server.lines import guess_of
 from weighbridge.server.listing import counts_of, listing, row_of
 from weighbridge.server.live import growth
 from weighbridge.server.notes import notes_of
-from weighbridge.server.questions import domain, integer, one, quantity, several, shares, units, window
+from weighbridge.server.questions import domain, integer, one, quantity, shares, units, window
 from weighbridge.server.runs import Runs
 from weighbridge.server.search import parse as parse_search
 from weighbridge.store.record import RunRecord
@@ -57,6 +57,7 @@ class Api:
         self.catalogue = Catalogue(runs)
         self.diagnoser = Diagnoser(runs, lambda name, said: self.catalogue.diagnosed(name, said))
         self.acts = Acts(runs, locked)
+        self.comparing = Comparing(runs)
 
     def plain(self) -> dict[str, Callable[[Request], Response]]:
         """All endpoints that answer once, by name."""
@@ -85,9 +86,7 @@ class Api:
             "rules": self.rules,
             "network": self.network,
             "before": self.before,
-            "compare": self.compare,
-            "difference": self.difference,
-            "faces": self.faces,
+            **self.comparing.plain(),
         }
 
     def routes(self) -> list[BaseRoute]:
@@ -298,36 +297,6 @@ class Api:
         """What is known of the time before the first update (before.py)."""
         with self.runs.use(one(request, "run")) as record:
             return JSONResponse(before_of(record))
-
-    def compare(self, request: Request) -> Response:
-        """Several runs beside each other (versus.py)."""
-        names = several(request, 1)
-        with ExitStack() as opened:
-            records = self._use(opened, names)
-            return JSONResponse(apart.added(versus.comparison(names, records), records))
-
-    def difference(self, request: Request) -> Response:
-        """The picture of the second run against the first."""
-        names, of = several(request, 2), request.query_params
-        start, stop, columns = window(request)
-        with ExitStack() as opened:
-            a, b = self._use(opened, names)[:2]
-            fold = of.get("fold", "auto")
-            return answers.stream(
-                versus.difference(a, b, one(request, "stat"), of.get("show", "wb"), fold, columns, start, stop)
-            )
-
-    def faces(self, request: Request) -> Response:
-        """The values of one tensor in each of several runs."""
-        names = several(request, 1)
-        with ExitStack() as opened:
-            told = versus.face_to_face(self._use(opened, names), one(request, "tensor"), integer(request, "step"))
-        return JSONResponse(told)
-
-    def _use(self, opened: ExitStack, names: Sequence[str]) -> list[RunRecord]:
-        """All of them, each for this thread alone; always taken in the same order, so that no two wait for each other."""
-        held = {name: opened.enter_context(self.runs.use(name)) for name in sorted(set(names))}
-        return [held[name] for name in names]
 
     def notes(self, request: Request) -> Response:
         """What happened to the run and when."""
