@@ -9,9 +9,10 @@ dist: ; $(PYTHON) -m build --outdir dist .
 
 ui: ; $(PYTHON) hatch_build.py ui
 
-# The cost of a step, the kernel, the store: about an hour on a quiet machine
+# The cost of a step, of the rules beside it, the kernel, the store: about an hour on a quiet machine
 bench:
 	$(PYTHON) benchmarks/overhead.py --profile
+	$(PYTHON) benchmarks/rules.py
 	$(PYTHON) benchmarks/kernel.py
 	$(PYTHON) benchmarks/store.py
 

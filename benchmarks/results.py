@@ -176,7 +176,7 @@ def rivals_table(cells: list[Cell]) -> list[str]:
     return [*lines, ""]
 
 
-def append_results(file: Path, text: str) -> None:
-    """Add a section to RESULTS.md."""
+def append_results(file: Path, text: str, title: str = "Cost of watching (benchmarks/overhead.py)") -> None:
+    """Add a section to RESULTS.md, or to a file beside it."""
     before = file.read_text() if file.exists() else "# Measured\n\nOne section per run of a benchmark; the newest is last.\n"
-    file.write_text(f"{before.rstrip()}\n\n## Cost of watching (benchmarks/overhead.py)\n\n{text.strip()}\n")
+    file.write_text(f"{before.rstrip()}\n\n## {title}\n\n{text.strip()}\n")

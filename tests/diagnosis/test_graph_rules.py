@@ -189,8 +189,8 @@ def test_a_bias_is_redundant_where_it_is_so_in_every_pass() -> None:
 
 @pytest.mark.parametrize(("kept", "said"), [(None, "at least 8 bytes"), (0, "parameters, 8 bytes"), (2, " 16 bytes")])
 def test_what_an_unknown_optimizer_keeps_is_not_counted_as_nothing(kept: int | None, said: str) -> None:
-    """Of what is drawn the parameters have 4 bytes each."""
-    (finding,) = found(RedundantBias, dataclasses.replace(normed(), state_tensors=kept))
+    """As `inspect` asks it, which knows the optimizer itself. Of what is drawn the parameters have 4 bytes each."""
+    (finding,) = RedundantBias().judge([dataclasses.replace(normed(), state_tensors=kept)])
     assert said in finding.message
     named = next(one.name for one in finding.evidence if one.name.startswith("bytes saved"))
     assert named.endswith("is not" if kept is None else "included")

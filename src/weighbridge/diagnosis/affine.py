@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from weighbridge.diagnosis.flow import BATCH_NORMS
@@ -39,18 +41,84 @@ def pairs(first: FirstPass) -> dict[int, int]:
 
 def without_activation_anywhere(first: FirstPass) -> dict[int, int]:
     """The same where all that is in front is sums, norms, pools and affine layers, used nowhere else; the nearest of these."""
-    found = {}
-    for index, node in enumerate(first.graph.nodes):
-        if node.op not in AFFINE:
-            continue
-        ahead = _ahead(first.graph, node.inputs[AFFINE[node.op][0]])
-        if not {first.graph.nodes[i].op for i in ahead} <= NO_ACTIVATION or any(_bends(first.graph.nodes[i]) for i in ahead):
-            continue
-        layers = [i for i in ahead if first.graph.nodes[i].op in AFFINE]
-        is_shared = any({user for user, _ in first.graph.users[i]} - ahead - {index} for i in ahead)
-        if layers and not is_shared and not any(is_excused(first, i, index) for i in layers):
-            found[index] = max(layers)
-    return found
+    fronts = _Fronts(first)
+    near = {index: fronts.nearest(index) for index, node in enumerate(first.graph.nodes) if node.op in AFFINE}
+    return {index: layer for index, layer in near.items() if layer is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """A node and all that it is made of. Each number is joined over the inputs however these overlap, so that a deep model
+    costs one look at each node, and not one at each pair of layers."""
+
+    is_plain: bool = True  # nothing makes an activation
+    is_own: bool = True  # all but the node itself is used in here alone; False where that is not clear at once
+    nearest: int = -1  # the last affine layer
+    has_vectors: bool = False  # is one of the affine layers no convolution?
+    is_excused: bool = False  # of one of them too little is known, whatever follows
+    narrowest: float = math.inf  # outputs of the narrowest that gives fewer numbers than it takes
+
+
+class _Fronts:
+    """What stands in front of the layers of one pass."""
+
+    def __init__(self, first: FirstPass) -> None:
+        self.first, self.graph = first, first.graph
+        self.layers: dict[str, list[int]] = {}  # by the name of their weight
+        self.fronts: list[_Front] = []  # of each node; inputs stand before those who use them
+        for index, node in enumerate(self.graph.nodes):
+            if node.op in AFFINE:
+                self.layers.setdefault(weight_of(self.graph, index), []).append(index)
+            self.fronts.append(self._of(index))
+
+    def nearest(self, index: int) -> int | None:
+        """The nearest layer in front of this one, where nothing there makes an activation; else None."""
+        node = self.graph.nodes[index]
+        edge = node.inputs[AFFINE[node.op][0]]
+        front = _Front() if edge is None else self.fronts[edge[0]]
+        if edge is None or not front.is_plain or front.nearest < 0 or self._is_shared(edge, index):
+            return None
+        own = _layer(self.first, index)
+        is_image_made = front.has_vectors and not own.has_vectors
+        is_excused = front.is_excused or own.is_excused or is_image_made or self._is_used_again(edge, index)
+        return None if is_excused or front.narrowest < width(self.graph, index) else front.nearest
+
+    def _is_shared(self, before: Edge, index: int) -> bool:
+        """Is something in front of a layer used elsewhere, too?"""
+        if self.fronts[before[0]].is_own:
+            return {user for user, _ in self.graph.users[before[0]]} != {index}
+        ahead = _ahead(self.graph, before)
+        return any({user for user, _ in self.graph.users[i]} - ahead - {index} for i in ahead)
+
+    def _is_used_again(self, before: Edge, index: int) -> bool:
+        """Has a layer in front the same weight?"""
+        others = {*self.layers[weight_of(self.graph, index)]} - {index}
+        return bool(others) and not others.isdisjoint(_ahead(self.graph, before))
+
+    def _of(self, index: int) -> _Front:
+        node, users = self.graph.nodes[index], self.graph.users
+        before = {edge[0] for edge in node.inputs if edge is not None}
+        parts = [self.fronts[i] for i in before]
+        if node.op not in NO_ACTIVATION or _bends(node) or not all(part.is_plain for part in parts):
+            return _Front(is_plain=False)
+        own = _layer(self.first, index) if node.op in AFFINE else _Front()
+        return _Front(
+            is_own=all(self.fronts[i].is_own and {user for user, _ in users[i]} == {index} for i in before),
+            nearest=max(own.nearest, *(part.nearest for part in parts), -1),
+            has_vectors=own.has_vectors or any(part.has_vectors for part in parts),
+            is_excused=own.is_excused or any(part.is_excused for part in parts),
+            narrowest=min([own.narrowest, *(part.narrowest for part in parts)]),
+        )
+
+
+def _layer(first: FirstPass, index: int) -> _Front:
+    """An affine layer alone: what `is_excused` asks of it."""
+    is_vector, name = first.graph.nodes[index].op != "Convolution", weight_of(first.graph, index)
+    if not name or _is_special(first, index):
+        return _Front(nearest=index, has_vectors=is_vector, is_excused=True)
+    middle = width(first.graph, index)
+    is_narrow = middle < _inner(first.by_name[name].shape, middle)
+    return _Front(nearest=index, has_vectors=is_vector, narrowest=middle if is_narrow else math.inf)
 
 
 def _bends(node: Node) -> bool:
@@ -138,12 +206,16 @@ def is_excused(first: FirstPass, one: int, two: int) -> bool:
         return True
     if not all(names) or names[0] == names[1]:
         return True
-    if any(graph.nodes[i].facts.get("groups", 1) != 1 or graph.nodes[i].facts.get("transposed") for i in (one, two)):
-        return True
-    if runs_itself(first, one) or runs_itself(first, two):
+    if _is_special(first, one) or _is_special(first, two):
         return True
     middle = width(graph, one)
     return middle < min(_inner(first.by_name[names[0]].shape, middle), width(graph, two))
+
+
+def _is_special(first: FirstPass, index: int) -> bool:
+    """Grouped or transposed convolutions, and what is a part of a module that runs its products itself."""
+    facts = first.graph.nodes[index].facts
+    return facts.get("groups", 1) != 1 or bool(facts.get("transposed")) or runs_itself(first, index)
 
 
 def is_meant(first: FirstPass, one: int, two: int) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from weighbridge.diagnosis.arriving import Arriving
@@ -92,9 +93,8 @@ class Beside:
         needed = {name: batch for name, batch in batches.items() if name not in _NOT_READ}
         if "rows" in needed:
             rows = needed["rows"].select(self._columns)
-            needed["rows"] = rows.take(
-                pa.array(range(rows.num_rows))
-            )  # a copy: else each would keep the recorder's whole block
+            every = pa.array(np.arange(rows.num_rows))
+            needed["rows"] = rows.take(every)  # a copy: else each would keep the recorder's whole block
         with self._news:
             try:
                 self._waiting.put(needed, marks)

@@ -79,7 +79,7 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
 
     def may(one: Finding, two: Finding) -> bool:
         is_from_outside = two.place == INPUT != one.place
-        return not is_from_outside and two.rule in links.get(one.rule, Links()).causes and _reaches(one, two, links, spans)
+        return not is_from_outside and _reaches(one, two, links, spans)
 
     def comes_before(one: Finding, two: Finding) -> bool:
         is_event = links.get(two.rule, Links()).is_event
@@ -89,11 +89,16 @@ def _edges(inorder: Sequence[Finding], links: Mapping[str, Links], spans: Mappin
         is_event = links.get(two.rule, Links()).is_event
         return _is_near(one, two) and not is_event and not _was_before(two, one, links)
 
+    of_rule: dict[str, list[int]] = {}
+    for i, one in enumerate(inorder):
+        of_rule.setdefault(one.rule, []).append(i)
+    named = {rule: sorted(j for c in {*links.get(rule, Links()).causes} for j in of_rule.get(c, ())) for rule in of_rule}
     follows: list[list[int]] = []
     for i, one in enumerate(inorder):
-        follows.append([j for j in range(i + 1, len(inorder)) if may(one, inorder[j]) and comes_before(one, inorder[j])])
+        later = (j for j in named[one.rule] if j > i)
+        follows.append([j for j in later if may(one, inorder[j]) and comes_before(one, inorder[j])])
     for i, one in enumerate(inorder):
-        for j in range(i):
+        for j in (j for j in named[one.rule] if j < i):
             if may(one, inorder[j]) and may_be_late(one, inorder[j]) and i not in _distances(follows, j):
                 follows[i].append(j)
     return follows

@@ -40,12 +40,20 @@ class Absorbed:
         return all(graph.nodes[i].op in BATCH_NORMS | BY_HAND for i in self.nodes)
 
 
-def absorbed(graph: Graph, start: int, along: Axes = frozenset({0})) -> Absorbed | None:
+def absorbed(
+    graph: Graph, start: int, along: Axes = frozenset({0}), lost: set[tuple[int, Axes]] | None = None
+) -> Absorbed | None:
     """What takes out of the loss a constant that is added at node `start` and differs along `along` only; None where it may
-    matter. By default: the parameter (of one axis) at this node."""
+    matter. By default: the parameter (of one axis) at this node.
+
+    lost: one set for all that is asked about a graph; it keeps from where on the loss is reached. The biases of a deep model
+    all come through the same last layers.
+    """
     held: dict[int, Axes] = {start: along}
     ends: list[int] = []
     waiting = sorted({user for user, _ in graph.users[start]})
+    alone: list[tuple[int, Axes]] = []  # where all that is left of it is what one node gives: the rest depends on that alone
+    lost = set() if lost is None else lost
     while waiting:  # the earliest first, as inputs stand before their users: all that it is made of is known then
         index = heapq.heappop(waiting)
         reached = [place for place, edge in enumerate(graph.nodes[index].inputs) if edge is not None and edge[0] in held]
@@ -53,7 +61,10 @@ def absorbed(graph: Graph, start: int, along: Axes = frozenset({0})) -> Absorbed
             ends.append(index)
             continue
         axes = _passed_on(graph, index, reached, held)
-        if axes is None:
+        if axes is not None and not waiting:
+            alone.append((index, axes))
+        if axes is None or (not waiting and alone[-1] in lost):
+            lost.update(alone)
             return None
         held[index] = axes
         for user, _ in graph.users[index]:

@@ -25,8 +25,12 @@ class GraphRule(Rule):
     def read(self, block: Block) -> Iterator[Finding]:
         for step, rows in itertools.groupby(block.rows("graph"), key=lambda row: row["step"]):
             self.has_seen = True
-            for finding in self.judge([from_text(row["detail"]) for row in rows]):
+            for finding in self.judge_at(block, step, [from_text(row["detail"]) for row in rows]):
                 yield dataclasses.replace(finding, first_step=min(step, 0), told_step=step)
+
+    def judge_at(self, block: Block, step: int, passes: Sequence[FirstPass]) -> Iterable[Finding]:
+        """The same, for a rule that asks what else the block says of the step in which they were taken down."""
+        return self.judge(passes)
 
     @abstractmethod
     def judge(self, passes: Sequence[FirstPass]) -> Iterable[Finding]:

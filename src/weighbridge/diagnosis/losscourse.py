@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from statistics import median
 from typing import Final
 
+import numpy as np
+
 START: Final = 3  # steps whose median is where it began: one batch alone may be an easy one
 RECENT: Final = 5  # steps whose median is where it is now
+
+
+def median_of(values: Sequence[float] | deque[float]) -> float:
+    """The median; NaN where there is none, or where a value is NaN. Of a handful of numbers, where NumPy's takes long."""
+    if not values or not math.isfinite(sum(values)):
+        return float(np.median(values)) if values else math.nan
+    inorder = sorted(values)
+    return (inorder[(len(inorder) - 1) // 2] + inorder[len(inorder) // 2]) / 2
 
 
 class LossCourse:
@@ -29,8 +40,7 @@ class LossCourse:
         self._late.append(loss)
         if self.steps <= START:
             self._early.append(loss)
-        late = sorted(self._late)
-        self.now = (late[(len(late) - 1) // 2] + late[len(late) // 2]) / 2
+        self.now = median_of(self._late)
         if self.steps >= RECENT:
             self.best = min(self.best, self.now)
 

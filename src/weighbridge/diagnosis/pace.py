@@ -98,6 +98,7 @@ def whole_cosines(block: Block, tensors: Tensors) -> dict[tuple[int, int], float
 
 
 def _growth(one: Taken) -> float:
+    """What heavy-ball momentum makes of a step whose direction stays."""
     momentum = np.where(np.isnan(one.setting("betas", part=0)) & (one.momentum > 0) & (one.momentum < 1), one.momentum, 0.0)
     return 1 / (1 - float(momentum.max(initial=0.0)))
 
@@ -107,6 +108,7 @@ class _Sums:
 
     def __init__(self, block: Block, columns: np.ndarray, weights: np.ndarray) -> None:
         self.columns = columns
+        self._growth = (np.zeros(0), 1.0)  # and the momenta that it is of: they hardly ever change
         self.parts = np.nan_to_num(-block["update.dot_gradient_update"][:, columns], posinf=math.inf, neginf=-math.inf)
         self.promised = summed(self.parts)
         has_scale = ~((block["parameter.l2_norm"][:, columns] == 0) & weights[columns])
@@ -134,10 +136,16 @@ class _Sums:
             scaled=float(self.scaled[at]) / clip / loss if has_share else math.nan,
             pace=float(self.moved[at]) / size if size > 0 else math.nan,
             leverage=float(self.slope[at]) / clip * size / loss if has_share else math.nan,
-            growth=_growth(one),
+            growth=self._grown(one),
             reach=float(self.moved[at]) / (rate * math.sqrt(self.count)) if rate > 0 and self.count else math.nan,
             is_whole=bool(self.is_whole[at]),
             kinds=one.held.kinds,
             columns=self.columns,
             parts=self.parts[at],
         )
+
+    def _grown(self, one: Taken) -> float:
+        momenta = one.momentum  # the same array for as long as they are the same
+        if self._growth[0] is not momenta:
+            self._growth = momenta, _growth(one)
+        return self._growth[1]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from weighbridge.diagnosis.flow import Absorbed, absorbed
+from weighbridge.diagnosis.flow import Absorbed, Axes, absorbed
 from weighbridge.firstpass import Parameter
 from weighbridge.lossgraph import Graph
 
@@ -27,11 +27,12 @@ class Redundant:
 
 def redundant_biases(graph: Graph, parameters: Iterable[Parameter]) -> Iterator[Redundant]:
     """Every redundant bias, in the order of the parameters."""
+    lost: set[tuple[int, Axes]] = set()
     for parameter in parameters:
         leaf = graph.leaves.get(parameter.name)
         if leaf is None or len(parameter.shape) != 1 or not _is_bias(graph, leaf):
             continue
-        by = absorbed(graph, leaf)
+        by = absorbed(graph, leaf, lost=lost)
         if by is not None:
             where = graph.nodes[by.nodes[0]].module
             yield Redundant(parameter, by, by.is_by_norm(graph), where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 from typing import Final
 
@@ -40,14 +41,18 @@ def normed(passes: Iterable[FirstPass]) -> set[str]:
 def _is_divided_by_itself(graph: Graph, index: int) -> bool:
     """Whether x / s(x), or x times 1 / s(x), is made of what a node gives, s being one of SIZES; or a norm layer takes it."""
     made, sizes = {index}, set[int]()
-    for user in range(index + 1, len(graph.nodes)):
+    waiting = sorted({user for user, _ in graph.users[index]})
+    while waiting:  # the earliest first: all that it is made of is known then
+        user = heapq.heappop(waiting)
         node = graph.nodes[user]
-        given = {edge[0] for edge in node.inputs if edge is not None} & made
-        if not given or node.op in AFFINE:
+        if node.op in AFFINE or user in made:
             continue
+        given = {edge[0] for edge in node.inputs if edge is not None} & made
         if node.op in NORMS or (node.op in ("Div", "Mul") and given & sizes and given - sizes):
             return True
         made.add(user)
         if node.op in SIZES or given <= sizes:
             sizes.add(user)
+        for following, _ in graph.users[user]:
+            heapq.heappush(waiting, following)
     return False

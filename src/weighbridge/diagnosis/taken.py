@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from weighbridge.diagnosis.stream import Block, Group
+from weighbridge.diagnosis.stream import Block, Group, summed
 
 
 class Held:
@@ -118,6 +118,17 @@ def _taken(block: Block) -> Iterator[Taken]:
         mine = held.get(row["optimizer"])
         if mine is not None:
             yield Taken(row["step"] - block.start, row["step"], row["optimizer"], row, mine)
+
+
+def whole_norm(block: Block, statistic: str, one: Taken) -> float:
+    """`norm_of` a step over all tensors that its optimizer holds; statistic: the norm of each. Several rules ask at every step:
+    worked out for all steps of the block at once, and once."""
+    key = ("whole norm", statistic, one.optimizer)
+    if key not in block.made:
+        squares = block[statistic][:, one.columns] ** 2
+        block.made[key] = np.sqrt(summed(np.where(np.isnan(squares), 0.0, squares))).tolist()
+    found: float = block.made[key][one.at]
+    return found
 
 
 def norm_of(norms: np.ndarray) -> float:

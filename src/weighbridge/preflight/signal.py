@@ -14,6 +14,7 @@ from weighbridge.capture.firstgraph import described, written
 from weighbridge.capture.graphwalk import walk
 from weighbridge.capture.hooks import unheard
 from weighbridge.diagnosis.graphrule import module_of
+from weighbridge.diagnosis.states import tensors_kept
 from weighbridge.errors import BadInput
 from weighbridge.firstpass import FirstPass, Parameter, Scale, Start
 from weighbridge.preflight.calling import loss_of
@@ -25,8 +26,6 @@ from weighbridge.preflight.units import EQUAL
 from weighbridge.preflight.updates import next_updates
 
 EVAL_REMARK: Final = "The model was in evaluation mode; its copy was tried in training mode, as it will be trained."
-# Tensors of a parameter's size that torch's optimizers keep of each parameter.
-STATES: Final = {"Adam": 2, "AdamW": 2, "NAdam": 2, "RAdam": 2, "Adamax": 2, "Adadelta": 2, "Adagrad": 1, "Muon": 1}
 
 
 def try_out(model: torch.nn.Module, batch: Any, loss_fn: Any, optimizer: Any = None) -> Trial:
@@ -123,9 +122,4 @@ def _state_tensors(optimizers: list[Any]) -> int | None:
     if len(optimizers) != 1:
         return None
     (one,) = optimizers
-    defaults = one.defaults
-    if type(one).__name__ in ("SGD", "RMSprop"):
-        extra = int(type(one).__name__ == "RMSprop") + int(bool(defaults.get("centered")))
-        return extra + int(bool(defaults.get("momentum")))
-    kept = STATES.get(type(one).__name__)
-    return None if kept is None else kept + int(bool(defaults.get("amsgrad")))
+    return tensors_kept(type(one).__name__, one.defaults, one.defaults.get("momentum"))

@@ -16,7 +16,7 @@ import numpy as np
 
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.firstpass import FirstPass
-from weighbridge.server.biasworth import BIASES, first_pass, from_graph, from_report, objects_in
+from weighbridge.server.biasworth import BIASES, Verdicts, first_pass, from_graph, from_report, kept_at_first, objects_in
 from weighbridge.server.layers import Layer, is_bias, layers_of
 from weighbridge.server.network import DL_DH, Node, gains_at, spine
 from weighbridge.store.record import RunRecord
@@ -31,7 +31,7 @@ def before_of(record: RunRecord) -> dict[str, Any]:
     first, attached = first_pass(record), attached_to(record)
     layers = layers_of(record)
     rows = _rows(record, layers)
-    _add_verdicts(rows, first, attached.get("biases"))
+    _add_verdicts(rows, from_graph(first, kept_at_first(record)), attached.get("biases"))
     _add_inspection(rows, attached.get("inspection"))
     told: dict[str, Any] = jsonable(
         {
@@ -131,9 +131,9 @@ def _dead(record: RunRecord, nodes: list[Node]) -> dict[int, float]:
     return found
 
 
-def _add_verdicts(rows: dict[str, dict[str, Any]], first: FirstPass | None, report: Mapping[str, Any] | None) -> None:
+def _add_verdicts(rows: dict[str, dict[str, Any]], proofs: Verdicts, report: Mapping[str, Any] | None) -> None:
     """Of each bias, what is proved or measured; a proof comes first."""
-    for path, verdict in from_graph(first).items():
+    for path, verdict in proofs.items():
         if path in rows and rows[path]["bias"] == verdict["name"]:
             rows[path]["verdict"] = verdict
     for path, verdict in from_report(report).items():

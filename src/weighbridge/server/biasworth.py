@@ -6,8 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+import pyarrow.compute as pc
+
 from weighbridge.diagnosis.kept import jsonable
 from weighbridge.diagnosis.redundant import redundant_biases
+from weighbridge.diagnosis.states import kept_of_each
+from weighbridge.diagnosis.stream import groups_at, rows_of, tensors_at
 from weighbridge.firstpass import FirstPass, from_text
 from weighbridge.server.layerpage import find, main_pair
 from weighbridge.store.record import RunRecord
@@ -27,7 +31,7 @@ def worth_of(record: RunRecord, path: str) -> dict[str, Any]:
         return told
     events = [event for event in record.events() if event.kind == "biases"]
     measured = from_report(events[-1].detail).get(layers[at].path) if events else None
-    proof = from_graph(first_pass(record)).get(layers[at].path)
+    proof = from_graph(first_pass(record), kept_at_first(record)).get(layers[at].path)
     if proof is not None and proof["name"] == bias.name:
         told["verdict"] = proof
     elif measured is not None:
@@ -42,13 +46,25 @@ def first_pass(record: RunRecord) -> FirstPass | None:
     return from_text(found[0]) if found else None
 
 
-def from_graph(first: FirstPass | None) -> Verdicts:
-    """Biases that the loss does not depend on."""
+def kept_at_first(record: RunRecord) -> dict[str, int | None]:
+    """Tensors that an optimizer keeps of each parameter, by its name, as the rule asks it: of the step whose graph was taken
+    down."""
+    taken = record.whole("graph").column("step").slice(0, 1).to_pylist()
+    if not taken:
+        return {}
+    tensors, table = tensors_at(record.descriptions(), taken[0]), record.steps_table()
+    steps = rows_of(table.filter(pc.equal(table.column("step"), taken[0])))
+    return kept_of_each(groups_at(record.events(), taken[0], tensors), tensors, steps)
+
+
+def from_graph(first: FirstPass | None, kept: Mapping[str, int | None]) -> Verdicts:
+    """Biases that the loss does not depend on. kept: see `kept_at_first`."""
     if first is None:
         return {}
     found: Verdicts = {}
     for one in redundant_biases(first.graph, first.parameters):
-        states, named = first.state_tensors, f"module {one.absorber}" if one.absorber else "a function"
+        states = kept.get(one.parameter.name, first.state_tensors)
+        named = f"module {one.absorber}" if one.absorber else "a function"
         what = "subtracts it with each channel's mean" if one.is_before_norm else "only sees differences"
         found[one.parameter.module] = {
             "name": one.parameter.name,

@@ -144,12 +144,12 @@ class DeadUnits(Rule):
             return
         inputs = max(self.layers.samples(column, row["n"]), row["n"] / POSITIONS)
         dead, revived = layer.look(silent, inputs, step)
+        if not dead.any():
+            return
         if column not in self.producers and not self._has_no_gradient(block, step, column, int(dead.sum()), len(dead)):
             return
         place = self.producers.get(column, column)
-        is_certain = bool(
-            dead.any() and revived <= REVIVED and layer.inputs[dead].sum() >= EXPOSURES and layer.inputs[dead].min() >= SAMPLES
-        )
+        is_certain = bool(revived <= REVIVED and layer.inputs[dead].sum() >= EXPOSURES and layer.inputs[dead].min() >= SAMPLES)
         if is_certain and not {place, column} & self.told and self._is_harm(layer, dead):
             self.told |= {place, column}
             yield self._finding(place, step, layer, dead)

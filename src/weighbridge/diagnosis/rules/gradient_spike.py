@@ -44,7 +44,7 @@ from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
 from weighbridge.diagnosis.spikes import SIGMA, Sizes, Spike, SpikeWatch, among_usual
 from weighbridge.diagnosis.stream import Block, summed
-from weighbridge.diagnosis.taken import Taken, norm_of, taken
+from weighbridge.diagnosis.taken import Taken, taken, whole_norm
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, share
 
@@ -120,6 +120,10 @@ class State:
         stays = None if is_thrown else stays
         self.waiting = Waiting(found, is_thrown or spike.times >= GREAT, self.steps, self.steps + SHOWS, stays)
 
+    def has_met(self, columns: np.ndarray) -> bool:
+        """Has each of these tensors had a gradient?"""
+        return bool((columns < len(self.had)).all() and self.had[columns].all())
+
     def meets_new(self, columns: np.ndarray, count: int) -> bool:
         """Has one of these of so many tensors its first gradient? Then the norm is not that of the same tensors as before."""
         had = np.zeros(count, bool)
@@ -163,18 +167,21 @@ class GradientSpike(Rule):
 
     def read(self, block: Block) -> Iterator[Finding]:
         norms = np.where(np.isfinite(block["gradient.l2_norm"]), block["gradient.l2_norm"], 0.0)
-        wholes: dict[int, np.ndarray] = {}  # by optimizer: of all its tensors together, at each step
+        wholes: dict[int, list[float]] = {}  # by optimizer: of all its tensors together, at each step
+        settled: set[int] = set()  # optimizers of which every tensor has had a gradient: nearly all, after the first block
         for one in taken(block):
             if one.optimizer not in wholes:
-                wholes[one.optimizer] = np.sqrt(summed(norms[:, one.columns] ** 2))
-            whole = float(wholes[one.optimizer][one.at])
+                wholes[one.optimizer] = np.sqrt(summed(norms[:, one.columns] ** 2)).tolist()
+                settled |= {one.optimizer} if self.states[one.optimizer].has_met(one.columns) else set()
+            whole = wholes[one.optimizer][one.at]
             if not whole > 0:
                 continue
             state = self.states[one.optimizer]
             part = state.sizes.part(one.samples)
             norm, loss = among_usual(whole, state.watch.usual, part), among_usual(one.loss, state.course.now, part)
             state.steps += 1
-            if state.meets_new(one.columns[norms[one.at, one.columns] > 0], len(self.tensors)):
+            is_settled = one.optimizer in settled
+            if not is_settled and state.meets_new(one.columns[norms[one.at, one.columns] > 0], len(self.tensors)):
                 state.watch = SpikeWatch(LEAST)
             state.last.append((one.step, whole))
             spike = state.watch.add(norm)
@@ -222,5 +229,5 @@ class GradientSpike(Rule):
 
 def _is_thrown(block: Block, one: Taken) -> bool:
     """Is this step as long as the weights that it moves?"""
-    step, weights = (norm_of(block[f"{quantity}.l2_norm"][one.at, one.columns]) for quantity in ("update", "parameter"))
+    step, weights = (whole_norm(block, f"{quantity}.l2_norm", one) for quantity in ("update", "parameter"))
     return step > THROWN * weights > 0

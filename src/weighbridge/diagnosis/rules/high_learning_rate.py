@@ -33,6 +33,7 @@ import numpy as np
 
 from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence, SettingEvidence, ValueEvidence
 from weighbridge.diagnosis.incode import setting
+from weighbridge.diagnosis.losscourse import median_of
 from weighbridge.diagnosis.pace import READS, Step, matrices, steps_taken
 from weighbridge.diagnosis.rivals import Rivals
 from weighbridge.diagnosis.stream import Block
@@ -113,7 +114,7 @@ class _Course:
     def _risen(self, step: Step) -> int:
         """The first of the steps up to this one whose promises stand out: a rate swings up over several, a bad batch in one."""
         before = [one.promise for one in self.shown]
-        usual, first = (float(np.median(before)) if len(before) >= WINDOW else math.inf), step.step
+        usual, first = (median_of(before) if len(before) >= WINDOW else math.inf), step.step
         for one in reversed(self.shown):
             if one.step < self.set_at or not one.promise > RISEN * usual > 0:
                 break
@@ -193,7 +194,7 @@ class HighLearningRate(Rule):
     def _shown_by_loss(self, course: _Course, step: Step) -> str:
         if course.worst is None and course.has_learnt:
             return ""
-        middle = float(np.median(course.losses)) if len(course.losses) == WINDOW else math.nan
+        middle = median_of(course.losses) if len(course.losses) == WINDOW else math.nan
         course.has_learnt |= middle < LEFT * course.first_loss
         if course.worst is None or not course.first_loss > 0:
             return ""

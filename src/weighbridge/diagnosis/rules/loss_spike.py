@@ -36,7 +36,7 @@ from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.spikes import LEAST as WAIT
 from weighbridge.diagnosis.spikes import Sizes, Spike, SpikeWatch, among_usual
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, norm_of, taken
+from weighbridge.diagnosis.taken import Taken, taken, whole_norm
 from weighbridge.format import counted, factor, number
 
 LEAST = 2.0  # times; a bad batch of a healthy run rarely doubles the loss
@@ -96,7 +96,7 @@ class LossSpike(Rule):
                 if finding is not None:
                     self.is_told = True
                     yield finding
-            if (move := norm_of(block["update.l2_norm"][one.at, one.columns])) > 0:
+            if (move := whole_norm(block, "update.l2_norm", one)) > 0:
                 state.moves.append(move)
 
     def _judged(self, one: Taken, state: State) -> Finding | None:

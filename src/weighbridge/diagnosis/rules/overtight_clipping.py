@@ -35,7 +35,7 @@ from weighbridge.diagnosis import Finding, Needs, Outcome, Rule, SeriesEvidence,
 from weighbridge.diagnosis.losscourse import LossCourse
 from weighbridge.diagnosis.pace import promised
 from weighbridge.diagnosis.stream import Block
-from weighbridge.diagnosis.taken import Taken, norm_of, taken
+from weighbridge.diagnosis.taken import Taken, taken, whole_norm
 from weighbridge.diagnosis.tensors import Tensors
 from weighbridge.format import counted, factor, number, share
 
@@ -113,7 +113,7 @@ class OvertightClipping(Rule):
             if apart and not f > 0:
                 ids = [self.tensors[c].id for c in one.columns.tolist()]
                 f = next((apart[one.step, tensor] for tensor in ids if (one.step, tensor) in apart), f)
-            norm, is_measured = norm_of(block["gradient.l2_norm"][one.at, one.columns]), f > 0
+            norm, is_measured = whole_norm(block, "gradient.l2_norm", one), f > 0
             f = self.norms.setdefault(one.optimizer, _Norms()).factor(norm, f)
             found = self._by_value(block, one, course, bounds)
             if found is None and f > 0:
@@ -159,7 +159,7 @@ class OvertightClipping(Rule):
         if np.isnan(one.setting("eps")).all():
             return False
         count = block["gradient.count"][one.at, one.columns]
-        update = norm_of(block["update.l2_norm"][one.at, one.columns])
+        update = whole_norm(block, "update.l2_norm", one)
         return bool(update > PACE * np.sqrt(np.nansum(count * one.lr**2)))
 
     def _by_value(self, block: Block, one: Taken, course: LossCourse, bounds: Bounds) -> Finding | None:
@@ -173,7 +173,7 @@ class OvertightClipping(Rule):
             return None
         count, total = (np.nansum(block[f"gradient.{n}"][one.at, one.columns]) for n in ("count", "l1_norm"))
         at_bound = float(total / (count * bound))
-        update, weight = (norm_of(block[f"{q}.l2_norm"][one.at, one.columns]) for q in ("update", "parameter"))
+        update, weight = (whole_norm(block, f"{q}.l2_norm", one) for q in ("update", "parameter"))
         update = min(update, bound * self._reach(block, one))
         if at_bound < AT_BOUND or not update <= CRAWL * weight:
             self._ran_free(one, bound)

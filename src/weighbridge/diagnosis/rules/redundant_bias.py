@@ -14,13 +14,16 @@ References     Ioffe and Szegedy 2015, "Batch Normalization", section 3.2; Namaz
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from weighbridge.diagnosis import Finding, TableEvidence, ValueEvidence
+from weighbridge.diagnosis import Finding, Needs, TableEvidence, ValueEvidence
 from weighbridge.diagnosis.evidence import Evidence
 from weighbridge.diagnosis.graphrule import BEFORE, GraphRule
 from weighbridge.diagnosis.redundant import Redundant, redundant_biases
 from weighbridge.diagnosis.rule import Severity
+from weighbridge.diagnosis.states import kept_of_each
+from weighbridge.diagnosis.stream import Block
 from weighbridge.diagnosis.tensors import in_code
 from weighbridge.firstpass import FirstPass
 from weighbridge.format import counted
@@ -29,7 +32,18 @@ from weighbridge.format import counted
 class RedundantBias(GraphRule):
     id, title = "redundant-bias", "A bias that a norm or a softmax takes out again"
     severity, certainty, since = "warning", "proof", "0.1"
+    needs = Needs(tables=["graph", "groups", "steps"])
     experiment = "Leave the bias out and train with the same seed: if the losses differ by more than rounding, it was needed."
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Mapping[str, int | None] = {}  # tensors that an optimizer keeps of a parameter, by its name; None: not known
+
+    def judge_at(self, block: Block, step: int, passes: Sequence[FirstPass]) -> Iterator[Finding]:
+        """Beside a training an optimizer is known from its first step on."""
+        steps = [row for row in block.rows("steps") if row["step"] == step]
+        self.kept = kept_of_each(block.groups, block.tensors, steps)
+        return self.judge(passes)
 
     def judge(self, passes: Sequence[FirstPass]) -> Iterator[Finding]:
         """One warning per bias before a norm, one note for all that a softmax loses. Redundant is what is so in all passes."""
@@ -40,58 +54,65 @@ class RedundantBias(GraphRule):
             needed |= first.graph.leaves.keys() - found.keys()
             listed |= {name: (first, one) for name, one in found.items() if name not in listed}
         left = {name: pair for name, pair in listed.items() if name not in needed}
-        yield from (_before_norm(first, one) for first, one in left.values() if one.is_before_norm)
+        yield from (self._before_norm(first, one) for first, one in left.values() if one.is_before_norm)
         others = [(first, one) for first, one in left.values() if not one.is_before_norm]
         if others:
-            yield _before_softmax(others[0][0], [one for _, one in others])
+            yield self._before_softmax(others[0][0], [one for _, one in others])
+
+    def _before_norm(self, first: FirstPass, one: Redundant) -> Finding:
+        norm, cost = f"{in_code(one.absorber)} ({first.kinds.get(one.absorber, 'norm')})", self._cost(first, [one])
+        message = (
+            f"{norm} subtracts each channel's mean, and with it all that {one.parameter.name} adds: "
+            f"{counted(one.parameter.count, 'parameter')}, {cost.words} for nothing."
+        )
+        return _finding("warning", first, [one], message, cost, ())
+
+    def _before_softmax(self, first: FirstPass, found: Sequence[Redundant]) -> Finding:
+        count, cost = sum(one.parameter.count for one in found), self._cost(first, found)
+        names = found[0].parameter.name if len(found) == 1 else f"{found[0].parameter.name} and {len(found) - 1} like it"
+        verb = "adds" if len(found) == 1 else "add"
+        message = (
+            f"{names} {verb} the same to all scores of a softmax, which only sees differences: "
+            f"{counted(count, 'parameter')}, {cost.words} for nothing."
+        )
+        table = TableEvidence("biases", ("parameter", "count"), tuple((o.parameter.name, o.parameter.count) for o in found))
+        return _finding("note", first, found, message, cost, (table,))
+
+    def _cost(self, first: FirstPass, found: Sequence[Redundant]) -> Cost:
+        kept = [self.kept.get(one.parameter.name, first.state_tensors) for one in found]
+        each = [one.parameter.size_bytes * (2 + (states or 0)) for one, states in zip(found, kept, strict=True)]
+        return Cost(sum(each), None not in kept)
 
 
-def _before_norm(first: FirstPass, one: Redundant) -> Finding:
-    norm = f"{in_code(one.absorber)} ({first.kinds.get(one.absorber, 'norm')})"
-    message = (
-        f"{norm} subtracts each channel's mean, and with it all that {one.parameter.name} adds: "
-        f"{counted(one.parameter.count, 'parameter')}, {_bytes(first, [one])} for nothing."
-    )
-    return _finding("warning", first, [one], message, ())
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Bytes of biases, their gradients, and what the optimizer keeps of them where that is known."""
 
+    size_bytes: int
+    has_states: bool
 
-def _before_softmax(first: FirstPass, found: Sequence[Redundant]) -> Finding:
-    count = sum(one.parameter.count for one in found)
-    names = found[0].parameter.name if len(found) == 1 else f"{found[0].parameter.name} and {len(found) - 1} like it"
-    verb = "adds" if len(found) == 1 else "add"
-    message = (
-        f"{names} {verb} the same to all scores of a softmax, which only sees differences: "
-        f"{counted(count, 'parameter')}, {_bytes(first, found)} for nothing."
-    )
-    table = TableEvidence("biases", ("parameter", "count"), tuple((o.parameter.name, o.parameter.count) for o in found))
-    return _finding("note", first, found, message, (table,))
+    @property
+    def words(self) -> str:
+        return ("" if self.has_states else "at least ") + counted(self.size_bytes, "byte")
+
+    @property
+    def counts(self) -> str:
+        """What is among the bytes."""
+        return (
+            "gradient and optimizer state included" if self.has_states else "gradient included; what an optimizer keeps is not"
+        )
 
 
 def _finding(
-    severity: Severity, first: FirstPass, found: Sequence[Redundant], message: str, shown: tuple[Evidence, ...]
+    severity: Severity, first: FirstPass, found: Sequence[Redundant], message: str, cost: Cost, shown: tuple[Evidence, ...]
 ) -> Finding:
-    fix, evidence = _without(first, found[0]), (*shown, *_evidence(first, found))
+    fix, evidence = _without(first, found[0]), (*shown, *_evidence(found, cost))
     return Finding(found[0].parameter.name, BEFORE, BEFORE, message, evidence, fix, severity=severity)
 
 
-def saved_bytes(first: FirstPass, found: Sequence[Redundant]) -> int:
-    """Bytes of these biases, their gradients, and what the optimizer keeps of them where that is known."""
-    return sum(one.parameter.size_bytes for one in found) * (2 + (first.state_tensors or 0))
-
-
-def _bytes(first: FirstPass, found: Sequence[Redundant]) -> str:
-    return ("" if first.state_tensors is not None else "at least ") + counted(saved_bytes(first, found), "byte")
-
-
-def _counted_in(first: FirstPass) -> str:
-    """What of an optimizer is among the bytes: one that has not stepped yet is not known beside a training."""
-    is_known = first.state_tensors is not None
-    return "gradient and optimizer state included" if is_known else "gradient included; what an optimizer keeps is not"
-
-
-def _evidence(first: FirstPass, found: Sequence[Redundant]) -> Iterator[ValueEvidence]:
+def _evidence(found: Sequence[Redundant], cost: Cost) -> Iterator[ValueEvidence]:
     yield ValueEvidence("parameters saved", sum(one.parameter.count for one in found))
-    yield ValueEvidence(f"bytes saved, {_counted_in(first)}", saved_bytes(first, found), unit="bytes")
+    yield ValueEvidence(f"bytes saved, {cost.counts}", cost.size_bytes, unit="bytes")
     gradient = found[0].parameter.gradient_rms
     if gradient is not None:
         yield ValueEvidence("rms of its gradient (rounding only)", gradient)

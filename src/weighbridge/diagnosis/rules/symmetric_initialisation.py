@@ -134,10 +134,12 @@ class SymmetricInitialisation(Rule):
     def _is_one(self, column: int, row: Mapping[str, Any]) -> bool:
         total, square, largest = (np.asarray(row[name], float) for name in ("sum", "sum_sq", "max"))
         n, rounding = row["n"], ROUNDING.get(self.tensors[column].dtype, 0.0)
+        if not np.ptp(largest) <= rounding * largest.max():  # nearly always
+            return False
         size = float(square.mean())
         varies = float((square - total**2 / n).min()) > VARIES * size
         alike = [np.ptp(total) <= rounding * np.sqrt(n * size), np.ptp(square) <= rounding * size]
-        return bool(size > 0 and varies and all(alike) and np.ptp(largest) <= rounding * largest.max())
+        return bool(size > 0 and varies and all(alike))
 
     def _first_moves(self, block: Block) -> dict[int, list[int]]:
         """By step, the layers whose weight moves for the first time."""

@@ -77,6 +77,7 @@ class UninformativeData(Rule):
         self.last = -1  # step
         self.rivals = Rivals()
         self.cosines: deque[float] = deque(maxlen=COMPARED)
+        self.agree = False  # do the last COMPARED of them?
         self.promise, self.first, self.steps, self.is_told = 0.0, -1, 0, False
         self.promised = 0.0  # the same from SETTLE on
         self.seen = (
@@ -102,6 +103,7 @@ class UninformativeData(Rule):
             self.last = row["step"]
             if row["step"] in cosines:
                 self.cosines.append(cosines[row["step"]])
+                self.agree = len(self.cosines) == COMPARED and float(np.median(self.cosines)) > AGREE
             if row["step"] in pairs:
                 self._add(pairs[row["step"]])
                 if self._has_lost_its_inputs(pairs[row["step"]]):
@@ -195,7 +197,7 @@ class UninformativeData(Rule):
         if self.samples < SAMPLES or self.steps < self.needed or not self.promise >= PROMISED:
             return False
         score, floor = self.seen
-        agrees = self.alike < self.samples and len(self.cosines) == COMPARED and float(np.median(self.cosines)) > AGREE
+        agrees = self.alike < self.samples and self.agree
         if score > self._limit() or agrees or not floor > 0:
             return False
         mean, error = self._level()

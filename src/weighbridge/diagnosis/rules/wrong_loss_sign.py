@@ -79,10 +79,12 @@ class WrongLossSign(Rule):
 
     def _climbs(self, block: Block, one: Taken) -> bool:
         """Does this step go along the gradient, as all before it?"""
+        if one.optimizer in self.descends:  # nearly all, from the first step on
+            return False
         cosine = _cosine(block, one)
         if cosine < -CLIMBS:
             self.descends.add(one.optimizer)
-        return cosine > CLIMBS and one.optimizer not in self.descends
+        return cosine > CLIMBS
 
     def _finding(self, name: str, climbs: bool, is_set: bool) -> Finding:
         steps, losses = zip(*self.run, strict=True)
