@@ -71,6 +71,17 @@ def test_a_cost_between_two_levels_does_not_swing() -> None:
         assert len(changes) <= 4, full
 
 
+def test_after_each_attempt_that_fails_the_next_is_waited_for_twice_as_long() -> None:
+    """Histograms alone cost more than is allowed, and nothing else does. The first attempt comes after one window with room."""
+    budget, attempts = Budget(0.02), []
+    for step in range(300 * WINDOW):
+        own = STEP_NS // (20 if budget.level.has_histograms else 200)
+        change = budget.add(own, STEP_NS + own)
+        if change is not None and change.number == 0:
+            attempts.append((step + 1) // WINDOW)
+    assert attempts == [2, 5, 10, 19, 36, 69, 134, 199, 264]  # 1, 2, 4, ... 64 windows after it was lowered again
+
+
 def test_what_no_level_can_save_is_told_once() -> None:
     budget = Budget(0.02)
     changes = [change for _, change in run(budget, 60_000, 0.5, fixed=0.1)]
@@ -99,6 +110,13 @@ def test_levels_give_up_histograms_then_turns_then_steps() -> None:
     costs = [cost_of(level, 1.0, 0.0) for level in found]
     assert costs == sorted(costs, reverse=True)
     assert levels(False)[0] == Level(False)
+    assert [level.words() for level in (found[0], found[1], found[2], found[-1], Level(True, 1, 2))] == [
+        "everything of the plan",
+        "no histograms",
+        "no histograms, each tensor at one weighed step in 2",
+        "no histograms, each tensor at one weighed step in 8, one step in 64 is weighed",
+        "one step in 2 is weighed",
+    ]
 
 
 def test_turns_hold_every_tensor_once() -> None:

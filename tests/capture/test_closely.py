@@ -190,3 +190,23 @@ def test_large_batches_are_numpys() -> None:
     in_c = Pairs(KERNEL.library)
     assert in_c.can_compare((np.zeros((10, 2)),), np.zeros((10, 1)))
     assert not in_c.can_compare((np.zeros((64, 256)),), np.zeros((64, 1)))
+
+
+def test_targets_that_become_one_number_for_each_sample_are_remembered_from_then_on() -> None:
+    """Two outputs at first, then one; in between a batch of another kind, which agrees with nothing that is remembered."""
+    assert isinstance(KERNEL, NativeKernel)
+    in_c, in_numpy = Pairing(Pairs(KERNEL.library)), Pairing()
+    random = np.random.default_rng(0)
+    neighbours, scales = [], []
+    for step in range(12):
+        inputs: tuple[Any, ...] = (random.normal(size=(20, 3)),)
+        if step == 8:
+            inputs = (random.integers(0, 3, size=(20, 3)), random.normal(size=(20, 2)))
+        wanted = np.ascontiguousarray(inputs[0].sum(1, keepdims=True).repeat(1 if step >= 4 else 2, 1).astype(float))
+        found, expected = in_c._compare(inputs, wanted), in_numpy._compare(inputs, wanted)
+        assert found is not None
+        assert found == pytest.approx(expected, rel=1e-7)
+        neighbours.append(found.neighbour)
+        scales.append([memory.scales for memory in (in_c._memory, in_numpy._memory) if memory is not None])
+    assert [sum_ != 0 for sum_ in neighbours] == [step > 4 and step != 8 for step in range(12)]
+    assert all(one is first for both in scales for one, first in zip(both, scales[0], strict=True))  # those of the first batch

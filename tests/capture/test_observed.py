@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.utils import clip_grad, clip_grad_norm_
 
 from weighbridge.capture import observed
-from weighbridge.capture.late import norm_into
+from weighbridge.capture.late import Late, held, norm_into
 
 Met = list[tuple[int, Any]]
 
@@ -84,6 +84,15 @@ def test_no_number_that_lies_elsewhere_is_waited_for() -> None:
     assert late.dtype is torch.float64
 
 
+def test_clipping_in_compiled_code_is_compiled_whole_and_not_met(met: Met) -> None:
+    one = parameter(3.0, 4.0)
+    compiled = torch.compile(lambda: clip_grad_norm_([one], 1.0), backend="eager", fullgraph=True)
+    assert float(compiled()) == pytest.approx(5.0)
+    assert one.grad is not None
+    assert one.grad.tolist() == pytest.approx([0.6, 0.8])
+    assert met == []
+
+
 def test_nothing_is_replaced_where_torch_has_no_such_function_and_a_stranger_s_stays() -> None:
     own, theirs = clip_grad._clip_grads_with_norm_, lambda *given: given
     observed.observe(lambda *_: None, lambda _: None, lambda _: True)
@@ -106,3 +115,12 @@ def test_the_norm_of_the_first_gradient_that_comes_is_kept_and_none_is_no_error(
     first.zero_()
     weigh((torch.ones(9),))
     assert {place: norm.item() for place, norm in norms.items()} == {3: 5.0}
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_numbers_in_cpu_memory_are_there_at_once_and_stay_what_they_were(wait: bool) -> None:
+    number = torch.tensor([0.1])
+    late = Late([held(number), held(torch.tensor(2, dtype=torch.int32))])
+    number.zero_()
+    assert late.has_arrived(wait)
+    assert late.numbers() == [pytest.approx(0.1, rel=1e-7), 2.0]

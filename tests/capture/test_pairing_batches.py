@@ -17,6 +17,7 @@ import weighbridge
 from tests.capture.oracle import table
 from weighbridge.capture import pairing
 from weighbridge.capture.pairing import Pairing
+from weighbridge.capture.targets import Targets
 
 INPUTS, TARGETS = 7, 8  # columns of a row: the checksums
 
@@ -177,3 +178,23 @@ def test_targets_that_are_all_the_same_agree_with_nothing() -> None:
         seen.on_backward(F.mse_loss(torch.zeros(6, 1, requires_grad=True), torch.full((6, 1), 2.0)))
         (row,) = seen.rows(seed, 0)
     assert row[5] == 0
+
+
+def test_of_many_rows_the_first_the_last_and_those_evenly_between_are_taken() -> None:
+    rows = np.arange(12).reshape(6, 2)
+    assert pairing._evenly(rows, 6) is rows
+    assert pairing._evenly(rows, 4)[:, 0].tolist() == [0, 2, 6, 10]
+    assert pairing._evenly(rows, 2)[:, 0].tolist() == [0, 10]
+
+
+def _of_squares(root: Any, mean_square: float) -> float:
+    return pairing._factor(torch.tensor(root), Targets("MseLoss", None, mean_square))
+
+
+def test_a_factor_is_that_of_a_squared_error_or_1() -> None:
+    assert _of_squares(6.0, 4.0) == 1.5
+    assert _of_squares(6.0, math.nan) == 1.0  # of another loss
+    assert _of_squares(6.0, 0.0) == 1.0
+    assert _of_squares([6.0, 1.0], 4.0) == 1.0
+    assert _of_squares(0.0, 4.0) == _of_squares(-6.0, 4.0) == 1.0  # less something else: no factor of a square
+    assert _of_squares(math.nan, 4.0) == 1.0

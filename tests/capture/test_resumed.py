@@ -133,6 +133,14 @@ def test_a_process_alone_goes_on_only_where_it_is_asked_to(tmp_path: Path, monke
     assert open_place(tmp_path, "first", {}) == Place(tmp_path / "first-2", 0)
 
 
+@pytest.mark.parametrize(("name", "called"), [(None, "run"), ("first", "first")])
+def test_where_no_folder_can_be_made_it_is_told_and_nothing_is_raised(tmp_path: Path, name: str | None, called: str) -> None:
+    (tmp_path / "file").write_text("")
+    place = open_place(tmp_path / "file", name, {})
+    assert place.path == tmp_path / "file" / called
+    assert place.error.startswith("nothing is recorded: ")
+
+
 @pytest.fixture
 def as_rank(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """This process as that rank of two."""

@@ -95,6 +95,7 @@ def test_what_happens_before_the_first_step_is_no_change(tmp_path: Path) -> None
 def test_a_small_snapshot_budget_leaves_rows_out_and_none_wrong(tmp_path: Path) -> None:
     """1 KB holds no large copy at all: those tensors have parameter and gradient rows, and no update."""
     model = network()
+    model.unused = nn.Parameter(torch.ones(5000))  # no gradient
     edit: Callable[[int], None] = lambda step: in_place(model[2].weight) if step == 3 else None
     path, oracle = train(model, tmp_path, edit, plan=weighbridge.Plan(snapshot="1 KB"))
     check(path, oracle, may_lack=lambda key: key[2] == UPDATE)
@@ -105,7 +106,7 @@ def test_a_small_snapshot_budget_leaves_rows_out_and_none_wrong(tmp_path: Path) 
     assert steps_of(rows, "2.weight", GRADIENT) == [*range(6)]
     (said,) = events(path, "reduced")
     assert "not weighed" in said.message
-    assert said.detail == {"tensors": ["1.weight", "2.weight"]}
+    assert said.detail == {"tensors": ["unused", "1.weight", "2.weight"]}
 
 
 def test_tensors_without_a_copy_have_the_rows_of_the_plan_s_steps(tmp_path: Path) -> None:
@@ -141,6 +142,13 @@ def test_a_slice_is_weighed_as_it_is_after_every_edit_and_in_every_form(tmp_path
     model.weight = nn.Parameter(torch.randn(2, 6)[:, ::2])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     loss: Callable[[int], torch.Tensor] = lambda step: model(torch.ones(1, 3, dtype=model.weight.dtype)).square().mean()
+
+    def slice_gradient(p: torch.Tensor) -> None:
+        whole = torch.zeros(2, 6, dtype=p.dtype)
+        whole[:, ::2] = p.grad
+        p.grad = whole[:, ::2]
+
+    model.weight.register_post_accumulate_grad_hook(slice_gradient)
     edits: dict[int, Callable[[], object]] = {2: lambda: scale(model.weight), 4: model.double}
     path, oracle = train_watched(tmp_path, model, optimizer, loss, 6, between=lambda step: edits.get(step, int)())
     check(path, oracle)

@@ -64,6 +64,18 @@ def test_one_layer_alone_that_is_written_back(tmp_path: Path) -> None:
     assert _told(tmp_path, turn) == [("2.weight", 3, "warning")]
 
 
+def test_what_is_left_beside_nan_was_not_put_back(tmp_path: Path) -> None:
+    """One row is moved, and not a number any more; the others have no gradient, and the sums over them are alike."""
+
+    def turn(model: nn.Module, optimizer: torch.optim.Optimizer, i: int) -> None:
+        weight = model[0].weight  # type: ignore[index]
+        weight.grad.zero_()[0] = 1.0
+        optimizer.step()
+        weight.data[0] = torch.nan
+
+    assert _told(tmp_path, turn) == []
+
+
 def test_weights_that_stand_at_the_bounds_of_a_clipping(tmp_path: Path) -> None:
     """A critic with clipped weights: the step leads out, the clipping back in, element by element."""
 

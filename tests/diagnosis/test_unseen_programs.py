@@ -313,3 +313,22 @@ def test_a_few_steps_show_that_nearly_all_updates_are_lost() -> None:
     assert told(*[0.95] * 6) == [16]
     assert told(*[0.9] * 6) == []  # exactly on the limit
     assert told(*[0.95, 0.95, 0.85, 0.95, 0.95, 0.95]) == []
+
+
+# ---- parameter-without-gradient: a loss that is a new tensor ----
+
+
+@pytest.mark.parametrize(("wrapped", "told"), [(99, [("", 0, 2, "error")]), (1, [])])
+def test_a_loss_that_is_made_into_a_new_tensor(wrapped: int, told: list[tuple[str, int, int, str]], tmp_path: Path) -> None:
+    """So many times; a single such pass, to try whether backward() runs, is no fault."""
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    weighbridge.init(dir=tmp_path, name="run")
+    with weighbridge.watch(model) as run:
+        for i in range(6):
+            loss = F.cross_entropy(model(torch.randn(16, 6)), torch.randint(0, 3, (16,)))
+            optimizer.zero_grad()
+            (torch.tensor(loss.item(), requires_grad=True) if i < wrapped else loss).backward()
+            optimizer.step()
+    found = [f for f in weighbridge.diagnose(run.path).findings if f.rule == "parameter-without-gradient"]
+    assert [(f.place, f.first_step, f.told_step, f.severity) for f in found] == told

@@ -32,6 +32,7 @@ from weighbridge.capture.throughtime import Course, follow
 from weighbridge.firstpass import FirstPass, Parameter, Scale, Start, to_text
 
 MOST_PASSES: Final = 4
+APART: Final = "apart"  # event: no parameter has a part in the first loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class FirstGraph:
         self.awaited: deque[_Waiting] = deque()
         self.courses: list[Course | Depth] = []  # through time and depth, of passes whose backward pass runs or has run
         self.is_over = False  # nothing more is looked at; something may be awaited
+        self.is_apart = False  # a pass was seen that begins at a number behind which there is nothing
 
     @property
     def waiting(self) -> bool:
@@ -64,6 +66,9 @@ class FirstGraph:
             self.is_over = True
             self.courses = [course for course in self.courses if course.is_complete]  # their passes have run
         self.fetch(step)
+        if not self.is_over and root.grad_fn is None and root.dim() == 0 and not self.is_apart:
+            self.is_apart = True
+            self.recorder.event(step, APART, "a backward pass begins at a number that nothing was computed to")
         if self.is_over or root.grad_fn is None or is_capturing(root.device):
             return
         try:

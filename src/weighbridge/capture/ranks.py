@@ -142,7 +142,7 @@ def _runs_of(folder: Path, launch: str, rank: int) -> list[Path]:
     Launches by hand often share address and port: a run whose rank 0 has ended is of an earlier one.
     """
     found = []
-    for run in find_runs(folder) if folder.is_dir() else []:
+    for run in find_runs(folder):
         try:
             told = read_sealed(run / RUN_FILE)
             is_ours = told["info"].get("launch") == launch and process_of(told).lives() is not False

@@ -194,7 +194,7 @@ class Snapshots:
         if not found and not self.gathered and len(self.windows) == 1:
             return []
         moved = set(np.flatnonzero(self.look.state & (CHANGED | DIFFERS)).tolist())
-        elsewhere = [i for i in np.flatnonzero(self.look.state & MOVED).tolist() if i not in moved]
+        elsewhere = np.flatnonzero(self.look.state & MOVED).tolist()
         elsewhere += [i for i, _ in self.gathered if i < self.compared]
         moved.update(elsewhere[n] for n in self.kernel.moved(self.items[elsewhere]))
         if len(self.windows) > 1:

@@ -35,7 +35,8 @@ class Undone:
         recorded = np.where(there, np.arange(1, len(block) + 1)[:, None], 0)
         last = np.maximum.accumulate(np.concatenate([np.zeros((1, there.shape[1]), int), recorded]), axis=0)
         before, had_moved = np.take_along_axis(sums, last[None], axis=1), np.take_along_axis(moved, last, axis=0)
-        is_recorded = there & had_moved[:-1] & ~_is_bounded(sums[:, 1:])
+        is_whole = ~(block["parameter.nonfinite_count"] > 0)  # sums are over what is finite: of NaN nothing can be put back
+        is_recorded = there & is_whole & had_moved[:-1] & ~_is_bounded(sums[:, 1:])
         holds = is_recorded & (sums[:, 1:] == before[:, :-1]).all(axis=0)
         self.before, self.had_moved = before[:, -1], had_moved[-1]
         return holds, is_recorded

@@ -82,7 +82,7 @@ class GradientNotApplied(Rule):
     id, title = "gradient-not-applied", "A gradient changes nothing"
     severity, certainty, since = "error", "proof", "0.1"
     needs = Needs(
-        parameter=SUMS,
+        parameter=[*SUMS, "nonfinite_count"],
         gradient=["abs_max", "nonfinite_count"],
         update=["zero_fraction"],
         activation_gradient=["rms"],

@@ -141,12 +141,13 @@ class ParameterInNoOptimizer(Rule):
                 first_step=self.first_step,
                 told_step=step,
                 message=f"{counted(len(columns), 'parameter')} of {place or 'the model'} ({share(part)} of all elements) "
-                f"could learn, but in {counted(self.steps, 'step')} no optimizer has held them: they never change.",
+                f"could learn, but in {counted(self.steps, 'step')} no optimizer that steps has held them: they never change.",
                 evidence=(
                     ValueEvidence("share of the model's elements", part),
                     TableEvidence("in no optimizer", ("parameter", "elements"), rows),
                 ),
-                fix=f"optimizer.add_param_group({{'params': {what}}}), or build the optimizer after the model is complete.",
+                fix=f"optimizer.add_param_group({{'params': {what}}}), or build the optimizer after the model is complete; if "
+                "one holds them, call its step().",
                 severity=severity,
                 depth=-0.5,
             )

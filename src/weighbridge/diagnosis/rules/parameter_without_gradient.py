@@ -2,11 +2,12 @@
 
 Symptom        A layer keeps its first numbers (or only decays), although the optimizer holds it.
 How it decides Exact: in each of the first WAIT steps of its optimizer its `grad` was None, while other parameters had one; in
-               each of the first SOON where no graph of a first loss holds it either. In mid-run: it had one at each of at
-               least SEEN steps, and then none (None, or nothing but 0 while its module gives what the loss no longer depends
-               on) so often in a row that chance explains it with 0.1 % at most; by the graph of the first loss it feeds
-               parameters that still get theirs, and no other parameter began to get one meanwhile. BRANCH steps where it
-               lies beside what still learns.
+               each of the first SOON where no graph of a first loss holds it either. Or no parameter at all has had a gradient
+               in the first SOON steps, and the first backward pass began at a number that nothing was computed to (a loss made
+               into a new tensor): an error. In mid-run: it had one at each of at least SEEN steps, and then none (None, or
+               nothing but 0 while its module gives what the loss no longer depends on) so often in a row that chance explains
+               it with 0.1 % at most; by the graph of the first loss it feeds parameters that still get theirs, and no other
+               parameter began to get one meanwhile. BRANCH steps where it lies beside what still learns.
 What to do     Look for what cuts the graph before it: `detach()`, `.item()`, `.data`, `torch.no_grad()`, a new tensor made
                of the output, an argmax; or a module that `forward` never calls. Remove it, or freeze it with
                `requires_grad_(False)`.
@@ -36,6 +37,7 @@ from weighbridge.lossgraph import Graph
 
 SOON = 3  # steps, where no graph of the first step holds the parameter, and it is not one of several in a list
 WAIT = 20  # steps: a part that is used in every fourth of them is missed in all with a chance of 0.3 % (0.75^20)
+APART = "apart"  # event of capture
 
 
 class ParameterWithoutGradient(Rule):
@@ -46,7 +48,7 @@ class ParameterWithoutGradient(Rule):
         parameter=["count"],
         activation=["count"],
         activation_gradient=["count"],
-        tables=["steps", "groups", "graph"],
+        tables=["steps", "groups", "graph", "events"],
     )
     causes = ("stalled-loss", "dead-units")
     experiment = "Take the gradient of the loss by this parameter (torch.autograd.grad): if there is one, this is wrong."
@@ -60,6 +62,7 @@ class ParameterWithoutGradient(Rule):
         self.lost: set[str] = set()  # that could be, and are not left out by turns
         self.early, self.is_opaque = np.zeros(0, bool), False
         self.cut_off = CutOff()
+        self.is_apart, self.without = False, list[int]()  # was the first loss a new tensor? Steps so far, of which none had one
         self.graph: Graph | None = None  # of the first losses that with most parameters
 
     def start(self, tensors: Tensors) -> None:
@@ -78,6 +81,9 @@ class ParameterWithoutGradient(Rule):
             self.is_trial |= first.has_gradients
             yield from unreached(first)
             self._note_graph(first)
+        self.is_apart |= any(row["kind"] == APART for row in block.rows("events"))
+        if self.is_apart and not self.in_graph and not self.has_one.any():
+            yield from self._tell_apart(block)
         is_stepped = ~np.isnan(block.of_steps("optimizer_step"))
         is_there = ~np.isnan(block["gradient.count"])
         is_stepped &= ~np.isnan(block["parameter.count"])  # weighed in this step
@@ -102,6 +108,28 @@ class ParameterWithoutGradient(Rule):
             if told.any():
                 self.is_told |= told
                 yield from self._tell(np.flatnonzero(told), block.start + i)
+
+    def _tell_apart(self, block: Block) -> Iterator[Finding]:
+        """No parameter has had a gradient in the first steps, behind a loss that is a new tensor."""
+        for row in block.rows("steps"):
+            if not np.isnan(block["gradient.count"][row["step"] - block.start]).all():
+                self.is_apart = False
+                return
+            self.without.append(row["step"])
+            if len(self.without) == SOON:
+                self.is_apart = False
+                yield Finding(
+                    severity="error",
+                    place="",
+                    first_step=self.without[0],
+                    told_step=row["step"],
+                    message="The backward pass begins at a number that nothing was computed to: no parameter had a gradient in "
+                    f"{counted(SOON, 'step')}, and nothing can be learnt.",
+                    evidence=(ValueEvidence("steps without a gradient", float(SOON), SOON),),
+                    fix="Call backward() on the loss itself, as the criterion gave it: not on torch.tensor(loss), on "
+                    "loss.detach() or on a number that requires_grad was set on.",
+                    depth=-0.5,
+                )
 
     def _whole_graph(self) -> Graph | None:
         """Of the first loss; None where a part of it cannot be seen."""
