@@ -73,8 +73,8 @@ class ParameterInNoOptimizer(Rule):
             self.in_graph |= set() if first.has_gradients else first.graph.leaves.keys()
             yield from unoptimized(first)
         yield from self._replaced(block)
-        used = block["activation_gradient.rms"] > 0
-        is_weighed = used.any(axis=1)  # at most steps nothing is of what modules give
+        used = np.asarray(block["activation_gradient.rms"] > 0)
+        is_weighed = used.any(axis=1).tolist()  # at most steps nothing is of what modules give
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
         candidates = [c for c in self.outputs if c not in held and not self.is_told[c]]
