@@ -74,13 +74,13 @@ class ParameterInNoOptimizer(Rule):
             yield from unoptimized(first)
         yield from self._replaced(block)
         used = np.asarray(block["activation_gradient.rms"] > 0)
-        is_weighed = used.any(axis=1).tolist()  # at most steps nothing is of what modules give
+        weighed = {*np.flatnonzero(used.any(axis=1)).tolist()}  # at most steps nothing is of what modules give
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
         candidates = [c for c in self.outputs if c not in held and not self.is_told[c]]
         has_changed = True  # since the candidates were looked at: nothing of a block without a change is looked at twice
         for i in range(len(block)):
-            if is_weighed[i]:
+            if i in weighed:
                 has_changed |= bool((used[i] & ~self.is_used).any())
                 self.is_used |= used[i]
             if block.start + i not in stepped:
