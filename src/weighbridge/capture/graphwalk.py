@@ -20,6 +20,7 @@ from weighbridge.lossgraph import Edge, Graph, Node
 
 LEAF: Final = "torch::autograd::AccumulateGrad"
 CAST: Final = "ToCopyBackward0"
+SINK: Final = "_DDPSinkBackward"
 THROUGH: Final = ("TBackward0", "TransposeBackward0", "PermuteBackward0", CAST)
 # Attributes that rules read. Sizes and indices wrap around at 2^64 where they are negative.
 PLAIN: Final = (
@@ -54,12 +55,32 @@ def walk(
     order = nodes_behind(roots)
     index = {node: i for i, node in enumerate(order)}
     records = tuple(_record(node, index, names, module_at) for node in order)
-    return Graph(records, tuple(index[root.grad_fn] for root in roots if root.grad_fn is not None)), tuple(order)
+    return Graph(records, tuple(index[node] for node in map(maker, roots) if node is not None)), tuple(order)
 
 
 def nodes_behind(roots: Sequence[torch.Tensor]) -> list[Any]:
     """torch's own nodes, inputs before those who use them. Raises TooLarge."""
-    return _inputs_first([root.grad_fn for root in roots if root.grad_fn is not None])
+    return _inputs_first([node for node in map(maker, roots) if node is not None])
+
+
+def maker(root: torch.Tensor) -> Any:
+    """The node that made it, or None."""
+    return None if root.grad_fn is None else _past_sinks(root.grad_fn, root.output_nr)[0]
+
+
+def edges(node: Any) -> tuple[tuple[Any, int], ...]:
+    """As torch's `next_functions`, past what computes nothing."""
+    return tuple(_past_sinks(before, which) for before, which in node.next_functions)
+
+
+def _past_sinks(node: Any, which: int) -> tuple[Any, int]:
+    """DDP leads what its model gives through a function that hands it on as it is, where `find_unused_parameters` or
+    `static_graph` is set: output k of it is input k, while nothing but tensors is given."""
+    while type(node).__name__ == SINK and len(node.next_functions) == len(node._input_metadata):
+        if node.next_functions[which][0] is None:
+            break
+        node, which = node.next_functions[which]
+    return node, which
 
 
 def _inputs_first(roots: Sequence[Any]) -> list[Any]:
@@ -75,12 +96,12 @@ def _inputs_first(roots: Sequence[Any]) -> list[Any]:
                 raise TooLarge
             continue
         stack.append((node, True))
-        stack += [(before, False) for before, _ in node.next_functions if before is not None]
+        stack += [(before, False) for before, _ in edges(node) if before is not None]
     return list(done)
 
 
 def _record(node: Any, index: Mapping[Any, int], names: Mapping[int, str], module_at: Callable[[int], str]) -> Node:
-    inputs: tuple[Edge | None, ...] = tuple(None if n is None else (index[n], which) for n, which in node.next_functions)
+    inputs: tuple[Edge | None, ...] = tuple(None if n is None else (index[n], which) for n, which in edges(node))
     shapes = tuple(tuple(map(int, made.shape)) for made in node._input_metadata)
     if node.name() == LEAF:
         return Node("Parameter", inputs, shapes, names.get(id(node.variable), ""))

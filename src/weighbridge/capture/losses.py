@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from weighbridge.capture.graphwalk import saved
+from weighbridge.capture.graphwalk import edges, maker, saved
 from weighbridge.capture.late import held, is_capturing
 
 Number = float | torch.Tensor  # a 0-dim tensor: a device has yet to give it
@@ -34,7 +34,7 @@ class Passes:
     count: int = 0
     is_all_here: bool = True  # no number of these is awaited from a device
     scale: Number = 1.0  # of the last pass; stays for an optimizer that steps after another one
-    are_sums: bool = True  # each over its own targets, divided by a number that is the same for all
+    bound: float = 1.0  # shares of sums add up to less where they are parts of one loss; 0 = one pass is no sum
     samples: int = 0  # of all of them together, as far as it is known
     before: Passes | None = None  # those before somebody else's optimizer stepped
 
@@ -47,8 +47,8 @@ class Passes:
             return float("nan")
         given: Number = loss.item() if loss.is_cpu else held(loss)
         if self.count <= 4096:  # beyond it nobody steps: keep counting, stop keeping
-            self.scale, share, is_sum = factors(loss)
-            self.are_sums &= is_sum
+            self.scale, share, bound = factors(loss)
+            self.bound = min(self.bound, bound) if self.given else bound
             self.is_all_here &= isinstance(given, float) and isinstance(self.scale, float)
             self.given.append(given)
             self.scales.append(self.scale)
@@ -57,7 +57,7 @@ class Passes:
 
     def note(self, loss: float, samples: int) -> None:
         """A pass whose root has nothing at it but this value (capture/usual.py)."""
-        self.count, self.scale, self.are_sums = self.count + 1, 1.0, False
+        self.count, self.scale, self.bound = self.count + 1, 1.0, 0.0
         self.samples += samples
         self.given.append(loss)
         self.scales.append(1.0)
@@ -77,9 +77,7 @@ class Passes:
         given = [next(numbers) if isinstance(n, torch.Tensor) else n for n in self.given]
         scales = [next(numbers) if isinstance(n, torch.Tensor) else n for n in (*self.scales, self.scale)]
         *all_scales, scale = [scale if is_scale(scale) else 1.0 for scale in scales]
-        return Passes(
-            [*given], [*all_scales], self.shares, self.count, scale=scale, are_sums=self.are_sums, samples=self.samples
-        )
+        return Passes([*given], [*all_scales], self.shares, self.count, scale=scale, bound=self.bound, samples=self.samples)
 
     def set_apart(self) -> None:
         """An optimizer that is not watched has stepped: what came before it was its loss, if more passes follow."""
@@ -92,7 +90,7 @@ class Passes:
         if self.before is not None and not self.count:
             earlier = self.before
             self.given, self.scales, self.shares, self.count = earlier.given, earlier.scales, earlier.shares, earlier.count
-            self.is_all_here, self.are_sums, self.samples = earlier.is_all_here, earlier.are_sums, earlier.samples
+            self.is_all_here, self.bound, self.samples = earlier.is_all_here, earlier.bound, earlier.samples
         self.before = None
 
     def mean(self) -> float | None:
@@ -105,7 +103,7 @@ class Passes:
             return None
         total = sum(float(given) / float(scale) for given, scale in zip(self.given, self.scales, strict=True))
         share = sum(self.shares)
-        are_parts = abs(share - 1) < _EXACT or (self.are_sums and 0 < share < 1)
+        are_parts = abs(share - 1) < _EXACT or 0 < share < self.bound
         return total if are_parts else total / n
 
     def clear(self) -> None:
@@ -115,7 +113,7 @@ class Passes:
 
     def _empty(self) -> None:
         self.given, self.scales, self.shares, self.count, self.samples = [], [], [], 0, 0
-        self.is_all_here = self.are_sums = True
+        self.is_all_here, self.bound = True, 1.0
 
 
 def is_scale(value: float) -> bool:
@@ -123,21 +121,25 @@ def is_scale(value: float) -> bool:
     return value >= 2 and math.frexp(value)[0] == 0.5
 
 
-def factors(loss: torch.Tensor) -> tuple[Number, float, bool]:
-    """(loss scale, share of the step's loss, whether that is targets added up over those counted) from the root's products.
+def factors(loss: torch.Tensor) -> tuple[Number, float, float]:
+    """(loss scale, share of the step's loss, bound) from the root's products.
+
+    The share of targets added up is theirs of those counted. Those of all passes add up to less than 1, the bound; of several
+    processes each takes its loss as many times as there are processes, and the bound with it, for some have more targets than
+    others. 0 where no targets are added up.
 
     autograd keeps a plain number as a 0-dim float64 or int64 tensor, and GradScaler's scale as the float32 that it is. A
     scale is a power of two (it begins at 2^16 and is doubled and halved); any other tensor is a weight of the user's own.
     """
     scale: Number = 1.0
-    share, below = 1.0, loss.grad_fn
+    share, bound, below = 1.0, 1.0, maker(loss)
     for value, is_tensor, below in _products(loss):
         if isinstance(value, torch.Tensor):  # on its device: whether it is a scale is seen when it arrives
             if isinstance(scale, torch.Tensor):
                 break
             scale = held(value)
         elif not is_tensor:
-            share *= value
+            share, bound = share * value, bound * max(1.0, value)
         elif is_scale(value):
             scale = scale * value
         elif _summed(below) is not None:
@@ -145,7 +147,7 @@ def factors(loss: torch.Tensor) -> tuple[Number, float, bool]:
         else:
             break
     targets = _summed(below)
-    return scale, share * (1 if targets is None else targets), targets is not None
+    return (scale, share, 0.0) if targets is None else (scale, share * targets, bound)
 
 
 def _summed(node: object) -> float | None:
@@ -164,7 +166,7 @@ def multiple(loss: torch.Tensor) -> float:
 
 def _products(loss: torch.Tensor) -> Iterator[tuple[Number, bool, Any]]:
     """The factors at the root, the last one first; whether each was a tensor; the node of what it multiplies."""
-    node = loss.grad_fn
+    node = maker(loss)
     for _ in range(_DEPTH):
         if node is None or type(node).__name__ not in ("MulBackward0", "DivBackward0"):
             return
@@ -189,4 +191,4 @@ def _is_learned(node: Any) -> bool:
 
 
 def _below(node: Any) -> Any:
-    return next((n for n, _ in node.next_functions if n is not None), None)
+    return next((n for n, _ in edges(node) if n is not None), None)

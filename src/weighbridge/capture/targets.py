@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 
-from weighbridge.capture.graphwalk import TO_NUMPY, picked, result_of, saved
+from weighbridge.capture.graphwalk import TO_NUMPY, edges, maker, picked, result_of, saved
 from weighbridge.capture.seats import is_plain
 
 MOST_NODES: Final = 24  # between the loss's root and the targets
@@ -43,12 +43,12 @@ class Targets(NamedTuple):
 
 def targets_of(root: torch.Tensor) -> Targets:
     """What the loss at this root compares with; of nothing where that is not known."""
-    if root.grad_fn is None:
+    if (start := maker(root)) is None:
         return Targets("")
-    ends = [*_linear(root.grad_fn)]
+    ends = [*_linear(start)]
     if any(_is_policy_gradient(node) for node in ends):
         return Targets("")
-    for node in _first_path(root.grad_fn):
+    for node in _first_path(start):
         if (name := _name(node)).startswith(OF_TARGETS):
             return _checked(name, saved(node, "target"))
     found = [one for node in ends if (one := _by_hand(node)).loss]
@@ -77,7 +77,7 @@ def _first_path(node: Any) -> Iterator[Any]:
         if node is None:
             return
         yield node
-        node = next((before for before, _ in node.next_functions if before is not None), None)
+        node = next((before for before, _ in edges(node) if before is not None), None)
 
 
 def _linear(root: Any) -> Iterator[Any]:
@@ -87,7 +87,7 @@ def _linear(root: Any) -> Iterator[Any]:
         if not waiting:
             return
         node = waiting.pop(0)
-        name, behind = _name(node), [one for one, _ in node.next_functions if one is not None]
+        name, behind = _name(node), [one for one, _ in edges(node) if one is not None]
         if name in LINEAR or _has_single_factor(node, name):
             waiting += behind
         else:

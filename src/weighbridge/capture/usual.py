@@ -17,6 +17,7 @@ import torch
 from torch.optim.optimizer import Optimizer
 
 from weighbridge.capture.cfunctions import ONE, CFunction
+from weighbridge.capture.graphwalk import SINK
 from weighbridge.capture.kernel import NativeKernel
 from weighbridge.capture.plan import Occasions, Plan
 from weighbridge.capture.recorder import FLUSH_SECONDS, FLUSH_STEPS, Recorder
@@ -29,7 +30,7 @@ OFF, READY, PASSED, INSIDE = range(4)  # nothing is usual; between steps; after 
 _LOSSES: Final = 4  # kinds of losses known
 _PER_GROUP: Final = 3  # lr, momentum, weight decay
 _MOST_PAUSE: Final = 64  # steps
-_PRODUCTS: Final = ("MulBackward0", "DivBackward0")  # whose factors are looked at (losses.py)
+_PRODUCTS: Final = ("MulBackward0", "DivBackward0", SINK)  # whose factors are looked at (losses.py)
 _SUMS: Final = ("NllLossBackward0", "NllLoss2DBackward0")  # that may be sums over targets
 _NEVER: Final = 1 << 62
 
