@@ -4,10 +4,18 @@
 #define MANY 128      /* elements: from here on four tables are quicker than one, which is quicker to clear */
 
 #if defined(__AVX512BW__)
+#include "weigh_planes.h"
+
 /* Compares 64 elements at once with every bin that may occur, on both sides, and counts the bits. What fills the last 64 has
- * a bin that is none of these. */
-static inline void compare_bins(const uint8_t *bin, int n, int low, int high, uint32_t *counts)
+ * a bin that is none of these. Where there are enough of them, planes of bits are quicker. */
+static inline void compare_bins(uint8_t *bin, int n, int low, int high, uint32_t *counts)
 {
+    if (n >= PLANE && has_planes()) {
+        const int filled = (n + 63) & ~63;
+        memset(bin + filled, WB_NO_BIN, (size_t)(-filled & (PLANE - 1)));
+        count_planes(bin, (n + PLANE - 1) & -PLANE, low, high, counts);
+        return;
+    }
     for (int e = low; e <= high; e++) {
         const __m512i above = _mm512_set1_epi8((char)(WB_SIDE(0) + e)), below = _mm512_set1_epi8((char)(WB_SIDE(0) - 1 - e));
         int n_above = 0, n_below = 0;

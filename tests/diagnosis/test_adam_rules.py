@@ -120,6 +120,15 @@ def test_new_targets_that_are_far_harder_have_batches_that_differ(renewed: float
     assert bool(found(STALE, _adam(34, rms, 0.5, loss=losses.tolist(), eps=1e-8))) is is_told
 
 
+@pytest.mark.parametrize(("ago", "is_told"), [(2, False), (3, True)])
+def test_what_had_risen_before_the_steps_is_none_of_their_doing(ago: int, is_told: bool) -> None:
+    """A loss of 5 so many steps before gradients are too large, at step 31; after it the loss is 3.2, then 5.2."""
+    losses = np.r_[np.ones(31), 3.2, 5.2, 5.2]
+    losses[31 - ago] = 5.0
+    rms = np.where(np.arange(34) < 31, 1.0, 4.0)
+    assert bool(found(STALE, _adam(34, rms, 0.5, loss=losses.tolist(), eps=1e-8))) is is_told
+
+
 @pytest.mark.parametrize(("loss", "is_told"), [(0.5, False), (None, True)])
 def test_of_rivals_a_loss_that_rises_is_the_other_s_doing(loss: float | None, is_told: bool) -> None:
     """At each step another optimizer steps with this loss, or with the same."""

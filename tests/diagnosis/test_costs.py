@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.diagnosis.graphs import Drawing
-from weighbridge.diagnosis import affine, sizes
+from weighbridge.diagnosis import affine, flow, sizes
 from weighbridge.diagnosis.affine import NO_ACTIVATION, _ahead, _bends, is_excused, without_activation_anywhere
 from weighbridge.diagnosis.flow import Axes, absorbed
 from weighbridge.diagnosis.losscourse import median_of
+from weighbridge.diagnosis.redundant import redundant_biases
 from weighbridge.diagnosis.sizes import SIZES
 from weighbridge.diagnosis.stream import Block, Group
 from weighbridge.diagnosis.taken import norm_of, taken, whole_norm
@@ -130,15 +132,22 @@ def chain(depth: int) -> FirstPass:
     return made.done()
 
 
+def called(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[object]:
+    """One entry for each call of this function from now on."""
+    raw, calls = getattr(module, name), list[object]()
+    monkeypatch.setattr(module, name, lambda *given: (calls.append(given), raw(*given))[1])
+    return calls
+
+
 def test_a_deep_model_is_looked_at_layer_by_layer_and_not_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    monkeypatch.setattr(affine, "runs_itself", lambda first, index: asked.append(index))
-    first = chain(300)
-    assert len(without_activation_anywhere(first)) == 299
-    assert len(asked) <= 3 * 300
-    lost: set[tuple[int, Axes]] = set()
-    assert not any(absorbed(first.graph, leaf, lost=lost) for name, leaf in first.graph.leaves.items() if name.endswith("bias"))
-    assert len(lost) <= 2 * 300
+    first, depth = chain(300), 300
+    layers, ahead = called(monkeypatch, affine, "runs_itself"), called(monkeypatch, affine, "_ahead")
+    steps = called(monkeypatch, flow, "_passed_on")
+    assert len(without_activation_anywhere(first)) == depth - 1
+    assert len(layers) <= 3 * depth
+    assert not ahead
+    assert not [*redundant_biases(first.graph, first.parameters)]
+    assert len(steps) <= 3 * depth
 
 
 def block_of(norms: np.ndarray, tensors: int) -> Block:

@@ -73,21 +73,23 @@ class ParameterInNoOptimizer(Rule):
             self.in_graph |= set() if first.has_gradients else first.graph.leaves.keys()
             yield from unoptimized(first)
         yield from self._replaced(block)
-        gradient = block["activation_gradient.rms"]
+        used = np.asarray(block["activation_gradient.rms"] > 0)
+        weighed = {*np.flatnonzero(used.any(axis=1)).tolist()}  # at most steps nothing is of what modules give
         held = {column for group in block.groups for column in group.columns}
         stepped = {row["step"] for row in block.rows("steps")}
         candidates = [c for c in self.outputs if c not in held and not self.is_told[c]]
         has_changed = True  # since the candidates were looked at: nothing of a block without a change is looked at twice
         for i in range(len(block)):
-            is_used = gradient[i] > 0
-            has_changed |= bool((is_used & ~self.is_used).any())
-            self.is_used |= is_used
+            if i in weighed:
+                has_changed |= bool((used[i] & ~self.is_used).any())
+                self.is_used |= used[i]
             if block.start + i not in stepped:
                 continue
             self.first_step = block.start + i if self.first_step < 0 else self.first_step
             self.steps += 1
-            is_met = self.steps - self.met[candidates] == SOON if candidates else np.zeros(0)
-            if self.steps >= SOON and candidates and (has_changed or self.steps == WAIT or is_met.any()):
+            if self.steps < SOON or not candidates:
+                continue
+            if has_changed or self.steps == WAIT or (self.steps - self.met[candidates] == SOON).any():
                 has_changed = False
                 left_out = [c for c in candidates if self._is_left_out(c)]
                 candidates = [c for c in candidates if c not in left_out]

@@ -5,12 +5,12 @@ How it decides Per tensor RMS = sqrt(mean(g^2) / mean(v)), v being the second mo
                above LIMIT in PATIENCE recorded steps in a row, while updates are above PACE of the learning rate (about twice
                what a second moment that fits makes of noise) and the losses of the last PATIENCE steps are above all of the
                AGO before, and SIGMAS robust standard deviations above their median, as logarithms: what is positive and near 0
-               scatters by factors. The first of these steps must not have begun so high: the loss is RISES times what it was
-               there, else batches or targets have changed, and not the steps. Where it was above GREAT times the median
-               before, a third of the whole way up (as a logarithm) must come after it: a Q-learner's new targets are a
-               thousand times as hard as those that it has learnt by heart, and batches of them differ. A second moment that is
-               older than the run (a state that was loaded) is judged from the first step on, by the loss alone: all of the
-               last PATIENCE are RISES times the first.
+               scatters by factors. The first of these steps and the PATIENCE before it must not have begun so high: the loss
+               is RISES times what it was there, else batches or targets have changed, and not the steps. Where it was above
+               GREAT times the median before, a third of the whole way up (as a logarithm) must come after it: a Q-learner's
+               new targets are a thousand times as hard as those that it has learnt by heart, and batches of them differ. A
+               second moment that is older than the run (a state that was loaded) is judged from the first step on, by the loss
+               alone: all of the last PATIENCE are RISES times the first.
 What to do     A lower beta2 (0.95 to 0.99), a longer warm-up, clipping by the norm, or an optimizer that clips updates
                (Adafactor, StableAdamW).
 When it errs   Gradients that grow while the loss falls, as at the end of a plateau, are healthy: the loss must rise. A
@@ -63,9 +63,11 @@ class State:
         if np.isfinite(loss):
             self.losses.append(loss)
 
-    def bar(self, loss: float) -> float:
-        """What the loss has to pass after a first step that had this one; it has been noted."""
-        before = float(np.median([*self.losses][:-1])) if len(self.losses) > 1 else np.nan
+    @property
+    def bar(self) -> float:
+        """What the loss has to pass after the step that was noted last: what had risen before is none of its doing."""
+        *earlier, _ = losses = [*self.losses] or [np.nan]
+        loss, before = max(losses[-1 - PATIENCE :]), float(np.median(earlier)) if earlier else np.nan
         return loss * (float(np.sqrt(loss / before)) if loss > GREAT * before > 0 else RISES)
 
     @property
@@ -134,7 +136,7 @@ class StaleSecondMoment(Rule):
             is_old = self.moments.is_resumed[columns]
             holds = (behind > LIMIT) & (pace > PACE) & ((state.steps > EARLY) | is_old)
             begins = holds & (self.length[columns] == 0)
-            self.bars[columns] = np.where(begins, state.bar(one.loss), self.bars[columns])
+            self.bars[columns] = np.where(begins, state.bar, self.bars[columns])
             self.first[columns] = np.where(begins, one.step, self.first[columns])
             self.length[columns] = np.where(
                 np.isfinite(behind), np.where(holds, self.length[columns] + 1, 0), self.length[columns]
