@@ -10,6 +10,8 @@ from weighing import BITS, CODES, Placed, agrees, crosses, item_of, place, rows_
 
 from weighbridge import reference
 from weighbridge.capture.kernel import ITEM_SIZES, NO_HISTOGRAM, Kernel
+from weighbridge.capture.rowblock import BlockFull, RowBlock
+from weighbridge.capture.valueblock import ValueBlock
 from weighbridge.records import Quantity
 
 
@@ -147,5 +149,76 @@ def test_moved_tells_every_changed_byte(kernel: Kernel, dtype: str) -> None:
     pairs = [(place(data, CODES[dtype]), place(data, CODES[dtype], 5)) for _ in range(4)]
     pairs[1][0].room[pairs[1][0].start] ^= 1
     pairs[3][0].room[pairs[3][0].start + len(pairs[3][0].raw) - 1] ^= 128
-    items = np.concatenate([item_of(*pair) for pair in pairs] + [item_of(pairs[0][0])])
+    empty = item_of(place(data[:0], CODES[dtype]), place(data[:0], CODES[dtype]))
+    empty["parameter"], empty["snapshot"] = 0, 1  # no elements, no addresses
+    lone = place(data + 1, CODES[dtype])  # without a snapshot, and like nothing that was read before
+    items = np.concatenate([item_of(*pair) for pair in pairs] + [item_of(lone), empty])
     assert kernel.moved(items) == [1, 3]
+
+
+def trio(seed: int, size: int = 40) -> list[Placed]:
+    """Parameter, snapshot and gradient."""
+    return [place(np.random.default_rng(seed + k).standard_normal(size), CODES["float32"]) for k in (0, 100, 200)]
+
+
+@pytest.mark.parametrize("has_gradient", [True, False])
+def test_rows_that_are_left_out_change_no_other_and_the_snapshot_is_renewed(kernel: Kernel, has_gradient: bool) -> None:
+    whole = rows_of(kernel, item_of(*trio(1)[: 2 + has_gradient]))
+    for skip in range(8):
+        after, before, *gradient = trio(1)[: 2 + has_gradient]
+        rows = rows_of(kernel, item_of(after, before, *gradient, skip=skip))
+        wanted = [row for row in whole if not skip >> row["quantity"] & 1]
+        assert str(rows) == str(wanted)
+        assert before.raw == after.raw
+
+
+def test_the_numbers_of_items_with_a_bit_that_is_asked_for_are_kept(kernel: Kernel) -> None:
+    trios = [trio(n) for n in range(4)]
+    before = [one[1].values for one in trios]
+    endless = (
+        trios[0][0].room[trios[0][0].start :][:4].view(np.float32),
+        trios[0][1].room[trios[0][1].start :][:4].view(np.float32),
+    )
+    for number in endless:
+        number[0] = np.inf  # less itself it is no number
+    before[0] = trios[0][1].values
+    items = np.concatenate(
+        [
+            item_of(*trios[0], tensor=0, values=1),
+            item_of(*trios[1], tensor=1, values=2),
+            item_of(*trios[2][:2], tensor=2, values=3),
+            item_of(trios[3][0], tensor=3, values=1),
+        ]
+    )
+    kept, block = ValueBlock(20, 4000), RowBlock(20, 20 * 132)
+    kernel.weigh(items, 7, 2, block, kept, 1)
+    found = {(row["tensor"], row["quantity"]): np.frombuffer(row["data"], np.float32) for row in kept.take().to_pylist()}
+    expected = {}
+    for n in (0, 2):
+        expected[n, Quantity.PARAMETER] = before[n]
+        with np.errstate(invalid="ignore"):
+            expected[n, Quantity.UPDATE] = trios[n][0].values - before[n]
+    expected[0, Quantity.GRADIENT] = trios[0][2].values
+    assert found.keys() == expected.keys()
+    for key, numbers in expected.items():
+        assert np.array_equal(found[key], numbers, equal_nan=True), key
+    for values, keep in ((kept, 0), (kept, 4), (None, 1)):
+        kernel.weigh(items, 8, 2, RowBlock(20, 20 * 132), values, keep)
+        assert kept.rows == 0
+
+
+@pytest.mark.parametrize(("rows", "values", "size"), [(5, 6, 960), (6, 5, 960), (6, 6, 959)])
+def test_where_a_block_is_full_nothing_is_written_and_nothing_renewed(
+    kernel: Kernel, rows: int, values: int, size: int
+) -> None:
+    trios = [trio(n) for n in range(2)]
+    items = np.concatenate([item_of(*one, values=1) for one in trios])
+    was = [one[1].raw for one in trios]
+    block, kept = RowBlock(rows, 6 * 132), ValueBlock(values, size)
+    with pytest.raises(BlockFull):
+        kernel.weigh(items, 0, 0, block, kept, 1)
+    assert (block.rows, kept.rows) == (0, 0)
+    assert [one[1].raw for one in trios] == was
+    block, kept = RowBlock(6, 6 * 132), ValueBlock(6, 960)
+    kernel.weigh(items, 0, 0, block, kept, 1)
+    assert (block.rows, kept.rows) == (6, 6)

@@ -193,8 +193,7 @@ def _weigh_step(item: np.void, key: dict[str, Any], block: RowBlock) -> None:
         cross = _cross(update, before, gradient)
         _add(block, key | {"quantity": Quantity.UPDATE} | cross, update, item, ITEM_SIZES[item["dtype"]])
     size = int(item["count"]) * ITEM_SIZES[item["dtype"]]
-    if size:
-        ctypes.memmove(int(item["snapshot"]), int(item["parameter"]), size)
+    ctypes.memmove(int(item["snapshot"]), int(item["parameter"]), size)
 
 
 def _cross(update: torch.Tensor, before: torch.Tensor, gradient: torch.Tensor | None) -> dict[str, float]:
@@ -230,4 +229,4 @@ def _view(address: np.uint64, count: np.int64, dtype: np.int32) -> torch.Tensor:
 
 
 def _bytes(item: np.void, which: str) -> bytes:
-    return ctypes.string_at(int(item[which]), int(item["count"]) * ITEM_SIZES[item["dtype"]]) if item["count"] else b""
+    return ctypes.string_at(int(item[which]), int(item["count"]) * ITEM_SIZES[item["dtype"]])
