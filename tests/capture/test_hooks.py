@@ -165,6 +165,15 @@ def test_roots_that_are_no_loss_are_not_told_of(listener: Listening) -> None:
     assert listener.told == ["on_backward", "after_backward"] * 2
 
 
+def test_who_is_done_with_a_pass_is_not_told_when_it_is_over(listener: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Listening()
+    monkeypatch.setattr(other, "on_backward", lambda root: True, raising=False)
+    hooks.listen(other)
+    step(*training())
+    hooks.forget(other)
+    assert (listener.told, other.told) == (ONE_STEP, ["before_step", "after_step"])
+
+
 def test_a_backward_pass_inside_another_is_a_part_of_it(listener: Listening) -> None:
     p = nn.Parameter(torch.ones(2))
     inside = checkpoint(lambda x: (x * x).sum(), p, use_reentrant=True)
