@@ -176,6 +176,6 @@ def test_a_loss_is_taken_for_jumps_only_where_jumps_are_asked_for(
 ) -> None:
     monkeypatch.setattr(Follower, "_made", lambda follower, kernel: None)
     asked, mean = [0], Passes.mean
-    monkeypatch.setattr(Passes, "mean", lambda passes: (asked.__setitem__(0, asked[0] + 1), mean(passes))[1])
+    monkeypatch.setattr(Passes, "mean", lambda *these: (asked.__setitem__(0, asked[0] + 1), mean(*these))[1])
     _train(tmp_path, _nothing, plan)
     assert asked[0] == times * UNTIL  # once for the row of each step

@@ -93,9 +93,11 @@ class Passes:
             self.is_all_here, self.bound, self.samples = earlier.is_all_here, earlier.bound, earlier.samples
         self.before = None
 
-    def mean(self) -> float | None:
+    def mean(self, each: float = 0.0) -> float | None:
         """The loss of the step: the sum of the passes where they are its parts, else their mean; without loss scale.
 
+        each: the share that each pass had in a step before that had all of them (0 = not known). A step that has fewer (an
+        epoch ends) still divides each by as many: its loss is their mean, not a part of one.
         None where no pass was seen.
         """
         n = len(self.given)
@@ -103,8 +105,16 @@ class Passes:
             return None
         total = sum(float(given) / float(scale) for given, scale in zip(self.given, self.scales, strict=True))
         share = sum(self.shares)
-        are_parts = abs(share - 1) < _EXACT or 0 < share < self.bound
-        return total if are_parts else total / n
+        if abs(share - 1) < _EXACT or 0 < share < self.bound:
+            return total
+        is_cut_short = 0 < share < 1 and all(abs(one - each) < _EXACT * each for one in self.shares)
+        return total / share if is_cut_short else total / n
+
+    @property
+    def each(self) -> float:
+        """The share of each pass where they are all parts of one loss and as large; else 0."""
+        n = len(self.shares)
+        return 1 / n if n > 1 and all(abs(n * share - 1) < _EXACT for share in self.shares) else 0.0
 
     def clear(self) -> None:
         """Forget the passes: an optimizer has stepped."""

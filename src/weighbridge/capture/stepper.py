@@ -223,7 +223,7 @@ class Stepper:
         passes, work = self.step_rows.passes, stepped.work
         if work is None or work.jumps is None or not work.rows or self.outputs is None or self.is_skipping:
             return
-        if work.has_jumped(passes.mean() if passes.is_all_here else None):
+        if work.has_jumped(self.step_rows.loss(stepped.number, passes) if passes.is_all_here else None):
             self.outputs.look_soon(self.clock)
 
     def _outputs_failed(self, error: Exception) -> None:

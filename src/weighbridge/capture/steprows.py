@@ -30,6 +30,7 @@ class StepRows:
         self.clips: list[tuple[int, Number]] = []  # since the last step of an optimizer that holds them
         self.under_way: deque[Any] = deque()  # rows that wait for numbers of a device
         self.epoch = _NAN
+        self.shares: dict[int, float] = {}  # of the step's loss that each pass had, when an optimizer last had all of them
         self.early = 0  # backward passes before the first step of all, and their rows until it is time to write them
         self.early_rows: list[tuple[Any, ...]] = []
         self.is_ours = False  # has a pass given a watched parameter a gradient?
@@ -119,7 +120,7 @@ class StepRows:
         given = sum(passes.given) if passes.given else None
         row = (
             *before,
-            passes.mean(),
+            self.loss(before[2], passes),
             given,
             passes.count,
             found_inf > 0,
@@ -130,6 +131,12 @@ class StepRows:
             passes.samples or None,
         )
         self.recorder.small["steps"].rows.append(row)
+        if share := passes.each:
+            self.shares[before[2]] = share
+
+    def loss(self, optimizer: int, passes: Passes) -> float | None:
+        """Of a step of the optimizer of this number that had these passes."""
+        return passes.mean(self.shares.get(optimizer, 0.0))
 
     def _clip_factor(self, stepped: Stepped, otherwise: float) -> Number:
         """What torch's clipping multiplied this optimizer's gradients with; NaN where it clipped some of them apart."""
