@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from tests.diagnosis.known.frame import adam, classify, known, sgd, stack
-from tests.diagnosis.trainings import Training, batches, data, mlp
+from tests.diagnosis.trainings import Batch, Training, batches, data, mlp
 
 
 @known("uninformative-data")
@@ -45,6 +45,16 @@ def inputs_that_saturate() -> Training:
 def softmax_twice() -> Training:
     model = mlp().append(nn.Softmax(1))
     return classify(model, sgd(model, 0.05))
+
+
+@known("broadcast-loss", steps=300)
+def a_column_against_a_row() -> Training:
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return (model(batch[0]) - batch[1][:, 0]).square().mean()
+
+    return Training(model, [sgd(model, 0.05)], loss, batches(*data("diabetes")))
 
 
 @known("missing-activation")
