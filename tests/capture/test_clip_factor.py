@@ -42,6 +42,22 @@ def test_the_factor_of_the_user_s_own_clipping(tmp_path: Path, dtype: torch.dtyp
     assert min(expected) < 0.9 < max(expected)
 
 
+def test_clipping_with_a_norm_that_is_known_already(tmp_path: Path) -> None:
+    """As of shards, of which each knows the norm of all: at every step, from parameters that are given one by one."""
+    training = Passes(passes=1)
+    expected = []
+    with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(coherence=5)) as run:
+        run.watch(training.model)
+        for step in range(6):
+            training.step(step)
+            norm = torch.tensor(math.sqrt(sum(sizes_of(training.model).values())) * 2)  # with the other shard's
+            torch.nn.utils.clip_grads_with_norm_((p for p in training.model.parameters()), 0.01, norm)
+            expected.append(min(1.0, 0.01 / norm.item()))
+            training.optimizer.step()
+    assert factors(run.path) == pytest.approx(expected, rel=1e-3)
+    assert max(expected) < 1
+
+
 def test_at_other_steps_it_is_not_looked_for(tmp_path: Path) -> None:
     training = Passes(passes=1)
     with weighbridge.init(dir=tmp_path, name="run", quiet=True, plan=Plan(coherence=5)) as run:

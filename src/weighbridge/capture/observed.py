@@ -22,6 +22,7 @@ from weighbridge.capture.losses import Number
 from weighbridge.capture.outputhook import without_hooks
 
 _CLIP: Final = "_clip_grads_with_norm_"
+_CLIP_OUTSIDE: Final = "clip_grads_with_norm_"  # the same for users, who have the norm already
 _STEP: Final = "_maybe_opt_step"
 _SCRIPT: Final = "create_script_module"
 _EPSILON: Final = 1e-6  # torch's own: factor = max_norm / (norm + 1e-6), at most 1
@@ -37,11 +38,9 @@ def observe(
     """
 
     def clip(original: Any, parameters: Any, max_norm: float, total_norm: torch.Tensor, *more: Any, **named: Any) -> Any:
-        answer = original(parameters, max_norm, total_norm, *more, **named)
-        first = (
-            parameters if isinstance(parameters, torch.Tensor) else next((p for p in parameters if p.grad is not None), None)
-        )
-        if first is not None:
+        among = [parameters] if isinstance(parameters, torch.Tensor) else [*parameters]  # it may be read once only
+        answer = original(among, max_norm, total_norm, *more, **named)
+        if (first := next((p for p in among if p.grad is not None), None)) is not None:
             clipped(id(first), factor_of(max_norm, total_norm))
         return answer
 
@@ -57,6 +56,7 @@ def observe(
             return original(module, *more, **named)
 
     _replace(clip_grad, _CLIP, clip)
+    _replace(nn.utils, _CLIP_OUTSIDE, clip)
     _replace(torch.amp.GradScaler, _STEP, step)
     _replace(getattr(torch.jit, "_recursive", None), _SCRIPT, script)
 
