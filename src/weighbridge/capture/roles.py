@@ -32,7 +32,12 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def role_of(module: nn.Module, name: str) -> str:
-    """The role of parameter `name` (without dots) of `module`: one of `records.ROLES`."""
+    """The role of parameter `name` (without dots) of `module`: one of `records.ROLES`.
+
+    >>> held = nn.ParameterDict()  # as Keras holds those of all its layers
+    >>> role_of(nn.Linear(2, 2), "weight"), role_of(held, "dense/kernel"), role_of(held, "dense/bias"), role_of(held, "alpha")
+    ('weight', 'weight', 'bias', 'other')
+    """
     is_bias = "bias" in name or name == "beta"
     if is_norm(module):
         return "norm_shift" if is_bias else "norm_scale"
@@ -40,7 +45,7 @@ def role_of(module: nn.Module, name: str) -> str:
         return "embedding"
     if is_bias:
         return "bias"
-    return "weight" if "weight" in name or name.startswith("original") else "other"
+    return "weight" if "weight" in name or name.startswith("original") or name.endswith("kernel") else "other"
 
 
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
