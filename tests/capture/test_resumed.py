@@ -97,6 +97,14 @@ def test_a_run_whose_last_attempt_is_under_way_is_left_alone_though_one_before_h
         resumed_of(run, 1, True)
 
 
+def test_a_run_that_has_finished_goes_on_though_its_attempt_s_file_is_lost(tmp_path: Path, ended: int) -> None:
+    with written_by(ended):
+        run = create_run(tmp_path, "first", {})
+        finished(run, 0, steps=7)
+    layout.attempt_file(layout.rank_folder(run, 0), 0).unlink()
+    assert resumed_of(run, 1, True).steps == 7
+
+
 def test_a_run_of_more_processes_than_it_says_is_left_alone(tmp_path: Path) -> None:
     run = create_run(tmp_path, "first", {})
     finished(run)

@@ -82,7 +82,7 @@ def resumed_of(run: Path, world: int, resume: Resume) -> Resumed:
             raise CannotResume(f"{run} is of {counted(before, 'process', 'processes')}, and now there are {world}")
         tried, finish = attempts(rank_folder(run, 0)), finish_of(rank_folder(run, 0))
         process = process_of(read_sealed(attempt_file(rank_folder(run, 0), tried[-1])) if tried else told)
-        is_over = finish is not None and finish["attempt"] == tried[-1]  # perhaps of this very process
+        is_over = finish is not None and (not tried or finish["attempt"] == tried[-1])  # perhaps of this very process
         if process.lives() and not is_over:
             raise CannotResume(f"{run} is being written by process {process.pid}, and a run has one writer")
         tables = RankTables(rank_folder(run, 0))
